@@ -1,0 +1,52 @@
+# voicewatch: everything a developer runs. Needs Python 3.11 or 3.12 with pip, and make; the rest goes into .venv.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint types contracts check bench lock clean
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# The interpreter that makes .venv; unset, the first of python3.12, python3.11 and python3 that will do.
+PYTHON ?=
+UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest \
+	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet $(UPGRADE)
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: $(READY) ## install everything into .venv, from requirements.lock
+	@:
+
+$(READY): requirements.lock pyproject.toml
+	@PYTHON="$(PYTHON)" ./.ci/venv $(VENV)
+	@touch $@
+
+demo: $(READY) ## the whole job in 15 seconds: simulator, feed, dataflow, callbacks
+	@$(BIN)/voicewatch demo
+
+test: $(READY) ## every test
+	@$(BIN)/python -m pytest -q
+
+lint: $(READY) ## ruff: rules and format
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+
+types: $(READY) ## mypy, strict
+	@$(BIN)/mypy --no-error-summary
+
+contracts: $(READY) ## import contracts between the packages
+	@$(BIN)/lint-imports --no-logo
+
+check: lint types contracts test ## lint, types, contracts and test: what CI runs
+
+bench: $(READY) ## the benchmarks
+	@$(BIN)/python -m tests.bench
+
+lock: $(READY) ## bring the locked versions in line with pyproject.toml (UPGRADE=--upgrade: the newest of all)
+	@$(UV_COMPILE) --group dev --output-file requirements.lock
+	@$(UV_COMPILE) --constraint requirements.lock --output-file requirements-runtime.lock
+
+clean: ## remove .venv, caches and builds
+	@rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@find connectors flows tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The voicewatch job: settings, bootstrap, the dataflow and the command line."""
