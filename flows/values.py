@@ -1,0 +1,155 @@
+"""What a single value of the configuration may be. Pure: nothing is resolved or opened."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from flows.mistakes import shown
+
+__all__ = [
+    "Between",
+    "UrlRule",
+    "channels",
+    "conversation_path",
+    "is_loopback",
+    "is_private",
+    "language_tag",
+    "non_empty",
+    "path_text",
+    "sip_address",
+    "url_path",
+]
+
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The limits of a number, both allowed."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: N) -> N:
+        """The value itself. Raises ValueError if it is outside."""
+        if self.low <= value <= self.high:
+            return value
+        side = f"below {shown(self.low)}" if value < self.low else f"above {shown(self.high)}"
+        raise ValueError(f"{shown(value)} is {side} (allowed: {shown(self.low)} to {shown(self.high)})")
+
+
+def non_empty(value: str) -> str:
+    """The text itself. Raises ValueError if there is nothing in it."""
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def sip_address(value: str) -> str:
+    """The address itself. Raises ValueError if it does not begin with sip: or sips:."""
+    if not re.fullmatch(r"sips?:[^\s]+", value):
+        raise ValueError(f"must be a SIP address like sip:qa@example.com, not {shown(value)}")
+    return value
+
+
+def language_tag(value: str) -> str:
+    """The tag itself. Raises ValueError if it is not formed like one of BCP 47."""
+    if not re.fullmatch(r"([a-z]{2,8}|[xi](?=-))(-[a-z0-9]{1,8})*", value, re.IGNORECASE):
+        raise ValueError(f"must be a BCP 47 language tag like en-US, not {shown(value)}")
+    return value
+
+
+def url_path(value: str) -> str:
+    """The path itself. Raises ValueError if it is none."""
+    if not re.fullmatch(r"/[!-~]*", value) or "?" in value or "#" in value:
+        raise ValueError("must be a path that begins with /, without spaces, ? and #")
+    return value
+
+
+def conversation_path(value: str) -> str:
+    """The path itself. Raises ValueError if it is none, or has no place for the conversation id."""
+    if value.count("{conversationId}") != 1:
+        raise ValueError("must hold {conversationId} once: the id is put there")
+    return url_path(value)
+
+
+def channels(value: tuple[str, ...]) -> tuple[str, ...]:
+    """The channels themselves. Raises ValueError if there are none, or one is there twice."""
+    if not value:
+        raise ValueError('must name a channel: "mono", "stereo" or both')
+    if len(set(value)) < len(value):
+        raise ValueError("must not name a channel twice")
+    return value
+
+
+def path_text(value: object) -> object:
+    """The value itself. Raises ValueError if it is a text that is no path, though Python would take it."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("must hold no NUL character")
+    return non_empty(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class UrlRule:
+    """The URLs of these schemes; a `base`, to which paths are appended, has neither a query nor a trailing slash."""
+
+    schemes: tuple[str, ...]
+    base: bool = False
+
+    def __call__(self, url: str) -> str:
+        """The URL, without the trailing slashes of a base.
+
+        Raises ValueError, which says what is wrong and shows nothing of the URL: it may hold a password.
+        """
+        if not (url.isascii() and url.isprintable()) or " " in url:
+            raise ValueError("must be an ASCII URL without spaces: percent-encode what is not")
+        beginnings = tuple(f"{scheme}://" for scheme in self.schemes)
+        if not url.startswith(beginnings):
+            raise ValueError(f"must begin with {' or '.join(beginnings)}")
+        try:
+            parts = urlsplit(url)
+            parts.port  # noqa: B018 - raises ValueError unless it is a port
+            _check_host(parts.hostname or "")
+        except ValueError:
+            raise ValueError("is no URL: look at its host and its port") from None
+        if not parts.hostname:
+            raise ValueError("must name a host")
+        if "@" in parts.netloc:
+            raise ValueError("must hold no user name or password: the URL is written to logs")
+        if not self.base:
+            return url
+        if parts.query or parts.fragment:
+            raise ValueError("must have neither a query nor a fragment")
+        return url.rstrip("/")
+
+
+def _check_host(host: str) -> None:
+    """Raise ValueError if a host looks like an address and is none."""
+    if ":" in host or host.replace(".", "").isdecimal():
+        ipaddress.ip_address(host)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine, as far as its text tells."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
+def is_private(url: str) -> bool:
+    """Whether a URL's host is this machine or an address that is not public, as far as its text tells."""
+    address = _address(urlsplit(url).hostname or "")
+    return is_loopback(url) or (address is not None and not address.is_global)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
