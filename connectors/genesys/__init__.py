@@ -1,0 +1,1 @@
+"""Genesys Cloud: token and REST, the voice event feed, and a local simulator of both."""

@@ -1,0 +1,287 @@
+"""Genesys Cloud's REST side, and the only home of its URLs and paths.
+
+Importing this module does not import Genesys' platform SDK: that happens with the first REST call.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from urllib.parse import SplitResult, quote, urlsplit
+
+import httpx
+
+from connectors.errors import GenesysError, OutcomeUnknownError, SaturationError
+from connectors.genesys.token import Credentials, TokenProvider, credentials_from_environment
+from connectors.genesys.transport import (
+    Failure,
+    Patience,
+    explain,
+    http_client,
+    retrying,
+    sdk_client,
+    status_of,
+    transient,
+)
+
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "Credentials",
+    "Endpoints",
+    "GenesysPlatform",
+    "Patience",
+    "TokenProvider",
+    "credentials_from_environment",
+]
+
+DEFAULT_BASE_URL = "https://api.mypurecloud.com"
+TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
+LOAD_PATH = "/api/v2/conversations/voice"
+LOAD_QUERY = {"conversationType": "voice"}
+INTERCEPTOR_PATH = "/api/v2/conversations/voice/{conversationId}/interceptor"
+EVENTS_PATH = "/api/v2/events/conversations/voice"
+STATUS_PAGE = "https://status.mypurecloud.com"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where everything is. Build it with `from_base_url`."""
+
+    api_url: str
+    token_url: str
+    events_url: str
+    load_path: str
+    interceptor_template: str
+    status_page: str = STATUS_PAGE
+
+    @classmethod
+    def from_base_url(
+        cls,
+        base_url: str = DEFAULT_BASE_URL,
+        *,
+        login_url: str | None = None,
+        events_url: str | None = None,
+        token_path: str | None = None,
+        load_path: str | None = None,
+        interceptor_path: str | None = None,
+        events_path: str | None = None,
+    ) -> Endpoints:
+        """The endpoints of the API host `base_url`.
+
+        The login host is the API host with `api.` replaced by `login.`; a host without `api.` is its own login
+        host. Events are on the API host, `wss` for `https` and `ws` for `http`. Paths are appended to their host,
+        `events_url` is complete, and `{conversationId}` in `interceptor_path` stands for the conversation; None
+        means the built-in one. Raises ValueError with what is wrong.
+
+        >>> Endpoints.from_base_url("https://api.mypurecloud.ie").token_url
+        'https://login.mypurecloud.ie/oauth/token'
+        """
+        base = _split(base_url, "base_url")
+        login = base if login_url is None else _split(login_url, "login_url")
+        if login_url is None and base.netloc.lower().startswith("api."):
+            login = base._replace(netloc="login." + base.netloc[len("api.") :])
+        if events_url is None:
+            socket = base._replace(scheme={"http": "ws", "https": "wss"}[base.scheme])
+            events_url = _join(socket, events_path or EVENTS_PATH)
+        elif not events_url.startswith(("ws://", "wss://")):
+            raise ValueError("events_url must be a URL that starts with ws:// or wss://")
+        interceptor_path = interceptor_path or INTERCEPTOR_PATH
+        if "{conversationId}" not in interceptor_path:
+            raise ValueError("interceptor_path must contain {conversationId}")
+        return cls(
+            api_url=base.geturl(),
+            token_url=_join(login, token_path or TOKEN_PATH),
+            events_url=events_url,
+            load_path="/" + (load_path or LOAD_PATH).lstrip("/"),
+            interceptor_template="/" + interceptor_path.lstrip("/"),
+        )
+
+    def interceptor_path(self, conversation_id: str) -> str:
+        """The path of a conversation's interceptors; the id, which is opaque text, stays one path segment."""
+        segment = quote(conversation_id, safe="")
+        if segment in {".", ".."}:  # unreserved letters, but as a segment they would mean a place
+            segment = segment.replace(".", "%2E")
+        return self.interceptor_template.replace("{conversationId}", segment)
+
+
+def _split(url: str, key: str) -> SplitResult:
+    parts = urlsplit(url.strip().rstrip("/"))
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"{key} must be a URL that starts with http:// or https:// and names a host")
+    if "@" in parts.netloc:
+        raise ValueError(f"{key} must not hold a user name or password; credentials come from the environment")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{key} must not have a query or a fragment")
+    try:
+        parts.port  # noqa: B018 - reading it validates it
+    except ValueError:
+        raise ValueError(f"{key} has no valid port") from None
+    return parts
+
+
+def _join(base: SplitResult, path: str) -> str:
+    return base.geturl() + "/" + path.lstrip("/")
+
+
+class GenesysPlatform:
+    """The REST calls of the bootstrap, made with Genesys' platform SDK over a transport of ours.
+
+    Every wait has a timeout and every retry a bound (`patience`). `now`, `sleep` and `u` are the clock, the waiting
+    and the chance of the retries.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        tokens: TokenProvider,
+        *,
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        u: Callable[[], float] = random.random,
+    ) -> None:
+        self._endpoints = endpoints
+        self._tokens = tokens
+        self._patience = patience
+        self._now = now
+        self._sleep = sleep
+        self._u = u
+        self._client = http_client(patience)
+
+    def close(self) -> None:
+        """Close the HTTP client; the token provider is its owner's to close."""
+        self._client.close()
+
+    def active_conversations(self) -> int:
+        """How many voice conversations are active. Raises `GenesysError` or one of its kinds."""
+        what = "load check"
+        try:
+            answer = self._call("GET", self._endpoints.load_path, what=what, repeatable=transient, query=LOAD_QUERY)
+        except (httpx.HTTPStatusError, httpx.RequestError) as failure:
+            raise explain(failure, what=what, endpoints=self._endpoints) from failure
+        entities = answer.get("entities") if isinstance(answer, dict) else None
+        if not isinstance(entities, list):
+            raise GenesysError(
+                f"{what}: the answer has no list of entities; check that {self._endpoints.api_url} is a Genesys "
+                "Cloud API host and that no proxy answers in its place"
+            )
+        return len(entities)
+
+    def check_load(self, max_concurrent: int) -> int:
+        """The number of active conversations; raises `SaturationError` if it is `max_concurrent` or more."""
+        active = self.active_conversations()
+        if active >= max_concurrent:
+            raise SaturationError(active, max_concurrent)
+        return active
+
+    def create_interceptor(self, conversation_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Create an interceptor and return Genesys' answer, `{}` if it was empty.
+
+        Sent again only after 429, 503 and (once) 401, which say that nothing was created. Raises
+        `OutcomeUnknownError` if it was sent and may have taken effect, `UnavailableError`, `AccessDeniedError`,
+        `CredentialsError` or `GenesysError` if it surely did not.
+        """
+        what = f"create interceptor for conversation {conversation_id}"
+        path = self._endpoints.interceptor_path(conversation_id)
+        try:
+            answer = self._call("POST", path, what=what, repeatable=_not_created, body=body)
+        except (httpx.HTTPStatusError, httpx.RequestError) as failure:
+            if _may_have_happened(failure):
+                raise self._unknown(what, _outcome(failure), status=status_of(failure)) from failure
+            raise explain(failure, what=what, endpoints=self._endpoints) from failure
+        if answer is None or answer == "":
+            return {}
+        if not isinstance(answer, dict):
+            raise self._unknown(what, "it was answered with something else than a JSON object")
+        return answer
+
+    def _unknown(self, what: str, outcome: str, *, status: int | None = None) -> OutcomeUnknownError:
+        return OutcomeUnknownError(
+            f"{what}: sent, but {outcome}; it may have taken effect, so it is not sent again (see "
+            f"{self._endpoints.status_page})",
+            status=status,
+        )
+
+    @cached_property
+    def _sdk(self) -> Any:
+        return sdk_client(self._endpoints.api_url, self._client)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        repeatable: Callable[[Failure], bool],
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> Any:
+        """One call with its retries, and one renewal of the token after a 401; raises httpx's errors."""
+        renewed = False
+
+        def send() -> Any:
+            nonlocal renewed
+            token = self._tokens.token()
+            try:
+                return self._send(method, path, token, query, body)
+            except httpx.HTTPStatusError as failure:
+                if renewed or failure.response.status_code != httpx.codes.UNAUTHORIZED:
+                    raise
+            renewed = True
+            return self._send(method, path, self._tokens.renew(token), query, body)
+
+        return retrying(
+            send,
+            what=what,
+            repeatable=repeatable,
+            patience=self._patience,
+            now=self._now,
+            sleep=self._sleep,
+            u=self._u,
+        )
+
+    def _send(
+        self, method: str, path: str, token: str, query: dict[str, str] | None, body: dict[str, Any] | None
+    ) -> Any:
+        headers = {"Accept": "application/json", "Authorization": f"Bearer {token}"}
+        return self._sdk.call_api(
+            path, method, query_params=query, header_params=headers, body=body, response_type="object"
+        )
+
+
+def _not_created(failure: Failure) -> bool:
+    """Whether the answer to a create says that it was turned away at the door, so that it can be sent again."""
+    return status_of(failure) in {httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE}
+
+
+# httpx's errors from before the first byte of a request leaves; after any other one it may have arrived.
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+)
+
+
+def _may_have_happened(failure: Failure) -> bool:
+    if not isinstance(failure, httpx.HTTPStatusError):
+        return not isinstance(failure, _NEVER_SENT)
+    if _not_created(failure):
+        return False
+    status = failure.response.status_code
+    return status >= 500 or status == httpx.codes.REQUEST_TIMEOUT
+
+
+def _outcome(failure: Failure) -> str:
+    status = status_of(failure)
+    if status is not None:
+        return f"answered {status}"
+    if isinstance(failure, httpx.TimeoutException):
+        return "no answer came in time"
+    return f"the connection was lost ({type(failure).__name__})"
