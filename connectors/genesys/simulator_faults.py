@@ -1,0 +1,224 @@
+"""What the simulator is told to do wrong, read from a small TOML file.
+
+A fault either strikes the event stream, once `after_frames` frames were sent in all::
+
+    [[fault]]
+    after_frames = 200
+    do = "close"              # with code (default 1011)
+                              # "abort"      the connection ends without a close frame
+                              # "stall"      for `seconds`, the open sockets hear nothing, not even pongs
+                              # "garbage"    `text`, or every message of GARBAGE
+                              # "duplicate"  the last frame once more
+                              # "oversize"   a frame of `bytes` bytes
+
+or it strikes the next `times` (default 1) requests of one kind::
+
+    [[fault]]
+    on = "create"             # "token", "load", "create" or "upgrade"
+    status = 429              # 401, 403, 429, 500 or 503, with retry_after (seconds) if wanted; or instead of it
+    # do = "hang"             # no answer, ever
+    # do = "reset"            # the connection is reset after the request was received
+    times = 2
+
+A create that hangs or is reset has taken effect, as it may have at Genesys; one answered with a status has not.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from websockets.exceptions import ProtocolError
+from websockets.frames import Close
+
+from connectors.errors import ConfigurationError
+
+__all__ = [
+    "GARBAGE",
+    "Abort",
+    "CloseSockets",
+    "Duplicate",
+    "Faults",
+    "Garbage",
+    "Misbehave",
+    "Oversize",
+    "Refuse",
+    "RequestFault",
+    "RequestKind",
+    "Stall",
+    "StreamFault",
+    "load_faults",
+    "parse_faults",
+]
+
+GARBAGE: tuple[str | bytes, ...] = (
+    '{"event":"conversation.updated","entity":{"id":"cut-in-the-mid',
+    "null",
+    '{"event":"conversation.updated","timestamp":1767225600.0}',
+    '{"entity":{"id":"no-event"},"timestamp":1767225600.0}',
+    '{"event":"conversation.updated","entity":{"id":7},"timestamp":1767225600.0}',
+    '{"event":"conversation.updated","entity":{"id":"text-for-time"},"timestamp":"2026-01-01T00:00:00Z"}',
+    '{"event":"conversation.updated","entity":{"id":"much-loss"},"timestamp":1767225600.0,"metrics":{"packetLoss":1.7}}',
+    b"\x00\xff\x80 not text",
+)
+"""What a `garbage` fault sends by default: no message of it is a frame."""
+
+RequestKind = Literal["token", "load", "create", "upgrade"]
+
+
+def _sendable(code: int) -> int:
+    try:
+        Close(code, "").check()
+    except ProtocolError:
+        raise ValueError('not a code that a close frame may carry; for 1006 say do = "abort"') from None
+    return code
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class _Stream(_Table):
+    after_frames: int = Field(ge=0)
+
+
+class CloseSockets(_Stream):
+    """Close every event socket with a close frame."""
+
+    do: Literal["close"]
+    code: Annotated[int, AfterValidator(_sendable)] = 1011
+
+
+class Abort(_Stream):
+    """End the connection of every event socket without a close frame."""
+
+    do: Literal["abort"]
+
+
+class Stall(_Stream):
+    """Send nothing to the sockets that are open now, and read nothing from them; what was due follows late."""
+
+    do: Literal["stall"]
+    seconds: float = Field(gt=0, le=3600)
+
+
+class Garbage(_Stream):
+    """Send messages that are not frames."""
+
+    do: Literal["garbage"]
+    text: str | None = None
+
+
+class Duplicate(_Stream):
+    """Send the last frame again."""
+
+    do: Literal["duplicate"]
+
+
+class Oversize(_Stream):
+    """Send one frame of at least this size."""
+
+    do: Literal["oversize"]
+    bytes: int = Field(gt=0, le=256 * 2**20)
+
+
+class _Request(_Table):
+    on: RequestKind
+    times: int = Field(default=1, ge=1)
+
+
+class Refuse(_Request):
+    """Answer with an error status."""
+
+    status: Literal[401, 403, 429, 500, 503]
+    retry_after: int | None = Field(default=None, ge=0)
+
+
+class Misbehave(_Request):
+    """Receive the request and never answer it."""
+
+    do: Literal["hang", "reset"]
+
+
+StreamFault = CloseSockets | Abort | Stall | Garbage | Duplicate | Oversize
+RequestFault = Refuse | Misbehave
+
+
+def _kind(fault: object) -> object:
+    if not isinstance(fault, Mapping):
+        return fault.__class__.__name__ if isinstance(fault, _Table) else None
+    if "on" in fault:
+        return "Misbehave" if "do" in fault else "Refuse"
+    return _BY_ACTION.get(str(fault.get("do")))
+
+
+_BY_ACTION = {
+    "close": "CloseSockets",
+    "abort": "Abort",
+    "stall": "Stall",
+    "garbage": "Garbage",
+    "duplicate": "Duplicate",
+    "oversize": "Oversize",
+}
+
+_AnyFault = Annotated[
+    Annotated[CloseSockets, Tag("CloseSockets")]
+    | Annotated[Abort, Tag("Abort")]
+    | Annotated[Stall, Tag("Stall")]
+    | Annotated[Garbage, Tag("Garbage")]
+    | Annotated[Duplicate, Tag("Duplicate")]
+    | Annotated[Oversize, Tag("Oversize")]
+    | Annotated[Refuse, Tag("Refuse")]
+    | Annotated[Misbehave, Tag("Misbehave")],
+    Discriminator(
+        _kind,
+        custom_error_type="fault_kind",
+        custom_error_message=(
+            "must have either `on` (token, load, create or upgrade) or "
+            "`do` as one of close, abort, stall, garbage, duplicate, oversize"
+        ),
+    ),
+]
+
+
+class Faults(_Table):
+    """Every fault of a run, in the order of the file."""
+
+    fault: list[_AnyFault] = Field(default_factory=list)
+
+    def of_stream(self) -> list[StreamFault]:
+        """The faults of the event stream, earliest first."""
+        return sorted((f for f in self.fault if isinstance(f, StreamFault)), key=lambda f: f.after_frames)
+
+    def of_requests(self) -> list[RequestFault]:
+        """The faults of requests; those of one kind strike in this order."""
+        return [f for f in self.fault if isinstance(f, RequestFault)]
+
+
+def load_faults(path: Path) -> Faults:
+    """The faults in a TOML file; raises ConfigurationError with every mistake in it."""
+    try:
+        return parse_faults(path.read_text(encoding="utf-8"), where=str(path))
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(str(path), [f"is not UTF-8 (byte {error.start})"]) from error
+
+
+def parse_faults(text: str, *, where: str = "faults") -> Faults:
+    """The faults in a TOML text; raises ConfigurationError, naming `where`, with every mistake in it."""
+    try:
+        return Faults.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(where, [f"is not TOML: {error}"]) from error
+    except ValidationError as error:
+        raise ConfigurationError(where, [_mistake(e["loc"], e["msg"]) for e in error.errors()]) from error
+
+
+def _mistake(loc: tuple[Any, ...], message: str) -> str:
+    # The third part of a location is the tag of the union's member, which no key of the file corresponds to.
+    key = loc[0] if len(loc) == 1 else ".".join([f"{loc[0]}[{loc[1]}]", *map(str, loc[3:])])
+    return f"{key}: {message.removeprefix('Value error, ')}"
