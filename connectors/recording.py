@@ -1,0 +1,184 @@
+"""Recordings: journals, or files of bare frames, plain or compressed, read as one journal in order of time."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import itertools
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Final, cast
+
+import orjson
+import zstandard
+
+from connectors.errors import RecordingError
+
+__all__ = ["UTF8_MARK", "Recording", "record_time"]
+
+GZIP_MAGIC: Final = b"\x1f\x8b"
+ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+UTF8_MARK: Final = b"\xef\xbb\xbf"
+HEAD_BYTES: Final = 1 << 20
+PACKED_BYTES: Final = 1 << 15
+
+
+def record_time(line: bytes) -> float | None:
+    """A line's place in time: its `received_at`, a bare frame's `receivedAt`, else its `timestamp`; None for none.
+
+    >>> record_time(b'{"event":"x","timestamp":3.5,"receivedAt":4}'), record_time(b"junk")
+    (4.0, None)
+    """
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(record, dict):
+        return None
+    times = (record.get(key) for key in ("received_at", "receivedAt", "timestamp"))
+    return next((float(t) for t in times if isinstance(t, int | float) and not isinstance(t, bool)), None)
+
+
+class Recording:
+    """Files as segments of one journal, ordered by their first record.
+
+    Raises RecordingError, naming the file, for one that cannot be read, is empty or is not UTF-8, and for two that
+    overlap in time.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        begins = sorted((_begin(path), str(path), path) for path in paths)
+        for (_, _, earlier), (begin, _, later) in itertools.pairwise(begins):
+            end = _end(earlier)
+            if end > begin:
+                raise RecordingError(
+                    f"{earlier} and {later} overlap in time: the first ends at {end!r} and the second begins at "
+                    f"{begin!r}; replay them one at a time"
+                )
+        self.paths = [path for _, _, path in begins]
+
+    def chunks(self, index: int, offset: int, size: int) -> Iterator[bytes]:
+        """File `index` from a byte offset of its text, as chunks of complete lines of about `size` bytes each."""
+        path = self.paths[index]
+        try:
+            with _open(path) as stream:
+                _skip(stream, offset)
+                rest = b""
+                while data := stream.read(size):
+                    end = data.rfind(b"\n") + 1
+                    if end:
+                        yield rest + data[:end]
+                        rest = data[end:]
+                    else:
+                        rest += data
+                if rest:
+                    yield rest
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            raise _unreadable(path, error) from error
+
+
+def _open(path: Path) -> BinaryIO:
+    stream = path.open("rb")
+    magic = stream.read(4)
+    stream.seek(0)
+    if magic.startswith(GZIP_MAGIC):
+        stream.close()
+        return cast("BinaryIO", gzip.open(path))
+    if magic == ZSTD_MAGIC:
+        return io.BufferedReader(_ZstdFile(stream), 1 << 18)
+    return stream
+
+
+class _ZstdFile(io.RawIOBase):
+    """The text of a Zstandard file of any number of frames; EOFError where it was cut, which zstandard's own reader
+    takes for the end.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._decompressor = zstandard.ZstdDecompressor()
+        self._frame: zstandard.ZstdDecompressionObj | None = None
+        self._packed = b""
+        self._text = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._text:
+            self._packed = self._packed or self._file.read(PACKED_BYTES)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("the file ends in the middle of a Zstandard frame")
+                return 0
+            self._frame = self._frame or self._decompressor.decompressobj()
+            self._text = memoryview(self._frame.decompress(self._packed))
+            self._packed = b""
+            if self._frame.eof:
+                self._packed = self._frame.unused_data
+                self._frame = None
+        taken = min(len(buffer), len(self._text))
+        buffer[:taken] = self._text[:taken]
+        self._text = self._text[taken:]
+        return taken
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _skip(stream: BinaryIO, offset: int) -> None:
+    if stream.seekable():
+        stream.seek(offset)
+        return
+    while offset > 0 and (skipped := len(stream.read(min(offset, 1 << 20)))):
+        offset -= skipped
+
+
+def _begin(path: Path) -> float:
+    """The time of a file's first record; -inf if its beginning holds none. Raises RecordingError if it is unfit."""
+    try:
+        with _open(path) as stream:
+            head = stream.read(HEAD_BYTES)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise _unreadable(path, error) from error
+    lines = head.removeprefix(UTF8_MARK).splitlines()
+    if not any(line.strip() for line in lines):
+        raise RecordingError(f"{path}: the file is empty; a recording has a JSON object on each line")
+    try:
+        next(line for line in lines if line.strip()).decode()
+    except UnicodeDecodeError:
+        if len(head) < HEAD_BYTES or len(lines) > 1:
+            raise RecordingError(
+                f"{path}: not UTF-8 text; a recording is JSON Lines, plain, gzip (.gz) or Zstandard (.zst)"
+            ) from None
+    times = (record_time(line) for line in lines)
+    return next((time for time in times if time is not None), float("-inf"))
+
+
+def _end(path: Path) -> float:
+    """The time of a file's last record; -inf if its end holds none."""
+    try:
+        with _open(path) as stream:
+            tail = _tail(stream)
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        raise _unreadable(path, error) from error
+    times = (record_time(line) for line in reversed(tail.splitlines()))
+    return next((time for time in times if time is not None), float("-inf"))
+
+
+def _tail(stream: BinaryIO) -> bytes:
+    if isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(max(0, size - HEAD_BYTES))
+        return stream.read()
+    tail = b""
+    while data := stream.read(HEAD_BYTES):
+        tail = tail[-HEAD_BYTES:] + data
+    return tail
+
+
+def _unreadable(path: Path, error: Exception) -> RecordingError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return RecordingError(f"{path}: cannot be read: {reason}")
