@@ -1,0 +1,1 @@
+"""Pure functions on frames: no Bytewax, no connectors, no clock, no chance, no environment."""

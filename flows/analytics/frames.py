@@ -1,0 +1,263 @@
+"""Bytes to columns: a block of journal lines becomes arrays, one row a frame, and a short list of everything else.
+
+Three decoders, each stricter than the next, and none laxer. In a large block, lines that share one layout are read in
+bulk (`layout`). The others are decoded by msgspec into typed structs, many lines in one C loop. Whatever that loop
+refuses is read by `parse_line`, on top of orjson's own decoder, which is the definition of a valid line and gives the
+reason when it is not one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.analytics.layout import Lines, Rows, learn, read
+from flows.analytics.records import (
+    BareFrame,
+    Control,
+    Frame,
+    FrameLine,
+    InvalidFrameError,
+    decode_bare_frame,
+    decode_frame_line,
+    parse_frame,
+    parse_line,
+)
+
+__all__ = ["Decoded", "Rejected", "decode_block", "ended_conversation"]
+
+ENDED: Final = "conversation.ended"
+MAX_TEXT: Final = 4096
+# Smaller blocks are decoded line by line sooner than in bulk.
+BULK_BYTES: Final = 1 << 19
+SAMPLE_BYTES: Final = 1 << 14
+
+
+class Rejected(NamedTuple):
+    """A line that is no record; `line` counts from 0 at the block's first line, `text` is cut at 4096 characters."""
+
+    line: int
+    reason: str
+    text: str
+
+
+class Decoded(NamedTuple):
+    """A block of lines as columns of n rows, in journal order.
+
+    `arrival` float64, epoch seconds: the largest time in the block up to and including the row.
+    `latency_us` float64: arrival as written minus timestamp, in whole microseconds; NaN where no arrival was written.
+    `packet_loss` float64 ratio; NaN where the frame carries none.
+    `ended` bool: the row is the conversation's last.
+    `code` int32: index into `ids`, the distinct conversation ids in order of appearance.
+    `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
+    """
+
+    arrival: NDArray[np.float64]
+    latency_us: NDArray[np.float64]
+    packet_loss: NDArray[np.float64]
+    ended: NDArray[np.bool_]
+    code: NDArray[np.int32]
+    ids: list[str]
+    controls: list[Control]
+    rejected: list[Rejected]
+    time: float
+    torn: int
+
+
+_decode_frame = msgspec.json.Decoder(Frame).decode
+
+
+def ended_conversation(message: bytes) -> str | None:
+    """The conversation that a received frame ends, if it ends one.
+
+    Raises InvalidFrameError with the reason when the message is no valid frame.
+
+    >>> ended_conversation(b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}')
+    'c1'
+    """
+    try:
+        if not message.isascii():
+            message.decode()  # msgspec does not look into strings that it skips
+        frame = _decode_frame(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        frame = parse_frame(message)
+    return frame.entity.id if frame.event == ENDED else None
+
+
+def decode_block(data: bytes) -> Decoded:
+    """Decode a block of complete lines; a last line without its newline may be torn, and then only counts as such."""
+    bulk = _in_bulk(data)
+    lines = _all_lines(data) if bulk is None else bulk[1]
+    rows, others = _line_by_line(lines)
+    if bulk is not None:
+        rows = _together(bulk[0], rows)
+    controls: list[Control] = []
+    rejected: list[Rejected] = []
+    torn = 0
+    for index, record in others:
+        line, text = int(lines.number[index]), lines.text[index]
+        if isinstance(record, Control):
+            controls.append(record._replace(frames_before=int(np.searchsorted(rows.line, line))))
+        elif index == len(lines.text) - 1 and not data.endswith(b"\n"):
+            torn = 1
+        else:
+            rejected.append(Rejected(line, record, text.decode(errors="replace")[:MAX_TEXT]))
+    return _decoded(rows, controls, rejected, torn)
+
+
+def _all_lines(data: bytes) -> Lines:
+    text = data.split(b"\n")
+    if not text[-1]:
+        text.pop()
+    return Lines(text, np.arange(len(text)))
+
+
+def _in_bulk(data: bytes) -> tuple[Rows, Lines] | None:
+    """The frames of a large block of one layout, and what other lines are in it; None if there is no such layout."""
+    if len(data) < BULK_BYTES:
+        return None
+    middle = data.find(b"\n", len(data) // 2) + 1
+    for line in data[middle : middle + SAMPLE_BYTES].split(b"\n"):
+        layout = learn(line)
+        if layout is not None:
+            return read(data, layout)
+    return None
+
+
+def _together(some: Rows, more: Rows) -> Rows:
+    """The rows of both, in order of their lines."""
+    if not len(more.line):
+        return some
+    index = {conversation_id: code for code, conversation_id in enumerate(some.ids)}
+    codes = np.array([index.setdefault(conversation_id, len(index)) for conversation_id in more.ids], np.int32)
+    line = np.concatenate([some.line, more.line])
+    order = np.argsort(line, kind="stable")
+    return Rows(
+        line[order],
+        np.concatenate([some.received_at, more.received_at])[order],
+        np.concatenate([some.timestamp, more.timestamp])[order],
+        np.concatenate([some.packet_loss, more.packet_loss])[order],
+        np.concatenate([some.ended, more.ended])[order],
+        np.concatenate([some.code, codes[more.code]])[order],
+        list(index),
+    )
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _line_by_line(lines: Lines) -> tuple[Rows, list[tuple[int, Control | str]]]:
+    """The frames among the lines, and the others: index in `lines`, and the control record or why it is no record."""
+    received: list[float] = []
+    frames: list[Frame | BareFrame] = []
+    others: list[tuple[int, Control | str]] = []
+    # The fast loop does not look into strings that it skips, so it is trusted only where all is UTF-8.
+    trusted = _is_utf8(b"\n".join(lines.text))
+    bare = False
+    rest = iter(lines.text)
+    at = 0
+    while at < len(lines.text):
+        if trusted:
+            at += _run(rest, received, frames, bare=bare)
+            if at == len(lines.text):
+                break
+        else:
+            next(rest)
+        try:
+            record = parse_line(lines.text[at])
+        except InvalidFrameError as error:
+            others.append((at, str(error)))
+        else:
+            if isinstance(record, Control):
+                others.append((at, record))
+            else:
+                bare = isinstance(record, BareFrame)
+                _append(record, received, frames)
+        at += 1
+    number = np.delete(lines.number, [index for index, _ in others])
+    return _rows(number, received, frames), others
+
+
+def _run(rest: Iterator[bytes], received: list[float], frames: list[Frame | BareFrame], *, bare: bool) -> int:
+    """Decode lines of one form until one is of another, which is consumed; the number decoded."""
+    run: list[Any] = []
+    # An exception leaves in the list what was decoded before it, and the iterator behind the refused line.
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        run.extend(map(decode_bare_frame if bare else decode_frame_line, rest))
+    if bare:
+        received.extend([np.nan if frame.receivedAt is None else frame.receivedAt for frame in run])
+        frames.extend(run)
+    else:
+        received.extend([record.received_at for record in run])
+        frames.extend([record.frame for record in run])
+    return len(run)
+
+
+def _append(record: FrameLine | BareFrame, received: list[float], frames: list[Frame | BareFrame]) -> None:
+    if isinstance(record, BareFrame):
+        received.append(np.nan if record.receivedAt is None else record.receivedAt)
+        frames.append(record)
+    else:
+        received.append(record.received_at)
+        frames.append(record.frame)
+
+
+def _rows(line: NDArray[np.int64], received: list[float], frames: list[Frame | BareFrame]) -> Rows:
+    index: dict[str, int] = {}
+    code = np.array([index.setdefault(frame.entity.id, len(index)) for frame in frames], np.int32)
+    loss = [np.nan if (m := frame.metrics) is None or m.packetLoss is None else m.packetLoss for frame in frames]
+    return Rows(
+        line,
+        np.array(received, np.float64),
+        np.array([frame.timestamp for frame in frames], np.float64),
+        np.array(loss, np.float64),
+        np.array([frame.event == ENDED for frame in frames], np.bool_),
+        code,
+        list(index),
+    )
+
+
+def _decoded(rows: Rows, controls: list[Control], rejected: list[Rejected], torn: int) -> Decoded:
+    placed = np.where(np.isnan(rows.received_at), rows.timestamp, rows.received_at)
+    arrival, controls, time = _running_time(placed, controls)
+    return Decoded(
+        arrival=arrival,
+        latency_us=np.rint((rows.received_at - rows.timestamp) * 1e6) + 0.0,  # -0 of a tiny negative one becomes 0
+        packet_loss=rows.packet_loss,
+        ended=rows.ended,
+        code=rows.code,
+        ids=rows.ids,
+        controls=controls,
+        rejected=rejected,
+        time=time,
+        torn=torn,
+    )
+
+
+def _running_time(
+    placed: NDArray[np.float64], controls: list[Control]
+) -> tuple[NDArray[np.float64], list[Control], float]:
+    """Each frame's and control's time as the largest so far, and the block's largest."""
+    floor = np.append(placed, -np.inf)
+    for control in controls:
+        floor[control.frames_before] = max(floor[control.frames_before], control.time)
+    running = np.maximum.accumulate(floor)
+    timed = []
+    time = -np.inf
+    for control in controls:
+        before = running[control.frames_before - 1] if control.frames_before else -np.inf
+        time = max(time, control.time, float(before))
+        timed.append(control._replace(time=time))
+    return running[:-1], timed, float(running[-1])

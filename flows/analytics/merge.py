@@ -1,0 +1,129 @@
+"""What all shards made of a block, put back together in one order: that of the journal.
+
+Windows come ordered by end, then conversation; alerts by the frame that caused them. So an output is the same, byte
+for byte, on any number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import orjson
+
+from flows.analytics.alerts import Alert
+from flows.analytics.frames import Decoded, Rejected
+from flows.analytics.shard import ShardResult
+from flows.analytics.windows import window_object
+
+__all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]
+
+
+class Tally(NamedTuple):
+    """Counts; `conversations` are those that are watched and had a frame."""
+
+    frames: int = 0
+    unwatched: int = 0
+    rejected: int = 0
+    torn: int = 0
+    conversations: int = 0
+    windows: int = 0
+    raised: int = 0
+    resolved: int = 0
+
+
+class BlockFacts(NamedTuple):
+    """What the decoder alone knows of block `number`; `line` is its first line's number in `source`."""
+
+    number: int
+    source: str
+    line: int
+    frames: int
+    torn: int
+    rejected: list[Rejected]
+
+
+class Report(NamedTuple):
+    """All that a block led to. `windows`, `alerts` and `rejected` are JSON Lines."""
+
+    windows: bytes
+    alert_lines: bytes
+    rejected: bytes
+    alerts: list[Alert]
+    tally: Tally
+
+
+def facts_of(number: int, source: str, line: int, decoded: Decoded) -> BlockFacts:
+    """The facts of a block that has been decoded."""
+    return BlockFacts(number, source, line, len(decoded.arrival), decoded.torn, decoded.rejected)
+
+
+class Merger:
+    """Collects the facts and the `shards` results of each block, and gives its report when they are complete.
+
+    Reports come in the order of blocks, whatever the order in which parts arrive.
+    """
+
+    def __init__(self, shards: int, number: int = 0) -> None:
+        self.number = number
+        self._shards = shards
+        self._facts: dict[int, BlockFacts] = {}
+        self._results: dict[int, list[ShardResult]] = {}
+
+    def add_facts(self, facts: BlockFacts) -> None:
+        """Add what the decoder knows of a block."""
+        self._facts[facts.number] = facts
+
+    def add_result(self, number: int, result: ShardResult) -> None:
+        """Add what one shard made of block `number`."""
+        self._results.setdefault(number, []).append(result)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no block is incomplete."""
+        return not self._facts and not self._results
+
+    def reports(self) -> list[Report]:
+        """The reports of all blocks that are complete and whose predecessors are."""
+        reports = []
+        while self.number in self._facts and len(self._results.get(self.number, ())) == self._shards:
+            reports.append(_report(self._facts.pop(self.number), self._results.pop(self.number)))
+            self.number += 1
+        return reports
+
+
+def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
+    windows = sorted(row for result in results for row in result.windows)
+    alerts = sorted(alert for result in results for alert in result.alerts)
+    raised = sum(alert.state == "raised" for alert in alerts)
+    return Report(
+        windows=_lines([orjson.dumps(window_object(row.conversation_id, row.values)) for row in windows]),
+        alert_lines=_lines([alert.body for alert in alerts]),
+        rejected=_lines([_rejected_line(facts, rejected) for rejected in facts.rejected]),
+        alerts=alerts,
+        tally=Tally(
+            frames=facts.frames,
+            unwatched=sum(result.unwatched for result in results),
+            rejected=len(facts.rejected),
+            torn=facts.torn,
+            conversations=sum(result.conversations for result in results),
+            windows=len(windows),
+            raised=raised,
+            resolved=len(alerts) - raised,
+        ),
+    )
+
+
+def _lines(lines: list[bytes]) -> bytes:
+    return b"\n".join([*lines, b""]) if lines else b""
+
+
+def _rejected_line(facts: BlockFacts, rejected: Rejected) -> bytes:
+    return orjson.dumps(
+        {
+            "file": facts.source,
+            "line": facts.line + rejected.line,
+            "reason": rejected.reason,
+            "text": rejected.text,
+        }
+    )

@@ -1,0 +1,136 @@
+"""Who is watched, under which limits: conversation ids to dense slots, which arrays are indexed with.
+
+A slot belongs to a conversation from its watch until the windows of its last frame have closed; then it is used
+again. What the roster remembers of conversations that are over is bounded by time, in journal time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["NOBODY", "REMEMBER_S", "Roster", "Watch"]
+
+NOBODY: Final = -1
+REMEMBER_S: Final = 86400.0
+
+
+class Watch(NamedTuple):
+    """What is known of a watched conversation; limits in milliseconds and as a ratio."""
+
+    conversation_id: str
+    leg_id: str | None
+    limits: tuple[float, float]
+    url: str | None
+
+
+class Roster:
+    """The watches of a shard by slot, and by conversation while their watch is on."""
+
+    def __init__(self) -> None:
+        self.limits = np.full((2, 64), np.nan)
+        self.watches: list[Watch | None] = []
+        self._slots: dict[str, int] = {}
+        self._free: list[int] = []
+        self._ended: dict[str, int] = {}
+        self._retired: dict[int, float] = {}
+        self._over: dict[str, float] = {}
+
+    @property
+    def capacity(self) -> int:
+        """One more than any slot there can be without a further watch."""
+        return self.limits.shape[1]
+
+    def watch(self, watch: Watch, now: float) -> int:
+        """Watch a conversation, or change the limits of one that is watched already; its slot.
+
+        One that ended is watched anew: in its old slot until the last window of its last frame ends, then in another.
+        """
+        slot = self._slots.get(watch.conversation_id, NOBODY)
+        if slot == NOBODY:
+            slot = self._returning(watch.conversation_id, now)
+            self.watches[slot] = watch
+            self._slots[watch.conversation_id] = slot
+        else:
+            self.watches[slot] = self.watch_in(slot)._replace(limits=watch.limits)
+        self.limits[:, slot] = watch.limits
+        return slot
+
+    def watch_in(self, slot: int) -> Watch:
+        """The watch that a slot is taken by."""
+        watch = self.watches[slot]
+        assert watch is not None
+        return watch
+
+    def slots(self, conversation_ids: Iterable[str]) -> NDArray[np.int32]:
+        """The slot of each conversation, NOBODY where none is on."""
+        slots = self._slots
+        return np.array([slots.get(conversation_id, NOBODY) for conversation_id in conversation_ids], np.int32)
+
+    def end(self, slot: int, windows_end: float) -> None:
+        """The conversation is over; its slot stays until `windows_end`, when the last window of its last frame ends."""
+        conversation_id = self.watch_in(slot).conversation_id
+        del self._slots[conversation_id]
+        self._ended[conversation_id] = slot
+        self._retired[slot] = windows_end
+
+    def remember(self, conversation_id: str, now: float) -> None:
+        """Know for a day of journal time that a conversation is over, so that no late frame of it starts a watch."""
+        self._over.pop(conversation_id, None)
+        self._over[conversation_id] = now
+
+    def over_until(self, conversation_id: str) -> float:
+        """The time up to which frames of a conversation are those of one that is over; -inf if it never ended."""
+        return self._over.get(conversation_id, -np.inf) + REMEMBER_S
+
+    def release(self, now: float, forget: Callable[[int], None]) -> None:
+        """Free the slots of ended conversations whose windows have all ended, calling `forget` with each."""
+        for slot in [slot for slot, windows_end in self._retired.items() if windows_end <= now]:
+            conversation_id = self.watch_in(slot).conversation_id
+            if self._ended.get(conversation_id) == slot:
+                del self._ended[conversation_id]
+            del self._retired[slot]
+            self.watches[slot] = None
+            self._free.append(slot)
+            forget(slot)
+        while self._over and (oldest := next(iter(self._over.items())))[1] + REMEMBER_S <= now:
+            del self._over[oldest[0]]
+
+    def _returning(self, conversation_id: str, now: float) -> int:
+        slot = self._ended.get(conversation_id, NOBODY)
+        if slot == NOBODY or self._retired[slot] <= now:
+            return self._new_slot()
+        del self._ended[conversation_id], self._retired[slot]
+        return slot
+
+    def _new_slot(self) -> int:
+        if self._free:
+            return self._free.pop()
+        self.watches.append(None)
+        if len(self.watches) > self.capacity:
+            self.limits = np.concatenate([self.limits, np.full_like(self.limits, np.nan)], axis=1)
+        return len(self.watches) - 1
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """A plain value that `restore` takes, sharing nothing with this roster."""
+        watches = [None if watch is None else tuple(watch) for watch in self.watches]
+        return (
+            self.limits.copy(),
+            watches,
+            dict(self._slots),
+            list(self._free),
+            dict(self._ended),
+            dict(self._retired),
+            dict(self._over),
+        )
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Take a snapshot's place."""
+        limits, watches, slots, free, ended, retired, over = snapshot
+        self.limits = limits.copy()
+        self.watches = [None if watch is None else Watch(*watch) for watch in watches]
+        self._slots, self._free, self._ended = dict(slots), list(free), dict(ended)
+        self._retired, self._over = dict(retired), dict(over)

@@ -1,0 +1,188 @@
+"""The two rules: when a conversation's values raise an alert, and when they resolve it.
+
+A rule keeps a little state for each conversation that has an incident or is on the way to one, and none for the
+healthy. So a block of healthy frames costs two comparisons a frame; a loop in Python runs only over the frames of
+conversations whose state this block may change.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.analytics.records import AlertSettings
+
+__all__ = ["LATENCY", "LOSS", "RULES", "Rule", "Transition", "Values"]
+
+Floats = NDArray[np.float64]
+
+LATENCY: Final = 0
+LOSS: Final = 1
+RULES: Final = ("LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED")
+
+
+class Values(NamedTuple):
+    """The frames that carry a rule's metric, in journal order, shapes (n,).
+
+    `row` int64: the frame's place in its block; `slot` int32; `arrival` float64, epoch seconds; `value` and `limit`
+    float64, in milliseconds or as a ratio.
+    """
+
+    row: NDArray[np.int64]
+    slot: NDArray[np.int32]
+    arrival: Floats
+    value: Floats
+    limit: Floats
+
+
+class Transition(NamedTuple):
+    """An alert raised or resolved by the frame `row`; the incident is told by when it began, and which of that time.
+
+    `value` is None when the frame that ended the conversation did not carry the metric.
+    """
+
+    row: int
+    slot: int
+    state: str
+    reason: str | None
+    value: float | None
+    arrival: float
+    limit: float
+    began_at: float
+    ordinal: int
+
+
+class Rule:
+    """One rule's incidents over all conversations of a shard, by slot."""
+
+    def __init__(self, slots: int) -> None:
+        self.is_open = np.zeros(slots, np.bool_)
+        self._above_at = np.zeros(slots)
+        self._incident: dict[int, tuple[float, int]] = {}
+        self._history: dict[int, tuple[bool, ...]] = {}
+        self._latest: dict[int, tuple[float, int]] = {}
+
+    def grow(self, slots: int) -> None:
+        """Make room for more slots."""
+        more = slots - len(self.is_open)
+        self.is_open = np.append(self.is_open, np.zeros(more, np.bool_))
+        self._above_at = np.append(self._above_at, np.zeros(more))
+
+    def forget(self, slot: int) -> None:
+        """Drop all that is known of a slot."""
+        self.is_open[slot] = False
+        for kept in (self._incident, self._history, self._latest):
+            kept.pop(slot, None)
+
+    def feed_returned(self, now: float) -> None:
+        """Start the quiet time of every open incident anew."""
+        self._above_at[self.is_open] = now
+
+    def end(self, slot: int, row: int, arrival: float, value: float | None, limit: float) -> Transition | None:
+        """Resolve the slot's incident because its conversation ended with frame `row`; another watch begins anew."""
+        self._history.pop(slot, None)
+        if not self.is_open[slot]:
+            return None
+        return self._resolve(slot, "ended", row, arrival, value, limit)
+
+    def evaluate(self, values: Values, settings: AlertSettings, *, frozen: bool) -> list[Transition]:
+        """Apply frames in journal order. `frozen`: a feed is lost, so nothing resolves."""
+        breach = values.value > values.limit
+        if settings.policy == "frame":
+            return [self._breaching_frame(values, int(index)) for index in np.flatnonzero(breach)]
+        concerned = self._concerned(values, breach, settings, frozen=frozen)
+        if concerned is None:
+            return []
+        one_by_one = concerned[values.slot]
+        self._stay_above(values, ~one_by_one, settings)
+        return self._step(values, np.flatnonzero(one_by_one), settings, frozen=frozen)
+
+    def _concerned(
+        self, values: Values, breach: NDArray[np.bool_], settings: AlertSettings, *, frozen: bool
+    ) -> NDArray[np.bool_] | None:
+        """The slots, as a mask, that these frames may raise or resolve; None if no slot's state changes at all."""
+        is_open = self.is_open[values.slot]
+        if not (breach.any() or self._history or is_open.any()):
+            return None
+        mask = np.zeros(len(self.is_open), np.bool_)
+        mask[values.slot[breach & ~is_open]] = True
+        if self._history:
+            mask[list(self._history)] = True
+        if not frozen:
+            below = is_open & (values.value <= values.limit * settings.clear_ratio)
+            quiet = values.arrival - self._above_at[values.slot] >= settings.clear_after_s
+            mask[values.slot[below & quiet]] = True
+        return mask
+
+    def _stay_above(self, values: Values, rows: NDArray[np.bool_], settings: AlertSettings) -> None:
+        """Note the last value above the clear level for open incidents that no frame here can resolve."""
+        above = rows & self.is_open[values.slot] & (values.value > values.limit * settings.clear_ratio)
+        self._above_at[values.slot[above]] = values.arrival[above]  # of a slot's several rows the last one stays
+
+    def _step(
+        self, values: Values, indexes: NDArray[np.intp], settings: AlertSettings, *, frozen: bool
+    ) -> list[Transition]:
+        """Apply the frames at `indexes` one after the other."""
+        changes: list[Transition] = []
+        columns = (column[indexes].tolist() for column in values)
+        for row, slot, arrival, value, limit in zip(*columns, strict=True):
+            above = value > limit * settings.clear_ratio
+            if self.is_open[slot]:
+                if above:
+                    self._above_at[slot] = arrival
+                elif not frozen and arrival - self._above_at[slot] >= settings.clear_after_s:
+                    changes.append(self._resolve(slot, "recovered", row, arrival, value, limit))
+            elif self._breaches_enough(slot, value > limit, settings):
+                changes.append(self._raise(slot, row, arrival, value, limit))
+        return changes
+
+    def _breaches_enough(self, slot: int, breach: bool, settings: AlertSettings) -> bool:  # noqa: FBT001
+        """Whether `raise_n` of the last `raise_m` frames breach, this one included; a history of no breach is none."""
+        history = (*self._history.get(slot, ()), breach)[-settings.raise_m :]
+        if any(history):
+            self._history[slot] = history
+        else:
+            self._history.pop(slot, None)
+        return sum(history) >= settings.raise_n
+
+    def _raise(self, slot: int, row: int, arrival: float, value: float, limit: float) -> Transition:
+        self._history.pop(slot, None)
+        began = self._next_incident(slot, arrival)
+        self._incident[slot] = began
+        self.is_open[slot] = True
+        self._above_at[slot] = arrival
+        return Transition(row, slot, "raised", None, value, arrival, limit, *began)
+
+    def _resolve(
+        self, slot: int, reason: str, row: int, arrival: float, value: float | None, limit: float
+    ) -> Transition:
+        self.is_open[slot] = False
+        return Transition(row, slot, "resolved", reason, value, arrival, limit, *self._incident.pop(slot))
+
+    def _breaching_frame(self, values: Values, index: int) -> Transition:
+        row, slot, arrival, value, limit = (column[index].item() for column in values)
+        return Transition(row, slot, "raised", None, value, arrival, limit, *self._next_incident(slot, arrival))
+
+    def _next_incident(self, slot: int, arrival: float) -> tuple[float, int]:
+        """A new incident's time, and its number among those of the same slot that began at the same time."""
+        time, number = self._latest.get(slot, (arrival, -1))
+        self._latest[slot] = (arrival, number + 1 if time == arrival else 0)
+        return self._latest[slot]
+
+    def snapshot(self) -> tuple[Any, ...]:
+        """A plain value that `restore` takes, sharing nothing with this rule."""
+        return (
+            self.is_open.copy(),
+            self._above_at.copy(),
+            dict(self._incident),
+            dict(self._history),
+            dict(self._latest),
+        )
+
+    def restore(self, snapshot: tuple[Any, ...]) -> None:
+        """Take a snapshot's place."""
+        is_open, above_at, incident, history, latest = snapshot
+        self.is_open, self._above_at = is_open.copy(), above_at.copy()
+        self._incident, self._history, self._latest = dict(incident), dict(history), dict(latest)

@@ -1,0 +1,124 @@
+"""Text in words: functions on arrays of eight characters each, the first in the lowest byte of a uint64.
+
+"SIMD within a register", as in H. S. Warren, Hacker's Delight, 2nd edition, chapters 6 and 7. A field is a list of such
+arrays, one row a line; what stands behind its end is not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["FIRST_BYTES", "Words", "byte_index", "decimal", "find", "keep_first", "plain_ascii"]
+
+Words = NDArray[np.uint64]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+BACKSLASH, DOT, ZERO, LETTER = b"\\.0a"
+MAX_INTEGER_DIGITS: Final = 10
+MAX_DECIMALS: Final = 8
+# Below it, an integer and eight decimals together are exact in float64. From it on, midpoints between floats are whole
+# multiples of 2^-27, which no eight decimals come so near to (1e-8 · 2^-27) that rounding them first (2^-54) matters.
+EXACT_SUM: Final = 1 << 26
+FIRST_BYTES: Final = np.array([(1 << (8 * n)) - 1 for n in range(9)], np.uint64)
+_U: Final = np.uint64
+
+
+def repeat(byte: int) -> np.uint64:
+    """The byte eight times."""
+    return _U(byte * 0x0101010101010101)
+
+
+def byte_index(flags: Words) -> Ints:
+    """The index of the lowest byte that is not zero, in words that are not zero.
+
+    >>> byte_index(np.array([0x80, 0x800100], np.uint64)).tolist()
+    [0, 1]
+    """
+    return np.bitwise_count((flags & (~flags + _U(1))) - _U(1)).astype(np.int64) >> 3
+
+
+def _zeros(word: Words) -> Words:
+    """Flags whose lowest is in the lowest byte that is zero; no flag means that none is."""
+    return (word - repeat(1)) & ~word & repeat(0x80)
+
+
+def find(words: Sequence[Words], byte: int) -> Ints:
+    """Where the byte is first; 8 · len(words) where it is not."""
+    place = np.full(len(words[0]), 8 * len(words))
+    for index in reversed(range(len(words))):
+        flags = _zeros(words[index] ^ repeat(byte))
+        place = np.where(flags != 0, 8 * index + byte_index(flags), place)
+    return place
+
+
+def keep_first(word: Words, count: Ints, filler: int = 0) -> Words:
+    """The first `count` of eight characters (0 to 8, or beyond), the filler in place of the others."""
+    kept = FIRST_BYTES[np.clip(count, 0, 8)]
+    return (word & kept) | (repeat(filler) & ~kept)
+
+
+def plain_ascii(words: Sequence[Words], length: Ints) -> Mask:
+    """Whether the first `length` characters are printable ASCII without a backslash: JSON text that means itself."""
+    strange = np.zeros(len(length), np.uint64)
+    for index, word in enumerate(words):
+        text = keep_first(word, length - 8 * index, LETTER)
+        control = (text - repeat(0x20)) & ~text  # its top bits: the lowest flag stands for a character below a space
+        strange |= (text | control | _zeros(text ^ repeat(BACKSLASH))) & repeat(0x80)
+    plain: Mask = strange == 0
+    return plain
+
+
+def decimal(words: Sequence[Words], length: Ints) -> tuple[Floats, Mask]:
+    """The numbers that the first `length` characters of three words spell, and whether they do.
+
+    Only the plain form is read, `digits` or `digits.digits`, up to ten before the dot and eight behind it. The result
+    is the float nearest to the decimal: see `EXACT_SUM`.
+    """
+    dot = np.minimum(find(words[:2], DOT), length)
+    decimals = np.maximum(length - dot - 1, 0)
+    integer, integer_ok = _integer(words, dot)
+    behind = dot + 1
+    low = np.where(behind < 8, words[0], words[1])
+    high = np.where(behind < 8, words[1], words[2])
+    bits = (8 * (behind & 7)).astype(np.uint64)
+    text = (low >> bits) | (high << (_U(64) - bits))
+    billionths, decimals_ok = _eight_digits(keep_first(text, decimals, ZERO))
+    plain = (decimals <= MAX_DECIMALS) & ((decimals > 0) | (dot == length))
+    value = np.where(integer < EXACT_SUM, (integer * 1e8 + billionths) / 1e8, integer + billionths / 1e8)
+    return value, integer_ok & decimals_ok & plain
+
+
+def _integer(words: Sequence[Words], digits: Ints) -> tuple[Floats, Mask]:
+    """The integers that the first `digits` characters spell, without a leading zero, and whether they do."""
+    short = digits <= 8
+    left = (8 * (np.where(short, 8, 16) - digits)).astype(np.uint64)
+    carried = np.where(short, _U(0), words[0] >> (_U(64) - left))
+    last, ok = _eight_digits(_pad(carried | (np.where(short, words[0], words[1]) << left), 8 - digits))
+    ok &= (digits >= 1) & (digits <= MAX_INTEGER_DIGITS)
+    ok &= ((words[0] & _U(0xFF)) != ZERO) | (digits == 1)
+    if short.all():
+        return last, ok
+    top, top_ok = _eight_digits(_pad(np.where(short, _U(0), words[0] << left), 16 - digits))
+    return top * 1e8 + last, ok & top_ok
+
+
+def _pad(word: Words, count: Ints) -> Words:
+    """The word with zeros written into its first `count` characters."""
+    gone = FIRST_BYTES[np.clip(count, 0, 8)]
+    return (word & ~gone) | (repeat(ZERO) & gone)
+
+
+def _eight_digits(word: Words) -> tuple[Floats, Mask]:
+    """The numbers that eight characters spell, and whether all of them are digits."""
+    high = repeat(0xF0)
+    ok = ((word & high) | (((word + repeat(6)) & high) >> _U(4))) == repeat(0x33)
+    word = ((word & repeat(0x0F)) * _U(2561)) >> _U(8)
+    word = ((word & _U(0x00FF00FF00FF00FF)) * _U(6553601)) >> _U(16)
+    word = ((word & _U(0x0000FFFF0000FFFF)) * _U(42949672960001)) >> _U(32)
+    return word.astype(np.float64), ok

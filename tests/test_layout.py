@@ -1,0 +1,137 @@
+"""The fast decoder agrees with the definition of a line, or leaves the line alone."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flows.analytics.layout import learn, read
+from flows.analytics.records import BareFrame, FrameLine, parse_line
+from flows.analytics.swar import decimal
+
+JOURNALLED = (
+    b'{"received_at":1700000000.123456,"frame":{"event":"conversation.updated","entity":{"id":"1a2b3c4d-5e6f"},'
+    b'"timestamp":1700000000.1,"metrics":{"packetLoss":0.01,"jitter":3.25}}}'
+)
+BARE = b'{"timestamp": 12.5, "event": "x", "entity": {"kind": "call", "id": "c1"}, "receivedAt": 13.0}'
+SAMPLES = [JOURNALLED, BARE]
+
+
+def same(x: float | None, y: float) -> bool:
+    """Equal, with NaN for what is not there."""
+    return math.isnan(y) if x is None else x == y
+
+
+def assert_agrees(lines: list[bytes], sample: bytes) -> int:
+    """Each line that was read is as `parse_line` reads it, and all others are given back; how many were read."""
+    layout = learn(sample)
+    assert layout is not None
+    result = read(b"".join(line + b"\n" for line in lines), layout)
+    if result is None:
+        return 0
+    rows, others = result
+    assert sorted([*rows.line.tolist(), *others.number.tolist()]) == list(range(len(lines)))
+    assert others.text == [lines[number] for number in others.number]
+    for row, line in enumerate(rows.line.tolist()):
+        record = parse_line(lines[line])
+        assert isinstance(record, FrameLine | BareFrame)
+        frame = record if isinstance(record, BareFrame) else record.frame
+        received_at = record.receivedAt if isinstance(record, BareFrame) else record.received_at
+        loss = None if frame.metrics is None else frame.metrics.packetLoss
+        assert same(received_at, rows.received_at[row])
+        assert frame.timestamp == rows.timestamp[row]
+        assert same(loss, rows.packet_loss[row])
+        assert rows.ids[rows.code[row]] == frame.entity.id
+        assert rows.ended[row] == (frame.event == "conversation.ended")
+    return len(rows.line)
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_lines_like_the_sample_are_read(sample):
+    """A block of lines of one layout is read whole, whatever the lengths of its fields."""
+    chance = random.Random(7)
+    lines = []
+    for _ in range(500):
+        record = orjson.loads(sample)
+        frame = record.get("frame", record)
+        frame["event"] = chance.choice(["conversation.updated", "conversation.ended", "conversation.started", ""])
+        frame["entity"]["id"] = "c" * chance.randrange(1, 12) + str(chance.randrange(40))
+        frame["timestamp"] = round(chance.uniform(0, 2e9), chance.randrange(9))
+        record["received_at" if "frame" in record else "receivedAt"] = chance.uniform(1.6e9, 1.8e9)
+        text = orjson.dumps(record)
+        lines.append(text if sample is JOURNALLED else text.replace(b":", b": ").replace(b",", b", "))
+    assert assert_agrees(lines, sample) >= 490  # a few have more decimals or other forms than the fast path reads
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(SAMPLES), st.data())
+def test_mutated_lines_are_read_right_or_left_alone(sample, data):
+    """Whatever happens to some bytes of a line, it is not read as anything but what it says."""
+    lines = [sample] * 12
+    for index in data.draw(st.sets(st.integers(0, 11), max_size=3)):
+        line = bytearray(sample)
+        for _ in range(data.draw(st.integers(1, 3))):
+            at = data.draw(st.integers(0, len(line) - 1))
+            piece = data.draw(
+                st.sampled_from([b"", b'"', b"\\", b".", b"0", b"9", b"-", b"e", b"{", b"}", b",", b"\xff"])
+                | st.binary(max_size=3)
+            )
+            line[at : at + data.draw(st.integers(0, 2))] = piece.replace(b"\n", b" ")
+        lines[index] = bytes(line)
+    read_lines = assert_agrees(lines, sample)
+    assert read_lines >= 9
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10**11), st.integers(0, 10**9), st.integers(0, 9)), min_size=1, max_size=50))
+def test_decimals_are_the_nearest_floats(numbers):
+    """A number is read as Python reads it, to the last bit, or not at all."""
+    texts = [f"{whole}.{part:0{places}d}"[:23] if places else f"{whole}" for whole, part, places in numbers]
+    padded = b"".join(text.encode().ljust(24, b",") for text in texts)
+    words = np.frombuffer(padded, np.uint64).reshape(-1, 3)
+    value, ok = decimal([words[:, index] for index in range(3)], np.array([len(text) for text in texts]))
+    for text, number, read_it in zip(texts, value.tolist(), ok.tolist(), strict=True):
+        before, _, behind = text.partition(".")
+        assert read_it == (len(before) <= 10 and len(behind) <= 8)
+        assert not read_it or number == float(text)
+
+
+@pytest.mark.parametrize("text", ["", ".5", "1.", "01", "00.5", "-1", "1e5", "1.2.3", "+1", "1_0", "NaN", "1 "])
+def test_what_is_no_plain_number_is_not_read(text):
+    """Every other form, valid JSON or not, is left to the line-by-line decoder."""
+    words = np.frombuffer(text.encode().ljust(24, b","), np.uint64).reshape(1, 3)
+    _, ok = decimal([words[:, index] for index in range(3)], np.array([len(text)]))
+    assert not ok[0]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"[]",
+        b'{"received_at":1,"tick":true}',
+        b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c"}}}',
+        b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":"1"}}',
+        b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c\\n"},"timestamp":1}}',
+        b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1,"tags":["a"]}}',
+        b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1,"timestamp":2}}',
+        b'{"received_at":1,"extra":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1}}',
+        b'{"frame":{"event":"x","entity":{"id":"c"},"timestamp":1}}',
+    ],
+)
+def test_other_lines_have_no_layout(line):
+    """What is no frame, or a frame of an unusual form, teaches nothing."""
+    assert learn(line) is None
+
+
+def test_a_block_of_another_kind_is_left_alone():
+    """When too few lines agree, nothing is read."""
+    layout = learn(JOURNALLED)
+    assert layout is not None
+    assert read(b'{"received_at":1,"tick":true}\n' * 9 + JOURNALLED + b"\n", layout) is None
