@@ -1,0 +1,329 @@
+"""The command line: parsing, progress, exit codes. What a command does is elsewhere, and imported when it is called."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from connectors.errors import UsageError, VoicewatchError
+
+if TYPE_CHECKING:
+    from connectors.shutdown import Shutdown
+    from flows.settings import Settings
+
+app = typer.Typer(
+    name="voicewatch",
+    help="Watches live Genesys Cloud voice conversations for latency and packet loss, and tells your quality platform.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+outbox_app = typer.Typer(help="Pending and dead callbacks: look at them, send them again.", no_args_is_help=True)
+audit_app = typer.Typer(help="The audit log: read it, check its chain.", no_args_is_help=True)
+app.add_typer(outbox_app, name="outbox")
+app.add_typer(audit_app, name="audit")
+
+
+def main() -> None:
+    """The `voicewatch` command: exit code 0 for success, 1 for a failure while running, 2 for bad usage."""
+    try:
+        app()
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        print(f"voicewatch: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
+
+
+def _told(error: BaseException | None) -> VoicewatchError | None:
+    """The explained error behind an exception; Bytewax wraps those of its workers."""
+    while error is not None and not isinstance(error, VoicewatchError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+LogJson = Annotated[bool, typer.Option("--log-json", help="Log JSON lines to standard error.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file (TOML).", show_default=False)]
+
+
+@app.callback()
+def _global(*, log_json: LogJson = False) -> None:
+    _logs(as_json=log_json)
+
+
+@app.command()
+def demo(
+    *,
+    seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="How long to run.")] = 15.0,
+    log_json: LogJson = False,
+) -> None:
+    """The whole job with nothing to set up: simulator, live flow, callback receiver, then a summary."""
+    if log_json:
+        _logs(as_json=True)
+    from flows.demo import run_demo
+    from flows.summary import print_demo
+
+    shutdown = _shutdown_on_signals()
+    print(f"Watching simulated calls for {seconds:g} seconds ...", file=sys.stderr)
+    print_demo(run_demo(seconds, shutdown))
+
+
+@app.command()
+def check(
+    config: Config,
+    *,
+    online: Annotated[bool, typer.Option("--online", help="Also try the token and the load check.")] = False,
+    log_json: LogJson = False,
+) -> None:
+    """Check a configuration: every mistake in it at once, with its key."""
+    if log_json:
+        _logs(as_json=True)
+    from flows.run import check_online
+
+    settings = _settings(config)
+    print(f"{config}: valid; {len(settings.interceptors)} interceptor(s)")
+    for warning in settings.warnings(os.environ):
+        print(f"warning: {warning}")
+    if online:
+        print(check_online(settings, os.environ))
+
+
+@app.command()
+def bootstrap(
+    config: Config,
+    *,
+    retry_unknown: Annotated[
+        bool, typer.Option("--retry-unknown", help="Also create those whose earlier create went unanswered.")
+    ] = False,
+    log_json: LogJson = False,
+) -> None:
+    """Create the interceptors; running it again creates none twice."""
+    if log_json:
+        _logs(as_json=True)
+    from flows.run import run_bootstrap
+    from flows.summary import print_bootstrap
+
+    report = run_bootstrap(_settings(config), os.environ, retry_unknown=retry_unknown)
+    print_bootstrap(report)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def run(
+    config: Config,
+    *,
+    no_bootstrap: Annotated[bool, typer.Option("--no-bootstrap", help="Create no interceptors.")] = False,
+    log_json: LogJson = False,
+) -> None:
+    """Bootstrap, then watch live until a signal; go on where the last run stopped."""
+    if log_json:
+        _logs(as_json=True)
+    from flows.run import run_live
+    from flows.summary import print_bootstrap, print_tally
+
+    settings = _settings(config)
+    shutdown = _shutdown_on_signals()
+    print_tally(
+        run_live(settings, os.environ, shutdown.requested, on_bootstrap=None if no_bootstrap else print_bootstrap)
+    )
+
+
+@app.command()
+def cluster(
+    config: Config,
+    *,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="How many Bytewax processes to start.")] = 2,
+    no_bootstrap: Annotated[bool, typer.Option("--no-bootstrap", help="Create no interceptors.")] = False,
+    log_json: LogJson = False,
+) -> None:
+    """Like run, on a cluster of local Bytewax processes; all are started again when one dies."""
+    if log_json:
+        _logs(as_json=True)
+    from flows.cluster import run_cluster
+    from flows.summary import print_bootstrap
+
+    settings = _settings(config)
+    shutdown = _shutdown_on_signals()
+    on_bootstrap = None if no_bootstrap else print_bootstrap
+    run_cluster(config, settings, os.environ, processes, shutdown.requested, on_bootstrap=on_bootstrap)
+
+
+@app.command()
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Journal segments or files of frames.", show_default=False)
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.", show_default=False)],
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="Goes before the settings and limits recorded.")
+    ] = None,
+    speed: Annotated[str, typer.Option(metavar="max|N", help="As fast as it goes, or N times the real pace.")] = "max",
+    deliver: Annotated[bool, typer.Option("--deliver", help="Also send the callbacks.")] = False,
+    log_json: LogJson = False,
+) -> None:
+    """Replay recordings through the same flow, without a network, into DIR."""
+    if log_json:
+        _logs(as_json=True)
+    from flows.replay import replay as replay_files
+    from flows.summary import print_replay
+
+    pace = _speed(speed)
+    settings = None if config is None else _settings(config)
+    shutdown = _shutdown_on_signals()
+    replayed = replay_files(
+        files, out, settings=settings, environ=os.environ, speed=pace, deliver=deliver, stop=shutdown.requested
+    )
+    print_replay(replayed)
+
+
+@app.command()
+def simulate(
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 0,
+    conversations: Annotated[int, typer.Option(min=1, max=100_000, help="How many calls at a time.")] = 5,
+    rate: Annotated[float, typer.Option(min=0.01, max=10_000.0, help="Frames a second, for each call.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same calls.")] = 1,
+    faults: Annotated[Path | None, typer.Option(metavar="FILE", help="Scripted faults (TOML).")] = None,
+    serve: Annotated[Path | None, typer.Option(metavar="RECORDING", help="Play a recording instead.")] = None,
+    speed: Annotated[float, typer.Option(min=0.01, max=1000.0, help="The pace of --serve.")] = 1.0,
+    log_json: LogJson = False,
+) -> None:
+    """The local Genesys: token, REST and event WebSocket; prints its base URL as one JSON line when ready."""
+    if log_json:
+        _logs(as_json=True)
+    from connectors.genesys.simulator import SimulatorOptions, serve_forever
+    from connectors.genesys.simulator_faults import Faults, load_faults
+
+    options = SimulatorOptions(
+        port=port,
+        conversations=conversations,
+        rate=rate,
+        seed=seed,
+        faults=Faults() if faults is None else load_faults(faults),
+        recording=serve,
+        speed=speed,
+    )
+    serve_forever(options)
+
+
+@outbox_app.command("list")
+def outbox_list(config: Config) -> None:
+    """Pending and dead callbacks, oldest first."""
+    from flows.summary import print_outbox
+
+    with _outbox(_settings(config)) as outbox:
+        print_outbox(outbox.entries(), outbox.counts())
+
+
+@outbox_app.command("show")
+def outbox_show(config: Config, alert_id: Annotated[str, typer.Argument(metavar="ALERT_ID")]) -> None:
+    """One callback with all that is known of it, as JSON."""
+    from flows.summary import print_entry
+
+    with _outbox(_settings(config)) as outbox:
+        entry = outbox.show(alert_id)
+    if entry is None:
+        raise UsageError(f"there is no callback {alert_id}; `voicewatch outbox list {config}` shows those there are")
+    print_entry(entry)
+
+
+@outbox_app.command("retry")
+def outbox_retry(
+    config: Config,
+    alert_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ALERT_ID]...", help="All dead ones if none is named.")
+    ] = None,
+    *,
+    log_json: LogJson = False,
+) -> None:
+    """Send dead callbacks again: now, or by the run that is using the outbox."""
+    if log_json:
+        _logs(as_json=True)
+    from flows.run import retry_outbox
+
+    print(retry_outbox(_settings(config), os.environ, alert_ids or None))
+
+
+@audit_app.command("show")
+def audit_show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The log, such as state/audit.jsonl.")],
+) -> None:
+    """The log's lines, for people; the file itself is JSON Lines."""
+    from flows.summary import print_audit
+
+    print_audit(path)
+
+
+@audit_app.command("verify")
+def audit_verify(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
+    """Check that no line was changed, removed or inserted."""
+    from connectors.audit import verify
+
+    verdict = verify(path)
+    for note in verdict.notes:
+        print(f"note: {note}")
+    for fault in verdict.faults:
+        print(f"fault: {fault.text}")
+    if not verdict.ok:
+        print(f"{path}: NOT intact: {len(verdict.faults)} fault(s) in {verdict.lines} lines")
+        raise typer.Exit(1)
+    print(f"{path}: intact, {verdict.lines} lines")
+
+
+def _logs(*, as_json: bool) -> None:
+    from flows.logs import LOG_JSON, configure_logs
+
+    configure_logs(as_json=as_json)
+    if as_json:
+        os.environ[LOG_JSON] = "1"  # for the processes of a cluster
+
+
+def _settings(path: Path) -> Settings:
+    from flows.settings import load_settings
+
+    return load_settings(path, os.environ)
+
+
+def _shutdown_on_signals() -> Shutdown:
+    from connectors.shutdown import Shutdown
+
+    shutdown = Shutdown()
+    shutdown.on_signals()
+    return shutdown
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise UsageError(f"--speed {text}: is neither max nor a number above 0")
+    return speed
+
+
+@contextmanager
+def _outbox(settings: Settings) -> Iterator[Any]:
+    from connectors.outbox import Outbox
+    from flows.live import StateLayout
+
+    path = StateLayout(settings.state.dir).outbox
+    if not path.exists():
+        raise UsageError(f"{path} does not exist: nothing has run yet with this [state] dir")
+    outbox = Outbox(path)
+    try:
+        yield outbox
+    finally:
+        outbox.close()

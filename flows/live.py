@@ -1,0 +1,161 @@
+"""Live running: the dataflow over a journal that the feeds write, with its state in one directory."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from bytewax.dataflow import Dataflow
+from bytewax.recovery import RecoveryConfig, init_db_dir
+
+from connectors.audit import AuditLog, AuditSink
+from connectors.callback import CallbackSink
+from connectors.files import JsonLinesSink, make_private_dir, state_errors
+from connectors.genesys.platform import Endpoints, TokenProvider, credentials_from_environment
+from connectors.genesys.voice_events import VoiceEventsFeed
+from connectors.journal import Journal
+from connectors.sender import DeliveryPolicy
+from connectors.source import Feed, JournalSource
+from connectors.webhook import parse_secrets
+from flows.analytics.frames import ended_conversation
+from flows.settings import Settings
+from flows.tally import TallySink
+from flows.voice_qa import Outputs, build
+
+__all__ = ["SNAPSHOT_EVERY", "StateLayout", "endpoints_of", "live_flow", "open_journal", "policy_of", "recovery_of"]
+
+SNAPSHOT_EVERY: Final = timedelta(seconds=1)
+RECOVERY_PARTS: Final = 4
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """Where everything is in a state directory."""
+
+    dir: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one run that uses the directory."""
+        return self.dir / "lock"
+
+    @property
+    def journal(self) -> Path:
+        """The segments of the journal."""
+        return self.dir / "journal"
+
+    @property
+    def outbox(self) -> Path:
+        """The callbacks that are due, under way or dead."""
+        return self.dir / "outbox" / "outbox.sqlite3"
+
+    @property
+    def recovery(self) -> Path:
+        """Bytewax' snapshots."""
+        return self.dir / "recovery"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.dir / "audit.jsonl"
+
+    @property
+    def interceptors(self) -> Path:
+        """What the bootstrap has created."""
+        return self.dir / "interceptors.json"
+
+    @property
+    def windows(self) -> Path:
+        """The windows, a line each."""
+        return self.dir / "windows.jsonl"
+
+    @property
+    def alerts(self) -> Path:
+        """The alerts, a line each."""
+        return self.dir / "alerts.jsonl"
+
+
+def endpoints_of(settings: Settings) -> Endpoints:
+    """Where the configuration says that Genesys is."""
+    genesys = settings.genesys
+    return Endpoints.from_base_url(
+        genesys.base_url,
+        login_url=genesys.login_url,
+        events_url=genesys.events_url,
+        load_path=genesys.load_path,
+        interceptor_path=genesys.interceptor_path,
+    )
+
+
+def policy_of(settings: Settings) -> DeliveryPolicy:
+    """How callbacks are to be delivered."""
+    delivery = settings.delivery
+    return DeliveryPolicy(
+        timeout_s=delivery.timeout_s,
+        max_attempts=delivery.max_attempts,
+        allow_private_addresses=delivery.allow_private_addresses,
+    )
+
+
+def open_journal(settings: Settings) -> Journal:
+    """The journal of the state directory, to be written. Raises StateError."""
+    return Journal(StateLayout(settings.state.dir).journal, settings=settings.flow_record(), ended=ended_conversation)
+
+
+def recovery_of(settings: Settings) -> RecoveryConfig:
+    """Bytewax' recovery store in the state directory, made on first use. Raises StateError."""
+    directory = StateLayout(settings.state.dir).recovery
+    if not any(directory.glob("part-*.sqlite3")):
+        # Beside its place first: the store of a process that was killed while making it cannot be used, ever.
+        unfinished = directory.with_name(f"{directory.name}.new")
+        with state_errors(f"making the recovery directory {directory}"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            make_private_dir(unfinished)
+            init_db_dir(unfinished, RECOVERY_PARTS)  # type: ignore[no-untyped-call]
+            for part in unfinished.iterdir():
+                part.chmod(0o600)  # SQLite gives the -wal and -shm files of a part the same mode
+            for part in unfinished.iterdir():
+                part.chmod(0o600)
+            unfinished.rename(directory)
+    return RecoveryConfig(directory)  # type: ignore[no-untyped-call]
+
+
+def live_flow(
+    settings: Settings, environ: Mapping[str, str], stop: threading.Event, tally: TallySink | None = None
+) -> Dataflow:
+    """The live flow. Nothing is opened before a worker builds it. Setting `stop` ends it with a last snapshot.
+
+    Raises CredentialsError if the environment holds no credentials, ConfigurationError for a bad callback secret.
+    """
+    state = StateLayout(settings.state.dir)
+    endpoints = endpoints_of(settings)
+    credentials = credentials_from_environment(environ)
+    secrets = parse_secrets(environ.get("VOICEWATCH_CALLBACK_SECRET", ""))
+    audit = AuditLog(state.audit)
+
+    def feeds(journal: Journal) -> Sequence[Feed]:
+        tokens = TokenProvider(endpoints, credentials)
+        return [
+            VoiceEventsFeed(
+                url=endpoints.events_url, tokens=tokens, recorder=journal, on_state=partial(_audit_feed, audit)
+            )
+        ]
+
+    outputs = Outputs(
+        windows=JsonLinesSink(state.windows),
+        alerts=JsonLinesSink(state.alerts),
+        callbacks=CallbackSink(state.outbox, audit=audit, secrets=secrets, policy=policy_of(settings)),
+        audit=AuditSink(state.audit),
+        tally=tally,
+    )
+    return build(JournalSource(state.lock, partial(open_journal, settings), feeds, stop), outputs)
+
+
+def _audit_feed(audit: AuditLog, name: str, state: str, reason: str) -> None:
+    audit.append(f"FEED_{state.upper()}", conversation=None, outcome=reason, feed=name)

@@ -1,0 +1,101 @@
+"""Replay: the dataflow over recorded files, without a network, into a directory of results."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bytewax.run import cli_main
+
+from connectors.audit import AuditLog, AuditSink
+from connectors.callback import CallbackSink
+from connectors.files import JsonLinesSink, make_private_dir
+from connectors.outbox import Outbox, State
+from connectors.recording import Recording
+from connectors.source import RecordingSource
+from connectors.webhook import parse_secrets
+from flows.analytics.merge import Tally
+from flows.analytics.shard import Overrides
+from flows.live import policy_of
+from flows.settings import Settings
+from flows.tally import TallySink
+from flows.voice_qa import Outputs, build
+
+__all__ = ["Replayed", "replay"]
+
+DELIVERY_DRAIN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay did, in how many seconds; `outbox` counts callbacks by their state, if any were to be sent."""
+
+    tally: Tally
+    elapsed_s: float
+    out: Path
+    outbox: dict[State, int] | None
+
+
+def replay(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    settings: Settings | None,
+    environ: Mapping[str, str],
+    speed: float | None,
+    deliver: bool,
+    stop: threading.Event,
+) -> Replayed:
+    """Replay recorded files into `windows.jsonl`, `alerts.jsonl` and `rejected.jsonl` in the directory `out`.
+
+    `settings` goes before what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, which keeps
+    what cannot be delivered. Raises RecordingError, StateError, ConfigurationError for a bad callback secret.
+    """
+    recording = Recording(paths)
+    make_private_dir(out)
+    tally = TallySink()
+    outputs = Outputs(
+        windows=JsonLinesSink(out / "windows.jsonl"),
+        alerts=JsonLinesSink(out / "alerts.jsonl"),
+        rejected=JsonLinesSink(out / "rejected.jsonl"),
+        tally=tally,
+        **(_delivery(out, settings or Settings(), environ) if deliver else {}),
+    )
+    source = RecordingSource(recording, speed=speed, stop=stop)
+    started = time.monotonic()
+    cli_main(build(source, outputs, overrides=_overrides(settings)))  # type: ignore[no-untyped-call]
+    if source.failure is not None:
+        raise source.failure
+    return Replayed(tally.total, time.monotonic() - started, out, _outbox_counts(out) if deliver else None)
+
+
+def _overrides(settings: Settings | None) -> Overrides:
+    if settings is None:
+        return Overrides()
+    watches = {interceptor.conversation_id: interceptor.watch_record() for interceptor in settings.interceptors}
+    return Overrides(settings.flow_record(), watches)
+
+
+def _outbox_counts(out: Path) -> dict[State, int]:
+    outbox = Outbox(out / "outbox" / "outbox.sqlite3")
+    try:
+        return outbox.counts()
+    finally:
+        outbox.close()
+
+
+def _delivery(out: Path, settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
+    audit = AuditLog(out / "audit.jsonl")
+    secrets = parse_secrets(environ.get("VOICEWATCH_CALLBACK_SECRET", ""))
+    sink = CallbackSink(
+        out / "outbox" / "outbox.sqlite3",
+        audit=audit,
+        secrets=secrets,
+        policy=policy_of(settings),
+        drain_s=DELIVERY_DRAIN_S,
+    )
+    return {"callbacks": sink, "audit": AuditSink(out / "audit.jsonl")}

@@ -1,0 +1,139 @@
+"""The commands that talk to Genesys: bootstrap, live run, online check; and re-sending from the outbox."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import structlog
+from bytewax.run import cli_main
+
+from connectors.audit import AuditLog
+from connectors.delivery import Delivery
+from connectors.errors import StateError, UsageError, VoicewatchError
+from connectors.files import StateLock, check_writable
+from connectors.genesys.platform import GenesysPlatform, TokenProvider, credentials_from_environment
+from connectors.interceptors import InterceptorRegistry
+from connectors.outbox import Outbox
+from connectors.webhook import parse_secrets
+from flows.analytics.merge import Tally
+from flows.bootstrap import BootstrapReport, bootstrap
+from flows.live import (
+    SNAPSHOT_EVERY,
+    StateLayout,
+    endpoints_of,
+    live_flow,
+    open_journal,
+    policy_of,
+    recovery_of,
+)
+from flows.settings import Settings
+from flows.tally import TallySink
+
+__all__ = ["check_online", "retry_outbox", "run_bootstrap", "run_live"]
+
+RETRY_DRAIN_S = 60.0
+
+
+def run_bootstrap(settings: Settings, environ: Mapping[str, str], *, retry_unknown: bool = False) -> BootstrapReport:
+    """Create what is missing at Genesys, and journal the watches. Raises StateError before anything is created."""
+    state = StateLayout(settings.state.dir)
+    check_writable(state.dir)
+    with StateLock(state.lock):
+        endpoints = endpoints_of(settings)
+        tokens = TokenProvider(endpoints, credentials_from_environment(environ))
+        journal = open_journal(settings)
+        try:
+            return bootstrap(
+                settings,
+                GenesysPlatform(endpoints, tokens),
+                InterceptorRegistry(state.interceptors),
+                journal,
+                AuditLog(state.audit),
+                retry_unknown=retry_unknown,
+            )
+        finally:
+            journal.close()
+
+
+def run_live(
+    settings: Settings,
+    environ: Mapping[str, str],
+    stop: threading.Event,
+    *,
+    on_bootstrap: Callable[[BootstrapReport], None] | None,
+) -> Tally:
+    """Bootstrap, unless `on_bootstrap` is None, and run the live flow until `stop` is set; what it counted.
+
+    Raises VoicewatchError if there are interceptors to be had and none exists.
+    """
+    flow_totals = TallySink()
+    check_writable(settings.state.dir)
+    flow = live_flow(settings, environ, stop, flow_totals)
+    with StateLock(StateLayout(settings.state.dir).lock):
+        recovery = recovery_of(settings)
+    if on_bootstrap is not None:
+        require_interceptors(settings, environ, on_bootstrap)
+    cli_main(flow, epoch_interval=SNAPSHOT_EVERY, recovery_config=recovery)  # type: ignore[no-untyped-call]
+    return flow_totals.total
+
+
+def require_interceptors(
+    settings: Settings, environ: Mapping[str, str], on_bootstrap: Callable[[BootstrapReport], None]
+) -> None:
+    """Bootstrap before a run: it goes on with the interceptors that exist. Raises VoicewatchError if none does."""
+    report = run_bootstrap(settings, environ)
+    on_bootstrap(report)
+    if report.failed and not (report.created or report.existing):
+        raise VoicewatchError("no interceptor exists, so there is nothing to watch; the reasons are above")
+    if report.failed:
+        structlog.get_logger(__name__).warning(
+            "going_on_without_some", missing=len(report.failed), watching=len(report.watched)
+        )
+
+
+def check_online(settings: Settings, environ: Mapping[str, str]) -> str:
+    """Try the token and the load check; a line that says how it went. Raises GenesysError."""
+    endpoints = endpoints_of(settings)
+    tokens = TokenProvider(endpoints, credentials_from_environment(environ))
+    active = GenesysPlatform(endpoints, tokens).check_load(settings.genesys.max_concurrent)
+    allowed = settings.genesys.max_concurrent
+    return f"online: token received, {active} active voice conversation(s), {allowed} allowed"
+
+
+def retry_outbox(settings: Settings, environ: Mapping[str, str], alert_ids: Sequence[str] | None) -> str:
+    """Put dead callbacks back in line and send them, unless a run is there to do it; a line that says what became."""
+    state = StateLayout(settings.state.dir)
+    if not state.outbox.exists():
+        raise UsageError(f"{state.outbox} does not exist: nothing has run yet with this [state] dir")
+    outbox = Outbox(state.outbox)
+    try:
+        queued = outbox.retry(alert_ids, time.time())
+        if not queued:
+            return "nothing to send again: no dead callback" + (" of that id" if alert_ids else "")
+        before = _undelivered(outbox)
+        try:
+            with StateLock(state.lock):
+                _deliver(outbox, settings, environ)
+        except StateError:
+            return f"{queued} callback(s) queued; the run that uses {state.dir} sends them"
+        counts = outbox.counts()
+        delivered = before - _undelivered(outbox)
+        return f"{queued} queued, {delivered} delivered, {counts['pending']} pending, {counts['dead']} dead"
+    finally:
+        outbox.close()
+
+
+def _undelivered(outbox: Outbox) -> int:
+    # And not the number of delivered ones, which are forgotten after a week.
+    counts = outbox.counts()
+    return counts["pending"] + counts["dead"]
+
+
+def _deliver(outbox: Outbox, settings: Settings, environ: Mapping[str, str]) -> None:
+    secrets = parse_secrets(environ.get("VOICEWATCH_CALLBACK_SECRET", ""))
+    audit = AuditLog(StateLayout(settings.state.dir).audit)
+    delivery = Delivery(outbox, audit=audit, secrets=secrets, policy=policy_of(settings))
+    delivery.start()
+    delivery.stop(RETRY_DRAIN_S)

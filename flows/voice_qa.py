@@ -1,0 +1,189 @@
+"""The dataflow: journal blocks in; windows, alerts, callbacks, audit entries and rejected lines out.
+
+::
+
+    journal ─▶ spread ─▶ decode ─┬─▶ shards ─┬─▶ in_order ─┬─▶ windows, alerts, rejected   (JSON Lines)
+     blocks                      └── facts ──┘   reports   ├─▶ callbacks                   (outbox)
+                                                           └─▶ audit, tally
+
+One flow serves live running and replay; they differ in the source and in the sinks. It reads no clock and no
+configuration: the records of the journal are all it goes by.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, cast
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.operators import KeyedStream, StatefulBatchLogic
+from bytewax.outputs import Sink
+
+from connectors.audit import AuditEntry
+from connectors.callback import Callback
+from connectors.files import logged_failures
+from connectors.journal import Block
+from flows.analytics.frames import decode_block
+from flows.analytics.merge import BlockFacts, Merger, Report, facts_of
+from flows.analytics.shard import Overrides, Shard, ShardResult
+from flows.analytics.shards import ShardBlock, split
+
+__all__ = ["SHARDS", "Outputs", "build", "flow"]
+
+SHARDS: Final = 16
+ALL: Final = "all"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the flow's results go; each sink takes items `(key, value)`, None for a result that nobody wants.
+
+    `windows`, `alerts` and `rejected` get bytes of whole JSON lines, `callbacks` gets lists of `Callback`, `audit` gets
+    `AuditEntry`, `tally` gets `Tally`.
+    """
+
+    windows: Sink[Any]
+    alerts: Sink[Any]
+    rejected: Sink[Any] | None = None
+    callbacks: Sink[Any] | None = None
+    audit: Sink[Any] | None = None
+    tally: Sink[Any] | None = None
+
+
+def flow() -> Dataflow:
+    """The live flow for `python -m bytewax.run flows.voice_qa`; VOICEWATCH_CONFIG names the configuration.
+
+    Logs go to standard error, as JSON lines if VOICEWATCH_LOG_JSON is 1. Raises ConfigurationError. SIGTERM and
+    SIGINT stop it with a last snapshot.
+    """
+    from connectors.errors import ConfigurationError
+    from connectors.shutdown import Shutdown
+    from flows.live import live_flow
+    from flows.logs import LOG_JSON, configure_logs
+    from flows.settings import load_settings
+
+    configure_logs(as_json=os.environ.get(LOG_JSON) == "1")
+    path = os.environ.get("VOICEWATCH_CONFIG")
+    if path is None:
+        raise ConfigurationError("VOICEWATCH_CONFIG", ["is not set; it names the configuration file"])
+    settings = load_settings(Path(path), os.environ)
+    shutdown = Shutdown()
+    shutdown.on_signals()
+    return live_flow(settings, os.environ, shutdown.requested)
+
+
+def build(
+    source: Source[Block], outputs: Outputs, *, overrides: Overrides | None = None, shards: int = SHARDS
+) -> Dataflow:
+    """The dataflow from a source of journal blocks to the outputs.
+
+    `overrides` is what a replay's configuration puts before the recording's. `shards` must stay the same as long as
+    a recovery directory is used.
+    """
+    dataflow = Dataflow("voice_qa")
+    blocks = op.input("journal", dataflow, source)
+    parts = op.flat_map("decode", op.redistribute("spread", blocks), partial(_decode, shards=shards))
+    decoded = op.branch("facts", parts, lambda part: part[0] == ALL)
+    shard_blocks = cast("KeyedStream[ShardBlock]", decoded.falses)
+    results = op.stateful_batch("shards", shard_blocks, lambda resume_state: _ShardLogic(overrides, resume_state))
+    of_a_block = op.merge("together", decoded.trues, op.map("for_all", results, lambda part: (ALL, part[1])))
+    reports = op.stateful_batch("in_order", of_a_block, lambda resume_state: _MergeLogic(shards, resume_state))
+    _connect(reports, outputs)
+    return dataflow
+
+
+def _connect(reports: KeyedStream[Report], outputs: Outputs) -> None:
+    # Bytewax builds a sink's partition with its first item. So files and callbacks get one for each report, if only
+    # an empty one: an output that stays empty is there, and what an earlier run left undelivered is taken up.
+    results: list[tuple[str, Sink[Any] | None, Callable[[Report], Iterable[Any]]]] = [
+        ("windows", outputs.windows, lambda report: [report.windows]),
+        ("alerts", outputs.alerts, lambda report: [report.alert_lines]),
+        ("rejected", outputs.rejected, lambda report: [report.rejected]),
+        ("callbacks", outputs.callbacks, _callbacks),
+        ("audit", outputs.audit, _audit_entries),
+        ("tally", outputs.tally, lambda report: [report.tally]),
+    ]
+    for name, sink, pick in results:
+        if sink is not None:
+            op.output(name, op.flat_map_value(f"pick_{name}", reports, pick), sink)
+
+
+def _decode(block: Block, *, shards: int) -> list[tuple[str, ShardBlock | BlockFacts]]:
+    """A block's part for each shard, under the shard's key, and its facts for all."""
+    with logged_failures("decode_failed", source=block.source, line=block.line):
+        decoded = decode_block(block.data)
+        parts = split(block.number, decoded, shards, last=block.last)
+        facts = facts_of(block.number, block.source, block.line, decoded)
+        return [*((f"{shard:03d}", part) for shard, part in enumerate(parts)), (ALL, facts)]
+
+
+class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[Any, ...]]):
+    """Applies a shard's blocks in order of their numbers, whoever decoded them first."""
+
+    def __init__(self, overrides: Overrides | None, resume_state: tuple[Any, ...] | None) -> None:
+        self._shard = Shard(overrides)
+        self._number = 0
+        self._early: dict[int, ShardBlock] = {}
+        if resume_state is not None:
+            self._number = resume_state[0]
+            with logged_failures("shard_restore_failed"):
+                self._shard.restore(resume_state[1])
+
+    def on_batch(self, values: list[ShardBlock]) -> tuple[list[tuple[int, ShardResult]], bool]:
+        with logged_failures("shard_failed"):
+            self._early.update((block.number, block) for block in values)
+            results = []
+            while (block := self._early.pop(self._number, None)) is not None:
+                results.append((self._number, self._shard.apply(block)))
+                self._number += 1
+            return results, StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> tuple[Any, ...]:
+        # All blocks of an epoch are here before it ends, so that none can be waiting for an earlier one.
+        if self._early:
+            raise RuntimeError(f"the shard waits for block {self._number} and has {sorted(self._early)}")
+        return (self._number, self._shard.snapshot())
+
+
+class _MergeLogic(StatefulBatchLogic[BlockFacts | tuple[int, ShardResult], Report, int]):
+    """Gives the reports of the blocks in order."""
+
+    def __init__(self, shards: int, resume_state: int | None) -> None:
+        self._merger = Merger(shards, resume_state or 0)
+
+    def on_batch(self, values: list[BlockFacts | tuple[int, ShardResult]]) -> tuple[list[Report], bool]:
+        with logged_failures("merge_failed"):
+            for value in values:
+                if isinstance(value, BlockFacts):
+                    self._merger.add_facts(value)
+                else:
+                    self._merger.add_result(*value)
+            return self._merger.reports(), StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> int:
+        if not self._merger.is_empty:
+            raise RuntimeError(f"block {self._merger.number} is incomplete at the end of an epoch")
+        return self._merger.number
+
+
+def _callbacks(report: Report) -> list[list[Callback]]:
+    told = [alert for alert in report.alerts if alert.url is not None]
+    return [[Callback(alert.alert_id, alert.conversation_id, str(alert.url), alert.body) for alert in told]]
+
+
+def _audit_entries(report: Report) -> list[AuditEntry]:
+    return [
+        AuditEntry(
+            f"ALERT_{alert.state.upper()}",
+            alert.conversation_id,
+            alert.reason or alert.state,
+            {"id": alert.alert_id, "rule": alert.rule},
+        )
+        for alert in report.alerts
+    ]
