@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types contracts check bench lock clean
+.PHONY: help venv demo test lint types contracts check bench soak fuzz audit-deps lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet $(UPGRADE)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(READY) ## install everything into .venv, from requirements.lock
 	@:
@@ -43,10 +43,20 @@ check: lint types contracts test ## lint, types, contracts and test: what CI run
 bench: $(READY) ## the benchmarks
 	@$(BIN)/python -m tests.bench
 
+soak: $(READY) ## the whole job under random faults, for SECONDS=600
+	@$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600)
+
+fuzz: $(READY) ## fuzz the frame decoder and the journal reader, for SECONDS=60 each
+	@$(BIN)/python -m pip --disable-pip-version-check --quiet --quiet install --no-deps --require-hashes --requirement requirements-fuzz.lock
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),60)
+
+audit-deps: $(READY) ## known vulnerabilities of the locked versions; needs the network, so check does not
+	@./.ci/audit-deps $(BIN)/uv
+
 lock: $(READY) ## bring the locked versions in line with pyproject.toml (UPGRADE=--upgrade: the newest of all)
 	@$(UV_COMPILE) --group dev --output-file requirements.lock
 	@$(UV_COMPILE) --constraint requirements.lock --output-file requirements-runtime.lock
 
 clean: ## remove .venv, caches and builds
-	@rm -rf $(VENV) dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) dist build .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find connectors flows tests -name __pycache__ -type d -prune -exec rm -rf {} +

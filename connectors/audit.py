@@ -273,7 +273,7 @@ def _read_head(data: bytes) -> tuple[int, str] | None:
     try:
         head = json.loads(data)
         return int(head["bytes"]), str(head["sha256"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # Infinity; a hundred thousand brackets
         return None
 
 

@@ -70,7 +70,7 @@ class InterceptorRegistry:
             if document["version"] != VERSION:
                 raise ValueError(f"version {document['version']!r}, expected {VERSION}")
             return {conversation: _entry(known) for conversation, known in document["interceptors"].items()}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise StateError(
                 f"{self._path}: damaged ({error}); restore it from a backup, or look at Genesys which interceptors "
                 "exist, delete those and this file, and run bootstrap again"

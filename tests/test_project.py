@@ -74,11 +74,12 @@ def test_make_alone_lists_the_targets() -> None:
     """Make without a target does nothing but list what there is."""
     done = run_make()
     assert done.returncode == 0
-    for target in ("venv", "demo", "test", "lint", "types", "contracts", "check", "bench", "lock", "clean"):
+    targets = "venv demo test lint types contracts check bench soak fuzz audit-deps lock clean"
+    for target in targets.split():
         assert re.search(rf"^make {target} +\w", done.stdout, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, "requirements-fuzz.lock"])
 def test_a_lock_holds_versions_and_hashes_and_no_addresses(name: str) -> None:
     """Every line is a version or a hash: nothing in it depends on where it was made or is used."""
     requirement = re.compile(r"[a-z0-9-]+==[0-9][a-z0-9.]*( ; [a-z_]+ [<>=!]+ '[\w.]+')? \\")
@@ -135,6 +136,27 @@ def test_ci_runs_the_checks() -> None:
     script = ROOT / ".ci/run"
     assert os.access(script, os.X_OK)
     assert "exec make check" in script.read_text()
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "expected", "told"),
+    [
+        ("No known vulnerabilities found", 0, 0, "no known vulnerability"),
+        ("Found 1 known vulnerability in 1 package", 1, 1, "Found 1 known vulnerability"),
+        ("Found 2 known vulnerabilities in 1 package", 1, 1, "Found 2 known vulnerabilities"),
+        ("ERROR: httpx: Dependency not found on PyPI and could not be audited", 1, 2, "NOTHING WAS AUDITED"),
+        ("No known vulnerabilities found, 40 skipped", 1, 2, "NOTHING WAS AUDITED"),
+        ("", 0, 2, "NOTHING WAS AUDITED"),
+    ],
+)
+def test_an_audit_that_could_not_ask_is_no_good_news(
+    tmp_path: Path, said: str, code: int, expected: int, told: str
+) -> None:
+    """Vulnerabilities fail the audit, and so does an advisory service that cannot be asked, in other words."""
+    uv = fake_python(tmp_path / "uv", f"echo '{said}'; exit {code}")
+    done = subprocess.run([ROOT / ".ci/audit-deps", uv], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == expected
+    assert told in done.stdout + done.stderr
 
 
 def test_the_image_runs_the_command_as_nobody_special() -> None:

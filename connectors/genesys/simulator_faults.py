@@ -211,9 +211,13 @@ def load_faults(path: Path) -> Faults:
 def parse_faults(text: str, *, where: str = "faults") -> Faults:
     """The faults in a TOML text; raises ConfigurationError, naming `where`, with every mistake in it."""
     try:
-        return Faults.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+        tables = tomllib.loads(text)
+    except RecursionError as error:
+        raise ConfigurationError(where, ["is nested too deeply"]) from error
+    except ValueError as error:  # not TOML, or a number of thousands of digits
         raise ConfigurationError(where, [f"is not TOML: {error}"]) from error
+    try:
+        return Faults.model_validate(tables)
     except ValidationError as error:
         raise ConfigurationError(where, [_mistake(e["loc"], e["msg"]) for e in error.errors()]) from error
 
