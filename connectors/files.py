@@ -15,7 +15,7 @@ from types import TracebackType
 import structlog
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from connectors.errors import StateError
+from connectors.errors import StateError, VoicewatchError
 
 __all__ = [
     "JsonLinesSink",
@@ -55,6 +55,9 @@ def logged_failures(event: str, **fields: object) -> Iterator[None]:
     """Log an exception that passes through: in a cluster Bytewax hides the text of what a connector raised."""
     try:
         yield
+    except VoicewatchError as error:  # which says itself what happened
+        structlog.get_logger(__name__).error(event, error=str(error), **fields)
+        raise
     except Exception:
         structlog.get_logger(__name__).exception(event, **fields)
         raise

@@ -7,6 +7,7 @@ A record is appended with its time, which never goes backward, whatever the cloc
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -17,15 +18,18 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import orjson
 import structlog
+import zstandard
 
 from connectors.errors import StateError
 from connectors.files import make_private_dir, open_private, state_errors, write_all
 
-__all__ = ["Block", "Journal", "JournalTail", "Position", "Recorder", "segments"]
+__all__ = ["COMPRESSED", "Block", "Journal", "JournalTail", "Position", "Recorder", "number_of", "segments"]
 
 MAX_INVALID_TEXT: Final = 4096
+MAX_EPOCH_S: Final = 1e10
 BUFFER_BYTES: Final = 256 * 1024
 SUFFIX: Final = ".jsonl"
+COMPRESSED: Final = ".zst"
 
 
 class Block(NamedTuple):
@@ -66,9 +70,20 @@ class Recorder(Protocol):
         """Write what is buffered; to be called a few milliseconds after the first record that is."""
 
 
+def number_of(segment: str) -> int:
+    """The number of a segment, from its name."""
+    return int(segment.partition(".")[0])
+
+
 def segments(directory: Path) -> list[Path]:
-    """The segments of a journal, oldest first."""
-    return sorted(path for path in directory.glob(f"*{SUFFIX}") if path.stem.isdigit())
+    """The segments of a journal, oldest first; one that is there plain and compressed comes once, plain."""
+    found = {
+        path.name.removesuffix(COMPRESSED): path
+        for pattern in (f"*{SUFFIX}{COMPRESSED}", f"*{SUFFIX}")
+        for path in directory.glob(pattern)
+        if path.name.partition(".")[0].isdigit()
+    }
+    return [found[name] for name in sorted(found)]
 
 
 class Journal:
@@ -90,6 +105,7 @@ class Journal:
         now: Callable[[], float] = time.time,
         max_segment_bytes: int = 64 * 1024 * 1024,
         max_segment_age_s: float = 3600.0,
+        sync_always: bool = False,
     ) -> None:
         self._directory = directory
         self._settings = settings
@@ -97,6 +113,7 @@ class Journal:
         self._now = now
         self._max_segment_bytes = max_segment_bytes
         self._max_segment_age_s = max_segment_age_s
+        self._sync_always = sync_always
         self._lock = threading.Lock()
         self._buffer: list[bytes] = []
         self._buffered = 0
@@ -215,6 +232,8 @@ class Journal:
         self._buffered = 0
         with self._failing("writing"):
             write_all(self._fd, data)
+            if self._sync_always:
+                os.fdatasync(self._fd)
         self._segment_bytes += len(data)
         if (
             self._segment_bytes >= self._max_segment_bytes
@@ -276,8 +295,11 @@ class _State:
 
     def read(self, line: bytes) -> None:
         """Take in one line; one that is no record tells nothing."""
-        with suppress(orjson.JSONDecodeError, KeyError, TypeError):
-            record = orjson.loads(line)
+        # The standard library's decoder reads all that a feed's decoder may have let pass, such as an unread 1e999.
+        with suppress(ValueError, RecursionError, KeyError, TypeError):
+            record = json.loads(line)
+            if record["received_at"] > MAX_EPOCH_S:
+                return
             self.time = max(self.time, record["received_at"])
             if "watch" in record:
                 self.watches[record["watch"]["conversation_id"]] = record["watch"]
@@ -295,8 +317,8 @@ def _recover(directory: Path) -> _State:
             leftover.unlink()
         existing = segments(directory)
         if existing:
-            state.segment = int(existing[-1].stem)
-        for path in reversed(existing):
+            state.segment = number_of(existing[-1].name)
+        for path in reversed([path for path in existing if path.suffix == SUFFIX]):
             if _cut_torn_line(path) > 0:
                 with path.open("rb") as lines:
                     for line in lines:
@@ -342,7 +364,7 @@ class JournalTail:
     def __init__(self, directory: Path, position: Position | None) -> None:
         self._directory = directory
         self._fd = -1
-        self.position = position or Position(segments(directory)[0].name)
+        self.position = position or Position(segments(directory)[0].name.removesuffix(COMPRESSED))
         self._open()
 
     def read(self, max_bytes: int) -> tuple[Position, bytes]:
@@ -367,27 +389,40 @@ class JournalTail:
 
     def _next_segment(self, *, seen: int) -> bool:
         """Leave a segment that was read up to `seen`, if another follows; False if there is nothing to read yet."""
-        following = self._directory / f"{int(Path(self.position.segment).stem) + 1:08d}{SUFFIX}"
-        if not following.exists():
+        following = f"{number_of(self.position.segment) + 1:08d}{SUFFIX}"
+        if not any((self._directory / name).exists() for name in (following, following + COMPRESSED)):
             return False
         if os.fstat(self._fd).st_size > seen:
             return True  # it grew before it was left
         os.close(self._fd)
-        self.position = Position(following.name)
+        self.position = Position(following)
         self._open()
         return True
 
     def _open(self) -> None:
         path = self._directory / self.position.segment
-        if not path.exists():
+        packed = path.with_name(path.name + COMPRESSED)
+        if not path.exists() and not packed.exists():
             raise StateError(
                 f"the journal segment {path} is gone, and the recovery state goes on from it; put it back, "
                 "or move the recovery directory away to go through the journal that is left from its beginning"
             )
         with state_errors(f"opening the journal segment {path}"):
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else _unpacked(packed)
             if os.fstat(self._fd).st_size < self.position.offset:
                 raise StateError(
                     f"the journal segment {path} is shorter than what has been read of it; it was cut after a power "
                     "loss or by hand. Move the recovery directory away to go through the journal from its beginning"
                 )
+
+
+def _unpacked(path: Path) -> int:
+    """A descriptor of a compressed segment's text, in memory."""
+    fd = os.memfd_create(path.name)
+    with path.open("rb") as packed, os.fdopen(os.dup(fd), "wb") as text:
+        try:
+            zstandard.ZstdDecompressor().copy_stream(packed, text)
+        except zstandard.ZstdError as error:
+            os.close(fd)
+            raise StateError(f"the journal segment {path} is damaged ({error}); restore it from a backup") from error
+    return fd

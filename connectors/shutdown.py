@@ -7,6 +7,7 @@ import select
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -19,11 +20,26 @@ SAME_WISH_S: Final = 1.0
 
 
 class Shutdown:
-    """A wish to stop, which sources look at. `requested` may also be set by the program itself."""
+    """A wish to stop, which sources look at. `requested` may also be set by the program itself.
 
-    def __init__(self, grace_s: float = 30.0) -> None:
+    With a `shared` path, the processes of a cluster that see the same file system pass a signal on: whoever gets one
+    leaves a file there, and the process that holds the source, which alone can stop the flow, finds it.
+    """
+
+    def __init__(self, shared: Path | None = None, *, grace_s: float = 30.0) -> None:
         self.requested = threading.Event()
+        self._shared = shared
         self._grace_s = grace_s
+
+    def reset(self) -> None:
+        """Forget a wish that was left for an earlier run. To be called by the process that holds the source."""
+        if self._shared is not None:
+            self._shared.unlink(missing_ok=True)
+
+    def listen(self) -> None:
+        """Look whether another process has left the wish. To be called by the process that holds the source."""
+        if self._shared is not None and self._shared.exists():
+            self.requested.set()
 
     def on_signals(self) -> None:
         """Let SIGTERM and SIGINT express the wish, in this process. To be called in the main thread.

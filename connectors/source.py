@@ -6,20 +6,25 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
 import structlog
 from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
 
-from connectors.errors import RecordingError
+from connectors.errors import RecordingError, StateError
 from connectors.files import StateLock, logged_failures
 from connectors.journal import Block, Journal, JournalTail, Position
 from connectors.recording import UTF8_MARK, Recording, record_time
+from connectors.retention import Retention, SafePlace
+from connectors.shutdown import Shutdown
 
 __all__ = ["Feed", "JournalSource", "RecordingSource"]
 
 LIVE_BLOCK_BYTES: Final = 1 << 20
+BEHIND_BYTES: Final = LIVE_BLOCK_BYTES // 4
+COALESCE: Final = timedelta(milliseconds=20)
 REPLAY_BLOCK_BYTES: Final = 4 << 20
 PACED_BLOCK_BYTES: Final = 1 << 16
 TICK_S: Final = 1.0
@@ -43,11 +48,12 @@ class Feed(Protocol):
 
 
 class _Ticker(threading.Thread):
-    """Writes a tick into the journal once a second, so that time passes when nothing arrives."""
+    """Once a second, writes a tick into the journal, so that time passes when nothing arrives; hears of a stop."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, shutdown: Shutdown) -> None:
         super().__init__(name="voicewatch-ticker", daemon=True)
         self._journal = journal
+        self._shutdown = shutdown
         self._stopped = threading.Event()
         self.failure: Exception | None = None
 
@@ -55,6 +61,7 @@ class _Ticker(threading.Thread):
         try:
             while not self._stopped.wait(TICK_S):
                 self._journal.tick()
+                self._shutdown.listen()
         except Exception as error:
             self.failure = error
 
@@ -67,8 +74,9 @@ class JournalSource(FixedPartitionedSource[Block, LiveState]):
     """The tail of a journal, which the feeds that this source starts are writing.
 
     One partition for the whole cluster: with several, a stalled one throttles the others for ever. It holds the lock
-    of the state directory. When `stop` is set the feeds are stopped, what they wrote is read to the end, and the
-    source ends, so that the flow takes its last snapshot.
+    of the state directory. When a shutdown is requested the feeds are stopped, what they wrote is read to the end, and
+    the source ends, so that the flow takes its last snapshot. Segments that no restart needs are compressed, and
+    removed `keep_s` seconds after their last record.
 
     At least once: it resumes from the place in the journal that its snapshot names, and what was written to the
     journal, which survives kill -9, is read.
@@ -79,12 +87,15 @@ class JournalSource(FixedPartitionedSource[Block, LiveState]):
         lock: Path,
         open_journal: Callable[[], Journal],
         feeds: Callable[[Journal], Sequence[Feed]],
-        stop: threading.Event,
+        shutdown: Shutdown,
+        *,
+        keep_s: float,
     ) -> None:
         self._lock = lock
         self._open_journal = open_journal
         self._feeds = feeds
-        self._stop = stop
+        self._shutdown = shutdown
+        self._keep_s = keep_s
 
     def list_parts(self) -> list[str]:
         """The one partition."""
@@ -96,7 +107,8 @@ class JournalSource(FixedPartitionedSource[Block, LiveState]):
             lock = StateLock(self._lock)
             lock.acquire()
             journal = self._open_journal()
-            return _LivePartition(lock, journal, self._feeds(journal), self._stop, resume_state)
+            self._shutdown.reset()
+            return _LivePartition(lock, journal, self._feeds(journal), self._shutdown, self._keep_s, resume_state)
 
 
 class _LivePartition(StatefulSourcePartition[Block, LiveState]):
@@ -105,18 +117,23 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
         lock: StateLock,
         journal: Journal,
         feeds: Sequence[Feed],
-        stop: threading.Event,
+        shutdown: Shutdown,
+        keep_s: float,
         resume_state: LiveState | None,
     ) -> None:
         self._lock = lock
         self._journal = journal
         self._feeds = feeds
-        self._stop = stop
+        self._stop = shutdown.requested
+        self._safe = SafePlace()
+        self._retention = Retention(journal.directory, self._safe, keep_s=keep_s)
         position, self._number = (None, 0) if resume_state is None else (Position(*resume_state[0]), resume_state[1])
         self._tail = JournalTail(journal.directory, position)
-        self._ticker = _Ticker(journal)
+        self._ticker = _Ticker(journal, shutdown)
         self._ticker.start()
+        self._retention.start()
         self._listening = True
+        self._behind = False
         for feed in feeds:
             feed.start()
 
@@ -128,6 +145,7 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
             if self._stop.is_set() and self._listening:
                 self._stop_listening("voicewatch was stopped")
             place, data = self._tail.read(LIVE_BLOCK_BYTES)
+        self._behind = len(data) >= BEHIND_BYTES
         if data:
             block = Block(self._number, place.segment, place.lines + 1, data)
             self._number += 1
@@ -136,18 +154,25 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
             raise StopIteration
         return []
 
+    def next_awake(self) -> datetime | None:
+        # Each block costs a message to every shard, so that a few frames more in one cost less than two blocks.
+        return None if self._behind or not self._listening else datetime.now(UTC) + COALESCE
+
     def snapshot(self) -> LiveState:
         with logged_failures("journal_source_failed"):
             self._journal.sync()  # the recovery store must not know of lines that a power loss can still take
         place = self._tail.position
+        self._safe.note(place.segment)
         return ((place.segment, place.offset, place.lines), self._number)
 
     def close(self) -> None:
         try:
             if self._listening:
                 self._stop_listening("voicewatch failed")
-        except Exception:
+        except StateError as error:
             # Raising here while another exception unwinds would abort the process.
+            structlog.get_logger(__name__).error("journal_source_close_failed", error=str(error))
+        except Exception:
             structlog.get_logger(__name__).exception("journal_source_close_failed")
         self._lock.release()
 
@@ -156,6 +181,7 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
         for feed in self._feeds:
             feed.stop(reason)
         self._ticker.stop()
+        self._retention.stop()
         self._journal.close()
 
 

@@ -132,9 +132,7 @@ def run(
 
     settings = _settings(config)
     shutdown = _shutdown_on_signals()
-    print_tally(
-        run_live(settings, os.environ, shutdown.requested, on_bootstrap=None if no_bootstrap else print_bootstrap)
-    )
+    print_tally(run_live(settings, os.environ, shutdown, on_bootstrap=None if no_bootstrap else print_bootstrap))
 
 
 @app.command()
@@ -154,7 +152,7 @@ def cluster(
     settings = _settings(config)
     shutdown = _shutdown_on_signals()
     on_bootstrap = None if no_bootstrap else print_bootstrap
-    run_cluster(config, settings, os.environ, processes, shutdown.requested, on_bootstrap=on_bootstrap)
+    run_cluster(config, settings, os.environ, processes, shutdown, on_bootstrap=on_bootstrap)
 
 
 @app.command()

@@ -19,6 +19,7 @@ import structlog
 from connectors.errors import VoicewatchError
 from connectors.files import StateLock, check_writable
 from connectors.retry import backoff_s
+from connectors.shutdown import Shutdown
 from flows.bootstrap import BootstrapReport
 from flows.live import SNAPSHOT_EVERY, StateLayout, live_flow, recovery_of
 from flows.run import require_interceptors
@@ -37,22 +38,25 @@ def run_cluster(
     settings: Settings,
     environ: Mapping[str, str],
     processes: int,
-    stop: threading.Event,
+    shutdown: Shutdown,
     *,
     on_bootstrap: Callable[[BootstrapReport], None] | None,
 ) -> None:
-    """Bootstrap, unless `on_bootstrap` is None, then run `processes` Bytewax processes until `stop` is set.
+    """Bootstrap, unless `on_bootstrap` is None, then run `processes` Bytewax processes until a shutdown.
 
     When one dies, all are ended and started again, from the last snapshot, after a while that grows. Raises
     VoicewatchError when they die too often in a row.
     """
     check_writable(settings.state.dir)
-    live_flow(settings, environ, stop)  # which opens nothing: now rather than in every process it tells what is missing
+    live_flow(
+        settings, environ, shutdown
+    )  # which opens nothing: now rather than in every process it tells what is missing
     with StateLock(StateLayout(settings.state.dir).lock):
         recovery_of(settings)
     if on_bootstrap is not None:
         require_interceptors(settings, environ, on_bootstrap)
     log = structlog.get_logger(__name__)
+    stop = shutdown.requested
     failures = 0
     while not stop.is_set():
         began = time.monotonic()
@@ -88,9 +92,10 @@ def _free_ports(count: int) -> list[int]:
 
 def _run_once(commands: Sequence[list[str]], environ: Mapping[str, str], stop: threading.Event) -> int:
     """Run until all have ended or one has failed, passing a stop on; the first exit code that is not 0, or 0."""
-    # In sessions of their own: a Ctrl-C in the terminal is for this process, which passes it on.
+    # In sessions of their own: a Ctrl-C in the terminal is for this process, which passes it on. What Bytewax prints
+    # on standard output is no result.
     children = [
-        subprocess.Popen(command, env=dict(environ), start_new_session=True)  # noqa: S603 - our own
+        subprocess.Popen(command, env=dict(environ), stdout=sys.stderr, start_new_session=True)  # noqa: S603 - our own
         for command in commands
     ]
     stopped_at: float | None = None

@@ -73,7 +73,7 @@ def run_demo(seconds: float, shutdown: Shutdown) -> DemoResult:
         settings = parse_settings(_tables(simulator.base_url, receiver.url, Path(directory)), "the demo")
         timer = threading.Timer(seconds, shutdown.requested.set)
         timer.daemon = True
-        tally = run_live(settings, environ, shutdown.requested, on_bootstrap=lambda _: timer.start())
+        tally = run_live(settings, environ, shutdown, on_bootstrap=lambda _: timer.start())
         return _result(settings, tally, receiver)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,6 +20,7 @@ from connectors.genesys.platform import Endpoints, TokenProvider, credentials_fr
 from connectors.genesys.voice_events import VoiceEventsFeed
 from connectors.journal import Journal
 from connectors.sender import DeliveryPolicy
+from connectors.shutdown import Shutdown
 from connectors.source import Feed, JournalSource
 from connectors.webhook import parse_secrets
 from flows.analytics.frames import ended_conversation
@@ -44,6 +44,11 @@ class StateLayout:
     def lock(self) -> Path:
         """Held by the one run that uses the directory."""
         return self.dir / "lock"
+
+    @property
+    def stop(self) -> Path:
+        """Left by a process of a cluster that was told to stop, for the one that can."""
+        return self.dir / "stop"
 
     @property
     def journal(self) -> Path:
@@ -105,7 +110,12 @@ def policy_of(settings: Settings) -> DeliveryPolicy:
 
 def open_journal(settings: Settings) -> Journal:
     """The journal of the state directory, to be written. Raises StateError."""
-    return Journal(StateLayout(settings.state.dir).journal, settings=settings.flow_record(), ended=ended_conversation)
+    return Journal(
+        StateLayout(settings.state.dir).journal,
+        settings=settings.flow_record(),
+        ended=ended_conversation,
+        sync_always=settings.state.fsync == "always",
+    )
 
 
 def recovery_of(settings: Settings) -> RecoveryConfig:
@@ -120,16 +130,14 @@ def recovery_of(settings: Settings) -> RecoveryConfig:
             init_db_dir(unfinished, RECOVERY_PARTS)  # type: ignore[no-untyped-call]
             for part in unfinished.iterdir():
                 part.chmod(0o600)  # SQLite gives the -wal and -shm files of a part the same mode
-            for part in unfinished.iterdir():
-                part.chmod(0o600)
             unfinished.rename(directory)
     return RecoveryConfig(directory)  # type: ignore[no-untyped-call]
 
 
 def live_flow(
-    settings: Settings, environ: Mapping[str, str], stop: threading.Event, tally: TallySink | None = None
+    settings: Settings, environ: Mapping[str, str], shutdown: Shutdown, tally: TallySink | None = None
 ) -> Dataflow:
-    """The live flow. Nothing is opened before a worker builds it. Setting `stop` ends it with a last snapshot.
+    """The live flow. Nothing is opened before a worker builds it. A shutdown ends it with a last snapshot.
 
     Raises CredentialsError if the environment holds no credentials, ConfigurationError for a bad callback secret.
     """
@@ -154,7 +162,14 @@ def live_flow(
         audit=AuditSink(state.audit),
         tally=tally,
     )
-    return build(JournalSource(state.lock, partial(open_journal, settings), feeds, stop), outputs)
+    source = JournalSource(
+        state.lock,
+        partial(open_journal, settings),
+        feeds,
+        shutdown,
+        keep_s=settings.state.keep_hours * 3600.0,
+    )
+    return build(source, outputs)
 
 
 def _audit_feed(audit: AuditLog, name: str, state: str, reason: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -16,6 +15,7 @@ from connectors.files import StateLock, check_writable
 from connectors.genesys.platform import GenesysPlatform, TokenProvider, credentials_from_environment
 from connectors.interceptors import InterceptorRegistry
 from connectors.outbox import Outbox
+from connectors.shutdown import Shutdown
 from connectors.webhook import parse_secrets
 from flows.analytics.merge import Tally
 from flows.bootstrap import BootstrapReport, bootstrap
@@ -60,17 +60,17 @@ def run_bootstrap(settings: Settings, environ: Mapping[str, str], *, retry_unkno
 def run_live(
     settings: Settings,
     environ: Mapping[str, str],
-    stop: threading.Event,
+    shutdown: Shutdown,
     *,
     on_bootstrap: Callable[[BootstrapReport], None] | None,
 ) -> Tally:
-    """Bootstrap, unless `on_bootstrap` is None, and run the live flow until `stop` is set; what it counted.
+    """Bootstrap, unless `on_bootstrap` is None, and run the live flow until a shutdown; what it counted.
 
     Raises VoicewatchError if there are interceptors to be had and none exists.
     """
     flow_totals = TallySink()
     check_writable(settings.state.dir)
-    flow = live_flow(settings, environ, stop, flow_totals)
+    flow = live_flow(settings, environ, shutdown, flow_totals)
     with StateLock(StateLayout(settings.state.dir).lock):
         recovery = recovery_of(settings)
     if on_bootstrap is not None:

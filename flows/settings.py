@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 _CALLBACK_SECRET = "VOICEWATCH_CALLBACK_SECRET"  # noqa: S105 - the name of the variable
-_NOT_SETTINGS = frozenset({"VOICEWATCH_CONFIG", _CALLBACK_SECRET})
+_NOT_SETTINGS = frozenset({"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", _CALLBACK_SECRET})
 _MAX_OVERLAP = 1000
 _MEDIA_RATES_HZ = (8000, 16000)
 
@@ -182,9 +182,11 @@ class DeliverySettings(_Table):
 
 
 class StateSettings(_Table):
-    """`[state]`: the directory of journal, outbox, recovery and audit log."""
+    """`[state]`: the directory of journal, outbox, recovery and audit log; how durable and how long the journal is."""
 
     dir: Annotated[Path, Field(strict=False), BeforeValidator(path_text)] = Path("state")
+    fsync: Literal["interval", "always"] = "interval"
+    keep_hours: Annotated[float, AfterValidator(Between(0, 87_600))] = 72.0
 
 
 class InterceptorDefaults(_Table):

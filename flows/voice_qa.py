@@ -64,7 +64,7 @@ def flow() -> Dataflow:
     """
     from connectors.errors import ConfigurationError
     from connectors.shutdown import Shutdown
-    from flows.live import live_flow
+    from flows.live import StateLayout, live_flow
     from flows.logs import LOG_JSON, configure_logs
     from flows.settings import load_settings
 
@@ -73,9 +73,9 @@ def flow() -> Dataflow:
     if path is None:
         raise ConfigurationError("VOICEWATCH_CONFIG", ["is not set; it names the configuration file"])
     settings = load_settings(Path(path), os.environ)
-    shutdown = Shutdown()
+    shutdown = Shutdown(StateLayout(settings.state.dir).stop)
     shutdown.on_signals()
-    return live_flow(settings, os.environ, shutdown.requested)
+    return live_flow(settings, os.environ, shutdown)
 
 
 def build(

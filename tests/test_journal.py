@@ -510,3 +510,22 @@ def test_a_deeply_nested_message_is_a_frame_only_if_its_line_can_be_read(tmp_pat
     decoded = decode_block(segments(tmp_path)[0].read_bytes())
     assert not decoded.rejected
     assert len(decoded.arrival) + len(decoded.controls) == 2
+
+
+def test_a_frame_with_an_unread_number_beyond_floats_ends_its_watch_for_good(tmp_path: Path) -> None:
+    """What ended a conversation when it was received ends it when the journal is opened again."""
+    journal = journal_in(tmp_path)
+    journal.watch({"conversation_id": "c"})
+    journal.frame(b'{"event":"conversation.ended","entity":{"id":"c"},"timestamp":1,"x":1e999}')
+    assert not journal.is_watching("c")
+    journal.close()
+    assert not journal_in(tmp_path).is_watching("c")
+
+
+def test_an_absurd_time_in_an_edited_segment_is_not_taken_over(tmp_path: Path) -> None:
+    """A line beyond the times that a record may have does not set the clock of the journal."""
+    journal_in(tmp_path).close()
+    with segments(tmp_path)[-1].open("ab") as segment:
+        segment.write(b'{"received_at":1e300,"tick":true}\n')
+    journal_in(tmp_path).close()
+    assert all(json.loads(line)["received_at"] < 1e10 for line in segments(tmp_path)[-1].read_bytes().splitlines())

@@ -294,9 +294,9 @@ class Simulator:
                 fault = self._stream_faults[0] if self._stream_faults else None
                 room = len(frames) if fault is None else max(0, fault.after_frames - self.frames_sent)
                 if now := frames[:room]:
-                    self._broadcast(b"".join(now))
-                    self._last_frame = now[-1]
-                    self.frames_sent += len(now)
+                    if self._broadcast(b"".join(now)):
+                        self._last_frame = now[-1]
+                        self.frames_sent += len(now)
                     del frames[:room]
                 if fault is not None and self.frames_sent >= fault.after_frames:
                     self._stream_faults.popleft()
@@ -324,14 +324,14 @@ class Simulator:
             case Garbage(text=text):
                 self._broadcast(b"".join(map(encode_message, GARBAGE if text is None else [text])))
             case Duplicate() if self._last_frame:
-                self._broadcast(self._last_frame)
-                self.frames_sent += 1
+                self.frames_sent += self._broadcast(self._last_frame)
             case Oversize(bytes=size):
                 self._broadcast(encode_message(f'{_OVERSIZE_STEM:x<{max(0, size - 2)}}"}}'))
 
-    def _broadcast(self, encoded: bytes) -> None:
-        for connection in self._subscribed:
-            connection.write(encoded)
+    def _broadcast(self, encoded: bytes) -> bool:
+        """Send to all subscribers; whether there is one that is not closing."""
+        taken = [connection.write(encoded) for connection in self._subscribed]
+        return any(taken)
 
     def _drop(self, code: int | None) -> None:
         with self._change():

@@ -264,12 +264,18 @@ class Connection(asyncio.Protocol):
         if self._websocket.close_expected():
             asyncio.get_running_loop().call_later(_CLOSING_S, self._transport.abort)
 
-    def write(self, encoded: bytes) -> None:
-        """Send messages already encoded with `encode_message`; a stalled socket keeps them for later."""
+    def write(self, encoded: bytes) -> bool:
+        """Send messages already encoded with `encode_message`, or keep them while the socket is stalled.
+
+        False if the connection is closing, and they go nowhere.
+        """
         if self._held is not None:
             self._held.append(encoded)
-        elif self._websocket is not None and self._websocket.state is OPEN and not self._transport.is_closing():
-            self._transport.write(encoded)
+            return True
+        if self._websocket is None or self._websocket.state is not OPEN or self._transport.is_closing():
+            return False
+        self._transport.write(encoded)
+        return True
 
     def close(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
         """Begin the closing handshake, or just hang up on a connection that is not an open WebSocket."""

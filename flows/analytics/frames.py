@@ -53,7 +53,7 @@ class Decoded(NamedTuple):
     `latency_us` float64: arrival as written minus timestamp, in whole microseconds; NaN where no arrival was written.
     `packet_loss` float64 ratio; NaN where the frame carries none.
     `ended` bool: the row is the conversation's last.
-    `code` int32: index into `ids`, the distinct conversation ids in order of appearance.
+    `code` int32: index into `ids`, the distinct conversation ids.
     `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
     """
 

@@ -120,8 +120,12 @@ def _is_frame(line: bytes) -> bool:
 
 
 def _values(line: bytes) -> list[tuple[tuple[str, ...], int, int, bool]] | None:
-    """The strings and numbers in nested objects: path, begin, end, whether a number; None if there is anything else."""
+    """The strings and numbers in nested objects: path, begin, end, whether a number.
+
+    None if there is anything else, or a key twice, of which JSON decoders drop the first, with all that is in it.
+    """
     values: list[tuple[tuple[str, ...], int, int, bool]] = []
+    keys: set[tuple[str, ...]] = set()
     path: list[str] = []
     key = ""
     at = 0
@@ -132,6 +136,9 @@ def _values(line: bytes) -> list[tuple[tuple[str, ...], int, int, bool]] | None:
         at = token.end()
         if token["string"] is not None and line[at : at + 1] == b":":
             key = token["string"].decode()
+            if (*path[1:], key) in keys:
+                return None
+            keys.add((*path[1:], key))
         elif token["string"] is not None:
             values.append(((*path[1:], key), *token.span("string"), False))
         elif token["number"] is not None:

@@ -71,10 +71,8 @@ class Rule:
         self._above_at = np.append(self._above_at, np.zeros(more))
 
     def forget(self, slot: int) -> None:
-        """Drop all that is known of a slot."""
-        self.is_open[slot] = False
-        for kept in (self._incident, self._history, self._latest):
-            kept.pop(slot, None)
+        """Drop what is left of a slot whose conversation has ended."""
+        self._latest.pop(slot, None)
 
     def feed_returned(self, now: float) -> None:
         """Start the quiet time of every open incident anew."""
