@@ -20,10 +20,14 @@ __all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]
 
 
 class Tally(NamedTuple):
-    """Counts; `conversations` are those that are watched and had a frame."""
+    """Counts; `conversations` are those that are watched and had a frame.
+
+    `invalid` are messages that were no frames when they were received, `rejected` are lines that are no records.
+    """
 
     frames: int = 0
     unwatched: int = 0
+    invalid: int = 0
     rejected: int = 0
     torn: int = 0
     conversations: int = 0
@@ -39,6 +43,7 @@ class BlockFacts(NamedTuple):
     source: str
     line: int
     frames: int
+    invalid: int
     torn: int
     rejected: list[Rejected]
 
@@ -55,7 +60,8 @@ class Report(NamedTuple):
 
 def facts_of(number: int, source: str, line: int, decoded: Decoded) -> BlockFacts:
     """The facts of a block that has been decoded."""
-    return BlockFacts(number, source, line, len(decoded.arrival), decoded.torn, decoded.rejected)
+    invalid = sum(control.kind == "invalid" for control in decoded.controls)
+    return BlockFacts(number, source, line, len(decoded.arrival), invalid, decoded.torn, decoded.rejected)
 
 
 class Merger:
@@ -104,6 +110,7 @@ def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
         tally=Tally(
             frames=facts.frames,
             unwatched=sum(result.unwatched for result in results),
+            invalid=facts.invalid,
             rejected=len(facts.rejected),
             torn=facts.torn,
             conversations=sum(result.conversations for result in results),

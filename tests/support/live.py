@@ -1,0 +1,139 @@
+"""A live run in a process of its own, against a simulator and a receiver, and what its journal says it should give."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from connectors.audit import verify
+from connectors.genesys.calls import conversation_ids
+from connectors.genesys.simulator import Simulator
+from connectors.journal import segments
+from connectors.outbox import Outbox
+from flows.live import StateLayout
+from flows.replay import replay
+from flows.run import run_bootstrap
+from flows.settings import load_settings
+from tests.support.callbacks import eventually
+from tests.support.cli import Running, configuration, environ, running
+
+__all__ = ["Live"]
+
+
+@dataclass
+class Live:
+    """A state directory with its configuration: limits so low that alerts come all the time."""
+
+    directory: Path
+    base_url: str
+    receiver_url: str
+    seed: int = 1
+    conversations: int = 5
+    tables: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tables: dict[str, Any] = {
+            "genesys": {"base_url": self.base_url},
+            "windows": {"length_s": 2, "slide_s": 1},
+            "alerts": {"clear_after_s": 0.3},
+            "delivery": {"allow_private_addresses": True, "timeout_s": 20},
+            "state": {"dir": str(self.state.dir)},
+            "defaults": {
+                "interceptor_address": "sip:qa@monitoring.internal",
+                "qa_callback_url": f"{self.receiver_url}/alerts",
+                "max_latency_ms": 60,
+                "packet_loss_threshold": 0.004,
+            },
+            "interceptor": [
+                {"conversation_id": one, "leg_id": f"leg-{number}"}
+                for number, one in enumerate(conversation_ids(self.seed, self.conversations))
+            ],
+        }
+        for name, table in self.tables.items():
+            tables.setdefault(name, {}).update(table)
+        self.config = configuration(self.directory / "voicewatch.toml", tables)
+
+    @property
+    def state(self) -> StateLayout:
+        """The places in the state directory."""
+        return StateLayout(self.directory / "state")
+
+    def bootstrap(self) -> None:
+        """Create the interceptors from here: a process that has nothing to create starts seconds earlier."""
+        report = run_bootstrap(load_settings(self.config, {}), environ({}))
+        assert not report.failed
+
+    def running(self, command: str = "run", *options: str, **more: str | None) -> AbstractContextManager[Running]:
+        """Start it, once more."""
+        return running(self.directory, command, self.config, *options, **more)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """What is in the journal, whole lines of it."""
+        for segment in segments(self.state.journal):
+            for line in segment.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    yield json.loads(line)
+
+    def frames(self) -> int:
+        """How many frames the journal holds."""
+        return sum("frame" in record for record in self.records())
+
+    def wait_for_frames(self, more: int) -> None:
+        """Wait until the journal holds so many frames more than now."""
+        wanted = self.frames() + more
+        eventually(lambda: self.frames() >= wanted, 60)
+
+    def feed_states(self) -> list[tuple[str, str]]:
+        """What became of the feed, and why; without what heads of segments repeat."""
+        feeds = [record["feed"] for record in self.records() if "feed" in record]
+        return [(feed["state"], feed["reason"]) for feed in feeds if feed["reason"] != "as in the segment before"]
+
+    def alerts(self) -> list[dict[str, Any]]:
+        """The lines of `alerts.jsonl`."""
+        return [json.loads(line) for line in self.state.alerts.read_bytes().splitlines()]
+
+    def alert_ids(self) -> set[str]:
+        """The ids in `alerts.jsonl`, each of which is there once."""
+        ids = [alert["alertId"] for alert in self.alerts()]
+        assert len(set(ids)) == len(ids)
+        return set(ids)
+
+    def pending(self) -> int:
+        """How many callbacks wait in the outbox; none is dead."""
+        outbox = Outbox(self.state.outbox)
+        counts = outbox.counts()
+        outbox.close()
+        assert counts["dead"] == 0
+        return counts["pending"]
+
+    def assert_equals_its_replay(self) -> None:
+        """Windows and alerts are those of one replay of the journal, but for windows that are open still."""
+        out = self.directory / "replayed"
+        paths = segments(self.state.journal)
+        replay(paths, out, settings=None, environ={}, speed=None, deliver=False, stop=threading.Event())
+        assert (out / "rejected.jsonl").read_bytes() == b""
+        expected = (out / "alerts.jsonl").read_bytes().splitlines()
+        assert self.state.alerts.read_bytes().splitlines() == expected
+        end = max(record["received_at"] for record in self.records())
+        replayed = (out / "windows.jsonl").read_bytes().splitlines()
+        found = self.state.windows.read_bytes().splitlines()
+        assert found == [line for line in replayed if json.loads(line)["end"] <= end]
+
+    def assert_audit_is_intact(self) -> None:
+        """The chain of the audit log holds, and every alert is in it once."""
+        verdict = verify(self.state.audit)
+        assert verdict.ok, verdict.faults
+        lines = [json.loads(line) for line in self.state.audit.read_bytes().splitlines()]
+        told = [line["id"] for line in lines if line["action"] in ("ALERT_RAISED", "ALERT_RESOLVED")]
+        assert len(set(told)) == len(told)
+        assert set(told) == self.alert_ids()
+
+
+def feed_is_up(simulator: Simulator) -> None:
+    """Wait until somebody has subscribed."""
+    simulator.wait_for(lambda s: s.subscribers > 0, 60)
