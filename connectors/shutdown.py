@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -60,8 +61,9 @@ class Shutdown:
         log = structlog.get_logger(__name__)
         log.info("stopping", signal=_next_signal(heard, None))
         self.requested.set()
-        if self._shared is not None and self._shared.parent.is_dir():
-            self._shared.touch(mode=0o600)
+        if self._shared is not None:
+            with contextlib.suppress(OSError):  # not there, or full: the others stop when this process ends
+                self._shared.touch(mode=0o600)
         # A service manager tells every process of a group, and a parent among them tells its children again.
         told_at = time.monotonic()
         while (again := _next_signal(heard, self._grace_s)) and time.monotonic() - told_at < SAME_WISH_S:

@@ -1,0 +1,1 @@
+"""The tests: real sockets, real files, real processes."""

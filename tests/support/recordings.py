@@ -14,7 +14,6 @@ from flows.analytics.alerts import Alert
 from flows.analytics.frames import decode_block
 from flows.analytics.shard import Overrides, Shard
 from flows.analytics.shards import split
-from flows.analytics.windows import window_object
 
 __all__ = ["CONVERSATIONS", "Replayed", "blocks_of", "nasty_lines", "nasty_overrides", "replay_blocks"]
 
@@ -211,8 +210,8 @@ def replay_blocks(
         first_line += len(lines)
         parts = split(number, decoded, shards, last=number == len(blocks) - 1)
         results = [shard.apply(part) for shard, part in zip(team, parts, strict=True)]
-        rows = sorted(row for result in results for row in result.windows)
-        replayed.windows += [window_object(row.conversation_id, row.values) for row in rows]
+        rows = sorted(row for result in results for row in zip(*result.windows, strict=True))
+        replayed.windows += [json.loads(line) for _, _, line in rows]
         replayed.window_blocks += [number] * len(rows)
         alerts = sorted(alert for result in results for alert in result.alerts)
         replayed.alerts += alerts
