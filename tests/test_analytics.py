@@ -35,7 +35,7 @@ def cut(lines: list[bytes], cuts: list[int]) -> list[list[bytes]]:
     return blocks_of(lines, [min(place, len(lines)) for place in cuts])
 
 
-@settings(unhurried, max_examples=200)
+@settings(unhurried, max_examples=120)
 @given(recordings(), cuts_of_30, SHARDS)
 def test_windows_and_alerts_are_those_of_the_contract(
     recorded: tuple[list[bytes], Overrides], cuts: list[int], shards: int

@@ -167,10 +167,17 @@ def test_check_lists_every_mistake_at_once(tmp_path: Path) -> None:
 def test_check_online_tries_the_token_and_the_load_check(tmp_path: Path) -> None:
     """Online, the answer of Genesys counts, and credentials have to be there."""
     with running_simulator(active_conversations=3) as simulator:
-        config = configuration(tmp_path / "voicewatch.toml", {"genesys": {"base_url": simulator.base_url}})
-        done = voicewatch("check", config, "--online", VOICEWATCH_GENESYS_MAX_CONCURRENT="4")
+        config, saturated = (
+            configuration(
+                tmp_path / f"{allowed}.toml", {"genesys": {"base_url": simulator.base_url, "max_concurrent": allowed}}
+            )
+            for allowed in (4, 3)
+        )
+        done, refused = several([["check", config, "--online"], ["check", saturated, "--online"]])
         assert done.returncode == 0
         assert done.stdout.splitlines()[-1] == "online: token received, 3 active voice conversation(s), 4 allowed"
+        assert refused.returncode == 1
+        assert "bandwidth saturation: 3 voice conversations are active and max_concurrent is 3" in refused.stderr
         done = voicewatch("check", config, "--online", GENESYS_CLIENT_SECRET=None)
         assert done.returncode == 1
         assert "GENESYS_CLIENT_SECRET" in done.stderr.splitlines()[-1]
@@ -225,13 +232,13 @@ def test_bootstrap_creates_once_and_tells(tmp_path: Path) -> None:
                 "interceptor": [INTERCEPTOR, {**INTERCEPTOR, "conversation_id": "c2"}],
             },
         )
-        done = voicewatch("bootstrap", config)
+        bootstrap = ["bootstrap", config]
+        done, again, retried = several([bootstrap, bootstrap, [*bootstrap, "--retry-unknown"]])
         assert done.returncode == 1
         failed, created, total = sorted(done.stdout.splitlines(), key=lambda line: line[:1] != "F")[:3]
         assert failed.startswith("FAILED    c1: ")
         assert created == "created   c2"
         assert total == "1 created, 0 existing, 1 failed"
-        again, retried = several([["bootstrap", config], ["bootstrap", config, "--retry-unknown"]])
         assert again.returncode == 1
         assert again.stdout.splitlines()[-1] == "0 created, 1 existing, 1 failed"
         assert retried.returncode == 0
@@ -373,10 +380,8 @@ def test_damage_that_shows_only_on_the_way_is_told_as_clearly(tmp_path: Path) ->
     done = voicewatch("replay", path, "--out", tmp_path / "out")
     assert done.returncode == 2
     assert done.stdout == ""
-    assert (
-        done.stderr
-        == f"voicewatch: {path}: cannot be read: Compressed file ended before the end-of-stream marker was reached\n"
-    )
+    reason = "Compressed file ended before the end-of-stream marker was reached"
+    assert done.stderr == f"voicewatch: {path}: cannot be read: {reason}\n"
 
 
 def test_a_speed_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from contextlib import suppress
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.analytics.frames import Decoded, decode_block, ended_conversation
+from flows.analytics.frames import BULK_BYTES, Decoded, decode_block, ended_conversation
 from flows.analytics.records import BareFrame, Control, FrameLine, InvalidFrameError, parse_frame, parse_line
 from tests.support.reference_records import NoRecordError, parse
 
@@ -312,10 +313,33 @@ jsonish = (
 )
 
 
-@settings(deadline=None, max_examples=800)
+@settings(deadline=None, max_examples=500)
 @given(st.lists(jsonish, max_size=6))
 def test_the_fast_loop_reads_every_line_as_the_definition_does(lines: list[bytes]) -> None:
     """Rows, controls and rejected lines of a block are those of its lines, each parsed alone."""
+    assert_reads_as_the_definition(lines)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_large_block_is_read_as_its_lines(seed: int) -> None:
+    """Where frames are decoded in bulk, and lines of all other kinds and states stand between them."""
+    rng = random.Random(seed)
+    common = rng.choice([LINES[0], LINES[3], LINES[3].replace(b" ", b"")])
+    lines = []
+    for number in range(5000):
+        data = common.replace(b'"c', b'"c%d' % rng.randrange(50))
+        data = data.replace(b"1.5", b"1.%d" % number).replace(b"00.5", b"%02d.%d" % (rng.randrange(100), number))
+        if rng.random() < 0.2:
+            data = data if rng.random() < 0.7 else rng.choice(LINES)
+            data = edited(
+                data, [(rng.random(), rng.choice([0, 0, 1, 2]), rng.choice(TOKENS)) for _ in range(rng.randrange(3))]
+            )
+        lines.append(data)
+    assert sum(map(len, lines)) > BULK_BYTES
+    assert_reads_as_the_definition(lines)
+
+
+def assert_reads_as_the_definition(lines: list[bytes]) -> None:
     rows: list[tuple[Any, ...]] = []
     controls: list[tuple[Any, ...]] = []
     rejected: list[tuple[int, str]] = []
@@ -350,7 +374,7 @@ def as_row(record: FrameLine | BareFrame) -> tuple[Any, ...]:
     return frame.entity.id, latency_us, float(loss), frame.event == "conversation.ended"
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=300)
 @given(jsonish)
 def test_the_definition_is_the_references(data: bytes) -> None:
     """A line is a record for both or for none; only numbers no float64 holds, and depths, are beyond the reference."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flows.analytics.layout import learn, read
 from flows.analytics.records import BareFrame, FrameLine, parse_line
-from flows.analytics.swar import decimal
+from flows.analytics.swar import Words, decimal, long_decimal, short_decimal
 
 JOURNALLED = (
     b'{"received_at":1700000000.123456,"frame":{"event":"conversation.updated","entity":{"id":"1a2b3c4d-5e6f"},'
@@ -84,8 +84,10 @@ def test_mutated_lines_are_read_right_or_left_alone(sample, data):
             )
             line[at : at + data.draw(st.integers(0, 2))] = piece.replace(b"\n", b" ")
         lines[index] = bytes(line)
-    read_lines = assert_agrees(lines, sample)
-    assert read_lines >= 9
+    assert assert_agrees(lines, sample) >= 9
+    # Among many with another id these are not what is quickest to read.
+    longer = sample.replace(b'"id":"', b'"id":"of-another-length-').replace(b'"id": "', b'"id": "of-another-length-')
+    assert assert_agrees([sample] * 100 + lines + [longer] * 100, longer) >= 209
 
 
 @settings(deadline=None)
@@ -100,6 +102,37 @@ def test_decimals_are_the_nearest_floats(numbers):
         before, _, behind = text.partition(".")
         assert read_it == (len(before) <= 10 and len(behind) <= 8)
         assert not read_it or number == float(text)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10**10), st.integers(0, 10**8), st.integers(0, 9)), min_size=1, max_size=50))
+def test_numbers_like_the_sample_are_the_nearest_floats(numbers):
+    """Both quick readers read a number as Python does, to the last bit, and know its length, or say no."""
+    texts = [f"{whole % 10**9 + 170 * 10**7}.{part:0{places}d}"[:23] for whole, part, places in numbers]
+    words = as_words([text.encode() + b"," for text in texts])
+    value, length, ok = long_decimal(words, b"1700000000.5", ord(","))
+    for text, number, size, read_it in zip(texts, value.tolist(), length.tolist(), ok.tolist(), strict=True):
+        assert read_it == (text.startswith("17") and 1 <= len(text) - 11 <= 7)
+        assert not read_it or (number == float(text) and size == len(text))
+    texts = [f"{whole % 10 ** (places % 7)}.{part:0{places}d}"[:23] for whole, part, places in numbers]
+    value, length, ok = short_decimal(as_words([text.encode() + b"}" for text in texts])[:2], ord("}"))
+    for text, number, size, read_it in zip(texts, value.tolist(), length.tolist(), ok.tolist(), strict=True):
+        assert read_it == (len(text) <= 8)
+        assert not read_it or (number == float(text) and size == len(text))
+
+
+@pytest.mark.parametrize("text", ["", "1", ".5", "1.", "01.5", "-1.5", "1.5e5", "1.2.3", "+1.5", "1_0.5", "1. ", "é.5"])
+def test_what_does_not_look_like_the_sample_is_not_read(text):
+    """Neither are other forms, nor what only begins like a number."""
+    _, _, ok = short_decimal(as_words([text.encode() + b","])[:2], ord(","))
+    assert not ok[0]
+    _, _, ok = long_decimal(as_words([b"17" + text.encode() + b","]), b"1700000000.5", ord(","))
+    assert not ok[0]
+
+
+def as_words(texts: list[bytes]) -> list[Words]:
+    words = np.frombuffer(b"".join(text.ljust(24, b"x") for text in texts), np.uint64).reshape(-1, 3)
+    return [words[:, index] for index in range(3)]
 
 
 @pytest.mark.parametrize("text", ["", ".5", "1.", "01", "00.5", "-1", "1e5", "1.2.3", "+1", "1_0", "NaN", "1 "])
@@ -121,6 +154,8 @@ def test_what_is_no_plain_number_is_not_read(text):
         b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c\\n"},"timestamp":1}}',
         b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1,"tags":["a"]}}',
         b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1,"timestamp":2}}',
+        b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1,"metrics":{"packetLoss":1},"metrics":{}}}',
+        b'{"received_at":1,"frame":{"metrics":{"packetLoss":1}},"frame":{"event":"x","entity":{"id":"c"},"timestamp":1}}',
         b'{"received_at":1,"extra":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1}}',
         b'{"frame":{"event":"x","entity":{"id":"c"},"timestamp":1}}',
     ],

@@ -87,7 +87,7 @@ def test_a_block_of_nothing_still_reaches_every_shard(data: bytes) -> None:
     """As an empty part, which changes nothing."""
     parts = split(3, decode_block(data), 16, last=False)
     assert [(part.number, len(part.row), part.ids, part.time) for part in parts] == [(3, 0, [], -math.inf)] * 16
-    assert Shard().apply(parts[0]) == ([], [], 0, 0)
+    assert Shard().apply(parts[0]) == (([], [], []), [], 0, 0)
 
 
 def test_a_new_watch_after_the_end_is_the_new_watch() -> None:

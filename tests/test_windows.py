@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.analytics.windows import OpenWindows, Summaries, by_end, pane_of, window_object
+from flows.analytics.windows import OpenWindows, Summaries, by_end, pane_of, window_lines, window_object
 
 NAN = math.nan
 
@@ -180,3 +182,20 @@ def test_no_portion_and_no_restart_changes_a_window(
     found = by_end([*parts, windows.close_all()])
     assert found.slot.tolist() == expected.slot.tolist()
     np.testing.assert_array_equal(found.values, expected.values)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text(st.characters(exclude_categories=["Cs"])),
+            st.tuples(*[st.sampled_from([0.0, NAN, 1e300]) | st.floats(0, 1e10) for _ in range(11)]),
+            st.tuples(*[st.integers(0, 3) for _ in range(3)]),
+        )
+    )
+)
+def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[tuple[str, Any, Any]]) -> None:
+    """Byte for byte, whatever the conversation is called and whichever metrics are missing."""
+    ids = [conversation_id for conversation_id, *_ in rows]
+    values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:]] for _, v, c in rows]).reshape(-1, 14)
+    expected = [orjson.dumps(window_object(one, row)) for one, row in zip(ids, values.tolist(), strict=True)]
+    assert window_lines(ids, values) == expected

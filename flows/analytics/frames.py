@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.analytics.layout import Lines, Rows, learn, read
+from flows.analytics.layout import Lines, Rows, learn, read, together
 from flows.analytics.records import (
     BareFrame,
     Control,
@@ -95,7 +95,7 @@ def decode_block(data: bytes) -> Decoded:
     lines = _all_lines(data) if bulk is None else bulk[1]
     rows, others = _line_by_line(lines)
     if bulk is not None:
-        rows = _together(bulk[0], rows)
+        rows = together(bulk[0], rows)
     controls: list[Control] = []
     rejected: list[Rejected] = []
     torn = 0
@@ -127,25 +127,6 @@ def _in_bulk(data: bytes) -> tuple[Rows, Lines] | None:
         if layout is not None:
             return read(data, layout)
     return None
-
-
-def _together(some: Rows, more: Rows) -> Rows:
-    """The rows of both, in order of their lines."""
-    if not len(more.line):
-        return some
-    index = {conversation_id: code for code, conversation_id in enumerate(some.ids)}
-    codes = np.array([index.setdefault(conversation_id, len(index)) for conversation_id in more.ids], np.int32)
-    line = np.concatenate([some.line, more.line])
-    order = np.argsort(line, kind="stable")
-    return Rows(
-        line[order],
-        np.concatenate([some.received_at, more.received_at])[order],
-        np.concatenate([some.timestamp, more.timestamp])[order],
-        np.concatenate([some.packet_loss, more.packet_loss])[order],
-        np.concatenate([some.ended, more.ended])[order],
-        np.concatenate([some.code, codes[more.code]])[order],
-        list(index),
-    )
 
 
 def _is_utf8(data: bytes) -> bool:

@@ -16,9 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.analytics.records import BareFrame, FrameLine, InvalidFrameError, parse_line
-from flows.analytics.swar import FIRST_BYTES, Words, byte_index, decimal, find, keep_first, plain_ascii
+from flows.analytics.swar import (
+    FIRST_BYTES,
+    Words,
+    byte_index,
+    decimal,
+    find,
+    keep_first,
+    long_decimal,
+    plain_ascii,
+    short_decimal,
+)
 
-__all__ = ["Layout", "Lines", "Rows", "learn", "read"]
+__all__ = ["Layout", "Lines", "Rows", "learn", "read", "together"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -27,6 +37,10 @@ Mask = NDArray[np.bool_]
 NEWLINE: Final = ord("\n")
 NUMBER_BYTES: Final = 24
 MAX_STRING_BYTES: Final = 64
+QUOTE: Final = ord('"')
+# So few lines are read one by one sooner than together.
+FEW_LINES: Final = 64
+BUCKET_BITS: Final = 17
 
 _PATHS: Final = {
     ("received_at",): "received_at",
@@ -48,11 +62,12 @@ _ENDED: Final = b"conversation.ended"
 
 
 class Field(NamedTuple):
-    """A place whose bytes differ from line to line: its role ("" if nobody needs it), and bytes to look at."""
+    """A place whose bytes differ from line to line: its role ("" if nobody needs it), bytes to look at, a sample."""
 
     role: str
     is_number: bool
     width: int
+    sample: bytes
 
 
 class Layout(NamedTuple):
@@ -102,7 +117,8 @@ def learn(line: bytes) -> Layout | None:
         if role and is_number != (role in _NUMBERS):
             return None
         runs.append(line[behind:begin])
-        fields.append(Field(role, is_number, NUMBER_BYTES if is_number else max(32, (end - begin) // 8 * 8 + 16)))
+        width = NUMBER_BYTES if is_number else max(32, (end - begin) // 8 * 8 + 16)
+        fields.append(Field(role, is_number, width, line[begin:end]))
         behind = end
     found = {field.role for field in fields}
     if not {"event", "id", "timestamp"} <= found or not (bare or "received_at" in found):
@@ -157,27 +173,61 @@ def read(data: bytes, layout: Layout) -> tuple[Rows, Lines] | None:
     """
     end = _newlines(data)
     begin = np.concatenate([[0], end + 1])
-    walk = _Walk(data, layout, begin[:-1])
-    agree = walk.agree & (walk.place == end)
-    line = np.flatnonzero(agree)
-    if 4 * len(line) < 3 * len(end):
+    left = np.arange(len(end))
+    rows: Rows | None = None
+    for kind in (_QuickWalk, _Walk):
+        if rows is not None and len(left) <= FEW_LINES:
+            break
+        found = _followed(kind(data, layout, begin[left]), end[left])
+        if found is None:
+            return None
+        line = left[found.line]
+        rows = found._replace(line=line) if rows is None else together(rows, found._replace(line=line))
+        left = np.delete(left, found.line)
+    if rows is None or 4 * len(rows.line) < 3 * len(end):
         return None
-    coded = _codes(walk.words["id"], line)
+    others = left if begin[-1] == len(data) else np.append(left, len(end))
+    spans = zip(begin[others].tolist(), np.append(end, len(data))[others].tolist(), strict=True)
+    return rows, Lines([data[start:stop] for start, stop in spans], others)
+
+
+def together(some: Rows, more: Rows) -> Rows:
+    """The rows of both, in order of their lines."""
+    if not len(more.line):
+        return some
+    index = {conversation_id: code for code, conversation_id in enumerate(some.ids)}
+    codes = np.array([index.setdefault(conversation_id, len(index)) for conversation_id in more.ids], np.int32)
+    line = np.concatenate([some.line, more.line])
+    order = np.argsort(line, kind="stable")
+    return Rows(
+        line[order],
+        np.concatenate([some.received_at, more.received_at])[order],
+        np.concatenate([some.timestamp, more.timestamp])[order],
+        np.concatenate([some.packet_loss, more.packet_loss])[order],
+        np.concatenate([some.ended, more.ended])[order],
+        np.concatenate([some.code, codes[more.code]])[order],
+        list(index),
+    )
+
+
+def _followed(walk: _Walk, end: Ints) -> Rows | None:
+    """The lines that agree, in terms of the walk; None if two ids cannot be told apart."""
+    line = np.flatnonzero(walk.agree & (walk.place == end))
+    coded = _codes([word[line] for word in walk.id_words])
     if coded is None:
         return None
     code, first = coded
-    starts, lengths = (column[line[first]].tolist() for column in walk.id_span)
-    ids = [data[start : start + length].decode() for start, length in zip(starts, lengths, strict=True)]
+    strange = ~walk.id_is_plain(line[first])
+    if strange.any():
+        walk.agree[line[strange[code]]] = False
+        return _followed(walk, end)
+    ids = _texts([word[line[first]] for word in walk.id_words])
     unknown = np.full(len(line), np.nan)
     received_at, timestamp, packet_loss = (
         walk.numbers[role][line] if role in walk.numbers else unknown
         for role in ("received_at", "timestamp", "packet_loss")
     )
-    ended = _is_ended(walk.words["event"])[line]
-    others = np.flatnonzero(np.append(~agree, begin[-1] < len(data)))
-    spans = zip(begin[others].tolist(), np.append(end, len(data))[others].tolist(), strict=True)
-    rows = Rows(line, received_at, timestamp, packet_loss, ended, code, ids)
-    return rows, Lines([data[start:stop] for start, stop in spans], others)
+    return Rows(line, received_at, timestamp, packet_loss, walk.ended[line], code, ids)
 
 
 def _newlines(data: bytes) -> Ints:
@@ -197,9 +247,12 @@ class _Walk:
     """All lines of a block, followed through the layout together, field by field.
 
     `agree` tells which lines have agreed so far, `place` where each has got to. `numbers` are the values of number
-    fields by role; `words` are the characters of string fields by role, zeros behind their end; `id_span` is where the
-    ids begin and how long they are.
+    fields by role, `ended` tells which events end their conversation; `id_words` are the characters of the ids, zeros
+    behind their end.
     """
+
+    id_words: list[Words]
+    ended: Mask
 
     def __init__(self, data: bytes, layout: Layout, begin: Ints) -> None:
         self._reach = max(map(len, layout.runs)) + max(field.width for field in layout.fields) + 16
@@ -208,7 +261,6 @@ class _Walk:
         self.place = begin
         self.agree: Mask = np.ones(len(begin), np.bool_)
         self.numbers: dict[str, Floats] = {}
-        self.words: dict[str, list[Words]] = {}
         for run, field, next_run in zip(layout.runs, layout.fields, layout.runs[1:], strict=False):
             self._pass_field(field, self._pass_run(run, field.width), next_run[0])
         self._pass_run(layout.runs[-1], 0)
@@ -235,28 +287,96 @@ class _Walk:
             self.numbers[field.role] = value
             self.agree &= ok & ((value <= 1.0) | (field.role != "packet_loss"))
         else:
-            self.words[field.role] = [keep_first(word, length - 8 * index) for index, word in enumerate(words)]
             self.agree &= plain_ascii(words, length)
-        if field.role == "id":
-            self.id_span = (self.place, length)
+        if field.role in ("event", "id"):
+            kept = [keep_first(word, length - 8 * index) for index, word in enumerate(words)]
+            if field.role == "event":
+                self.ended = _is_ended(kept)
+            else:
+                self.id_words = kept
         self.place = self.place + length
 
+    def id_is_plain(self, rows: Ints) -> Mask:
+        """Whether the ids of some rows are text that means itself; here, what agrees has been looked at."""
+        return np.ones(len(rows), np.bool_)
 
-def _codes(words: list[Words], line: Ints) -> tuple[NDArray[np.int32], Ints] | None:
-    """Which of the distinct strings each line has, and for each of those a row of `line` that has it.
+
+class _QuickWalk(_Walk):
+    """The same for lines that are like the sample, which most are: some numbers as long, strings of the same length.
+
+    A string's end is then proved by the run behind it, and what is in an id is looked at once for each distinct one.
+    """
+
+    def _pass_field(self, field: Field, words: list[Words], terminator: int) -> None:
+        size = len(field.sample)
+        dot = field.sample.find(b".") if field.is_number else -1
+        if dot in (9, 10):
+            self._pass_number(field, *long_decimal(list(map(np.ascontiguousarray, words)), field.sample, terminator))
+        elif 0 < dot < 8:
+            self._pass_number(field, *short_decimal(list(map(np.ascontiguousarray, words)), terminator))
+        elif field.role in ("event", "id"):
+            used = words[: max(1, -(-size // 8))]
+            text = [word & FIRST_BYTES[min(8, size - 8 * index)] for index, word in enumerate(used)]
+            if field.role == "event":
+                for word, expected in zip(text, _words(field.sample), strict=True):
+                    self.agree &= word == expected
+                self.ended = np.full(len(self.place), field.sample == _ENDED)
+            else:
+                self.id_words, self._id_size = text, size
+            self.place = self.place + size
+        else:
+            super()._pass_field(field, words, terminator)
+
+    def _pass_number(self, field: Field, value: Floats, length: Ints, ok: Mask) -> None:
+        self.numbers[field.role] = value
+        self.agree &= ok & (value <= 1.0) if field.role == "packet_loss" else ok
+        self.place = self.place + length
+
+    def id_is_plain(self, rows: Ints) -> Mask:
+        """Whether the ids of some rows are text that means itself."""
+        text, length = [word[rows] for word in self.id_words], np.full(len(rows), self._id_size)
+        return plain_ascii(text, length) & (find(text, QUOTE) >= length)
+
+
+def _words(text: bytes) -> Words:
+    """The text as words, zeros behind its end; one at least."""
+    return np.frombuffer(text.ljust(max(8, -(-len(text) // 8) * 8), b"\0"), np.uint64)
+
+
+def _codes(words: list[Words]) -> tuple[NDArray[np.int32], Ints] | None:
+    """Which of the distinct strings each row has, and for each of those a row that has it.
 
     Strings are told apart by a hash and then compared with the one that stands for theirs, so that two different ones
     of the same hash are noticed: then, None.
     """
-    own = [word[line] for word in words]
-    mixed = np.zeros(len(line), np.uint64)
-    for word in own:
+    mixed = np.zeros(len(words[0]), np.uint64)
+    for word in words:
         mixed = (mixed ^ word) * np.uint64(0x9E3779B97F4A7C15)
         mixed ^= mixed >> np.uint64(29)
-    _, first, code = np.unique(mixed, return_index=True, return_inverse=True)
-    if not all((word == word[first][code]).all() for word in own):
+    # All rows of a hash share a bucket. Whoever was written into it last stands for those of its hash; the others of
+    # the bucket try again among themselves.
+    bucket = (mixed >> np.uint64(64 - BUCKET_BITS)).astype(np.int64)
+    standing = np.empty(len(mixed), np.int64)
+    last = np.empty(1 << BUCKET_BITS, np.int64)
+    left = np.arange(len(mixed))
+    while len(left):
+        last[bucket[left]] = left
+        winner = last[bucket[left]]
+        same = mixed[winner] == mixed[left]
+        standing[left[same]] = winner[same]
+        left = left[~same]
+    if not all((word == word[standing]).all() for word in words):
         return None
-    return code.astype(np.int32), first
+    stands = np.zeros(len(mixed), np.bool_)
+    stands[standing] = True
+    return (np.cumsum(stands, dtype=np.int32) - 1)[standing].astype(np.int32), np.flatnonzero(stands)
+
+
+def _texts(words: list[Words]) -> list[str]:
+    """The strings that the rows spell, of printable ASCII, with zeros behind their ends."""
+    newline = np.full(len(words[0]), NEWLINE, np.uint64)
+    lines = np.stack([*words, newline], axis=1).tobytes().translate(None, b"\0").decode()
+    return lines.split("\n")[:-1]
 
 
 def _is_ended(words: list[Words]) -> Mask:

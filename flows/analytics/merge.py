@@ -13,8 +13,7 @@ import orjson
 
 from flows.analytics.alerts import Alert
 from flows.analytics.frames import Decoded, Rejected
-from flows.analytics.shard import ShardResult
-from flows.analytics.windows import window_object
+from flows.analytics.shard import ShardResult, WindowLines
 
 __all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]
 
@@ -99,11 +98,11 @@ class Merger:
 
 
 def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
-    windows = sorted(row for result in results for row in result.windows)
+    windows = _in_order([result.windows for result in results])
     alerts = sorted(alert for result in results for alert in result.alerts)
     raised = sum(alert.state == "raised" for alert in alerts)
     return Report(
-        windows=_lines([orjson.dumps(window_object(row.conversation_id, row.values)) for row in windows]),
+        windows=_lines(windows),
         alert_lines=_lines([alert.body for alert in alerts]),
         rejected=_lines([_rejected_line(facts, rejected) for rejected in facts.rejected]),
         alerts=alerts,
@@ -119,6 +118,13 @@ def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
             resolved=len(alerts) - raised,
         ),
     )
+
+
+def _in_order(shards: Sequence[WindowLines]) -> list[bytes]:
+    """The lines of all shards by end, then conversation; they come so from each, which makes it a merge."""
+    keys = [key for windows in shards for key in zip(windows.end, windows.conversation_id, strict=True)]
+    lines = [line for windows in shards for line in windows.line]
+    return [lines[index] for index in sorted(range(len(lines)), key=keys.__getitem__)]
 
 
 def _lines(lines: list[bytes]) -> bytes:

@@ -7,8 +7,10 @@ again. What the roster remembers of conversations that are over is bounded by ti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from typing import Any, Final, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,8 +69,8 @@ class Roster:
 
     def slots(self, conversation_ids: Iterable[str]) -> NDArray[np.int32]:
         """The slot of each conversation, NOBODY where none is on."""
-        slots = self._slots
-        return np.array([slots.get(conversation_id, NOBODY) for conversation_id in conversation_ids], np.int32)
+        slots = map(self._slots.get, conversation_ids, repeat(NOBODY))
+        return np.fromiter(slots, np.int32)
 
     def end(self, slot: int, windows_end: float) -> None:
         """The conversation is over; its slot stays until `windows_end`, when the last window of its last frame ends."""
@@ -116,21 +118,16 @@ class Roster:
 
     def snapshot(self) -> tuple[Any, ...]:
         """A plain value that `restore` takes, sharing nothing with this roster."""
-        watches = [None if watch is None else tuple(watch) for watch in self.watches]
-        return (
-            self.limits.copy(),
-            watches,
-            dict(self._slots),
-            list(self._free),
-            dict(self._ended),
-            dict(self._retired),
-            dict(self._over),
-        )
+        # As one piece of bytes: pickling each watch as an object would be most of what a snapshot costs.
+        watches = msgspec.msgpack.encode(self.watches)
+        return (self.limits.copy(), watches, list(self._free), dict(self._ended), dict(self._retired), dict(self._over))
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place."""
-        limits, watches, slots, free, ended, retired, over = snapshot
+        limits, watches, free, ended, retired, over = snapshot
         self.limits = limits.copy()
-        self.watches = [None if watch is None else Watch(*watch) for watch in watches]
-        self._slots, self._free, self._ended = dict(slots), list(free), dict(ended)
+        self.watches = msgspec.msgpack.decode(watches, type=list[Watch | None])
+        self._free, self._ended = list(free), dict(ended)
         self._retired, self._over = dict(retired), dict(over)
+        on = ((slot, watch) for slot, watch in enumerate(self.watches) if slot not in self._retired)
+        self._slots = {watch.conversation_id: slot for slot, watch in on if watch is not None}

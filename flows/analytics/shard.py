@@ -20,9 +20,9 @@ from flows.analytics.records import Control, FlowSettings, WatchSettings
 from flows.analytics.roster import NOBODY, REMEMBER_S, Roster, Watch
 from flows.analytics.rules import LATENCY, LOSS, RULES, Rule, Transition, Values
 from flows.analytics.shards import ShardBlock
-from flows.analytics.windows import END, NO_WINDOW, OpenWindows, Summaries, by_end, window_object
+from flows.analytics.windows import END, NO_WINDOW, START, OpenWindows, Summaries, by_end, window_lines, window_object
 
-__all__ = ["Overrides", "Shard", "ShardResult", "WindowRow"]
+__all__ = ["Overrides", "Shard", "ShardResult", "WindowLines"]
 
 SCHEMA: Final = 1
 
@@ -38,18 +38,18 @@ class Overrides(NamedTuple):
     watches: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
 
 
-class WindowRow(NamedTuple):
-    """A closed window; rows order by end, then conversation. `values` are a row of `Summaries.values`."""
+class WindowLines(NamedTuple):
+    """Closed windows as JSON, in order of their ends, then conversations: three lists of one length."""
 
-    end: float
-    conversation_id: str
-    values: list[float]
+    end: list[float]
+    conversation_id: list[str]
+    line: list[bytes]
 
 
 class ShardResult(NamedTuple):
     """What a block did in a shard: windows closed, alerts, frames that nobody watches, conversations first seen."""
 
-    windows: list[WindowRow]
+    windows: WindowLines
     alerts: list[Alert]
     unwatched: int
     conversations: int
@@ -94,7 +94,7 @@ class Shard:
                 self._control(control, closed)
         self._now = max(self._now, block.time)
         closed.append(self._windows.close_all() if block.last else self._windows.close(self._now))
-        windows = sorted(row for summaries in closed for row in self._window_rows(summaries))
+        windows = self._window_lines(by_end(closed))
         ending = by_end([self._closed_early, *closed])
         alerts = self._alerts(changes, ending)
         self._keep_latest(ending)
@@ -235,7 +235,8 @@ class Shard:
         if not changes:
             return []
         ending_of: dict[int, list[list[float]]] = {}
-        for slot, values in zip(ending.slot.tolist(), ending.values.tolist(), strict=True):
+        concerned = np.isin(ending.slot, [change.transition.slot for change in changes])
+        for slot, values in zip(ending.slot[concerned].tolist(), ending.values[concerned].tolist(), strict=True):
             ending_of.setdefault(slot, []).append(values)
         return sorted(self._alert(change, ending_of.get(change.transition.slot, [])) for change in changes)
 
@@ -261,12 +262,22 @@ class Shard:
             window=window_object(watch.conversation_id, window) if window[END] == window[END] else None,
         )
 
-    def _window_rows(self, summaries: Summaries) -> Iterator[WindowRow]:
-        for slot, values in zip(summaries.slot.tolist(), summaries.values.tolist(), strict=True):
-            yield WindowRow(values[END], self._roster.watch_in(slot).conversation_id, values)
+    def _window_lines(self, closed: Summaries) -> WindowLines:
+        if not len(closed.slot):
+            return WindowLines([], [], [])
+        slots, index = np.unique(closed.slot, return_inverse=True)
+        ids = [self._roster.watch_in(slot).conversation_id for slot in slots.tolist()]
+        rank = np.empty(len(ids), np.int64)
+        rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+        order = np.lexsort((closed.values[:, START], rank[index], closed.values[:, END]))
+        values = closed.values[order]
+        names = [ids[one] for one in index[order].tolist()]
+        return WindowLines(values[:, END].tolist(), names, window_lines(names, values))
 
     def _keep_latest(self, ending: Summaries) -> None:
         """Keep each slot's last window for the alerts to come, once its end has passed, also if it closed early."""
+        if not len(ending.slot):
+            return
         ended = ending.values[:, END] <= self._now
         self._latest[ending.slot[ended]] = ending.values[ended]  # of a slot's several windows the last one stays
         self._closed_early = Summaries(ending.slot[~ended], ending.values[~ended])

@@ -44,9 +44,15 @@ def shard_of(conversation_id: str, shards: int) -> int:
     return crc32(conversation_id.encode()) % shards
 
 
+def _owners(conversation_ids: list[str], shards: int) -> NDArray[np.int64]:
+    """`shard_of` each."""
+    checksums = map(crc32, map(str.encode, conversation_ids))
+    return np.fromiter(checksums, np.int64, len(conversation_ids)) % shards
+
+
 def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[ShardBlock]:
     """Cut a decoded block into one `ShardBlock` for each shard, in the order of the shards."""
-    owner = np.array([shard_of(conversation_id, shards) for conversation_id in decoded.ids], np.int64)
+    owner = _owners(decoded.ids, shards)
     by_owner = np.argsort(owner, kind="stable")
     firsts = np.searchsorted(owner[by_owner], np.arange(shards + 1))
     local = np.empty(len(owner), np.int32)
@@ -56,6 +62,7 @@ def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[Sha
     row = np.argsort(shard, kind="stable")
     bounds = np.searchsorted(shard[row], np.arange(shards + 1))
     controls = _controls_by_shard(decoded.controls, shards)
+    ids = np.array(decoded.ids, object)[by_owner]
     return [
         ShardBlock(
             number=number,
@@ -65,7 +72,7 @@ def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[Sha
             packet_loss=decoded.packet_loss[rows],
             ended=decoded.ended[rows],
             code=local[decoded.code[rows]],
-            ids=[decoded.ids[code] for code in by_owner[firsts[index] : firsts[index + 1]]],
+            ids=ids[firsts[index] : firsts[index + 1]].tolist(),
             controls=controls[index],
             time=decoded.time,
             last=last,

@@ -7,14 +7,28 @@ whole number of milliseconds, the very number that is written out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from flows.analytics.voice_quality import G711_PLC, MODEL, mos_from_r, r_factor
 
-__all__ = ["COLUMNS", "END", "NO_WINDOW", "OpenWindows", "Summaries", "by_end", "pane_of", "summarise", "window_object"]
+__all__ = [
+    "COLUMNS",
+    "END",
+    "NO_WINDOW",
+    "START",
+    "OpenWindows",
+    "Summaries",
+    "by_end",
+    "pane_of",
+    "summarise",
+    "window_lines",
+    "window_object",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -36,7 +50,8 @@ COLUMNS: Final = (
     "mos",
 )
 NO_WINDOW: Final = np.full(len(COLUMNS), np.nan)
-_START, END, _FRAMES, _LATENCY, _LOSS, _MOS = 0, 1, 2, 3, 10, 13
+START, END, _FRAMES, _LATENCY, _LOSS, _MOS = 0, 1, 2, 3, 10, 13
+_COUNTS: Final = (_FRAMES, _LATENCY, _LOSS)
 # Latencies within 2^39 µs (six days) of zero fit beside a group number in one integer, which sorts ten times faster.
 _LATENCY_BITS: Final = 40
 _LATENCY_BIAS: Final = 1 << (_LATENCY_BITS - 1)
@@ -90,7 +105,7 @@ class OpenWindows:
     def __init__(self, length_ms: int, slide_ms: int) -> None:
         self.slide_ms = slide_ms
         self.panes = length_ms // slide_ms
-        self.closed: int | None = None
+        self._closed: int | None = None
         self._pending: list[Pending] = []
 
     def add(self, slot: NDArray[np.int32], arrival: Floats, latency_us: Floats, packet_loss: Floats) -> None:
@@ -105,37 +120,37 @@ class OpenWindows:
 
     def close(self, now: float) -> Summaries:
         """Close the windows that end at or before `now` (epoch seconds)."""
-        if not np.isfinite(now):
+        if not self._pending or now < (self._first() + self.panes) * self.slide_ms / 1000.0:
             return by_end([])
         return self._close(int(pane_of(np.array([now]), self.slide_ms)[0]) - self.panes)
 
     def close_all(self) -> Summaries:
         """Close every window that holds a frame, as at the end of a recording."""
-        return self._close(max((int(chunk.pane[-1]) for chunk in self._pending), default=0))
+        return self._close(int(self._pending[-1].pane[-1])) if self._pending else by_end([])
 
     def snapshot(self) -> tuple[Any, ...]:
         """A plain value that `restore` takes; it shares only arrays that nobody changes."""
-        return (self.closed, [tuple(chunk) for chunk in self._pending])
+        return (self._closed, [tuple(chunk) for chunk in self._pending])
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place."""
-        self.closed = snapshot[0]
+        self._closed = snapshot[0]
         self._pending = [Pending(*columns) for columns in snapshot[1]]
 
+    def _first(self) -> int:
+        """The number of the window that ends next, of those that hold a waiting frame."""
+        first = int(self._pending[0].pane[0]) - self.panes + 1
+        return first if self._closed is None else max(first, self._closed + 1)
+
     def _close(self, last: int) -> Summaries:
-        """Close all windows up to number `last`."""
-        if not self._pending or (self.closed is not None and last <= self.closed):
-            return by_end([])
-        first_pane = int(self._pending[0].pane[0])
-        if last < first_pane - self.panes + 1:
-            return by_end([])
+        """Close all windows up to number `last`, one at least."""
+        first = self._first()
         frames = Pending(*map(np.concatenate, zip(*self._pending, strict=True)))
-        first = first_pane - self.panes + 1 if self.closed is None else self.closed + 1
         ending = int(np.searchsorted(frames.pane, last + self.panes))
         closed = summarise(frames.part(slice(ending)), first, last, self.panes, self.slide_ms)
         waiting = int(np.searchsorted(frames.pane, last, side="right"))
         self._pending = [frames.part(slice(waiting, None))] if waiting < len(frames.pane) else []
-        self.closed = last
+        self._closed = last
         return closed
 
 
@@ -169,7 +184,7 @@ def summarise(frames: Pending, first: int, last: int, panes: int, slide_ms: int)
     groups, group = _ranks((window - lowest) * slots + frames.slot[row].astype(np.int64))
     values = np.full((len(groups), len(COLUMNS)), np.nan)
     number = groups // slots + lowest
-    values[:, _START] = number * slide_ms / 1000.0
+    values[:, START] = number * slide_ms / 1000.0
     values[:, END] = (number + panes) * slide_ms / 1000.0
     values[:, _FRAMES] = np.bincount(group, minlength=len(groups))
     _latencies(values, group, frames.latency_us[row])
@@ -255,3 +270,36 @@ def window_object(conversation_id: str, values: list[float]) -> dict[str, Any]:
         "packet_loss": {"count": int(losses), "mean": mean_loss, "max": most_loss} if losses else None,
         "mos": {"value": mos, "model": MODEL} if mos == mos else None,
     }
+
+
+def window_lines(conversation_ids: Sequence[str], values: Floats) -> list[bytes]:
+    """Rows of `Summaries.values` as JSON text, without newlines: `window_object` of each, dumped by orjson."""
+    whole = (values[:, _LATENCY] > 0) & (values[:, _LOSS] > 0) & ~np.isnan(values[:, _MOS])
+    if whole.all():
+        return list(_whole_lines(conversation_ids, values))
+    lines = _whole_lines([conversation_ids[row] for row in np.flatnonzero(whole).tolist()], values[whole])
+    rows = zip(whole.tolist(), conversation_ids, values.tolist(), strict=True)
+    return [next(lines) if is_whole else orjson.dumps(window_object(*row)) for is_whole, *row in rows]
+
+
+def _whole_lines(conversation_ids: Sequence[str], values: Floats) -> Iterator[bytes]:
+    """The same for rows that have every metric, formatted column by column, which takes less than half of the time."""
+    names = map(orjson.dumps, conversation_ids)
+    columns = [
+        orjson.dumps(values[:, index].astype(np.int64 if index in _COUNTS else np.float64), option=_NUMPY)[1:-1]
+        for index in range(len(COLUMNS))
+    ]
+    rows = zip(names, *(column.split(b",") for column in columns), strict=len(values) > 0)
+    return map(_LINE.__mod__, rows)
+
+
+_NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
+_LINE: Final = (
+    (
+        b'{"conversation_id":%b,"start":%b,"end":%b,"frames":%b,'
+        b'"latency_ms":{"count":%b,"min":%b,"mean":%b,"max":%b,"p50":%b,"p95":%b,"p99":%b},'
+        b'"packet_loss":{"count":%b,"mean":%b,"max":%b},"mos":{"value":%b,"model":'
+    )
+    + orjson.dumps(MODEL).replace(b"%", b"%%")
+    + b"}}"
+)

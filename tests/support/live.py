@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,7 @@ from flows.live import StateLayout
 from flows.replay import replay
 from flows.run import run_bootstrap
 from flows.settings import load_settings
-from tests.support.callbacks import eventually
-from tests.support.cli import Running, configuration, environ, running
+from tests.support.cli import DEADLINE_S, Running, configuration, environ, running, started
 
 __all__ = ["Live"]
 
@@ -34,7 +34,7 @@ class Live:
     receiver_url: str
     seed: int = 1
     conversations: int = 5
-    tables: dict[str, Any] = field(default_factory=dict)
+    process: Running | None = None
 
     def __post_init__(self) -> None:
         tables: dict[str, Any] = {
@@ -54,8 +54,6 @@ class Live:
                 for number, one in enumerate(conversation_ids(self.seed, self.conversations))
             ],
         }
-        for name, table in self.tables.items():
-            tables.setdefault(name, {}).update(table)
         self.config = configuration(self.directory / "voicewatch.toml", tables)
 
     @property
@@ -68,9 +66,17 @@ class Live:
         report = run_bootstrap(load_settings(self.config, {}), environ({}))
         assert not report.failed
 
-    def running(self, command: str = "run", *options: str, **more: str | None) -> AbstractContextManager[Running]:
+    @contextmanager
+    def running(self, command: str = "run", *options: str, **more: str | None) -> Iterator[Running]:
         """Start it, once more."""
-        return running(self.directory, command, self.config, *options, **more)
+        with running(self.directory, command, self.config, *options, **more) as self.process:
+            yield self.process
+
+    @contextmanager
+    def started(self, arguments: Sequence[str]) -> Iterator[Running]:
+        """Start something else on the same configuration."""
+        with started(self.directory, arguments, VOICEWATCH_CONFIG=str(self.config)) as self.process:
+            yield self.process
 
     def records(self) -> Iterator[dict[str, Any]]:
         """What is in the journal, whole lines of it."""
@@ -81,12 +87,18 @@ class Live:
 
     def frames(self) -> int:
         """How many frames the journal holds."""
-        return sum("frame" in record for record in self.records())
+        return sum(segment.read_bytes().count(b',"frame":') for segment in segments(self.state.journal))
 
     def wait_for_frames(self, more: int) -> None:
-        """Wait until the journal holds so many frames more than now."""
+        """Wait until the journal holds so many frames more than now, or fail with the log of the process."""
         wanted = self.frames() + more
-        eventually(lambda: self.frames() >= wanted, 60)
+        assert self.process is not None
+        end = time.monotonic() + DEADLINE_S
+        while self.frames() < wanted:
+            code = self.process.process.poll()
+            assert code is None, f"exit code {code}: {self.process.log}"
+            assert time.monotonic() < end, f"{self.frames()} of {wanted} frames: {self.process.log}"
+            time.sleep(0.02)
 
     def feed_states(self) -> list[tuple[str, str]]:
         """What became of the feed, and why; without what heads of segments repeat."""

@@ -1,0 +1,241 @@
+"""The rows of the table: what is run, and what is wanted of it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.benchmarks import live
+from tests.benchmarks.agreement import disagreement
+from tests.benchmarks.baselines import WINDOWED
+from tests.benchmarks.measure import ROOT, Cost, Measured, Ratio, Run, environ, interleaved, measured, python, spent
+
+__all__ = ["ROWS", "Scale"]
+
+BENCH: Final = ROOT / "build" / "bench"
+OUT: Final = BENCH / "out"
+REPLAY_FLOW: Final = "tests.support.replay_flow"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything: `frames` in most recordings, `many` where the length matters, `few` for what is slow."""
+
+    rounds: int
+    frames: int = 1_000_000
+    many: int = 4_000_000
+    most: int = 10_000_000
+    few: int = 200_000
+    live_s: float = 20.0
+
+
+def compared(scale: Scale, conversations: int, targets: dict[str, float]) -> Iterator[Measured]:
+    """The replay against each of the baselines over the same recording; of slow ones, over the first part of it."""
+    whole = recording(scale.frames, conversations)
+    part = recording(scale.few, conversations)
+    if "duckdb" in targets and importlib.util.find_spec("duckdb") is None:
+        del targets["duckdb"]
+        yield Measured("replay / duckdb", "x", 0.7, at_least=True, samples=[], note="duckdb is not installed")
+    for name in sorted(set(targets) & set(WINDOWED)):
+        check(name, part)
+    of = f"replay {conversations}"
+    runs = [Run(of, scale.frames, lambda: replay(whole))]
+    for name in targets:
+        slow = name in ("stock", "documented")
+        runs.append(baseline(name, part if slow else whole, scale.few if slow else scale.frames))
+    costs = interleaved(runs, scale.rounds)
+    for name, target in targets.items():
+        yield measured(Ratio(f"{of} / {name}", of, name, target), costs)
+
+
+def thousand(scale: Scale) -> Iterator[Measured]:
+    """1,000 conversations."""
+    targets = {"stock": 30, "documented": 100, "plain": 4, "parse": 0.9, "duckdb": 0.7}
+    yield from compared(scale, 1000, targets)
+
+
+def twenty_thousand(scale: Scale) -> Iterator[Measured]:
+    """20,000 conversations."""
+    yield from compared(scale, 20_000, {"stock": 50, "duckdb": 0.7})
+
+
+def shapes(scale: Scale) -> Iterator[Measured]:
+    """Few and many conversations, and a storm of alerts."""
+    names = {"50": (50, False), "1000": (1000, False), "20000": (20_000, False), "storm": (1000, True)}
+    paths = {name: recording(scale.frames, count, storm=storm) for name, (count, storm) in names.items()}
+    runs = [Run(name, scale.frames, lambda path=path: replay(path)) for name, path in paths.items()]  # type: ignore[misc]
+    costs = interleaved(runs, scale.rounds)
+    yield measured(Ratio("cost a frame, 20,000 / 50 conversations", "50", "20000", 2.0, at_least=False), costs)
+    yield measured(Ratio("alert storm / healthy", "storm", "1000", 0.5), costs)
+
+
+def recovery(scale: Scale) -> Iterator[Measured]:
+    """Recovery with a snapshot each second, over a recording long enough for several."""
+    path = recording(scale.many, 20_000)
+    runs = [Run("off", scale.many, lambda: in_bytewax(path)), Run("on", scale.many, lambda: in_bytewax(path, snaps=1))]
+    costs = interleaved(runs, scale.rounds)
+    yield measured(Ratio("recovery on / off, 20,000 conversations", "on", "off", 0.9), costs)
+    command = python("-m", "tests.benchmarks.snapshot", recording(scale.frames, 20_000))
+    samples = [float(output(command)) for _ in range(scale.rounds)]
+    yield Measured("one snapshot, 20,000 conversations", "ms", 50, at_least=False, samples=samples)
+
+
+def journal(scale: Scale) -> Iterator[Measured]:
+    """The journal's writer against the disk."""
+    path = recording(scale.frames, 1000)
+
+    def spend(how: str) -> Cost:
+        told = json.loads(output(python("-m", "tests.benchmarks.append", how, path, fresh(OUT))))
+        return Cost(told["wall_s"] / told["bytes"], told["cpu_s"] / told["bytes"], 0.0)
+
+    runs = [Run(how, 1e-6, lambda how=how: spend(how)) for how in ("journal", "disk")]  # type: ignore[misc]
+    costs = interleaved(runs, scale.rounds)
+    yield measured(Ratio("journal append / disk (MB/s)", "journal", "disk", 0.5), costs)
+
+
+def memory(scale: Scale) -> Iterator[Measured]:
+    """The peak of a long replay, and of one a tenth as long."""
+    long, short = recording(scale.most, 20_000), recording(scale.most // 10, 20_000)
+    peaks = [[replay(path).peak_mib * 1.048576 for path in (long, short)] for _ in range(min(scale.rounds, 2))]
+    yield Measured(f"peak memory, {scale.most:,} frames", "MB", 200, at_least=False, samples=[one for one, _ in peaks])
+    ratios = [one / other for one, other in peaks]
+    yield Measured("peak memory, ten times the frames", "x", 1.1, at_least=False, samples=ratios)
+
+
+def cluster(scale: Scale) -> Iterator[Measured]:
+    """Two processes against one, which must write the same."""
+    path = recording(scale.many, 1000)
+
+    def one() -> Cost:
+        return in_bytewax(path, out=OUT / "one")
+
+    def two() -> Cost:
+        cost = in_bytewax(path, out=OUT / "two", processes=2)
+        for name in ("windows.jsonl", "alerts.jsonl"):
+            if (OUT / "one" / name).read_bytes() != (OUT / "two" / name).read_bytes():
+                raise RuntimeError(f"two processes write another {name} than one")
+        return cost
+
+    one()
+    costs = interleaved([Run("one", scale.many, one), Run("two", scale.many, two)], scale.rounds)
+    yield measured(Ratio(f"two processes / one, {scale.many:,} frames", "two", "one", 1.6), costs)
+
+
+def latency(scale: Scale) -> Iterator[Measured]:
+    """From a frame at the socket to its callback."""
+    for rate in (1000, 10_000):
+        found = [live.latency(fresh(OUT), rate, scale.live_s) for _ in range(scale.rounds)]
+        at = f"frame to callback, {rate:,} frames/s"
+        yield Measured(f"{at}, p50", "ms", 8, at_least=False, samples=[one.p50_ms for one in found])
+        yield Measured(f"{at}, p99", "ms", 25, at_least=False, samples=[one.p99_ms for one in found])
+
+
+def sustained(scale: Scale) -> Iterator[Measured]:
+    """Live frames a second on one processor."""
+    rates = [1000.0 * thousands for thousands in (20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120, 140, 160, 200)]
+    samples = [live.sustained(fresh(OUT), rates, scale.live_s / 4) for _ in range(min(scale.rounds, 3))]
+    yield Measured("live frames/s of one processor", "1/s", 100_000, at_least=True, samples=samples)
+
+
+def idle(scale: Scale) -> Iterator[Measured]:
+    """A run in which nothing happens."""
+    samples = [100 * live.idle_cpu(fresh(OUT), scale.live_s) for _ in range(min(scale.rounds, 3))]
+    yield Measured("idle, 1,000 quiet conversations", "% CPU", 3, at_least=False, samples=samples)
+
+
+def start(scale: Scale) -> Iterator[Measured]:
+    """How long it takes to start."""
+    ten = BENCH / "ten.jsonl"
+    with recording(scale.few, 50).open("rb") as lines:
+        ten.write_bytes(b"".join(line for line, _ in zip(lines, range(62), strict=False)))
+    costs = interleaved(
+        [Run("help", 1, lambda: voicewatch("--help")), Run("ten", 10, lambda: replay(ten))], scale.rounds
+    )
+    samples = {name: [cost.wall_s for _, cost in some] for name, some in costs.items()}
+    yield Measured("voicewatch --help", "s", 0.3, at_least=False, samples=samples["help"])
+    yield Measured("replay of ten frames", "s", 1.0, at_least=False, samples=samples["ten"])
+
+
+ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
+    "1000": thousand,
+    "20000": twenty_thousand,
+    "shapes": shapes,
+    "recovery": recovery,
+    "journal": journal,
+    "memory": memory,
+    "cluster": cluster,
+    "latency": latency,
+    "sustained": sustained,
+    "idle": idle,
+    "start": start,
+}
+
+
+def recording(frames: int, conversations: int, *, storm: bool = False) -> Path:
+    """A recording, made on first use and kept."""
+    path = BENCH / f"{'storm' if storm else 'healthy'}-{conversations}-{frames}.jsonl"
+    if not path.exists():
+        BENCH.mkdir(parents=True, exist_ok=True)
+        more = ["--storm"] if storm else []
+        spent(python("-m", "tests.benchmarks.generate", path, frames, conversations, *more))
+    return path
+
+
+def fresh(directory: Path) -> Path:
+    """The directory, emptied."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    return directory
+
+
+def voicewatch(*arguments: object) -> Cost:
+    """The command, to its end."""
+    return spent(python("-c", "from flows.cli import main; main()", *arguments))
+
+
+def replay(path: Path) -> Cost:
+    """The whole job over a recording."""
+    return voicewatch("replay", path, "--out", fresh(OUT / "replay"))
+
+
+def baseline(name: str, path: Path, frames: int) -> Run:
+    """A baseline over a recording."""
+    return Run(name, frames, lambda: spent(python("-m", "tests.benchmarks.baselines", name, path, fresh(OUT / name))))
+
+
+def check(name: str, path: Path) -> None:
+    """Raise RuntimeError unless a baseline finds the windows that the replay finds."""
+    replay(path)
+    baseline(name, path, 1).spend()
+    difference = disagreement(OUT / "replay" / "windows.jsonl", OUT / name / "windows.jsonl")
+    if difference:
+        raise RuntimeError(f"{name} does another job than the replay: {difference}")
+
+
+def in_bytewax(path: Path, *, out: Path = OUT / "flow", snaps: int = 0, processes: int = 1) -> Cost:
+    """The replay's flow in Bytewax' own runner: with a snapshot every `snaps` seconds, in several processes."""
+    source = fresh(BENCH / "source")
+    os.link(path, source / path.name)
+    flow = ["-m", "bytewax.run", REPLAY_FLOW]
+    if snaps:
+        store = fresh(BENCH / "recovery")
+        subprocess.run(python("-m", "bytewax.recovery", store, 4), check=True, env=environ())
+        flow += ["-r", str(store), "-s", str(snaps), "-b", "0"]
+    if processes > 1:
+        addresses = ";".join(f"127.0.0.1:{2101 + number}" for number in range(processes))
+        commands = [python(*flow, "-i", number, "-a", addresses) for number in range(processes)]
+    else:
+        commands = [python(*flow)]
+    return spent(*commands, env={"RECORDING": str(source), "OUT": str(fresh(out))})
+
+
+def output(command: list[str]) -> str:
+    """What a command prints."""
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environ(), cwd=ROOT).stdout

@@ -1,0 +1,53 @@
+"""One snapshot of the flow's state: `python -m tests.benchmarks.snapshot RECORDING` prints its milliseconds.
+
+The state is that of all shards after half of the recording. Its snapshot is taken, pickled and written as Bytewax does,
+a row of SQLite a shard; the least of several times, for what a neighbour takes is not the snapshot's.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sqlite3
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from connectors.recording import Recording
+from flows.analytics.frames import decode_block
+from flows.analytics.shard import Shard
+from flows.analytics.shards import split
+from flows.voice_qa import SHARDS
+
+__all__: list[str] = []
+
+TIMES = 7
+BLOCK_BYTES = 4 << 20
+
+
+def main() -> None:
+    """Measure."""
+    path = Path(sys.argv[1])
+    shards = [Shard() for _ in range(SHARDS)]
+    half = path.stat().st_size // 2 // BLOCK_BYTES
+    for number, data in zip(range(half), Recording([path]).chunks(0, 0, BLOCK_BYTES), strict=False):
+        for shard, part in zip(shards, split(number, decode_block(data), SHARDS, last=False), strict=True):
+            shard.apply(part)
+    with tempfile.TemporaryDirectory(dir=path.parent) as directory:
+        store = sqlite3.connect(Path(directory) / "store.sqlite3")
+        store.execute("PRAGMA journal_mode = WAL")
+        store.execute("CREATE TABLE snaps (shard INTEGER, epoch INTEGER, snap BLOB)")
+        store.commit()
+        print(min(_snapshot_ms(shards, store, epoch) for epoch in range(TIMES)))
+
+
+def _snapshot_ms(shards: list[Shard], store: sqlite3.Connection, epoch: int) -> float:
+    began = time.perf_counter()
+    rows = [(number, epoch, pickle.dumps(shard.snapshot())) for number, shard in enumerate(shards)]
+    with store:
+        store.executemany("INSERT INTO snaps VALUES (?, ?, ?)", rows)
+    return 1000 * (time.perf_counter() - began)
+
+
+if __name__ == "__main__":
+    main()
