@@ -419,7 +419,7 @@ def test_the_command_table_is_that_of_the_program() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_make_targets_exist(page: str) -> None:
     """Every `make` command that a page names is one that make knows."""
-    targets = set(re.findall(r"[`$] ?make ([a-z]+)", PAGES[page]))
+    targets = set(re.findall(r"[`$] ?make ([a-z-]+)", PAGES[page]))
     assert {"demo", "test", "check"} <= targets
     plan = make_plan(*sorted(targets))
     assert plan.code == 0, plan
@@ -427,8 +427,8 @@ def test_the_make_targets_exist(page: str) -> None:
 
 def test_the_readme_lists_every_make_target() -> None:
     """The table of targets is that of the Makefile."""
-    makefile = re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    listed = re.findall(r"^\| `make ([a-z]+)` \|", README, re.MULTILINE)
+    makefile = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| `make ([a-z-]+)` \|", README, re.MULTILINE)
     assert set(listed) == set(makefile) - {"help"}
 
 
