@@ -40,7 +40,7 @@ contracts: $(READY) ## import contracts between the packages
 
 check: lint types contracts test ## lint, types, contracts and test: what CI runs
 
-bench: $(READY) ## the benchmarks, as ratios; ROWS=1000,live to select, SMALL=1 for a quick pass
+bench: $(READY) ## the benchmarks, as ratios; ROWS=1000,latency to select, SMALL=1 for a quick pass
 	@$(BIN)/python -m tests.benchmarks
 
 soak: $(READY) ## the whole job under random faults, for SECONDS=600

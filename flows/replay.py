@@ -1,4 +1,7 @@
-"""Replay: the dataflow over recorded files, without a network, into a directory of results."""
+"""Replay: the dataflow over recorded files, without a network, into a directory of results.
+
+What only the delivery of callbacks needs is imported with it: it would take as long as a replay of a small file.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bytewax.run import cli_main
 
-from connectors.audit import AuditLog, AuditSink
-from connectors.callback import CallbackSink
 from connectors.files import JsonLinesSink, make_private_dir
 from connectors.outbox import Outbox, State
 from connectors.recording import Recording
 from connectors.source import RecordingSource
-from connectors.webhook import parse_secrets
 from flows.analytics.merge import Tally
 from flows.analytics.shard import Overrides
-from flows.live import policy_of
-from flows.settings import Settings
+from flows.memory import keep_freed_memory
 from flows.tally import TallySink
 from flows.voice_qa import Outputs, build
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
 
 __all__ = ["Replayed", "replay"]
 
@@ -63,9 +65,10 @@ def replay(
         alerts=JsonLinesSink(out / "alerts.jsonl"),
         rejected=JsonLinesSink(out / "rejected.jsonl"),
         tally=tally,
-        **(_delivery(out, settings or Settings(), environ) if deliver else {}),
+        **(_delivery(out, settings, environ) if deliver else {}),
     )
     source = RecordingSource(recording, speed=speed, stop=stop)
+    keep_freed_memory()
     started = time.monotonic()
     cli_main(build(source, outputs, overrides=_overrides(settings)))  # type: ignore[no-untyped-call]
     if source.failure is not None:
@@ -88,14 +91,20 @@ def _outbox_counts(out: Path) -> dict[State, int]:
         outbox.close()
 
 
-def _delivery(out: Path, settings: Settings, environ: Mapping[str, str]) -> dict[str, Any]:
+def _delivery(out: Path, settings: Settings | None, environ: Mapping[str, str]) -> dict[str, Any]:
+    from connectors.audit import AuditLog, AuditSink
+    from connectors.callback import CallbackSink
+    from connectors.webhook import parse_secrets
+    from flows.live import policy_of
+    from flows.settings import Settings
+
     audit = AuditLog(out / "audit.jsonl")
     secrets = parse_secrets(environ.get("VOICEWATCH_CALLBACK_SECRET", ""))
     sink = CallbackSink(
         out / "outbox" / "outbox.sqlite3",
         audit=audit,
         secrets=secrets,
-        policy=policy_of(settings),
+        policy=policy_of(settings or Settings()),
         drain_s=DELIVERY_DRAIN_S,
     )
     return {"callbacks": sink, "audit": AuditSink(out / "audit.jsonl")}

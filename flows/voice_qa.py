@@ -26,9 +26,9 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import Sink
 
 from connectors.audit import AuditEntry
-from connectors.callback import Callback
 from connectors.files import logged_failures
 from connectors.journal import Block
+from connectors.outbox import Callback
 from flows.analytics.frames import decode_block
 from flows.analytics.merge import BlockFacts, Merger, Report, facts_of
 from flows.analytics.shard import Overrides, Shard, ShardResult
