@@ -1,0 +1,60 @@
+"""The recovery store stays small, however many conversations have come and gone."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.testing import run_main
+
+from connectors.files import JsonLinesSink
+from connectors.recording import Recording
+from connectors.source import RecordingSource
+from flows.voice_qa import SHARDS, Outputs, build
+
+CALLS = 10_000
+CALLS_IN_A_SEGMENT = 500
+CALLS_PER_S = 50
+
+
+def write_short_calls(directory: Path) -> list[Path]:
+    """Segments of calls of a watch, a frame and an end each; the windows of some hundreds are open at a time."""
+    segments = []
+    for first in range(0, CALLS, CALLS_IN_A_SEGMENT):
+        segments.append(directory / f"{first:08d}.jsonl")
+        with segments[-1].open("w") as segment:
+            for number in range(first, first + CALLS_IN_A_SEGMENT):
+                at = 1_700_000_000 + number / CALLS_PER_S
+                frame = f'"entity":{{"id":"call-{number}"}},"timestamp":{at}'
+                segment.write(f'{{"received_at":{at},"watch":{{"conversation_id":"call-{number}"}}}}\n')
+                segment.write(f'{{"received_at":{at},"frame":{{"event":"conversation.updated",{frame}}}}}\n')
+                segment.write(f'{{"received_at":{at},"frame":{{"event":"conversation.ended",{frame}}}}}\n')
+    return segments
+
+
+def test_ended_conversations_leave_nothing_behind(tmp_path: Path) -> None:
+    """After many short calls the store has a row for each shard, not for each call, and little in it."""
+    recovery = tmp_path / "recovery"
+    recovery.mkdir()
+    init_db_dir(recovery, 1)
+    source = RecordingSource(Recording(write_short_calls(tmp_path)), stop=threading.Event())
+    windows = tmp_path / "windows.jsonl"
+    outputs = Outputs(windows=JsonLinesSink(windows), alerts=JsonLinesSink(tmp_path / "alerts.jsonl"))
+    run_main(
+        build(source, outputs),
+        epoch_interval=timedelta(0),
+        recovery_config=RecoveryConfig(recovery, backup_interval=timedelta(0)),
+    )
+    assert windows.read_bytes().count(b"\n") == 2 * CALLS
+    with sqlite3.connect(recovery / "part-0.sqlite3") as store:
+        latest = "SELECT step_id, state_key, MAX(snap_epoch), LENGTH(ser_change) FROM snaps GROUP BY 1, 2"
+        sizes = {(step, key): size for step, key, _, size in store.execute(latest)}
+    store.close()
+    shards = {key: size for (step, key), size in sizes.items() if step.startswith("voice_qa.shards")}
+    assert len(shards) == SHARDS
+    assert len(sizes) < SHARDS + 8
+    # All calls together would take ten times as much: a watch alone is a hundred bytes and more.
+    assert max(shards.values()) < 32_768
