@@ -24,6 +24,9 @@ from flows.live import StateLayout
 from tests.support.callbacks import eventually
 from tests.support.cli import ROOT, SECRET, configuration, environ, running, several, voicewatch
 
+# Processes that start while others do everything at once take their time.
+pytestmark = pytest.mark.timeout(300)
+
 RECORDING = ROOT / "tests/data/three-minutes.jsonl"
 INTERCEPTOR = {
     "conversation_id": "c1",

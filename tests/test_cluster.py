@@ -20,6 +20,9 @@ from tests.support.cli import ROOT, started, voicewatch
 from tests.support.live import Live, feed_is_up
 from tests.support.replay_flow import flow as replay_flow
 
+# Processes that start while others do everything at once take their time.
+pytestmark = pytest.mark.timeout(300)
+
 MANY = {"conversations": 5, "rate": 20.0}
 OUTPUTS = ("windows.jsonl", "alerts.jsonl", "rejected.jsonl")
 

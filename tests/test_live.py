@@ -17,6 +17,9 @@ from tests.support.callbacks import eventually
 from tests.support.cli import several
 from tests.support.live import Live, feed_is_up
 
+# Processes that start while others do everything at once take their time.
+pytestmark = pytest.mark.timeout(300)
+
 MANY = {"conversations": 5, "rate": 20.0}
 DEADLINE_S = 60.0
 
