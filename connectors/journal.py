@@ -301,6 +301,8 @@ class _State:
             if record["received_at"] > MAX_EPOCH_S:
                 return
             self.time = max(self.time, record["received_at"])
+            if "frame" not in record:
+                record = orjson.loads(line)  # what is written again must be what orjson can write
             if "watch" in record:
                 self.watches[record["watch"]["conversation_id"]] = record["watch"]
             elif "feed" in record:

@@ -60,7 +60,12 @@ def message(number: int) -> str:
 
 def journalled(directory: Path) -> list[str]:
     """The conversations of the frames in a journal that the burst sent, in order."""
-    lines = (line for path in segments(directory) for line in path.read_bytes().splitlines() if b'"frame":' in line)
+    lines = (
+        line
+        for path in segments(directory)
+        for line in path.read_bytes().rpartition(b"\n")[0].splitlines()
+        if b'"frame":' in line
+    )
     ids = (orjson.loads(line)["frame"]["entity"]["id"] for line in lines)
     return [id_ for id_ in ids if id_.startswith("burst-")]
 
