@@ -17,12 +17,11 @@ from typing import Final
 import structlog
 
 from connectors.errors import VoicewatchError
-from connectors.files import StateLock, check_writable
 from connectors.retry import backoff_s
 from connectors.shutdown import Shutdown
 from flows.bootstrap import BootstrapReport
-from flows.live import SNAPSHOT_EVERY, StateLayout, live_flow, recovery_of
-from flows.run import require_interceptors
+from flows.live import SNAPSHOT_EVERY, StateLayout
+from flows.run import prepare
 from flows.settings import Settings
 
 __all__ = ["run_cluster"]
@@ -47,14 +46,7 @@ def run_cluster(
     When one dies, all are ended and started again, from the last snapshot, after a while that grows. Raises
     VoicewatchError when they die too often in a row.
     """
-    check_writable(settings.state.dir)
-    live_flow(
-        settings, environ, shutdown
-    )  # which opens nothing: now rather than in every process it tells what is missing
-    with StateLock(StateLayout(settings.state.dir).lock):
-        recovery_of(settings)
-    if on_bootstrap is not None:
-        require_interceptors(settings, environ, on_bootstrap)
+    prepare(settings, environ, shutdown, on_bootstrap=on_bootstrap)  # what is missing is told once, not by each process
     log = structlog.get_logger(__name__)
     stop = shutdown.requested
     failures = 0

@@ -22,7 +22,7 @@ from connectors.journal import Journal
 from connectors.sender import DeliveryPolicy
 from connectors.shutdown import Shutdown
 from connectors.source import Feed, JournalSource
-from connectors.webhook import parse_secrets
+from connectors.webhook import SECRET_VARIABLE, parse_secrets
 from flows.analytics.frames import ended_conversation
 from flows.settings import Settings
 from flows.tally import TallySink
@@ -98,6 +98,11 @@ def endpoints_of(settings: Settings) -> Endpoints:
     )
 
 
+def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """What callbacks are signed with. Raises ConfigurationError for a bad secret."""
+    return parse_secrets(environ.get(SECRET_VARIABLE, ""))
+
+
 def policy_of(settings: Settings) -> DeliveryPolicy:
     """How callbacks are to be delivered."""
     delivery = settings.delivery
@@ -144,7 +149,7 @@ def live_flow(
     state = StateLayout(settings.state.dir)
     endpoints = endpoints_of(settings)
     credentials = credentials_from_environment(environ)
-    secrets = parse_secrets(environ.get("VOICEWATCH_CALLBACK_SECRET", ""))
+    secrets = secrets_of(environ)
     audit = AuditLog(state.audit)
 
     def feeds(journal: Journal) -> Sequence[Feed]:

@@ -94,16 +94,14 @@ def _outbox_counts(out: Path) -> dict[State, int]:
 def _delivery(out: Path, settings: Settings | None, environ: Mapping[str, str]) -> dict[str, Any]:
     from connectors.audit import AuditLog, AuditSink
     from connectors.callback import CallbackSink
-    from connectors.webhook import parse_secrets
-    from flows.live import policy_of
+    from flows.live import policy_of, secrets_of
     from flows.settings import Settings
 
     audit = AuditLog(out / "audit.jsonl")
-    secrets = parse_secrets(environ.get("VOICEWATCH_CALLBACK_SECRET", ""))
     sink = CallbackSink(
         out / "outbox" / "outbox.sqlite3",
         audit=audit,
-        secrets=secrets,
+        secrets=secrets_of(environ),
         policy=policy_of(settings or Settings()),
         drain_s=DELIVERY_DRAIN_S,
     )

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import structlog
+from bytewax.dataflow import Dataflow
+from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 
 from connectors.audit import AuditLog
@@ -16,7 +18,6 @@ from connectors.genesys.platform import GenesysPlatform, TokenProvider, credenti
 from connectors.interceptors import InterceptorRegistry
 from connectors.outbox import Outbox
 from connectors.shutdown import Shutdown
-from connectors.webhook import parse_secrets
 from flows.analytics.merge import Tally
 from flows.bootstrap import BootstrapReport, bootstrap
 from flows.live import (
@@ -27,11 +28,12 @@ from flows.live import (
     open_journal,
     policy_of,
     recovery_of,
+    secrets_of,
 )
 from flows.settings import Settings
 from flows.tally import TallySink
 
-__all__ = ["check_online", "retry_outbox", "run_bootstrap", "run_live"]
+__all__ = ["check_online", "prepare", "retry_outbox", "run_bootstrap", "run_live"]
 
 RETRY_DRAIN_S = 60.0
 
@@ -69,17 +71,34 @@ def run_live(
     Raises VoicewatchError if there are interceptors to be had and none exists.
     """
     flow_totals = TallySink()
-    check_writable(settings.state.dir)
-    flow = live_flow(settings, environ, shutdown, flow_totals)
-    with StateLock(StateLayout(settings.state.dir).lock):
-        recovery = recovery_of(settings)
-    if on_bootstrap is not None:
-        require_interceptors(settings, environ, on_bootstrap)
+    flow, recovery = prepare(settings, environ, shutdown, on_bootstrap=on_bootstrap, tally=flow_totals)
     cli_main(flow, epoch_interval=SNAPSHOT_EVERY, recovery_config=recovery)  # type: ignore[no-untyped-call]
     return flow_totals.total
 
 
-def require_interceptors(
+def prepare(
+    settings: Settings,
+    environ: Mapping[str, str],
+    shutdown: Shutdown,
+    *,
+    on_bootstrap: Callable[[BootstrapReport], None] | None,
+    tally: TallySink | None = None,
+) -> tuple[Dataflow, RecoveryConfig]:
+    """All that can be found wrong before a run, and the bootstrap, unless `on_bootstrap` is None; what is to be run.
+
+    The state directory and the environment are looked at before anything is created at Genesys. Raises
+    VoicewatchError.
+    """
+    check_writable(settings.state.dir)
+    flow = live_flow(settings, environ, shutdown, tally)
+    with StateLock(StateLayout(settings.state.dir).lock):
+        recovery = recovery_of(settings)
+    if on_bootstrap is not None:
+        _require_interceptors(settings, environ, on_bootstrap)
+    return flow, recovery
+
+
+def _require_interceptors(
     settings: Settings, environ: Mapping[str, str], on_bootstrap: Callable[[BootstrapReport], None]
 ) -> None:
     """Bootstrap before a run: it goes on with the interceptors that exist. Raises VoicewatchError if none does."""
@@ -113,11 +132,15 @@ def retry_outbox(settings: Settings, environ: Mapping[str, str], alert_ids: Sequ
         if not queued:
             return "nothing to send again: no dead callback" + (" of that id" if alert_ids else "")
         before = _undelivered(outbox)
+        lock = StateLock(state.lock)
         try:
-            with StateLock(state.lock):
-                _deliver(outbox, settings, environ)
+            lock.acquire()
         except StateError:
             return f"{queued} callback(s) queued; the run that uses {state.dir} sends them"
+        try:
+            _deliver(outbox, settings, environ)
+        finally:
+            lock.release()
         counts = outbox.counts()
         delivered = before - _undelivered(outbox)
         return f"{queued} queued, {delivered} delivered, {counts['pending']} pending, {counts['dead']} dead"
@@ -132,8 +155,7 @@ def _undelivered(outbox: Outbox) -> int:
 
 
 def _deliver(outbox: Outbox, settings: Settings, environ: Mapping[str, str]) -> None:
-    secrets = parse_secrets(environ.get("VOICEWATCH_CALLBACK_SECRET", ""))
     audit = AuditLog(StateLayout(settings.state.dir).audit)
-    delivery = Delivery(outbox, audit=audit, secrets=secrets, policy=policy_of(settings))
+    delivery = Delivery(outbox, audit=audit, secrets=secrets_of(environ), policy=policy_of(settings))
     delivery.start()
     delivery.stop(RETRY_DRAIN_S)

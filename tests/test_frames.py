@@ -345,12 +345,12 @@ def assert_reads_as_the_definition(lines: list[bytes]) -> None:
     rejected: list[tuple[int, str]] = []
     for index, data in enumerate(lines):
         try:
-            record = parse_line(data, len(rows))
+            record = parse_line(data)
         except InvalidFrameError as error:
             rejected.append((index, str(error)))
             continue
         if isinstance(record, Control):
-            controls.append((record.frames_before, record.kind, record.value))
+            controls.append((len(rows), record.kind, record.value))
         else:
             rows.append(as_row(record))
     decoded = block(*lines)

@@ -159,8 +159,8 @@ class FlowSettings(msgspec.Struct, gc=False):
     defaults: DefaultLimits = msgspec.field(default_factory=DefaultLimits)
 
 
-def parse_line(line: bytes, frames_before: int = 0) -> FrameLine | BareFrame | Control:
-    """Read one line by the definition; raises InvalidFrameError with the reason if it is no record."""
+def parse_line(line: bytes) -> FrameLine | BareFrame | Control:
+    """Read one line by the definition, as the first of a block; raises InvalidFrameError with why it is no record."""
     try:
         record = _load_object(line)
     except InvalidFrameError:
@@ -182,7 +182,7 @@ def parse_line(line: bytes, frames_before: int = 0) -> FrameLine | BareFrame | C
         raise InvalidFrameError(f"a record has exactly one of frame, {', '.join(CONTROL_KINDS)}; found {found}")
     if kinds[0] == "frame":
         return FrameLine(received_at, _as_frame(_object(record["frame"], "frame")))
-    return Control(frames_before, received_at, kinds[0], _control_value(kinds[0], record))
+    return Control(0, received_at, kinds[0], _control_value(kinds[0], record))
 
 
 def parse_frame(message: bytes) -> Frame:
