@@ -18,18 +18,16 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import orjson
 import structlog
-import zstandard
 
 from connectors.errors import StateError
 from connectors.files import make_private_dir, open_private, state_errors, write_all
+from connectors.segments import SUFFIX, number_of, segments
 
-__all__ = ["COMPRESSED", "Block", "Journal", "JournalTail", "Position", "Recorder", "number_of", "segments"]
+__all__ = ["Block", "Journal", "Recorder"]
 
 MAX_INVALID_TEXT: Final = 4096
 MAX_EPOCH_S: Final = 1e10
 BUFFER_BYTES: Final = 256 * 1024
-SUFFIX: Final = ".jsonl"
-COMPRESSED: Final = ".zst"
 
 
 class Block(NamedTuple):
@@ -46,19 +44,13 @@ class Block(NamedTuple):
     last: bool = False
 
 
-class Position(NamedTuple):
-    """A place between two lines: the segment's name, the offset in it in bytes, the number of lines before it."""
-
-    segment: str
-    offset: int = 0
-    lines: int = 0
-
-
 class Recorder(Protocol):
     """What a feed writes to; safe to call from any thread."""
 
-    def frame(self, text: str | bytes) -> None:
-        """A message as received; it becomes a `frame` record, or an `invalid` one with the reason."""
+    def frame(self, text: str | bytes, *, at: float | None = None) -> None:
+        """A message as received, now or `at` epoch seconds; it becomes a `frame` record, or an `invalid` one with the
+        reason.
+        """
 
     def invalid(self, text: str, reason: str) -> None:
         """A message that cannot be a frame at all, such as a binary one."""
@@ -66,24 +58,14 @@ class Recorder(Protocol):
     def feed(self, name: str, state: Literal["up", "down"], reason: str) -> None:
         """A feed connected or was lost."""
 
+    def watch(self, settings: dict[str, Any]) -> None:
+        """A conversation is to be watched from here on, under these settings; or these are its new limits."""
+
+    def is_watching(self, conversation_id: str) -> bool:
+        """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
+
     def flush(self) -> None:
         """Write what is buffered; to be called a few milliseconds after the first record that is."""
-
-
-def number_of(segment: str) -> int:
-    """The number of a segment, from its name."""
-    return int(segment.partition(".")[0])
-
-
-def segments(directory: Path) -> list[Path]:
-    """The segments of a journal, oldest first; one that is there plain and compressed comes once, plain."""
-    found = {
-        path.name.removesuffix(COMPRESSED): path
-        for pattern in (f"*{SUFFIX}{COMPRESSED}", f"*{SUFFIX}")
-        for path in directory.glob(pattern)
-        if path.name.partition(".")[0].isdigit()
-    }
-    return [found[name] for name in sorted(found)]
 
 
 class Journal:
@@ -136,26 +118,33 @@ class Journal:
         """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
         return conversation_id in self._state.watches
 
-    def frame(self, text: str | bytes) -> None:
-        """Append a message as received: as a `frame`, or as `invalid` with the reason."""
-        arrived = self._now()  # before the lock: waiting for another thread's write is no latency of the call's
+    def recorder(self, name: str) -> Recorder:
+        """This journal for one feed of several: its name is `via` in the frames and invalid messages it records."""
+        return _NamedRecorder(self, name)
+
+    def frame(self, text: str | bytes, *, at: float | None = None, via: str | None = None) -> None:
+        """Append a message as received, now or `at` epoch seconds: as a `frame`, or as `invalid` with the reason."""
+        # Before the lock: waiting for another thread's write is no latency of the call's.
+        arrived = self._now() if at is None else at
         message = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         try:
             over = self._ended(message)
         except ValueError as error:
-            self.invalid(message.decode("utf-8", "replace"), str(error))
+            self.invalid(message.decode("utf-8", "replace"), str(error), via=via)
             return
         if b"\n" in message or b"\r" in message:  # between tokens only: inside a string they are not JSON
             message = message.replace(b"\n", b" ").replace(b"\r", b" ")
         with self._lock:
             if over is not None:  # before the append, which may begin a segment with the watches in force
                 self._state.watches.pop(over, None)
-            self._append(b'{"received_at":%b,"frame":%b}\n' % (self._time(arrived), message))
+            source = b"" if via is None else b'"via":%b,' % orjson.dumps(via)
+            self._append(b'{"received_at":%b,%b"frame":%b}\n' % (self._time(arrived), source, message))
 
-    def invalid(self, text: str, reason: str) -> None:
+    def invalid(self, text: str, reason: str, *, via: str | None = None) -> None:
         """Append a message that is no frame, cut at 4096 characters."""
+        source = {} if via is None else {"via": via}
         with self._lock:
-            self._record({"invalid": _encodable(text[:MAX_INVALID_TEXT]), "reason": _encodable(reason)})
+            self._record(source | {"invalid": _encodable(text[:MAX_INVALID_TEXT]), "reason": _encodable(reason)})
 
     def tick(self) -> None:
         """Append a tick, and bring everything so far to the disk."""
@@ -284,6 +273,24 @@ class Journal:
         return [b'{"received_at":%b,%b\n' % (time, orjson.dumps(record)[1:]) for record in records]
 
 
+class _NamedRecorder:
+    """A journal's recorder for the feed of a name."""
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        self._journal = journal
+        self._name = name
+        self.feed = journal.feed
+        self.watch = journal.watch
+        self.is_watching = journal.is_watching
+        self.flush = journal.flush
+
+    def frame(self, text: str | bytes, *, at: float | None = None) -> None:
+        self._journal.frame(text, at=at, via=self._name)
+
+    def invalid(self, text: str, reason: str) -> None:
+        self._journal.invalid(text, reason, via=self._name)
+
+
 class _State:
     """What a journal's writer must know of what is already in it."""
 
@@ -358,73 +365,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-class JournalTail:
-    """Reads a journal while it is written, complete lines only. Raises StateError where its place is gone."""
-
-    def __init__(self, directory: Path, position: Position | None) -> None:
-        self._directory = directory
-        self._fd = -1
-        self.position = position or Position(segments(directory)[0].name.removesuffix(COMPRESSED))
-        self._open()
-
-    def read(self, max_bytes: int) -> tuple[Position, bytes]:
-        """The next complete lines, about `max_bytes` of them at most, with the place of the first; b"" for none yet."""
-        while True:
-            begin = self.position
-            with state_errors(f"reading the journal segment {begin.segment}"):
-                data = os.pread(self._fd, max_bytes, begin.offset)
-            end = data.rfind(b"\n") + 1
-            if end:
-                data = data[:end]
-                self.position = Position(begin.segment, begin.offset + end, begin.lines + data.count(b"\n"))
-                return begin, data
-            if len(data) == max_bytes:
-                max_bytes *= 2  # a line that is longer than that
-            elif not self._next_segment(seen=begin.offset + len(data)):
-                return begin, b""
-
-    def close(self) -> None:
-        """Close the segment being read."""
-        os.close(self._fd)
-
-    def _next_segment(self, *, seen: int) -> bool:
-        """Leave a segment that was read up to `seen`, if another follows; False if there is nothing to read yet."""
-        following = f"{number_of(self.position.segment) + 1:08d}{SUFFIX}"
-        if not any((self._directory / name).exists() for name in (following, following + COMPRESSED)):
-            return False
-        if os.fstat(self._fd).st_size > seen:
-            return True  # it grew before it was left
-        os.close(self._fd)
-        self.position = Position(following)
-        self._open()
-        return True
-
-    def _open(self) -> None:
-        path = self._directory / self.position.segment
-        packed = path.with_name(path.name + COMPRESSED)
-        if not path.exists() and not packed.exists():
-            raise StateError(
-                f"the journal segment {path} is gone, and the recovery state goes on from it; put it back, "
-                "or move the recovery directory away to go through the journal that is left from its beginning"
-            )
-        with state_errors(f"opening the journal segment {path}"):
-            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else _unpacked(packed)
-            if os.fstat(self._fd).st_size < self.position.offset:
-                raise StateError(
-                    f"the journal segment {path} is shorter than what has been read of it; it was cut after a power "
-                    "loss or by hand. Move the recovery directory away to go through the journal from its beginning"
-                )
-
-
-def _unpacked(path: Path) -> int:
-    """A descriptor of a compressed segment's text, in memory."""
-    fd = os.memfd_create(path.name)
-    with path.open("rb") as packed, os.fdopen(os.dup(fd), "wb") as text:
-        try:
-            zstandard.ZstdDecompressor().copy_stream(packed, text)
-        except zstandard.ZstdError as error:
-            os.close(fd)
-            raise StateError(f"the journal segment {path} is damaged ({error}); restore it from a backup") from error
-    return fd

@@ -14,7 +14,7 @@ import structlog
 import zstandard
 
 from connectors.files import open_private
-from connectors.journal import COMPRESSED, number_of, segments
+from connectors.segments import COMPRESSED, number_of, segments
 
 __all__ = ["Retention", "SafePlace", "compress", "tidy"]
 

@@ -15,9 +15,10 @@ from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourc
 
 from connectors.errors import RecordingError, StateError
 from connectors.files import StateLock, logged_failures
-from connectors.journal import Block, Journal, JournalTail, Position
+from connectors.journal import Block, Journal
 from connectors.recording import UTF8_MARK, Recording, record_time
 from connectors.retention import Retention, SafePlace
+from connectors.segments import JournalTail, Position
 from connectors.shutdown import Shutdown
 
 __all__ = ["Feed", "JournalSource", "RecordingSource"]

@@ -89,8 +89,9 @@ def _frames() -> Callable[[bytes], None]:
 
 def _journal() -> Callable[[bytes], None]:
     from connectors.errors import RecordingError
-    from connectors.journal import Journal, JournalTail, segments
+    from connectors.journal import Journal
     from connectors.recording import Recording
+    from connectors.segments import JournalTail, segments
     from flows.analytics.frames import decode_block, ended_conversation
     from flows.settings import Settings
 

@@ -27,10 +27,11 @@ from connectors.audit import AuditLog, verify
 from connectors.errors import ConfigurationError, RecordingError, StateError
 from connectors.genesys.simulator_faults import load_faults
 from connectors.interceptors import InterceptorRegistry
-from connectors.journal import Journal, JournalTail, Position, segments
+from connectors.journal import Journal
 from connectors.outbox import Outbox
 from connectors.recording import Recording
 from connectors.retry import retry_after_s
+from connectors.segments import JournalTail, Position, segments
 from connectors.webhook import parse_secrets, sign
 from flows.analytics.frames import decode_block, ended_conversation
 from flows.analytics.records import Control, InvalidFrameError, parse_line

@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.errors import StateError
-from connectors.journal import Journal, JournalTail, Position, segments
+from connectors.journal import Journal
+from connectors.segments import JournalTail, Position, segments
 from flows.analytics.frames import decode_block, ended_conversation
 
 SETTINGS: dict[str, Any] = {"windows": {"length_s": 10.0, "slide_s": 5.0}, "alerts": {"policy": "incident"}}

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from connectors.errors import StateError
-from connectors.journal import Journal, JournalTail, Position, segments
+from connectors.journal import Journal
 from connectors.recording import Recording
 from connectors.retention import SNAPSHOTS_BACK, SafePlace, compress, tidy
+from connectors.segments import JournalTail, Position, segments
 
 
 def write_segments(directory: Path, count: int) -> list[bytes]:

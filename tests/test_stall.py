@@ -14,7 +14,8 @@ from connectors.files import JsonLinesSink
 from connectors.genesys.platform import Credentials, Endpoints, TokenProvider
 from connectors.genesys.simulator import Simulator, running_simulator
 from connectors.genesys.voice_events import VoiceEventsFeed
-from connectors.journal import Journal, segments
+from connectors.journal import Journal
+from connectors.segments import segments
 from connectors.shutdown import Shutdown
 from connectors.source import JournalSource
 from flows.analytics.frames import ended_conversation

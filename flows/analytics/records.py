@@ -68,6 +68,7 @@ class FrameLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     received_at: Seconds
     frame: Frame
+    via: str | None = None
 
 
 class BareFrame(msgspec.Struct, gc=False):
@@ -109,13 +110,14 @@ class FeedState(msgspec.Struct, gc=False):
 
 
 class WatchSettings(msgspec.Struct, gc=False):
-    """What the dataflow needs of a `watch` record."""
+    """What the dataflow needs of a `watch` record; `feed` names the one that the conversation is heard of by."""
 
     conversation_id: str
     leg_id: str | None = None
     max_latency_ms: float = 150.0
     packet_loss_threshold: float = 0.02
     qa_callback_url: str | None = None
+    feed: str | None = None
 
 
 class WindowSettings(msgspec.Struct, gc=False):

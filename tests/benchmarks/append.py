@@ -13,7 +13,8 @@ import resource
 import time
 from pathlib import Path
 
-from connectors.journal import BUFFER_BYTES, Journal, segments
+from connectors.journal import BUFFER_BYTES, Journal
+from connectors.segments import segments
 from flows.analytics.frames import ended_conversation
 
 __all__: list[str] = []

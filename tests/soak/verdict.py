@@ -12,10 +12,10 @@ import orjson
 
 from connectors.audit import verify
 from connectors.genesys.simulator import Simulator
-from connectors.journal import segments
 from connectors.outbox import Outbox
 from connectors.receiver import Received
 from connectors.recording import Recording
+from connectors.segments import segments
 from tests.soak.job import Job
 from tests.soak.receivers import Receivers
 

@@ -14,8 +14,8 @@ from typing import Any
 from connectors.audit import verify
 from connectors.genesys.calls import conversation_ids
 from connectors.genesys.simulator import Simulator
-from connectors.journal import segments
 from connectors.outbox import Outbox
+from connectors.segments import segments
 from flows.live import StateLayout
 from flows.replay import replay
 from flows.run import run_bootstrap

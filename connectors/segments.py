@@ -1,0 +1,111 @@
+"""The segments of a journal: their names and order, and a reader that follows them while they are written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import zstandard
+
+from connectors.errors import StateError
+from connectors.files import state_errors
+
+__all__ = ["COMPRESSED", "SUFFIX", "JournalTail", "Position", "number_of", "segments"]
+
+SUFFIX: Final = ".jsonl"
+COMPRESSED: Final = ".zst"
+
+
+class Position(NamedTuple):
+    """A place between two lines: the segment's name, the offset in it in bytes, the number of lines before it."""
+
+    segment: str
+    offset: int = 0
+    lines: int = 0
+
+
+def number_of(segment: str) -> int:
+    """The number of a segment, from its name."""
+    return int(segment.partition(".")[0])
+
+
+def segments(directory: Path) -> list[Path]:
+    """The segments of a journal, oldest first; one that is there plain and compressed comes once, plain."""
+    found = {
+        path.name.removesuffix(COMPRESSED): path
+        for pattern in (f"*{SUFFIX}{COMPRESSED}", f"*{SUFFIX}")
+        for path in directory.glob(pattern)
+        if path.name.partition(".")[0].isdigit()
+    }
+    return [found[name] for name in sorted(found)]
+
+
+class JournalTail:
+    """Reads a journal while it is written, complete lines only. Raises StateError where its place is gone."""
+
+    def __init__(self, directory: Path, position: Position | None) -> None:
+        self._directory = directory
+        self._fd = -1
+        self.position = position or Position(segments(directory)[0].name.removesuffix(COMPRESSED))
+        self._open()
+
+    def read(self, max_bytes: int) -> tuple[Position, bytes]:
+        """The next complete lines, about `max_bytes` of them at most, with the place of the first; b"" for none yet."""
+        while True:
+            begin = self.position
+            with state_errors(f"reading the journal segment {begin.segment}"):
+                data = os.pread(self._fd, max_bytes, begin.offset)
+            end = data.rfind(b"\n") + 1
+            if end:
+                data = data[:end]
+                self.position = Position(begin.segment, begin.offset + end, begin.lines + data.count(b"\n"))
+                return begin, data
+            if len(data) == max_bytes:
+                max_bytes *= 2  # a line that is longer than that
+            elif not self._next_segment(seen=begin.offset + len(data)):
+                return begin, b""
+
+    def close(self) -> None:
+        """Close the segment being read."""
+        os.close(self._fd)
+
+    def _next_segment(self, *, seen: int) -> bool:
+        """Leave a segment that was read up to `seen`, if another follows; False if there is nothing to read yet."""
+        following = f"{number_of(self.position.segment) + 1:08d}{SUFFIX}"
+        if not any((self._directory / name).exists() for name in (following, following + COMPRESSED)):
+            return False
+        if os.fstat(self._fd).st_size > seen:
+            return True  # it grew before it was left
+        os.close(self._fd)
+        self.position = Position(following)
+        self._open()
+        return True
+
+    def _open(self) -> None:
+        path = self._directory / self.position.segment
+        packed = path.with_name(path.name + COMPRESSED)
+        if not path.exists() and not packed.exists():
+            raise StateError(
+                f"the journal segment {path} is gone, and the recovery state goes on from it; put it back, "
+                "or move the recovery directory away to go through the journal that is left from its beginning"
+            )
+        with state_errors(f"opening the journal segment {path}"):
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else _unpacked(packed)
+            if os.fstat(self._fd).st_size < self.position.offset:
+                raise StateError(
+                    f"the journal segment {path} is shorter than what has been read of it; it was cut after a power "
+                    "loss or by hand. Move the recovery directory away to go through the journal from its beginning"
+                )
+
+
+def _unpacked(path: Path) -> int:
+    """A descriptor of a compressed segment's text, in memory."""
+    fd = os.memfd_create(path.name)
+    with path.open("rb") as packed, os.fdopen(os.dup(fd), "wb") as text:
+        try:
+            zstandard.ZstdDecompressor().copy_stream(packed, text)
+        except zstandard.ZstdError as error:
+            os.close(fd)
+            raise StateError(f"the journal segment {path} is damaged ({error}); restore it from a backup") from error
+    return fd
