@@ -64,16 +64,8 @@ class Recording:
         try:
             with _open(path) as stream:
                 _skip(stream, offset)
-                rest = b""
                 while data := stream.read(size):
-                    end = data.rfind(b"\n") + 1
-                    if end:
-                        yield rest + data[:end]
-                        rest = data[end:]
-                    else:
-                        rest += data
-                if rest:
-                    yield rest
+                    yield data if data.endswith(b"\n") else data + stream.readline()
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise _unreadable(path, error) from error
 

@@ -83,11 +83,11 @@ def test_reading_goes_on_from_any_line(tmp_path: Path, pack: Pack) -> None:
 
 @packed
 def test_a_last_line_without_its_end_is_read_too(tmp_path: Path, pack: Pack) -> None:
-    """A torn last line comes as it is, in a chunk of its own."""
+    """A torn last line comes as it is, behind the complete ones."""
     text = lines(0, 10) + b'{"received_at":10.0,"ti'
     chunks = list(Recording([saved(tmp_path, "recording", pack(text))]).chunks(0, 0, 100))
     assert b"".join(chunks) == text
-    assert chunks[-1] == b'{"received_at":10.0,"ti'
+    assert all(chunk.endswith(b"\n") for chunk in chunks[:-1])
 
 
 @settings(max_examples=60, deadline=None)
@@ -235,7 +235,7 @@ def test_blocks_are_numbered_and_know_their_lines(tmp_path: Path) -> None:
         assert block.line == line[block.source]
         line[block.source] += block.data.count(b"\n")
     assert b"".join(block.data for block in blocks) == lines(0, 200_010) + b"torn"
-    assert len(blocks) > 4
+    assert len(blocks) >= 4
 
 
 @pytest.mark.parametrize("speed", [None, 1e9])

@@ -54,7 +54,7 @@ def test_ended_conversations_leave_nothing_behind(tmp_path: Path) -> None:
         sizes = {(step, key): size for step, key, _, size in store.execute(latest)}
     store.close()
     shards = {key: size for (step, key), size in sizes.items() if step.startswith("voice_qa.shards")}
-    assert len(shards) == SHARDS
-    assert len(sizes) < SHARDS + 8
+    assert set(shards) == set(SHARDS)
+    assert len(sizes) < len(SHARDS) + 8
     # All calls together would take ten times as much: a watch alone is a hundred bytes and more.
-    assert max(shards.values()) < 32_768
+    assert sum(shards.values()) < 300_000

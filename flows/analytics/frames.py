@@ -8,7 +8,7 @@ reason when it is not one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -21,13 +21,16 @@ from flows.analytics.records import (
     BareFrame,
     Control,
     Frame,
-    FrameLine,
     InvalidFrameError,
     decode_bare_frame,
     decode_frame_line,
+    decode_watch_line,
     parse_frame,
     parse_line,
 )
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 __all__ = ["Decoded", "Rejected", "decode_block", "ended_conversation"]
 
@@ -96,18 +99,19 @@ def decode_block(data: bytes) -> Decoded:
     rows, others = _line_by_line(lines)
     if bulk is not None:
         rows = together(bulk[0], rows)
-    controls: list[Control] = []
+    kept: list[tuple[int, Control]] = []
     rejected: list[Rejected] = []
     torn = 0
     for index, record in others:
-        line, text = int(lines.number[index]), lines.text[index]
         if isinstance(record, Control):
-            controls.append(record._replace(frames_before=int(np.searchsorted(rows.line, line))))
+            kept.append((index, record))
         elif index == len(lines.text) - 1 and not data.endswith(b"\n"):
             torn = 1
         else:
-            rejected.append(Rejected(line, record, text.decode(errors="replace")[:MAX_TEXT]))
-    return _decoded(rows, controls, rejected, torn)
+            text = lines.text[index].decode(errors="replace")[:MAX_TEXT]
+            rejected.append(Rejected(int(lines.number[index]), record, text))
+    place = np.searchsorted(rows.line, lines.number[np.array([index for index, _ in kept], np.int64)])
+    return _decoded(rows, [control for _, control in kept], place, rejected, torn)
 
 
 def _all_lines(data: bytes) -> Lines:
@@ -146,12 +150,17 @@ def _line_by_line(lines: Lines) -> tuple[Rows, list[tuple[int, Control | str]]]:
     others: list[tuple[int, Control | str]] = []
     # The fast loop does not look into strings that it skips, so it is trusted only where all is UTF-8.
     trusted = _is_utf8(b"\n".join(lines.text))
-    bare = False
+    decode: Callable[[bytes], Any] = decode_frame_line
     rest = iter(lines.text)
     at = 0
     while at < len(lines.text):
         if trusted:
-            at += _run(rest, received, frames, bare=bare)
+            run = _run(rest, decode)
+            if decode is decode_watch_line:
+                others.extend((at + n, Control(0, one.received_at, "watch", one.watch)) for n, one in enumerate(run))
+            else:
+                _take(run, received, frames)
+            at += len(run)
             if at == len(lines.text):
                 break
         else:
@@ -163,36 +172,32 @@ def _line_by_line(lines: Lines) -> tuple[Rows, list[tuple[int, Control | str]]]:
         else:
             if isinstance(record, Control):
                 others.append((at, record))
+                decode = decode_watch_line if record.kind == "watch" else decode
             else:
-                bare = isinstance(record, BareFrame)
-                _append(record, received, frames)
+                _take([record], received, frames)
+                decode = decode_bare_frame if isinstance(record, BareFrame) else decode_frame_line
         at += 1
     number = np.delete(lines.number, [index for index, _ in others])
     return _rows(number, received, frames), others
 
 
-def _run(rest: Iterator[bytes], received: list[float], frames: list[Frame | BareFrame], *, bare: bool) -> int:
-    """Decode lines of one form until one is of another, which is consumed; the number decoded."""
+def _run(rest: Iterator[bytes], decode: Callable[[bytes], Any]) -> list[Any]:
+    """Decode lines of one form until one is of another, which is consumed."""
     run: list[Any] = []
     # An exception leaves in the list what was decoded before it, and the iterator behind the refused line.
     with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        run.extend(map(decode_bare_frame if bare else decode_frame_line, rest))
-    if bare:
+        run.extend(map(decode, rest))
+    return run
+
+
+def _take(run: list[Any], received: list[float], frames: list[Frame | BareFrame]) -> None:
+    """Add the frames of lines of one form, and when they arrived."""
+    if run and isinstance(run[0], BareFrame):
         received.extend([np.nan if frame.receivedAt is None else frame.receivedAt for frame in run])
         frames.extend(run)
     else:
-        received.extend([record.received_at for record in run])
-        frames.extend([record.frame for record in run])
-    return len(run)
-
-
-def _append(record: FrameLine | BareFrame, received: list[float], frames: list[Frame | BareFrame]) -> None:
-    if isinstance(record, BareFrame):
-        received.append(np.nan if record.receivedAt is None else record.receivedAt)
-        frames.append(record)
-    else:
-        received.append(record.received_at)
-        frames.append(record.frame)
+        received.extend([line.received_at for line in run])
+        frames.extend([line.frame for line in run])
 
 
 def _rows(line: NDArray[np.int64], received: list[float], frames: list[Frame | BareFrame]) -> Rows:
@@ -210,9 +215,11 @@ def _rows(line: NDArray[np.int64], received: list[float], frames: list[Frame | B
     )
 
 
-def _decoded(rows: Rows, controls: list[Control], rejected: list[Rejected], torn: int) -> Decoded:
+def _decoded(rows: Rows, controls: list[Control], place: Ints, rejected: list[Rejected], torn: int) -> Decoded:
     placed = np.where(np.isnan(rows.received_at), rows.timestamp, rows.received_at)
-    arrival, controls, time = _running_time(placed, controls)
+    written = np.array([control.time for control in controls])
+    arrival, times, time = _running_time(placed, place, written)
+    timed = zip(place.tolist(), times.tolist(), controls, strict=True)
     return Decoded(
         arrival=arrival,
         latency_us=np.rint((rows.received_at - rows.timestamp) * 1e6) + 0.0,  # -0 of a tiny negative one becomes 0
@@ -220,25 +227,23 @@ def _decoded(rows: Rows, controls: list[Control], rejected: list[Rejected], torn
         ended=rows.ended,
         code=rows.code,
         ids=rows.ids,
-        controls=controls,
+        controls=[Control(before, at, control.kind, control.value) for before, at, control in timed],
         rejected=rejected,
         time=time,
         torn=torn,
     )
 
 
-def _running_time(
-    placed: NDArray[np.float64], controls: list[Control]
-) -> tuple[NDArray[np.float64], list[Control], float]:
-    """Each frame's and control's time as the largest so far, and the block's largest."""
-    floor = np.append(placed, -np.inf)
-    for control in controls:
-        floor[control.frames_before] = max(floor[control.frames_before], control.time)
+def _running_time(frames: Floats, place: Ints, controls: Floats) -> tuple[Floats, Floats, float]:
+    """The time at each frame and at each control, which has `place` frames before it: the largest so far. And at last.
+
+    Shapes (n,), (m,), (m,); epoch seconds as written.
+    """
+    if not len(place):
+        running = np.maximum.accumulate(frames)
+        return running, controls, float(running[-1]) if len(running) else -np.inf
+    floor = np.append(frames, -np.inf)
+    np.maximum.at(floor, place, controls)
     running = np.maximum.accumulate(floor)
-    timed = []
-    time = -np.inf
-    for control in controls:
-        before = running[control.frames_before - 1] if control.frames_before else -np.inf
-        time = max(time, control.time, float(before))
-        timed.append(control._replace(time=time))
-    return running[:-1], timed, float(running[-1])
+    before = np.append(-np.inf, running)[place]
+    return running[:-1], np.maximum(np.maximum.accumulate(controls), before), float(running[-1])

@@ -235,7 +235,7 @@ def _newlines(data: bytes) -> Ints:
     is_newline = np.frombuffer(data, np.uint8) == NEWLINE
     whole = len(data) // 8 * 8
     words = is_newline[:whole].view(np.uint64)
-    holding = np.flatnonzero(words)
+    holding = np.flatnonzero(words != 0)  # of booleans, which is three times as fast
     flags = words[holding]
     places = holding * 8 + byte_index(flags)
     if (np.bitwise_count(flags) > 1).any():

@@ -13,7 +13,10 @@ import msgspec
 import numpy as np
 import orjson
 
+from flows.analytics.notifications import Heard, is_notification, place_in_time, read_notification, topic_of
+
 __all__ = [
+    "IGNORED",
     "AlertSettings",
     "BareFrame",
     "Control",
@@ -23,14 +26,17 @@ __all__ = [
     "Frame",
     "FrameLine",
     "InvalidFrameError",
+    "WatchLine",
     "WatchSettings",
     "WindowSettings",
     "decode_bare_frame",
     "decode_frame_line",
+    "decode_watch_line",
     "parse_frame",
     "parse_line",
 ]
 
+IGNORED: Final = "ignored"
 CONTROL_KINDS: Final = ("invalid", "tick", "feed", "watch", "settings")
 MAX_EPOCH_S: Final = 1e10
 MAX_OVERLAP: Final = 1000
@@ -81,10 +87,6 @@ class BareFrame(msgspec.Struct, gc=False):
     receivedAt: Seconds | None = None  # noqa: N815 - Genesys' spelling
 
 
-decode_frame_line: Final = msgspec.json.Decoder(FrameLine).decode
-decode_bare_frame: Final = msgspec.json.Decoder(BareFrame).decode
-
-
 class InvalidFrameError(ValueError):
     """A line or a message that is not what it should be; the text is the reason, for a person."""
 
@@ -92,7 +94,9 @@ class InvalidFrameError(ValueError):
 class Control(NamedTuple):
     """A record that is not a frame: `kind` is its key, `frames_before` its place among the block's frames.
 
-    `time` is the largest in the block up to and including this record.
+    A notification that tells nothing of a voice conversation is one of the kind `IGNORED`, its topic the value.
+    `time` is the largest in the block up to and including this record. `value` is that of the key: of a watch
+    `WatchSettings`, of others plain JSON values.
     """
 
     frames_before: int
@@ -161,6 +165,18 @@ class FlowSettings(msgspec.Struct, gc=False):
     defaults: DefaultLimits = msgspec.field(default_factory=DefaultLimits)
 
 
+class WatchLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A journal line that holds a watch; any other key beside it sends the line to `parse_line`."""
+
+    received_at: Seconds
+    watch: WatchSettings
+
+
+decode_frame_line: Final = msgspec.json.Decoder(FrameLine).decode
+decode_bare_frame: Final = msgspec.json.Decoder(BareFrame).decode
+decode_watch_line: Final = msgspec.json.Decoder(WatchLine).decode
+
+
 def parse_line(line: bytes) -> FrameLine | BareFrame | Control:
     """Read one line by the definition, as the first of a block; raises InvalidFrameError with why it is no record."""
     try:
@@ -175,6 +191,8 @@ def parse_line(line: bytes) -> FrameLine | BareFrame | Control:
         if arrival is not None:
             arrival = _number(arrival, "receivedAt", -MAX_EPOCH_S, MAX_EPOCH_S)
         return BareFrame(frame.event, frame.entity, frame.timestamp, frame.metrics, arrival)
+    if is_notification(record):
+        return _bare_notification(record)
     if "received_at" not in record:
         raise InvalidFrameError("neither a record (received_at is missing) nor a frame (event is missing)")
     received_at = _number(record["received_at"], "received_at", -MAX_EPOCH_S, MAX_EPOCH_S)
@@ -183,23 +201,56 @@ def parse_line(line: bytes) -> FrameLine | BareFrame | Control:
         found = " and ".join(kinds) or "none"
         raise InvalidFrameError(f"a record has exactly one of frame, {', '.join(CONTROL_KINDS)}; found {found}")
     if kinds[0] == "frame":
-        return FrameLine(received_at, _as_frame(_object(record["frame"], "frame")))
+        message = _object(record["frame"], "frame")
+        if not is_notification(message):
+            return FrameLine(received_at, _as_frame(message))
+        heard = read_notification(message, received_at)
+        if heard is None:
+            return Control(0, received_at, IGNORED, topic_of(message))
+        return FrameLine(received_at, _frame_of(heard))
     return Control(0, received_at, kinds[0], _control_value(kinds[0], record))
 
 
 def parse_frame(message: bytes) -> Frame:
-    """Read a message as a frame by the definition; raises InvalidFrameError with the reason if it is none."""
+    """Read a message as a frame by the definition; raises InvalidFrameError with the reason if it is none.
+
+    A notification becomes the frame that it amounts to, one that is ignored a frame of the event `IGNORED`.
+    """
     record = _load_object(message)
     _load_object(b'{"frame":%b}' % message)  # in its line it will be nested a level deeper, and must be read there
-    return _as_frame(record)
+    if not is_notification(record):
+        return _as_frame(record)
+    heard = read_notification(record)
+    return Frame(IGNORED, Entity(""), np.nan) if heard is None else _frame_of(heard)
 
 
-def _with_unread_numbers(line: bytes) -> FrameLine | BareFrame | None:
-    """A frame that orjson refuses for a number that no float64 holds, though it is under a key that nobody reads."""
-    for decode in (decode_frame_line, decode_bare_frame):
-        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            line.decode()  # msgspec does not look into strings that it skips
-            return decode(line)
+def _bare_notification(record: dict[str, Any]) -> BareFrame | Control:
+    """A notification that was captured as it is; without a time to place it at, it tells nothing."""
+    arrival, sent = place_in_time(record)
+    placed = sent if np.isnan(arrival) else arrival
+    heard = read_notification(record, placed)
+    if heard is None or np.isnan(placed):
+        return Control(0, -np.inf if np.isnan(placed) else placed, IGNORED, topic_of(record))
+    frame = _frame_of(heard)
+    if np.isnan(arrival):
+        return BareFrame(frame.event, frame.entity, placed, frame.metrics)
+    return BareFrame(frame.event, frame.entity, frame.timestamp, frame.metrics, arrival)
+
+
+def _frame_of(heard: Heard) -> Frame:
+    """A message as a frame; its timestamp is NaN if its latency is unknown."""
+    metrics = None if np.isnan(heard.packet_loss) else Metrics(heard.packet_loss)
+    return Frame(heard.event, Entity(heard.conversation_id), heard.timestamp, metrics)
+
+
+def _with_unread_numbers(line: bytes) -> FrameLine | BareFrame | Control | None:
+    """A record that orjson refuses for a number that no float64 holds, though it is under a key that nobody reads."""
+    with suppress(UnicodeDecodeError):
+        line.decode()  # msgspec does not look into strings that it skips
+        for decode in (decode_frame_line, decode_bare_frame, decode_watch_line):
+            with suppress(msgspec.DecodeError, RecursionError):
+                read = decode(line)
+                return Control(0, read.received_at, "watch", read.watch) if isinstance(read, WatchLine) else read
     return None
 
 
@@ -219,7 +270,7 @@ def _control_value(kind: str, record: dict[str, Any]) -> Any:
         if kind == "feed":
             return msgspec.to_builtins(msgspec.convert(value, FeedState))
         if kind == "watch":
-            return msgspec.to_builtins(msgspec.convert(value, WatchSettings))
+            return msgspec.convert(value, WatchSettings)
         return msgspec.to_builtins(msgspec.convert(value, FlowSettings))
     except msgspec.ValidationError as error:
         raise InvalidFrameError(f"{kind}: {error}") from None

@@ -46,6 +46,11 @@ class Roster:
         """One more than any slot there can be without a further watch."""
         return self.limits.shape[1]
 
+    @property
+    def watching(self) -> int:
+        """How many conversations are watched now."""
+        return len(self._slots)
+
     def watch(self, watch: Watch, now: float) -> int:
         """Watch a conversation, or change the limits of one that is watched already; its slot.
 

@@ -100,10 +100,10 @@ class Rule:
     def _concerned(
         self, values: Values, breach: NDArray[np.bool_], settings: AlertSettings, *, frozen: bool
     ) -> NDArray[np.bool_] | None:
-        """The slots, as a mask, that these frames may raise or resolve; None if no slot's state changes at all."""
-        is_open = self.is_open[values.slot]
-        if not (breach.any() or self._history or is_open.any()):
+        """The slots, as a mask, that these frames may raise or resolve; None if no slot has any state or gets one."""
+        if not (self._incident or self._history or breach.any()):
             return None
+        is_open = self.is_open[values.slot]
         mask = np.zeros(len(self.is_open), np.bool_)
         mask[values.slot[breach & ~is_open]] = True
         if self._history:

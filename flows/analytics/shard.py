@@ -64,6 +64,16 @@ class _Change(NamedTuple):
     watch: Watch
 
 
+class _Kept(NamedTuple):
+    """Frames of watched conversations: columns of `ShardBlock`, and `slot` int32 (n,)."""
+
+    row: NDArray[np.int64]
+    slot: NDArray[np.int32]
+    arrival: NDArray[np.float64]
+    latency_us: NDArray[np.float64]
+    packet_loss: NDArray[np.float64]
+
+
 class Shard:
     """Applies blocks in journal order, by plain calls and without a clock."""
 
@@ -104,7 +114,7 @@ class Shard:
     def _control(self, control: Control, closed: list[Summaries]) -> None:
         now = max(self._now, control.time)
         if control.kind == "watch":
-            self._watch(msgspec.convert(control.value, WatchSettings), now)
+            self._watch(control.value, now)
         elif control.kind == "feed":
             self._feed(control.value["name"], control.value["state"], now)
         elif self._overrides.settings is None:
@@ -157,53 +167,45 @@ class Shard:
             last = np.full(self._roster.capacity, len(slot))
             last[list(ends)] = list(ends.values())
             watched = watched & (np.arange(len(slot)) <= last[slot])
-        index = np.flatnonzero(watched)
-        slot = slot[index]
-        kept = frames._replace(
-            row=frames.row[index],
-            arrival=frames.arrival[index],
-            latency_us=frames.latency_us[index],
-            packet_loss=frames.packet_loss[index],
-        )
-        self._windows.add(slot, kept.arrival, kept.latency_us, kept.packet_loss)
+        kept = _Kept(frames.row, slot, frames.arrival, frames.latency_us, frames.packet_loss)
+        if not watched.all():
+            kept = _Kept(*(column[watched] for column in kept))
+        self._windows.add(kept.slot, kept.arrival, kept.latency_us, kept.packet_loss)
         for rule, value in ((LATENCY, kept.latency_us / 1000.0), (LOSS, kept.packet_loss)):
-            self._evaluate(rule, slot, kept, value, changes)
+            self._evaluate(rule, kept, value, changes)
         for ended, at in ends.items():
             self._end(ended, at, frames, changes)
-        return len(frames.row) - len(index), self._first_seen(slot)
+        return len(slot) - len(kept.slot), self._first_seen(kept.slot)
 
     def _slots(self, frames: ShardBlock) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The slot of each frame, and whether it is watched; watches whom nobody named, if so set."""
         by_code = self._roster.slots(frames.ids)
-        watched = by_code[frames.code] != NOBODY
-        if self._settings.alerts.unwatched == "default":
+        slot = by_code[frames.code]
+        watched = slot != NOBODY
+        if self._settings.alerts.unwatched == "default" and not watched.all():
             for code in np.unique(frames.code[~watched]).tolist():
                 over_until = self._roster.over_until(frames.ids[code])
                 rows = np.flatnonzero((frames.code == code) & (frames.arrival >= over_until))
                 if len(rows):
                     by_code[code] = self._watch_by_default(frames.ids[code], float(frames.arrival[rows[0]]))
                     watched[rows] = True
-        return by_code[frames.code], watched
+            slot = by_code[frames.code]
+        return slot, watched
 
     @staticmethod
     def _ends(slot: NDArray[np.int32], watched: NDArray[np.bool_], ended: NDArray[np.bool_]) -> dict[int, int]:
         """The slots whose conversation ends in a stretch, each with the index of its last frame."""
         ends: dict[int, int] = {}
-        for index in np.flatnonzero(ended & watched).tolist():
-            ends.setdefault(int(slot[index]), index)
+        if ended.any():
+            for index in np.flatnonzero(ended & watched).tolist():
+                ends.setdefault(int(slot[index]), index)
         return ends
 
-    def _evaluate(
-        self,
-        rule: int,
-        slot: NDArray[np.int32],
-        frames: ShardBlock,
-        value: NDArray[np.float64],
-        changes: list[_Change],
-    ) -> None:
-        known = np.flatnonzero(~np.isnan(value))
-        slot = slot[known]
-        values = Values(frames.row[known], slot, frames.arrival[known], value[known], self._roster.limits[rule, slot])
+    def _evaluate(self, rule: int, frames: _Kept, value: NDArray[np.float64], changes: list[_Change]) -> None:
+        values = Values(frames.row, frames.slot, frames.arrival, value, self._roster.limits[rule, frames.slot])
+        known = ~np.isnan(value)
+        if not known.all():
+            values = Values(*(column[known] for column in values))
         frozen = bool(self._feeds_down)
         transitions = self._rules[rule].evaluate(values, self._settings.alerts, frozen=frozen)
         watch_in = self._roster.watch_in
@@ -224,6 +226,8 @@ class Shard:
             self._roster.remember(watch.conversation_id, arrival)
 
     def _first_seen(self, slot: NDArray[np.int32]) -> int:
+        if self._seen[slot].all():
+            return 0
         present = np.zeros(len(self._seen), np.bool_)
         present[slot] = True
         new = int(np.count_nonzero(present & ~self._seen))
@@ -330,6 +334,9 @@ class Shard:
 
 def _stretches(block: ShardBlock) -> Iterator[tuple[ShardBlock, list[Control]]]:
     """Cut a block's rows where controls stand: each stretch of frames with the controls that follow it."""
+    if not block.controls:
+        yield block, []
+        return
     places = np.searchsorted(block.row, [control.frames_before for control in block.controls]).tolist()
     placed = groupby(zip(places, block.controls, strict=True), key=itemgetter(0))
     begin = 0
@@ -341,14 +348,17 @@ def _stretches(block: ShardBlock) -> Iterator[tuple[ShardBlock, list[Control]]]:
 
 def _days(frames: ShardBlock) -> Iterator[ShardBlock]:
     """Cut a stretch into parts so short that no conversation that ends in one can be watched again in it."""
-    begin = 0
-    while begin < len(frames.row):
-        end = int(np.searchsorted(frames.arrival, frames.arrival[begin] + REMEMBER_S))
+    begin, rows = 0, len(frames.row)
+    while begin < rows:
+        is_within = frames.arrival[-1] < frames.arrival[begin] + REMEMBER_S
+        end = rows if is_within else int(np.searchsorted(frames.arrival, frames.arrival[begin] + REMEMBER_S))
         yield _rows(frames, begin, end)
         begin = end
 
 
 def _rows(block: ShardBlock, begin: int, end: int) -> ShardBlock:
+    if end - begin == len(block.row):
+        return block
     rows = slice(begin, end)
     return block._replace(
         row=block.row[rows],

@@ -86,7 +86,7 @@ def _controls_by_shard(controls: list[Control], shards: int) -> list[list[Contro
     by_shard: list[list[Control]] = [[] for _ in range(shards)]
     for control in controls:
         if control.kind == "watch":
-            by_shard[shard_of(control.value["conversation_id"], shards)].append(control)
+            by_shard[shard_of(control.value.conversation_id, shards)].append(control)
         elif control.kind in ("feed", "settings"):
             for told in by_shard:
                 told.append(control)

@@ -7,6 +7,7 @@ whole number of milliseconds, the very number that is written out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -83,16 +84,32 @@ class Pending(NamedTuple):
         )
 
 
-def pane_of(arrival: Floats, slide_ms: int) -> Ints:
-    """The pane of each arrival (epoch seconds), exact against the boundaries as they are written out.
+_NONE: Final = Summaries(np.empty(0, np.int32), np.empty((0, len(COLUMNS))))
 
-    >>> pane_of(np.array([14.999999999999998, 15.0, -0.1]), 5000).tolist()
+
+def pane_of(arrival: float, slide_ms: int) -> int:
+    """The pane of an arrival (epoch seconds), exact against the boundaries as they are written out.
+
+    >>> [pane_of(arrival, 5000) for arrival in (14.999999999999998, 15.0, -0.1)]
     [2, 3, -1]
     """
-    pane: Floats = np.floor(arrival * 1000.0 / slide_ms)
-    pane -= pane * slide_ms / 1000.0 > arrival
-    pane += (pane + 1.0) * slide_ms / 1000.0 <= arrival
-    return pane.astype(np.int64)
+    pane = math.floor(arrival * 1000.0 / slide_ms)
+    if pane * slide_ms / 1000.0 > arrival:
+        return pane - 1
+    if (pane + 1) * slide_ms / 1000.0 <= arrival:
+        return pane + 1
+    return pane
+
+
+def _panes(arrival: Floats, slide_ms: int) -> Ints:
+    """The panes of arrivals that come in order, one at least."""
+    first, last = pane_of(float(arrival[0]), slide_ms), pane_of(float(arrival[-1]), slide_ms)
+    if first == last:
+        return np.full(len(arrival), first)
+    if last - first > len(arrival):
+        return np.array([pane_of(one, slide_ms) for one in arrival.tolist()])
+    begins = np.arange(first, last + 1) * slide_ms / 1000.0
+    return np.searchsorted(begins, arrival, side="right") + (first - 1)
 
 
 class OpenWindows:
@@ -111,18 +128,17 @@ class OpenWindows:
     def add(self, slot: NDArray[np.int32], arrival: Floats, latency_us: Floats, packet_loss: Floats) -> None:
         """Add frames, one row each, shapes (n,); the arrays must not be changed afterwards."""
         if len(slot):
-            self._pending.append(Pending(slot, pane_of(arrival, self.slide_ms), latency_us, packet_loss))
+            self._pending.append(Pending(slot, _panes(arrival, self.slide_ms), latency_us, packet_loss))
 
     def ends_at(self, arrival: float) -> float:
         """The end of the last window that holds a frame of this arrival (epoch seconds)."""
-        pane = int(pane_of(np.array([arrival]), self.slide_ms)[0])
-        return (pane + self.panes) * self.slide_ms / 1000.0
+        return (pane_of(arrival, self.slide_ms) + self.panes) * self.slide_ms / 1000.0
 
     def close(self, now: float) -> Summaries:
         """Close the windows that end at or before `now` (epoch seconds)."""
         if not self._pending or now < (self._first() + self.panes) * self.slide_ms / 1000.0:
             return by_end([])
-        return self._close(int(pane_of(np.array([now]), self.slide_ms)[0]) - self.panes)
+        return self._close(pane_of(now, self.slide_ms) - self.panes)
 
     def close_all(self) -> Summaries:
         """Close every window that holds a frame, as at the end of a recording."""
@@ -158,7 +174,7 @@ def by_end(parts: list[Summaries]) -> Summaries:
     """All rows together, by their ends; of windows that end together, those of the earlier part first."""
     parts = [part for part in parts if len(part.slot)]
     if not parts:
-        return Summaries(np.empty(0, np.int32), np.empty((0, len(COLUMNS))))
+        return _NONE
     if len(parts) == 1:
         return parts[0]
     slot = np.concatenate([part.slot for part in parts])

@@ -28,10 +28,10 @@ BLOCK_BYTES = 4 << 20
 def main() -> None:
     """Measure."""
     path = Path(sys.argv[1])
-    shards = [Shard() for _ in range(SHARDS)]
+    shards = [Shard() for _ in SHARDS]
     half = path.stat().st_size // 2 // BLOCK_BYTES
     for number, data in zip(range(half), Recording([path]).chunks(0, 0, BLOCK_BYTES), strict=False):
-        for shard, part in zip(shards, split(number, decode_block(data), SHARDS, last=False), strict=True):
+        for shard, part in zip(shards, split(number, decode_block(data), len(SHARDS), last=False), strict=True):
             shard.apply(part)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
         store = sqlite3.connect(Path(directory) / "store.sqlite3")

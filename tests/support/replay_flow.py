@@ -11,11 +11,13 @@ from bytewax.dataflow import Dataflow
 from connectors.files import JsonLinesSink
 from connectors.recording import Recording
 from connectors.source import RecordingSource
+from flows.memory import keep_freed_memory
 from flows.voice_qa import Outputs, build
 
 
 def flow() -> Dataflow:
     """The flow, over all segments in a directory."""
+    keep_freed_memory()
     out = Path(os.environ["OUT"])
     recording = Recording(sorted(Path(os.environ["RECORDING"]).iterdir()))
     source = RecordingSource(recording, stop=threading.Event())
