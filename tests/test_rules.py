@@ -181,6 +181,6 @@ def test_portions_and_restarts_change_nothing(
     for begin, end in zip(edges, edges[1:], strict=False):  # noqa: RUF007
         part = Values(*(column[begin:end] for column in columns))
         found += rule.evaluate(part, alert_settings, frozen=frozen)
-        kept, rule = rule.snapshot(), Rule(3)
+        kept, rule = rule.snapshot(3), Rule(3)
         rule.restore(kept)
     assert found == expected

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.analytics.windows import OpenWindows, Summaries, by_end, pane_of, window_lines, window_object
+from flows.analytics.windows import Frames, OpenWindows, Summaries, by_end, pane_of, window_lines, window_object
 
 NAN = math.nan
 
@@ -21,7 +21,7 @@ NAN = math.nan
 def add(windows: OpenWindows, *frames: tuple[int, float, float, float]) -> None:
     """Add frames (slot, arrival, latency in µs, loss)."""
     columns = [np.array(column, np.float64) for column in zip(*frames, strict=True)]
-    windows.add(columns[0].astype(np.int32), *columns[1:])
+    windows.add(columns[1], Frames(columns[0].astype(np.int32), *columns[2:]))
 
 
 def spans(closed: Summaries) -> list[tuple[int, float, float, int]]:

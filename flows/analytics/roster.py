@@ -18,6 +18,7 @@ __all__ = ["NOBODY", "REMEMBER_S", "Roster", "Watch"]
 
 NOBODY: Final = -1
 REMEMBER_S: Final = 86400.0
+_ROOM: Final = 64
 
 
 class Watch(NamedTuple):
@@ -33,7 +34,7 @@ class Roster:
     """The watches of a shard by slot, and by conversation while their watch is on."""
 
     def __init__(self) -> None:
-        self.limits = np.full((2, 64), np.nan)
+        self.limits = np.full((2, _ROOM), np.nan)
         self.watches: list[Watch | None] = []
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
@@ -45,6 +46,11 @@ class Roster:
     def capacity(self) -> int:
         """One more than any slot there can be without a further watch."""
         return self.limits.shape[1]
+
+    @property
+    def used(self) -> int:
+        """One more than any slot there is; at least as many as a roster begins with."""
+        return max(_ROOM, len(self.watches))
 
     @property
     def watching(self) -> int:
@@ -125,7 +131,8 @@ class Roster:
         """A plain value that `restore` takes, sharing nothing with this roster."""
         # As one piece of bytes: pickling each watch as an object would be most of what a snapshot costs.
         watches = msgspec.msgpack.encode(self.watches)
-        return (self.limits.copy(), watches, list(self._free), dict(self._ended), dict(self._retired), dict(self._over))
+        limits = self.limits[:, : self.used].copy()
+        return (limits, watches, list(self._free), dict(self._ended), dict(self._retired), dict(self._over))
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place."""

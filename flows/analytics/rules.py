@@ -169,11 +169,11 @@ class Rule:
         self._latest[slot] = (arrival, number + 1 if time == arrival else 0)
         return self._latest[slot]
 
-    def snapshot(self) -> tuple[Any, ...]:
-        """A plain value that `restore` takes, sharing nothing with this rule."""
+    def snapshot(self, slots: int) -> tuple[Any, ...]:
+        """A plain value of the first `slots` that `restore` takes, sharing nothing with this rule."""
         return (
-            self.is_open.copy(),
-            self._above_at.copy(),
+            self.is_open[:slots].copy(),
+            self._above_at[:slots].copy(),
             dict(self._incident),
             dict(self._history),
             dict(self._latest),

@@ -20,11 +20,21 @@ from flows.analytics.records import Control, FlowSettings, WatchSettings
 from flows.analytics.roster import NOBODY, REMEMBER_S, Roster, Watch
 from flows.analytics.rules import LATENCY, LOSS, RULES, Rule, Transition, Values
 from flows.analytics.shards import ShardBlock
-from flows.analytics.windows import END, NO_WINDOW, START, OpenWindows, Summaries, by_end, window_lines, window_object
+from flows.analytics.windows import (
+    END,
+    NO_WINDOW,
+    START,
+    Frames,
+    OpenWindows,
+    Summaries,
+    by_end,
+    window_lines,
+    window_object,
+)
 
 __all__ = ["Overrides", "Shard", "ShardResult", "WindowLines"]
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 
 
 class Overrides(NamedTuple):
@@ -88,6 +98,11 @@ class Shard:
         self._settings = _flow_settings(self._overrides.settings or {})
         self._windows = _open_windows(self._settings)
         self._closed_early = by_end([])
+
+    @property
+    def watching(self) -> int:
+        """How many conversations are watched now."""
+        return self._roster.watching
 
     def apply(self, block: ShardBlock) -> ShardResult:
         """Apply the next block: its frames and controls in their order, then the windows that it ends."""
@@ -169,8 +184,8 @@ class Shard:
             watched = watched & (np.arange(len(slot)) <= last[slot])
         kept = _Kept(frames.row, slot, frames.arrival, frames.latency_us, frames.packet_loss)
         if not watched.all():
-            kept = _Kept(*(column[watched] for column in kept))
-        self._windows.add(kept.slot, kept.arrival, kept.latency_us, kept.packet_loss)
+            kept = _Kept._make(column[watched] for column in kept)
+        self._windows.add(kept.arrival, Frames(kept.slot, kept.latency_us, kept.packet_loss))
         for rule, value in ((LATENCY, kept.latency_us / 1000.0), (LOSS, kept.packet_loss)):
             self._evaluate(rule, kept, value, changes)
         for ended, at in ends.items():
@@ -205,7 +220,7 @@ class Shard:
         values = Values(frames.row, frames.slot, frames.arrival, value, self._roster.limits[rule, frames.slot])
         known = ~np.isnan(value)
         if not known.all():
-            values = Values(*(column[known] for column in values))
+            values = Values._make(column[known] for column in values)
         frozen = bool(self._feeds_down)
         transitions = self._rules[rule].evaluate(values, self._settings.alerts, frozen=frozen)
         watch_in = self._roster.watch_in
@@ -309,9 +324,9 @@ class Shard:
             sorted(self._feeds_down),
             msgspec.to_builtins(self._settings),
             self._roster.snapshot(),
-            [rule.snapshot() for rule in self._rules],
-            self._latest.copy(),
-            self._seen.copy(),
+            [rule.snapshot(self._roster.used) for rule in self._rules],
+            self._latest[: self._roster.used].copy(),
+            self._seen[: self._roster.used].copy(),
             self._windows.snapshot(),
             tuple(self._closed_early),
         )

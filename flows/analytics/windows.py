@@ -69,19 +69,36 @@ class Summaries(NamedTuple):
     values: Floats
 
 
-class Pending(NamedTuple):
-    """Frames of windows that are still open, as columns in arrival order."""
+class Frames(NamedTuple):
+    """Frames as columns in arrival order, shapes (n,): slot int32, latency and loss float64, NaN for none."""
 
     slot: NDArray[np.int32]
-    pane: Ints
     latency_us: Floats
     packet_loss: Floats
 
-    def part(self, rows: slice) -> Pending:
-        """A copy of some rows, so that the rest can be forgotten."""
-        return Pending(
-            self.slot[rows].copy(), self.pane[rows].copy(), self.latency_us[rows].copy(), self.packet_loss[rows].copy()
-        )
+
+class _Pane:
+    """The frames of one pane, in columns that grow."""
+
+    def __init__(self, pane: int, frames: Frames) -> None:
+        self.pane = pane
+        self.count = len(frames.slot)
+        self._columns: list[NDArray[Any]] = [column.copy() for column in frames]
+
+    @property
+    def frames(self) -> Frames:
+        """All frames so far: views, which stay what they are when more are added."""
+        return Frames._make(column[: self.count] for column in self._columns)
+
+    def add(self, frames: Frames) -> None:
+        """Add frames that arrived after the others."""
+        count = self.count + len(frames.slot)
+        if count > len(self._columns[0]):
+            room = 2 * count
+            self._columns = [np.concatenate([c, np.empty(room - len(c), c.dtype)]) for c in self._columns]
+        for column, more in zip(self._columns, frames, strict=True):
+            column[self.count : count] = more
+        self.count = count
 
 
 _NONE: Final = Summaries(np.empty(0, np.int32), np.empty((0, len(COLUMNS))))
@@ -101,15 +118,15 @@ def pane_of(arrival: float, slide_ms: int) -> int:
     return pane
 
 
-def _panes(arrival: Floats, slide_ms: int) -> Ints:
-    """The panes of arrivals that come in order, one at least."""
+def _by_pane(arrival: Floats, slide_ms: int) -> Iterator[tuple[int, slice]]:
+    """The panes of arrivals that come in order, one at least, and which rows are in each."""
     first, last = pane_of(float(arrival[0]), slide_ms), pane_of(float(arrival[-1]), slide_ms)
-    if first == last:
-        return np.full(len(arrival), first)
-    if last - first > len(arrival):
-        return np.array([pane_of(one, slide_ms) for one in arrival.tolist()])
-    begins = np.arange(first, last + 1) * slide_ms / 1000.0
-    return np.searchsorted(begins, arrival, side="right") + (first - 1)
+    begin = 0
+    while first < last:
+        end = int(np.searchsorted(arrival, (first + 1) * slide_ms / 1000.0))
+        yield first, slice(begin, end)
+        first, begin = pane_of(float(arrival[end]), slide_ms), end
+    yield last, slice(begin, None)
 
 
 class OpenWindows:
@@ -123,12 +140,18 @@ class OpenWindows:
         self.slide_ms = slide_ms
         self.panes = length_ms // slide_ms
         self._closed: int | None = None
-        self._pending: list[Pending] = []
+        self._pending: list[_Pane] = []
 
-    def add(self, slot: NDArray[np.int32], arrival: Floats, latency_us: Floats, packet_loss: Floats) -> None:
-        """Add frames, one row each, shapes (n,); the arrays must not be changed afterwards."""
-        if len(slot):
-            self._pending.append(Pending(slot, _panes(arrival, self.slide_ms), latency_us, packet_loss))
+    def add(self, arrival: Floats, frames: Frames) -> None:
+        """Add frames with their arrivals (epoch seconds), shape (n,)."""
+        if not len(arrival):
+            return
+        for pane, rows in _by_pane(arrival, self.slide_ms):
+            part = Frames._make(column[rows] for column in frames)
+            if self._pending and self._pending[-1].pane == pane:
+                self._pending[-1].add(part)
+            else:
+                self._pending.append(_Pane(pane, part))
 
     def ends_at(self, arrival: float) -> float:
         """The end of the last window that holds a frame of this arrival (epoch seconds)."""
@@ -142,30 +165,30 @@ class OpenWindows:
 
     def close_all(self) -> Summaries:
         """Close every window that holds a frame, as at the end of a recording."""
-        return self._close(int(self._pending[-1].pane[-1])) if self._pending else by_end([])
+        return self._close(self._pending[-1].pane) if self._pending else by_end([])
 
     def snapshot(self) -> tuple[Any, ...]:
-        """A plain value that `restore` takes; it shares only arrays that nobody changes."""
-        return (self._closed, [tuple(chunk) for chunk in self._pending])
+        """A plain value that `restore` takes; it shares only what nobody changes."""
+        return (self._closed, [(pane.pane, tuple(pane.frames)) for pane in self._pending])
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place."""
         self._closed = snapshot[0]
-        self._pending = [Pending(*columns) for columns in snapshot[1]]
+        self._pending = [_Pane(pane, Frames(*columns)) for pane, columns in snapshot[1]]
 
     def _first(self) -> int:
         """The number of the window that ends next, of those that hold a waiting frame."""
-        first = int(self._pending[0].pane[0]) - self.panes + 1
+        first = self._pending[0].pane - self.panes + 1
         return first if self._closed is None else max(first, self._closed + 1)
 
     def _close(self, last: int) -> Summaries:
         """Close all windows up to number `last`, one at least."""
         first = self._first()
-        frames = Pending(*map(np.concatenate, zip(*self._pending, strict=True)))
-        ending = int(np.searchsorted(frames.pane, last + self.panes))
-        closed = summarise(frames.part(slice(ending)), first, last, self.panes, self.slide_ms)
-        waiting = int(np.searchsorted(frames.pane, last, side="right"))
-        self._pending = [frames.part(slice(waiting, None))] if waiting < len(frames.pane) else []
+        ending = [pane for pane in self._pending if pane.pane < last + self.panes]
+        number = np.repeat([pane.pane for pane in ending], [pane.count for pane in ending])
+        frames = Frames(*map(np.concatenate, zip(*(pane.frames for pane in ending), strict=True)))
+        closed = summarise(number, frames, first, last, self.panes, self.slide_ms)
+        self._pending = [pane for pane in self._pending if pane.pane > last]
         self._closed = last
         return closed
 
@@ -183,13 +206,13 @@ def by_end(parts: list[Summaries]) -> Summaries:
     return Summaries(slot[order], values[order])
 
 
-def summarise(frames: Pending, first: int, last: int, panes: int, slide_ms: int) -> Summaries:
-    """Summarise the windows `first` to `last` over frames of them; each is `panes` panes long.
+def summarise(pane: Ints, frames: Frames, first: int, last: int, panes: int, slide_ms: int) -> Summaries:
+    """Summarise the windows `first` to `last` over frames of them, `pane` int64 (n,) of each; a window has `panes`.
 
     Quantiles are exact nearest-rank values; means are sums of whole microseconds, and of whole 1e-9 of loss, so
     that no order of addition shows in them.
     """
-    windows = [frames.pane - back for back in range(panes)]
+    windows = [pane - back for back in range(panes)]
     inside = [np.flatnonzero((window >= first) & (window <= last)) for window in windows]
     row = np.concatenate(inside)
     if not len(row):
