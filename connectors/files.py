@@ -183,7 +183,8 @@ class _JsonLinesPartition(StatefulSinkPartition[bytes, int]):
             logged_failures("output_write_failed", path=str(self._path)),
             state_errors(f"writing {self._path}"),
         ):
-            write_all(self._fd, data)
+            if data:
+                write_all(self._fd, data)
         self._size += len(data)
 
     def snapshot(self) -> int:

@@ -7,26 +7,24 @@ A record is appended with its time, which never goes backward, whatever the cloc
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import orjson
-import structlog
 
 from connectors.errors import StateError
 from connectors.files import make_private_dir, open_private, state_errors, write_all
-from connectors.segments import SUFFIX, number_of, segments
+from connectors.journal_state import recover
+from connectors.segments import SUFFIX
 
 __all__ = ["Block", "Journal", "Recorder"]
 
 MAX_INVALID_TEXT: Final = 4096
-MAX_EPOCH_S: Final = 1e10
 BUFFER_BYTES: Final = 256 * 1024
 
 
@@ -52,6 +50,9 @@ class Recorder(Protocol):
         reason.
         """
 
+    def frames(self, messages: Sequence[bytes]) -> None:
+        """Messages that arrived together, now, in order; each is recorded as by `frame`."""
+
     def invalid(self, text: str, reason: str) -> None:
         """A message that cannot be a frame at all, such as a binary one."""
 
@@ -63,6 +64,9 @@ class Recorder(Protocol):
 
     def is_watching(self, conversation_id: str) -> bool:
         """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
+
+    def watched_by(self, feed: str) -> list[str]:
+        """The conversations whose watch a feed of this name began, also in an earlier run."""
 
     def flush(self) -> None:
         """Write what is buffered; to be called a few milliseconds after the first record that is."""
@@ -97,26 +101,45 @@ class Journal:
         self._max_segment_age_s = max_segment_age_s
         self._sync_always = sync_always
         self._lock = threading.Lock()
+        self._written = threading.Condition(self._lock)
+        self._writes = 0
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._failure: StateError | None = None
         make_private_dir(directory)
-        self._state = _recover(directory)
+        self._state = recover(directory, ended)
         self._fd = -1
-        self._roll()
-        for name, state in list(self._state.feeds.items()):
-            if state == "up":
-                self.feed(name, "down", "the run before this one ended without stopping")
-        self.flush()
+        interrupted = [name for name, state in self._state.feeds.items() if state == "up"]
+        self._state.feeds.update(dict.fromkeys(interrupted, "down"))
+        # They have been down since the last record, not only now: nothing that was live then has stalled meanwhile.
+        at = self._state.time if interrupted else None
+        self._roll(at, dict.fromkeys(interrupted, "the run before this one ended without stopping"))
+        if interrupted:
+            self._segment_since = self._now()
 
     @property
     def directory(self) -> Path:
         """Where the segments are."""
         return self._directory
 
+    @property
+    def writes(self) -> int:
+        """How often something has been written; whoever reads along knows from it whether there may be more to read."""
+        return self._writes
+
+    def wait_for_write(self, seen: int, timeout_s: float) -> None:
+        """Return when there have been more than `seen` writes, after `timeout_s` at the latest."""
+        with self._written:
+            if self._writes <= seen:
+                self._written.wait(timeout_s)
+
     def is_watching(self, conversation_id: str) -> bool:
         """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
         return conversation_id in self._state.watches
+
+    def watched_by(self, feed: str) -> list[str]:
+        """The conversations whose watch a feed of this name began, also in an earlier run."""
+        return [one for one, settings in list(self._state.watches.items()) if settings.get("feed") == feed]
 
     def recorder(self, name: str) -> Recorder:
         """This journal for one feed of several: its name is `via` in the frames and invalid messages it records."""
@@ -132,13 +155,19 @@ class Journal:
         except ValueError as error:
             self.invalid(message.decode("utf-8", "replace"), str(error), via=via)
             return
-        if b"\n" in message or b"\r" in message:  # between tokens only: inside a string they are not JSON
-            message = message.replace(b"\n", b" ").replace(b"\r", b" ")
-        with self._lock:
-            if over is not None:  # before the append, which may begin a segment with the watches in force
-                self._state.watches.pop(over, None)
-            source = b"" if via is None else b'"via":%b,' % orjson.dumps(via)
-            self._append(b'{"received_at":%b,%b"frame":%b}\n' % (self._time(arrived), source, message))
+        self._keep(arrived, [message], [over], via)
+
+    def frames(self, messages: Sequence[bytes], *, via: str | None = None) -> None:
+        """Append messages that arrived together, now, in order: as `frame` for each, several times as fast."""
+        arrived = self._now()
+        try:
+            over = set(map(self._ended, messages))
+        except ValueError:
+            for message in messages:
+                self.frame(message, at=arrived, via=via)
+        else:
+            if messages:
+                self._keep(arrived, messages, over, via)
 
     def invalid(self, text: str, reason: str, *, via: str | None = None) -> None:
         """Append a message that is no frame, cut at 4096 characters."""
@@ -179,7 +208,7 @@ class Journal:
             fd = os.dup(self._fd)
         try:
             with self._failing("syncing"):  # without the lock, so that no feed waits for the disk
-                os.fsync(fd)
+                os.fdatasync(fd)
         finally:
             os.close(fd)
 
@@ -195,6 +224,22 @@ class Journal:
             finally:
                 os.close(self._fd)
                 self._fd = -1
+
+    def _keep(self, arrived: float, messages: Sequence[bytes], over: Iterable[str | None], via: str | None) -> None:
+        """Append frames, of which those of the conversations `over` are the last."""
+        source = b"" if via is None else b'"via":%b,' % orjson.dumps(via)
+        with self._lock:
+            for conversation_id in over:  # before the append, which may begin a segment with the watches in force
+                if conversation_id is not None:
+                    self._state.watches.pop(conversation_id, None)
+            begin = b'{"received_at":%b,%b"frame":' % (self._time(arrived), source)
+            between = b"}\n" + begin
+            lines = b"%b%b}\n" % (begin, between.join(messages))
+            if lines.count(b"\n") > len(messages) or b"\r" in lines:
+                # Between tokens only: inside a string they are not JSON.
+                spaced = [message.replace(b"\n", b" ").replace(b"\r", b" ") for message in messages]
+                lines = b"%b%b}\n" % (begin, between.join(spaced))
+            self._append(lines)
 
     def _time(self, now: float | None = None) -> bytes:
         self._state.time = max(self._state.time, self._now() if now is None else now)
@@ -224,6 +269,8 @@ class Journal:
             if self._sync_always:
                 os.fdatasync(self._fd)
         self._segment_bytes += len(data)
+        self._writes += 1
+        self._written.notify_all()
         if (
             self._segment_bytes >= self._max_segment_bytes
             or self._state.time - self._segment_since >= self._max_segment_age_s
@@ -243,10 +290,10 @@ class Journal:
             self._failure = error
             raise
 
-    def _roll(self) -> None:
-        """Go on in a new segment, which appears with its head already in it."""
+    def _roll(self, at: float | None = None, feed_reasons: Mapping[str, str] | None = None) -> None:
+        """Go on in a new segment, which appears with its head already in it, of now or of `at` epoch seconds."""
         with self._failing("starting a segment of"):
-            head = b"".join(self._head())
+            head = b"".join(self._head(self._time(at), feed_reasons or {}))
             self._state.segment += 1
             path = self._directory / f"{self._state.segment:08d}{SUFFIX}"
             unnamed = path.with_suffix(".new")
@@ -262,15 +309,14 @@ class Journal:
         self._segment_bytes = len(head)
         self._segment_since = self._state.time
 
-    def _head(self) -> list[bytes]:
+    def _head(self, at: bytes, feed_reasons: Mapping[str, str]) -> list[bytes]:
         records: list[dict[str, Any]] = [{"settings": self._settings}]
         records += [{"watch": settings} for settings in self._state.watches.values()]
         records += [
-            {"feed": {"name": name, "state": state, "reason": "as in the segment before"}}
+            {"feed": {"name": name, "state": state, "reason": feed_reasons.get(name, "as in the segment before")}}
             for name, state in self._state.feeds.items()
         ]
-        time = self._time()
-        return [b'{"received_at":%b,%b\n' % (time, orjson.dumps(record)[1:]) for record in records]
+        return [b'{"received_at":%b,%b\n' % (at, orjson.dumps(record)[1:]) for record in records]
 
 
 class _NamedRecorder:
@@ -282,77 +328,17 @@ class _NamedRecorder:
         self.feed = journal.feed
         self.watch = journal.watch
         self.is_watching = journal.is_watching
+        self.watched_by = journal.watched_by
         self.flush = journal.flush
 
     def frame(self, text: str | bytes, *, at: float | None = None) -> None:
         self._journal.frame(text, at=at, via=self._name)
 
+    def frames(self, messages: Sequence[bytes]) -> None:
+        self._journal.frames(messages, via=self._name)
+
     def invalid(self, text: str, reason: str) -> None:
         self._journal.invalid(text, reason, via=self._name)
-
-
-class _State:
-    """What a journal's writer must know of what is already in it."""
-
-    def __init__(self) -> None:
-        self.segment = 0
-        self.time = 0.0
-        self.watches: dict[str, dict[str, Any]] = {}
-        self.feeds: dict[str, str] = {}
-
-    def read(self, line: bytes) -> None:
-        """Take in one line; one that is no record tells nothing."""
-        # The standard library's decoder reads all that a feed's decoder may have let pass, such as an unread 1e999.
-        with suppress(ValueError, RecursionError, KeyError, TypeError):
-            record = json.loads(line)
-            if record["received_at"] > MAX_EPOCH_S:
-                return
-            self.time = max(self.time, record["received_at"])
-            if "frame" not in record:
-                record = orjson.loads(line)  # what is written again must be what orjson can write
-            if "watch" in record:
-                self.watches[record["watch"]["conversation_id"]] = record["watch"]
-            elif "feed" in record:
-                self.feeds[record["feed"]["name"]] = record["feed"]["state"]
-            elif "frame" in record and record["frame"]["event"] == "conversation.ended":
-                self.watches.pop(record["frame"]["entity"]["id"], None)
-
-
-def _recover(directory: Path) -> _State:
-    """Cut off what a crash tore, and read the last segment that is not empty, which tells all that is in force."""
-    state = _State()
-    with state_errors(f"reading the journal in {directory}"):
-        for leftover in directory.glob("*.new"):
-            leftover.unlink()
-        existing = segments(directory)
-        if existing:
-            state.segment = number_of(existing[-1].name)
-        for path in reversed([path for path in existing if path.suffix == SUFFIX]):
-            if _cut_torn_line(path) > 0:
-                with path.open("rb") as lines:
-                    for line in lines:
-                        state.read(line)
-                break
-    return state
-
-
-def _cut_torn_line(path: Path) -> int:
-    """Cut off a last line without its newline; the bytes that are left."""
-    with path.open("r+b") as segment:
-        size = segment.seek(0, os.SEEK_END)
-        keep = size
-        while keep > 0:
-            begin = max(0, keep - 65536)
-            segment.seek(begin)
-            newline = segment.read(keep - begin).rfind(b"\n")
-            if newline >= 0:
-                keep = begin + newline + 1
-                break
-            keep = begin
-        if keep < size:
-            segment.truncate(keep)
-            structlog.get_logger(__name__).warning("journal_torn_line_cut", segment=str(path), bytes=size - keep)
-    return keep
 
 
 def _encodable(text: str) -> str:

@@ -72,18 +72,18 @@ class JournalTail:
 
     def _next_segment(self, *, seen: int) -> bool:
         """Leave a segment that was read up to `seen`, if another follows; False if there is nothing to read yet."""
-        following = f"{number_of(self.position.segment) + 1:08d}{SUFFIX}"
-        if not any((self._directory / name).exists() for name in (following, following + COMPRESSED)):
-            return False
+        if not (os.path.exists(self._following) or os.path.exists(self._following + COMPRESSED)):  # noqa: PTH110
+            return False  # asked after every block, so without the cost of a Path
         if os.fstat(self._fd).st_size > seen:
             return True  # it grew before it was left
         os.close(self._fd)
-        self.position = Position(following)
+        self.position = Position(os.path.basename(self._following))  # noqa: PTH119
         self._open()
         return True
 
     def _open(self) -> None:
         path = self._directory / self.position.segment
+        self._following = str(path.with_name(f"{number_of(path.name) + 1:08d}{SUFFIX}"))
         packed = path.with_name(path.name + COMPRESSED)
         if not path.exists() and not packed.exists():
             raise StateError(

@@ -6,7 +6,6 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -16,6 +15,7 @@ from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourc
 from connectors.errors import RecordingError, StateError
 from connectors.files import StateLock, logged_failures
 from connectors.journal import Block, Journal
+from connectors.progress import SourceProgress
 from connectors.recording import UTF8_MARK, Recording, record_time
 from connectors.retention import Retention, SafePlace
 from connectors.segments import JournalTail, Position
@@ -25,7 +25,10 @@ __all__ = ["Feed", "JournalSource", "RecordingSource"]
 
 LIVE_BLOCK_BYTES: Final = 1 << 20
 BEHIND_BYTES: Final = LIVE_BLOCK_BYTES // 4
-COALESCE: Final = timedelta(milliseconds=20)
+# A block has a cost of its own, so that a few frames more in one cost less than two blocks.
+SPACING_S: Final = 0.002
+QUIET_AFTER_S: Final = 0.05
+QUIET_WAIT_S: Final = 0.05
 REPLAY_BLOCK_BYTES: Final = 4 << 20
 PACED_BLOCK_BYTES: Final = 1 << 16
 TICK_S: Final = 1.0
@@ -77,7 +80,7 @@ class JournalSource(FixedPartitionedSource[Block, LiveState]):
     One partition for the whole cluster: with several, a stalled one throttles the others for ever. It holds the lock
     of the state directory. When a shutdown is requested the feeds are stopped, what they wrote is read to the end, and
     the source ends, so that the flow takes its last snapshot. Segments that no restart needs are compressed, and
-    removed `keep_s` seconds after their last record.
+    removed `keep_s` seconds after their last record. `progress` is told how far the source has come.
 
     At least once: it resumes from the place in the journal that its snapshot names, and what was written to the
     journal, which survives kill -9, is read.
@@ -91,12 +94,14 @@ class JournalSource(FixedPartitionedSource[Block, LiveState]):
         shutdown: Shutdown,
         *,
         keep_s: float,
+        progress: SourceProgress | None = None,
     ) -> None:
         self._lock = lock
         self._open_journal = open_journal
         self._feeds = feeds
         self._shutdown = shutdown
         self._keep_s = keep_s
+        self._progress = progress
 
     def list_parts(self) -> list[str]:
         """The one partition."""
@@ -109,7 +114,8 @@ class JournalSource(FixedPartitionedSource[Block, LiveState]):
             lock.acquire()
             journal = self._open_journal()
             self._shutdown.reset()
-            return _LivePartition(lock, journal, self._feeds(journal), self._shutdown, self._keep_s, resume_state)
+            feeds = self._feeds(journal)
+            return _LivePartition(lock, journal, feeds, self._shutdown, self._keep_s, resume_state, self._progress)
 
 
 class _LivePartition(StatefulSourcePartition[Block, LiveState]):
@@ -121,6 +127,7 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
         shutdown: Shutdown,
         keep_s: float,
         resume_state: LiveState | None,
+        progress: SourceProgress | None,
     ) -> None:
         self._lock = lock
         self._journal = journal
@@ -130,10 +137,15 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
         self._retention = Retention(journal.directory, self._safe, keep_s=keep_s)
         position, self._number = (None, 0) if resume_state is None else (Position(*resume_state[0]), resume_state[1])
         self._tail = JournalTail(journal.directory, position)
+        self._progress = progress
+        if progress is not None:
+            progress.begin(self._tail.position)
         self._ticker = _Ticker(journal, shutdown)
         self._ticker.start()
         self._retention.start()
         self._listening = True
+        self._writes_read = -1
+        self._read_at = float("-inf")
         self._behind = False
         for feed in feeds:
             feed.start()
@@ -145,8 +157,9 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
                     raise failure
             if self._stop.is_set() and self._listening:
                 self._stop_listening("voicewatch was stopped")
-            place, data = self._tail.read(LIVE_BLOCK_BYTES)
-        self._behind = len(data) >= BEHIND_BYTES
+            place, data = self._next_lines()
+        if self._progress is not None:
+            self._progress.polled(self._tail.position, data)
         if data:
             block = Block(self._number, place.segment, place.lines + 1, data)
             self._number += 1
@@ -155,9 +168,26 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
             raise StopIteration
         return []
 
-    def next_awake(self) -> datetime | None:
-        # Each block costs a message to every shard, so that a few frames more in one cost less than two blocks.
-        return None if self._behind or not self._listening else datetime.now(UTC) + COALESCE
+    def _next_lines(self) -> tuple[Position, bytes]:
+        """What has been written since the last time, if it is time to read it."""
+        now = time.monotonic()
+        if self._listening and not self._behind:
+            if now < self._read_at + SPACING_S:
+                return self._tail.position, b""
+            if now > self._read_at + QUIET_AFTER_S:
+                # Bytewax comes by every millisecond, which alone takes several hundredths of a processor. While nothing
+                # happens there is nothing else that its worker could do, and here a write wakes it at once.
+                self._journal.wait_for_write(self._writes_read, QUIET_WAIT_S)
+        writes = self._journal.writes
+        if writes == self._writes_read:
+            return self._tail.position, b""
+        place, data = self._tail.read(LIVE_BLOCK_BYTES)
+        self._behind = len(data) >= BEHIND_BYTES
+        if data:
+            self._read_at = time.monotonic()
+        else:
+            self._writes_read = writes
+        return place, data
 
     def snapshot(self) -> LiveState:
         with logged_failures("journal_source_failed"):

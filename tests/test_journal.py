@@ -227,6 +227,18 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_conversation_that_a_notification_ended_is_not_watched_again(tmp_path: Path) -> None:
+    """The end is found again in the message as it was received, when the journal is opened the next time."""
+    journal = journal_in(tmp_path)
+    journal.watch(WATCH)
+    topic = "v2.detail.events.conversation.c1.customer.end"
+    body = {"eventTime": 999_500, "conversationId": "c1", "mediaType": "VOICE"}
+    journal.frame(orjson.dumps({"topicName": topic, "eventBody": body}))
+    assert not journal.is_watching("c1")
+    journal.close()
+    assert not journal_in(tmp_path).is_watching("c1")
+
+
 @pytest.mark.parametrize("left", [b"", b'{"received_at":1000.0,"settings":{"win'])
 def test_an_empty_last_segment_does_not_hide_the_one_before(tmp_path: Path, left: bytes) -> None:
     """A segment of which a power loss left nothing or a torn line is passed over: its predecessor tells the state."""
@@ -500,6 +512,50 @@ def test_whatever_arrives_is_one_line_that_replays(messages: list[tuple[Any, int
     assert not decoded.rejected
     assert len(decoded.arrival) == kinds(found).count("frame")
     assert [control.kind for control in decoded.controls][1:] == ["invalid"] * kinds(found).count("invalid")
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(MESSAGES, st.integers(0, 3)), max_size=6), st.sampled_from([None, 'a "feed"']))
+def test_messages_that_came_together_are_recorded_as_one_by_one(
+    messages: list[tuple[Any, int]], via: str | None
+) -> None:
+    """Frames, invalid messages and ends in one go: the same lines, and the same watches in force."""
+    received = [sent(value, layout) for value, layout in messages]
+    encoded = [one if isinstance(one, bytes) else one.encode("utf-8", "surrogatepass") for one in received]
+    written = []
+    for together in (True, False):
+        with tempfile.TemporaryDirectory() as directory:
+            journal = journal_in(Path(directory))
+            journal.watch(WATCH | {"conversation_id": "c"})
+            recorder = journal if via is None else journal.recorder(via)
+            if together:
+                recorder.frames(encoded)
+            else:
+                for message in encoded:
+                    recorder.frame(message)
+            watching = journal.is_watching("c")
+            journal.close()
+            [segment] = segments(Path(directory))
+            written.append((segment.read_bytes(), watching))
+    assert written[0] == written[1]
+
+
+def test_whoever_reads_along_is_woken_by_a_write(tmp_path: Path) -> None:
+    """Waiting ends with the write it waits for, at once if that has been, and after its time if there is none."""
+    journal = journal_in(tmp_path)
+    seen = journal.writes
+    journal.wait_for_write(seen, 0.001)
+    assert journal.writes == seen
+    journal.frame(frame())
+    assert journal.writes == seen
+    woken = threading.Thread(target=journal.wait_for_write, args=[seen, 10 * DEADLINE_S])
+    woken.start()
+    journal.flush()
+    woken.join(DEADLINE_S)
+    assert not woken.is_alive()
+    assert journal.writes == seen + 1
+    journal.wait_for_write(seen, 10 * DEADLINE_S)
+    journal.close()
 
 
 @pytest.mark.parametrize("depth", [5, 1000, 1022, 1023, 1024, 100_000])

@@ -6,7 +6,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -44,6 +44,10 @@ class Tape:
         if self._full_after is not None and len(self.of("frame")) >= self._full_after:
             raise OSError(28, "No space left on device")
         self._add("frame", text if isinstance(text, str) else text.decode())
+
+    def frames(self, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            self.frame(message)
 
     def invalid(self, text: str, reason: str) -> None:
         self._add("invalid", text, reason)
@@ -98,7 +102,7 @@ def running(url: str, tokens: TokenProvider, tape: Tape, timing: FeedTiming = FA
     assert not any(thread.name == "feed-voice-events" for thread in threading.enumerate())
 
 
-def saying(*messages: str | bytes | list[str], then: Callable[[ServerConnection], None] = stay_open):
+def saying(*messages: str | bytes | list[str] | list[bytes], then: Callable[[ServerConnection], None] = stay_open):
     """A session that sends messages (a list: one message in fragments) and goes on with `then`."""
 
     def session(connection: ServerConnection) -> None:
@@ -136,11 +140,31 @@ class TestRecording:
         assert [text for (text,) in tape.of("frame")] == texts
         assert tape.records[0] == ("feed", "voice-events", "up", f"connected to {server.url}")
 
-    def test_fragments(self, tokens: TokenProvider) -> None:
-        """A message in fragments is recorded as one."""
+    def test_kinds_of_messages_in_order(self, tokens: TokenProvider) -> None:
+        """Text and binary messages, short, long and very long ones, are recorded in the order in which they came."""
+        texts = ["", "a", "b" * 125, "c" * 126, "d" * 70_000, "e" * 65_535, "f"]
         tape = Tape()
-        with EventsServer(saying([FRAME[:5], FRAME[5:9], FRAME[9:]])) as server, running(server.url, tokens, tape):
-            tape.wait_for(lambda t: t.of("frame") == [(FRAME,)])
+        with (
+            EventsServer(saying(*(message for text in texts for message in (text, b"-", text)))) as server,
+            running(server.url, tokens, tape),
+        ):
+            tape.wait_for(lambda t: len(t.of("frame")) == 2 * len(texts))
+        said = [record[:2] for record in tape.records if record[0] != "feed"]
+        assert said == [pair for text in texts for pair in (("frame", text), ("invalid", "-"), ("frame", text))]
+
+    def test_fragments(self, tokens: TokenProvider) -> None:
+        """A message in fragments is recorded as one, text or not, and in its place among the others."""
+        tape = Tape()
+        messages = [FRAME, [FRAME[:5], FRAME[5:9], FRAME[9:]], "after", [b"\x00", b"b", b""], "last"]
+        with EventsServer(saying(*messages)) as server, running(server.url, tokens, tape):
+            tape.wait_for(lambda t: ("last",) in t.of("frame"))
+        assert [record[:2] for record in tape.records if record[0] != "feed"] == [
+            ("frame", FRAME),
+            ("frame", FRAME),
+            ("frame", "after"),
+            ("invalid", "\x00b"),
+            ("frame", "last"),
+        ]
 
     def test_binary(self, tokens: TokenProvider) -> None:
         """A binary message is recorded as invalid, as text of at most 4096 characters."""

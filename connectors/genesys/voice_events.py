@@ -22,13 +22,14 @@ from typing import Any, Literal, cast
 
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.frames import BINARY, TEXT, Frame
+from websockets.frames import BINARY, CONT, TEXT, Frame
 from websockets.http11 import Response
 from websockets.protocol import Event
-from websockets.typing import BytesLike
 
 from connectors.errors import GenesysError
+from connectors.genesys.text_messages import TextMessages, hand_over_texts
 from connectors.genesys.token import TokenProvider
 from connectors.genesys.transport import tls_context
 from connectors.journal import Recorder
@@ -55,14 +56,12 @@ class FeedTiming:
     """The feed's patience, all in seconds.
 
     After `quiet_s` without a byte a ping is sent; without a byte for `pong_s` more the connection is given up.
-    A connection that lasted `healthy_s` starts the backoff (from `base_s` to `cap_s`) anew. `flush_s` is how long a
-    message may stay in the recorder's buffer.
+    A connection that lasted `healthy_s` starts the backoff (from `base_s` to `cap_s`) anew.
     """
 
     quiet_s: float = 30.0
     pong_s: float = 10.0
     healthy_s: float = 30.0
-    flush_s: float = 0.004
     open_s: float = 10.0
     close_s: float = 2.0
     base_s: float = 0.5
@@ -82,10 +81,11 @@ class _Ended:
 class VoiceEventsFeed:
     """Keeps the voice event WebSocket at `url` connected and records what it says.
 
-    Every text message goes to `recorder.frame` as bytes, a binary one to
-    `recorder.invalid`; connecting and losing the connection go to `recorder.feed` and then to `on_state`, once for
-    each change, both called in the feed's thread. A connection that never came to be is logged and tried again, for
-    as long as the feed runs. An exception of the recorder (a full disk) ends the feed: see `failure`.
+    Every text message goes to `recorder.frames` or `recorder.frame` as bytes, a binary one to `recorder.invalid`, and
+    after what one read brought the recorder is told to write. Connecting and losing the connection go to
+    `recorder.feed` and then to `on_state`, once for each change, both called in the feed's thread. A connection that
+    never came to be is logged and tried again, for as long as the feed runs. An exception of the recorder (a full
+    disk) ends the feed: see `failure`.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class VoiceEventsFeed:
 
     async def _open(self, token: str) -> _Connection:
         def connection(*args: Any, **kwargs: Any) -> _Connection:
-            return _Connection(self._recorder, self._timing.flush_s, *args, **kwargs)
+            return _Connection(self._recorder, *args, **kwargs)
 
         # Off: compression (inflating costs half as much again as all the rest of receiving a frame, to save bytes
         # that nobody lacks), and websockets' keepalive, which pings however much arrives and takes a pong that is
@@ -236,39 +236,38 @@ class VoiceEventsFeed:
         loop = asyncio.get_running_loop()
         since = loop.time()
         self._change("up", f"connected to {self._url}")
-        reading = asyncio.create_task(connection.read())
+        closed = asyncio.create_task(connection.closed())
         try:
-            reason = await self._until_over(connection, reading)
+            reason = await self._until_over(connection, closed)
         except asyncio.CancelledError:
             reason = self._stop_reason
             # What arrives before the server's answer to the close is still recorded.
             await connection.close()
         connection.transport.abort()
         self._session = None  # from here on a stop has nothing to interrupt: the rest is quick and must be whole
-        await asyncio.wait({reading})
-        connection.flush()
+        await asyncio.wait({closed})
         if connection.failure is not None:
             raise connection.failure
         self._change("down", reason)
         return _Ended(reason, lasted_s=loop.time() - since)
 
-    async def _until_over(self, connection: _Connection, reading: asyncio.Task[str]) -> str:
+    async def _until_over(self, connection: _Connection, closed: asyncio.Task[str]) -> str:
         """Wait until the connection closes or its peer is dead; returns the reason."""
         loop = asyncio.get_running_loop()
         while True:
             quiet_until = connection.heard_at + self._timing.quiet_s
             if loop.time() < quiet_until:
-                await asyncio.wait({reading}, timeout=quiet_until - loop.time())
+                await asyncio.wait({closed}, timeout=quiet_until - loop.time())
             else:
                 asked_at = loop.time()
-                answers: set[asyncio.Future[Any]] = {reading}
+                answers: set[asyncio.Future[Any]] = {closed}
                 with contextlib.suppress(ConnectionClosed):
                     answers.add(cast("asyncio.Future[float]", await connection.ping()))
                 await asyncio.wait(answers, timeout=self._timing.pong_s, return_when=asyncio.FIRST_COMPLETED)
-                if not reading.done() and connection.heard_at < asked_at:
+                if not closed.done() and connection.heard_at < asked_at:
                     return f"silent for {self._timing.quiet_s:g} s, and no pong within {self._timing.pong_s:g} s"
-            if reading.done():
-                return reading.result()
+            if closed.done():
+                return closed.result()
 
     def _change(self, state: Literal["up", "down"], reason: str) -> None:
         self._recorder.feed(self._name, state, reason)
@@ -279,82 +278,58 @@ class VoiceEventsFeed:
 
 
 class _Connection(ClientConnection):
-    """A connection that hands whole messages to the recorder as they are parsed.
+    """A connection that hands messages to the recorder as they are parsed, and has it write after each of them."""
 
-    Going through `recv` costs a third more for each message. What is not a message in one frame goes the library's
-    own way, to `read`.
-    """
-
-    def __init__(self, recorder: Recorder, flush_s: float, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, recorder: Recorder, protocol: ClientProtocol, **kwargs: Any) -> None:
+        hand_over_texts(protocol)
+        super().__init__(protocol, **kwargs)
         self.heard_at = self.loop.time()
         self.failure: Exception | None = None
         self._recorder = recorder
-        self._record_frame = recorder.frame
-        self._flush_s = flush_s
-        self._flush_due: asyncio.TimerHandle | None = None
+        self._fragments: list[Frame] = []
 
     def data_received(self, data: bytes) -> None:
         """Note that the peer lives, whatever it sends."""
         self.heard_at = self.loop.time()
         super().data_received(data)
 
-    def process_event(self, event: Event) -> None:
-        """Record a message, or let the library see to anything else."""
-        if type(event) is Frame and event.fin and event.opcode is TEXT:
-            self._keep(event.data)
-        elif type(event) is Frame and event.fin and event.opcode is BINARY:
-            self._keep_invalid(event.data)
+    def process_event(self, event: Event | TextMessages) -> None:
+        """Record messages, or let the library see to anything else."""
+        if isinstance(event, TextMessages):
+            self._record(self._recorder.frames, event)
+        elif isinstance(event, Frame) and event.opcode in (TEXT, BINARY, CONT):
+            self._fragments.append(event)
+            if event.fin:
+                self._record_whole(self._fragments)
+                self._fragments = []
         else:
             super().process_event(event)
 
-    async def read(self) -> str:
-        """Record the messages that came in several frames; returns why the connection closed."""
+    async def closed(self) -> str:
+        """Wait until the connection is closed; returns why."""
         try:
             while True:
-                message = await self.recv()
-                if isinstance(message, str):
-                    self._keep(message.encode())
-                else:
-                    self._keep_invalid(message)
+                await self.recv()  # which gets no message, since `process_event` takes them all
         except ConnectionClosed as closed:
             return str(closed)
 
-    def _keep(self, text: BytesLike) -> None:
+    def _record_whole(self, fragments: list[Frame]) -> None:
+        message = b"".join(fragment.data for fragment in fragments)
+        if fragments[0].opcode is TEXT:
+            self._record(self._recorder.frame, message)
+        else:
+            text = message[: 4 * INVALID_CHARACTERS].decode("utf-8", "backslashreplace")[:INVALID_CHARACTERS]
+            self._record(self._recorder.invalid, text, "binary message")
+
+    def _record(self, record: Callable[..., None], *message: object) -> None:
         if self.failure is None:
             # An exception must not be raised into asyncio, which would log and forget it.
             try:
-                self._record_frame(bytes(text))
+                record(*message)
+                self._recorder.flush()
             except Exception as error:
-                self._fail(error)
-            if self._flush_due is None:
-                self._flush_due = self.loop.call_later(self._flush_s, self.flush)
-
-    def _keep_invalid(self, data: BytesLike) -> None:
-        text = bytes(data[: 4 * INVALID_CHARACTERS]).decode("utf-8", "backslashreplace")
-        if self.failure is None:
-            try:
-                self._recorder.invalid(text[:INVALID_CHARACTERS], "binary message")
-            except Exception as error:
-                self._fail(error)
-            if self._flush_due is None:
-                self._flush_due = self.loop.call_later(self._flush_s, self.flush)
-
-    def flush(self) -> None:
-        """Have the recorder write what it holds, if it holds anything of this connection."""
-        if self._flush_due is None:
-            return
-        self._flush_due.cancel()
-        self._flush_due = None
-        try:
-            self._recorder.flush()
-        except Exception as error:
-            self._fail(error)
-
-    def _fail(self, error: Exception) -> None:
-        if self.failure is None:
-            self.failure = error
-            self.transport.abort()
+                self.failure = error
+                self.transport.abort()
 
 
 def _headers(response: Response) -> dict[str, str]:

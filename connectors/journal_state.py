@@ -1,0 +1,87 @@
+"""What is in force at the end of a journal, and the repair of what a crash tore there."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+import structlog
+
+from connectors.files import state_errors
+from connectors.segments import SUFFIX, number_of, segments
+
+__all__ = ["JournalState", "recover"]
+
+MAX_EPOCH_S: Final = 1e10
+
+
+class JournalState:
+    """What a journal's writer must know of what is already in it; `ended` is that of `Journal`."""
+
+    def __init__(self, ended: Callable[[bytes], str | None]) -> None:
+        self._ended = ended
+        self.segment = 0
+        self.time = 0.0
+        self.watches: dict[str, dict[str, Any]] = {}
+        self.feeds: dict[str, str] = {}
+
+    def read(self, line: bytes) -> None:
+        """Take in one line; one that is no record tells nothing."""
+        # The standard library's decoder reads all that a feed's decoder may have let pass, such as an unread 1e999.
+        with suppress(ValueError, RecursionError, KeyError, TypeError):
+            record = json.loads(line)
+            if record["received_at"] > MAX_EPOCH_S:
+                return
+            self.time = max(self.time, record["received_at"])
+            if "frame" not in record:
+                record = orjson.loads(line)  # what is written again must be what orjson can write
+            if "watch" in record:
+                self.watches[record["watch"]["conversation_id"]] = record["watch"]
+            elif "feed" in record:
+                self.feeds[record["feed"]["name"]] = record["feed"]["state"]
+            elif "event" not in record["frame"]:  # a notification as it was received
+                self.watches.pop(self._ended(orjson.dumps(record["frame"])) or "", None)
+            elif record["frame"]["event"] == "conversation.ended":
+                self.watches.pop(record["frame"]["entity"]["id"], None)
+
+
+def recover(directory: Path, ended: Callable[[bytes], str | None]) -> JournalState:
+    """Cut off what a crash tore, and read the last segment that is not empty, which tells all that is in force."""
+    state = JournalState(ended)
+    with state_errors(f"reading the journal in {directory}"):
+        for leftover in directory.glob("*.new"):
+            leftover.unlink()
+        existing = segments(directory)
+        if existing:
+            state.segment = number_of(existing[-1].name)
+        for path in reversed([path for path in existing if path.suffix == SUFFIX]):
+            if _cut_torn_line(path) > 0:
+                with path.open("rb") as lines:
+                    for line in lines:
+                        state.read(line)
+                break
+    return state
+
+
+def _cut_torn_line(path: Path) -> int:
+    """Cut off a last line without its newline; the bytes that are left."""
+    with path.open("r+b") as segment:
+        size = segment.seek(0, os.SEEK_END)
+        keep = size
+        while keep > 0:
+            begin = max(0, keep - 65536)
+            segment.seek(begin)
+            newline = segment.read(keep - begin).rfind(b"\n")
+            if newline >= 0:
+                keep = begin + newline + 1
+                break
+            keep = begin
+        if keep < size:
+            segment.truncate(keep)
+            structlog.get_logger(__name__).warning("journal_torn_line_cut", segment=str(path), bytes=size - keep)
+    return keep
