@@ -261,6 +261,22 @@ def test_a_configuration_goes_before_what_was_recorded(tmp_path: Path, lines: li
     assert len(parsed(windows)) == len(contract.windows)
 
 
+@pytest.mark.parametrize("policy", ["incident", "frame"])
+def test_optional_rules_are_no_exception(tmp_path: Path, lines: list[bytes], policy: str) -> None:
+    """What windows and silence raise is the same bytes on more workers, in other blocks and after crashes."""
+    alerts = {"policy": policy, "mos_below": 4.3, "stalled_after_s": 0.5, "clear_after_s": 3.0}
+    settings = {"windows": {"length_s": 6.0, "slide_s": 2.0, "codec": "g729a"}, "alerts": alerts}
+    blocks = cut(lines, range(0, len(lines), 80))
+    crashes = [CutSource(blocks, until, crash=True) for until in (1, 7, 8, 20)]
+    crashed = executed(tmp_path / "crashed", [*crashes, CutSource(blocks)], two_workers, Overrides(settings))
+    [windows, found, rejected], tally = executed(
+        tmp_path / "whole", [CutSource(cut(lines, []))], overrides=Overrides(settings)
+    )
+    assert crashed == ([windows, found, rejected], tally)
+    assert_alike(parsed(found), reference.replay([line.rstrip(b"\n") for line in lines], settings).alerts)
+    assert {"LOW_MOS", "STREAM_STALLED"} <= {alert["alertType"] for alert in parsed(found)}
+
+
 def parsed(jsonl: bytes) -> list[Any]:
     return [json.loads(line) for line in jsonl.splitlines()]
 

@@ -107,3 +107,29 @@ def test_a_thousand_watches_have_a_thousand_slots_and_a_snapshot_keeps_them() ->
     assert again.limits[0, slots[9]] == 9.0
     assert again.over_until("7") == 86401.0
     assert release(again, 5.0) == [slots[7]]
+
+
+def test_a_lost_feed_concerns_its_conversations_and_those_of_none() -> None:
+    """As long as any feed is lost."""
+    roster = Roster()
+    for name, feed in (("a", "a"), ("b", "b"), ("any", None)):
+        roster.watch(watch(name)._replace(feed=feed), now=0.0)
+    assert roster.heard_by({"a"})[:3].tolist() == [True, False, True]
+    assert roster.heard_by({"a", "b"})[:3].tolist() == [True, True, True]
+    assert not roster.heard_by(set()).any()
+
+
+def test_a_codec_stays_with_the_open_windows() -> None:
+    """A conversation that comes back has the codec of its new watch, or else the one that it had."""
+    roster = Roster()
+    slot = roster.watch(watch("c")._replace(codec="g729a"), now=0.0)
+    for codec, number in ((None, 2), ("g711-no-plc", 1), (None, 1)):
+        roster.end(slot, windows_end=10.0)
+        assert roster.is_returning("c", 9.9)
+        assert not roster.is_returning("c", 10.0)
+        assert roster.watch(watch("c")._replace(codec=codec), now=5.0) == slot
+        assert roster.codec[slot] == number
+    roster.end(slot, windows_end=10.0)
+    release(roster, 10.0)
+    assert roster.watch(watch("d"), now=10.0) == slot
+    assert roster.codec[slot] == -1

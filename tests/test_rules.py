@@ -77,16 +77,16 @@ def test_an_incident_comes_and_goes(
 ) -> None:
     """Whether the frames come together or one by one."""
     alert_settings = AlertSettings(**settings)  # type: ignore[arg-type]
-    assert told(Rule(4).evaluate(values(frames), alert_settings, frozen=False)) == expected
+    assert told(Rule(4).evaluate(values(frames), alert_settings, frozen=None)) == expected
     rule = Rule(4)
-    single = [rule.evaluate(values([frame], 0, row), alert_settings, frozen=False) for row, frame in enumerate(frames)]
+    single = [rule.evaluate(values([frame], 0, row), alert_settings, frozen=None) for row, frame in enumerate(frames)]
     assert told([transition for transitions in single for transition in transitions]) == expected
 
 
 def test_a_transition_carries_its_frame() -> None:
     """The resolving frame has its own value and time, and the incident's beginning."""
     rule = Rule(1)
-    (raised, resolved) = rule.evaluate(values([(5, 200), (15, 50)]), AlertSettings(), frozen=False)
+    (raised, resolved) = rule.evaluate(values([(5, 200), (15, 50)]), AlertSettings(), frozen=None)
     assert raised == Transition(0, 0, "raised", None, 200.0, 5.0, LIMIT, 5.0, 0)
     assert resolved == Transition(1, 0, "resolved", "recovered", 50.0, 15.0, LIMIT, 5.0, 0)
 
@@ -95,21 +95,23 @@ def test_incidents_of_one_time_are_told_apart() -> None:
     """By their ordinal, which starts anew at another time; so do the alerts of policy `frame`."""
     rule = Rule(1)
     frames = [(0, 200), (0, 0), (0, 200), (0, 0), (1, 200)]
-    transitions = rule.evaluate(values(frames), AlertSettings(clear_after_s=0), frozen=False)
+    transitions = rule.evaluate(values(frames), AlertSettings(clear_after_s=0), frozen=None)
     assert [(change.began_at, change.ordinal) for change in transitions] == [(0, 0), (0, 0), (0, 1), (0, 1), (1, 0)]
-    transitions = rule.evaluate(values([(1, 200), (1, 200)]), AlertSettings(policy="frame"), frozen=False)
+    transitions = rule.evaluate(values([(1, 200), (1, 200)]), AlertSettings(policy="frame"), frozen=None)
     assert [(change.began_at, change.ordinal) for change in transitions] == [(1, 1), (1, 2)]
 
 
 def test_nothing_resolves_while_a_feed_is_lost() -> None:
     """Incidents are still raised then; when the feed is back, the quiet time of open incidents starts anew."""
     rule = Rule(2)
-    assert told(rule.evaluate(values([(0, 200), (100, 0)]), AlertSettings(), frozen=True)) == [(0, "raised")]
-    rule.feed_returned(101)
-    assert rule.evaluate(values([(110.9, 0)]), AlertSettings(), frozen=False) == []
-    assert told(rule.evaluate(values([(111, 0)]), AlertSettings(), frozen=False)) == [(0, "recovered")]
-    rule.feed_returned(112)
-    assert told(rule.evaluate(values([(113, 200), (123, 0)]), AlertSettings(), frozen=False)) == [
+    assert told(rule.evaluate(values([(0, 200), (100, 0)]), AlertSettings(), frozen=np.ones(2, np.bool_))) == [
+        (0, "raised")
+    ]
+    rule.feed_returned(101, np.ones(2, np.bool_))
+    assert rule.evaluate(values([(110.9, 0)]), AlertSettings(), frozen=None) == []
+    assert told(rule.evaluate(values([(111, 0)]), AlertSettings(), frozen=None)) == [(0, "recovered")]
+    rule.feed_returned(112, np.ones(2, np.bool_))
+    assert told(rule.evaluate(values([(113, 200), (123, 0)]), AlertSettings(), frozen=None)) == [
         (0, "raised"),
         (1, "recovered"),
     ]
@@ -119,12 +121,12 @@ def test_an_end_resolves_and_forgets_the_breaches_before() -> None:
     """With the reason `ended`, and the value of the last frame if it has one; a new watch counts from nothing."""
     rule = Rule(2)
     settings = AlertSettings(raise_n=2, raise_m=2)
-    rule.evaluate(values([(0, 200), (1, 200)]), settings, frozen=False)
+    rule.evaluate(values([(0, 200), (1, 200)]), settings, frozen=None)
     assert rule.end(0, 7, 2.0, None, LIMIT) == Transition(7, 0, "resolved", "ended", None, 2.0, LIMIT, 1.0, 0)
     assert rule.end(0, 7, 2.0, None, LIMIT) is None
-    rule.evaluate(values([(3, 200)]), settings, frozen=False)
+    rule.evaluate(values([(3, 200)]), settings, frozen=None)
     assert rule.end(0, 8, 3.0, 200.0, LIMIT) is None
-    assert rule.evaluate(values([(4, 200)]), settings, frozen=False) == []
+    assert rule.evaluate(values([(4, 200)]), settings, frozen=None) == []
 
 
 def test_slots_do_not_touch_each_other() -> None:
@@ -132,11 +134,11 @@ def test_slots_do_not_touch_each_other() -> None:
     rule = Rule(1)
     rule.grow(3)
     settings = AlertSettings(raise_n=1, raise_m=2)
-    rule.evaluate(values([(0, 200)], slot=2), settings, frozen=False)
+    rule.evaluate(values([(0, 200)], slot=2), settings, frozen=None)
     mixed = Values(
         np.arange(4), np.array([2, 0, 1, 2], np.int32), np.full(4, 20.0), np.array([0, 200, 50, 200]), np.full(4, LIMIT)
     )
-    changes = rule.evaluate(mixed, settings, frozen=False)
+    changes = rule.evaluate(mixed, settings, frozen=None)
     assert [(change.row, change.slot, change.state) for change in changes] == [
         (0, 2, "resolved"),
         (1, 0, "raised"),
@@ -145,7 +147,7 @@ def test_slots_do_not_touch_each_other() -> None:
     assert rule.is_open.tolist() == [True, False, True]
     rule.end(2, 4, 20.0, None, LIMIT)
     rule.forget(2)
-    (raised,) = rule.evaluate(values([(20, 200)], slot=2), settings, frozen=False)
+    (raised,) = rule.evaluate(values([(20, 200)], slot=2), settings, frozen=None)
     assert (raised.state, raised.ordinal) == ("raised", 0)
 
 
@@ -159,12 +161,17 @@ frames_of_slots = st.lists(
 
 @settings(deadline=None)
 @given(
-    frames_of_slots, st.integers(0, 30), st.integers(0, 30), st.sampled_from([(1, 1), (2, 3), (3, 3)]), st.booleans()
+    frames_of_slots,
+    st.integers(0, 30),
+    st.integers(0, 30),
+    st.sampled_from([(1, 1), (2, 3), (3, 3)]),
+    st.none() | st.lists(st.booleans(), min_size=3, max_size=3),
 )
 def test_portions_and_restarts_change_nothing(
-    steps: list[tuple[int, float, float]], first: int, second: int, n_of_m: tuple[int, int], frozen: bool
+    steps: list[tuple[int, float, float]], first: int, second: int, n_of_m: tuple[int, int], lost: list[bool] | None
 ) -> None:
     """All at once, or in three portions with a restart between each two."""
+    frozen = None if lost is None else np.array(lost)
     arrival = np.cumsum([step for _, step, _ in steps])
     columns = Values(
         np.arange(len(steps)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -10,20 +11,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flows.analytics import voice_quality
+from flows.analytics.records import CodecName
 from flows.analytics.voice_quality import (
+    CODECS,
     G711,
     G711_PLC,
     G729A_VAD,
     MODEL,
+    MODELS,
     Codec,
+    codecs,
     delay_impairment,
     jitter_ms,
     loss_impairment,
     mos_from_r,
     r_factor,
 )
+from flows.settings import WindowSettings
 
-CODECS = st.sampled_from([G711, G711_PLC, G729A_VAD])
+SOME_CODEC = st.sampled_from([G711, G711_PLC, G729A_VAD])
 DELAYS_MS = st.floats(-1e6, 1e6)
 LOSSES = st.floats(0.0, 1.0)
 
@@ -90,14 +96,14 @@ def test_unknown_stays_unknown() -> None:
     assert np.isnan(mos_from_r(r)).all()
 
 
-@given(codec=CODECS, delay_ms=DELAYS_MS, loss=LOSSES)
+@given(codec=SOME_CODEC, delay_ms=DELAYS_MS, loss=LOSSES)
 def test_mos_is_in_range(codec: Codec, delay_ms: float, loss: float) -> None:
     """Whatever the network does, the score is between 1 and 4.5."""
     mos = mos_from_r(r_factor(one(delay_ms), one(loss), codec))
     assert 1.0 <= mos[0] <= 4.5
 
 
-@given(codec=CODECS, delays=st.lists(DELAYS_MS, min_size=2), loss=LOSSES)
+@given(codec=SOME_CODEC, delays=st.lists(DELAYS_MS, min_size=2), loss=LOSSES)
 def test_more_delay_is_never_better(codec: Codec, delays: list[float], loss: float) -> None:
     """R and MOS fall, or stay, as delay grows."""
     r = r_factor(np.sort(np.array(delays)), np.array(loss), codec)
@@ -105,7 +111,7 @@ def test_more_delay_is_never_better(codec: Codec, delays: list[float], loss: flo
     assert (np.diff(mos_from_r(r)) <= 1e-9).all()
 
 
-@given(codec=CODECS, delay_ms=DELAYS_MS, losses=st.lists(LOSSES, min_size=2))
+@given(codec=SOME_CODEC, delay_ms=DELAYS_MS, losses=st.lists(LOSSES, min_size=2))
 def test_more_loss_is_never_better(codec: Codec, delay_ms: float, losses: list[float]) -> None:
     """R and MOS fall, or stay, as loss grows."""
     r = r_factor(np.array(delay_ms), np.sort(np.array(losses)), codec)
@@ -131,6 +137,20 @@ def test_shape_and_type() -> None:
 def test_model_names_its_codec() -> None:
     """The published model name says standard, band and codec."""
     assert MODEL == "G.107 narrowband, G.711+PLC"
+    assert MODELS == (MODEL, "G.107 narrowband, G.711", "G.107 narrowband, G.729A+VAD")
+
+
+def test_the_codecs_have_one_name_everywhere() -> None:
+    """In the configuration, in the records and in the table of values."""
+    assert get_args(CodecName) == get_args(WindowSettings.model_fields["codec"].annotation) == tuple(CODECS)
+
+
+def test_codecs_side_by_side() -> None:
+    """Each row is rated by its own codec, as it would be alone."""
+    delay_ms, loss = np.array([20.0, 150.0, 20.0]), np.array([0.02, 0.0, 0.2])
+    together = r_factor(delay_ms, loss, codecs(np.array([0, 1, 2], np.int8)))
+    alone = [r_factor(one(delay_ms[row]), one(loss[row]), codec)[0] for row, codec in enumerate(CODECS.values())]
+    assert together.tolist() == alone
 
 
 @given(latencies=st.lists(st.floats(-1e4, 1e4), max_size=60), offset_ms=st.floats(-1e4, 1e4))

@@ -190,12 +190,13 @@ def test_no_portion_and_no_restart_changes_a_window(
             st.text(st.characters(exclude_categories=["Cs"])),
             st.tuples(*[st.sampled_from([0.0, NAN, 1e300]) | st.floats(0, 1e10) for _ in range(11)]),
             st.tuples(*[st.integers(0, 3) for _ in range(3)]),
+            st.integers(0, 2),
         )
     )
 )
-def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[tuple[str, Any, Any]]) -> None:
+def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[tuple[str, Any, Any, int]]) -> None:
     """Byte for byte, whatever the conversation is called and whichever metrics are missing."""
     ids = [conversation_id for conversation_id, *_ in rows]
-    values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:]] for _, v, c in rows]).reshape(-1, 14)
+    values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec] for _, v, c, codec in rows]).reshape(-1, 15)
     expected = [orjson.dumps(window_object(one, row)) for one, row in zip(ids, values.tolist(), strict=True)]
     assert window_lines(ids, values) == expected

@@ -2,23 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID, uuid5
 
 import orjson
 
-__all__ = ["Alert", "incident_id", "make_alert"]
+from flows.analytics.roster import Watch
+from flows.analytics.rules import RULES, Transition
+from flows.analytics.windows import window_object
+
+__all__ = ["Alert", "Change", "incident_id", "make_alert"]
 
 _NAMESPACE: Final = UUID("7d4e1c52-93c1-5a3e-8b1f-0f6f2d9c4a77")
 
 
-class Alert(NamedTuple):
-    """An alert, ready to be sent; `row` and `order` place it in its block, `url` is None where nobody is to be told."""
+class Change(NamedTuple):
+    """A rule's transition, with its place among the alerts of one frame, and the watch in force.
 
+    `window` is the row of `Summaries.values` that caused it, if it was a window.
+    """
+
+    order: int
+    rule: int
+    transition: Transition
+    watch: Watch
+    window: list[float] | None = None
+
+
+class Alert(NamedTuple):
+    """An alert, ready to be sent; `url` is None where nobody is to be told.
+
+    The fields up to `place` put it in its place among those of a block, in all shards: by its time, in epoch seconds;
+    what time did (its row is NO_FRAME) before what frames of that time did.
+    """
+
+    time: float
     row: int
     order: int
-    alert_id: str
     conversation_id: str
+    place: int
+    alert_id: str
     rule: str
     state: str
     reason: str | None
@@ -35,38 +58,40 @@ def incident_id(conversation_id: str, rule: str, began_at: float, ordinal: int) 
     return uuid5(_NAMESPACE, orjson.dumps([conversation_id, rule, began_at, ordinal]).decode())
 
 
-def make_alert(
-    *,
-    row: int,
-    order: int,
-    conversation_id: str,
-    rule: str,
-    state: str,
-    reason: str | None,
-    value: float | None,
-    arrival: float,
-    threshold: float,
-    incident: UUID,
-    leg_id: str | None,
-    url: str | None,
-    window: dict[str, Any] | None,
-) -> Alert:
-    """The alert with its body; `value` and `threshold` in milliseconds or as a ratio, `arrival` in epoch seconds."""
-    alert_id = str(uuid5(incident, state))
+def make_alert(place: int, change: Change, window: list[float] | None) -> Alert:
+    """The alert that a change leads to, with its body, which shows the window, a row of `Summaries.values`.
+
+    `place` is that of the change among those of its shard in the block.
+    """
+    transition, watch, rule = change.transition, change.watch, RULES[change.rule]
+    incident = incident_id(watch.conversation_id, rule, transition.began_at, transition.ordinal)
+    alert_id = str(uuid5(incident, transition.state))
     body = orjson.dumps(
         {
-            "conversationId": conversation_id,
+            "conversationId": watch.conversation_id,
             "alertType": rule,
-            "metricValue": value,
-            "timestamp": arrival,
+            "metricValue": transition.value,
+            "timestamp": transition.arrival,
             "source": "genesys-interceptor",
             "alertId": alert_id,
             "incidentId": str(incident),
-            "state": state,
-            "reason": reason,
-            "threshold": threshold,
-            "legId": leg_id,
-            "window": window,
+            "state": transition.state,
+            "reason": transition.reason,
+            "threshold": transition.limit,
+            "legId": watch.leg_id,
+            "window": None if window is None else window_object(watch.conversation_id, window),
         }
     )
-    return Alert(row, order, alert_id, conversation_id, rule, state, reason, url, body)
+    return Alert(
+        transition.arrival,
+        transition.row,
+        change.order,
+        watch.conversation_id,
+        place,
+        alert_id,
+        rule,
+        transition.state,
+        transition.reason,
+        watch.url,
+        body,
+    )

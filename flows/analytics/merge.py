@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import orjson
 
 from flows.analytics.alerts import Alert
 from flows.analytics.frames import Decoded, Rejected
+from flows.analytics.records import IGNORED
 from flows.analytics.shard import ShardResult, WindowLines
 
 __all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]
@@ -21,7 +23,8 @@ __all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]
 class Tally(NamedTuple):
     """Counts; `conversations` are those that are watched and had a frame.
 
-    `invalid` are messages that were no frames when they were received, `rejected` are lines that are no records.
+    `invalid` are messages that were no frames when they were received, `rejected` are lines that are no records,
+    `ignored` are notifications that tell nothing of a voice conversation.
     """
 
     frames: int = 0
@@ -33,6 +36,7 @@ class Tally(NamedTuple):
     windows: int = 0
     raised: int = 0
     resolved: int = 0
+    ignored: int = 0
 
 
 class BlockFacts(NamedTuple):
@@ -43,6 +47,7 @@ class BlockFacts(NamedTuple):
     line: int
     frames: int
     invalid: int
+    ignored: int
     torn: int
     rejected: list[Rejected]
 
@@ -59,8 +64,9 @@ class Report(NamedTuple):
 
 def facts_of(number: int, source: str, line: int, decoded: Decoded) -> BlockFacts:
     """The facts of a block that has been decoded."""
-    invalid = sum(control.kind == "invalid" for control in decoded.controls)
-    return BlockFacts(number, source, line, len(decoded.arrival), invalid, decoded.torn, decoded.rejected)
+    kinds = [control.kind for control in decoded.controls]
+    counts = kinds.count("invalid"), kinds.count(IGNORED), decoded.torn
+    return BlockFacts(number, source, line, len(decoded.arrival), *counts, decoded.rejected)
 
 
 class Merger:
@@ -116,15 +122,18 @@ def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
             windows=len(windows),
             raised=raised,
             resolved=len(alerts) - raised,
+            ignored=facts.ignored,
         ),
     )
 
 
 def _in_order(shards: Sequence[WindowLines]) -> list[bytes]:
-    """The lines of all shards by end, then conversation; they come so from each, which makes it a merge."""
-    keys = [key for windows in shards for key in zip(windows.end, windows.conversation_id, strict=True)]
+    """The lines of all shards by end, then conversation; they come so from each, which makes sorting them cheap."""
+    ids = [one for windows in shards for one in windows.conversation_id]
+    ends = np.array([end for windows in shards for end in windows.end])
     lines = [line for windows in shards for line in windows.line]
-    return [lines[index] for index in sorted(range(len(lines)), key=keys.__getitem__)]
+    by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
+    return [lines[index] for index in by_id[np.argsort(ends[by_id], kind="stable")].tolist()]
 
 
 def _lines(lines: list[bytes]) -> bytes:

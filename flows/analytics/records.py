@@ -45,6 +45,9 @@ Seconds = Annotated[float, msgspec.Meta(ge=-MAX_EPOCH_S, le=MAX_EPOCH_S)]
 Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
 WindowSeconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
 Frames = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Mos = Annotated[float, msgspec.Meta(ge=1, le=4.5)]
+StallSeconds = Annotated[float, msgspec.Meta(ge=0.001, le=86400)]
+CodecName = Literal["g711", "g711-no-plc", "g729a"]
 
 
 class Entity(msgspec.Struct, gc=False):
@@ -114,7 +117,10 @@ class FeedState(msgspec.Struct, gc=False):
 
 
 class WatchSettings(msgspec.Struct, gc=False):
-    """What the dataflow needs of a `watch` record; `feed` names the one that the conversation is heard of by."""
+    """What the dataflow needs of a `watch` record.
+
+    `feed` names the one that the conversation is heard of by, None for any; `codec` is None for that of `[windows]`.
+    """
 
     conversation_id: str
     leg_id: str | None = None
@@ -122,13 +128,15 @@ class WatchSettings(msgspec.Struct, gc=False):
     packet_loss_threshold: float = 0.02
     qa_callback_url: str | None = None
     feed: str | None = None
+    codec: CodecName | None = None
 
 
 class WindowSettings(msgspec.Struct, gc=False):
-    """The `[windows]` table: lengths in seconds, whole milliseconds, slide divides length."""
+    """The `[windows]` table: lengths in seconds, whole milliseconds, slide divides length; the codec of the MOS."""
 
     length_s: WindowSeconds = 10.0
     slide_s: WindowSeconds = 5.0
+    codec: CodecName = "g711"
 
     def __post_init__(self) -> None:
         length_ms, slide_ms = round(self.length_s * 1000), round(self.slide_s * 1000)
@@ -139,7 +147,7 @@ class WindowSettings(msgspec.Struct, gc=False):
 
 
 class AlertSettings(msgspec.Struct, gc=False):
-    """The `[alerts]` table."""
+    """The `[alerts]` table; None turns a rule off."""
 
     policy: Literal["incident", "frame"] = "incident"
     raise_n: Frames = 1
@@ -147,6 +155,8 @@ class AlertSettings(msgspec.Struct, gc=False):
     clear_ratio: Ratio = 0.9
     clear_after_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
     unwatched: Literal["ignore", "default"] = "ignore"
+    mos_below: Mos | None = None
+    stalled_after_s: StallSeconds | None = None
 
 
 class DefaultLimits(msgspec.Struct, gc=False):

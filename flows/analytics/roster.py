@@ -6,7 +6,7 @@ again. What the roster remembers of conversations that are over is bounded by ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
@@ -14,33 +14,54 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.analytics.voice_quality import CODECS
+
 __all__ = ["NOBODY", "REMEMBER_S", "Roster", "Watch"]
 
 NOBODY: Final = -1
 REMEMBER_S: Final = 86400.0
 _ROOM: Final = 64
+_NUMBERS: Final = {name: number for number, name in enumerate(CODECS)}
 
 
 class Watch(NamedTuple):
-    """What is known of a watched conversation; limits in milliseconds and as a ratio."""
+    """What is known of a watched conversation; limits in milliseconds and as a ratio.
+
+    `feed` is the one that it is heard of by, None for any; `codec` is its own, None for that of the settings.
+    """
 
     conversation_id: str
     leg_id: str | None
     limits: tuple[float, float]
     url: str | None
+    feed: str | None = None
+    codec: str | None = None
+
+    def is_heard_by(self, feeds: Collection[str]) -> bool:
+        """Whether the loss of any of these feeds concerns the conversation."""
+        return bool(feeds) and (self.feed is None or self.feed in feeds)
 
 
 class Roster:
-    """The watches of a shard by slot, and by conversation while their watch is on."""
+    """The watches of a shard by slot, and by conversation while their watch is on.
+
+    By slot: `limits` float64 (2, capacity); `on_since` and `over_at` float64, epoch seconds, when the watch began and
+    when the conversation ended, infinite while it is on; `codec` int8, the number of the conversation's own codec in
+    `CODECS`, -1 for none.
+    """
 
     def __init__(self) -> None:
         self.limits = np.full((2, _ROOM), np.nan)
+        self.on_since = np.full(_ROOM, np.inf)
+        self.over_at = np.full(_ROOM, np.inf)
+        self.codec = np.full(_ROOM, -1, np.int8)
         self.watches: list[Watch | None] = []
         self._slots: dict[str, int] = {}
         self._free: list[int] = []
         self._ended: dict[str, int] = {}
         self._retired: dict[int, float] = {}
         self._over: dict[str, float] = {}
+        self._ranks: NDArray[np.int64] | None = None
 
     @property
     def capacity(self) -> int:
@@ -61,22 +82,47 @@ class Roster:
         """Watch a conversation, or change the limits of one that is watched already; its slot.
 
         One that ended is watched anew: in its old slot until the last window of its last frame ends, then in another.
+        In the old slot it keeps its codec if the watch names none, for its windows go on.
         """
         slot = self._slots.get(watch.conversation_id, NOBODY)
         if slot == NOBODY:
             slot = self._returning(watch.conversation_id, now)
             self.watches[slot] = watch
+            self._ranks = None
             self._slots[watch.conversation_id] = slot
+            self.on_since[slot], self.over_at[slot] = now, np.inf
+            if watch.codec is not None:
+                self.codec[slot] = _NUMBERS[watch.codec]
         else:
             self.watches[slot] = self.watch_in(slot)._replace(limits=watch.limits)
         self.limits[:, slot] = watch.limits
         return slot
+
+    def is_returning(self, conversation_id: str, now: float) -> bool:
+        """Whether a watch of the conversation would begin it anew in the slot that its open windows are in."""
+        slot = self._ended.get(conversation_id, NOBODY)
+        return slot != NOBODY and self._retired[slot] > now
+
+    def heard_by(self, feeds: Collection[str]) -> NDArray[np.bool_]:
+        """The slots, as a mask, of the conversations that the loss of any of these feeds concerns."""
+        concerned = np.zeros(self.capacity, np.bool_)
+        heard = [watch is not None and watch.is_heard_by(feeds) for watch in self.watches]
+        concerned[: len(heard)] = heard
+        return concerned
 
     def watch_in(self, slot: int) -> Watch:
         """The watch that a slot is taken by."""
         watch = self.watches[slot]
         assert watch is not None
         return watch
+
+    def ranks(self) -> NDArray[np.int64]:
+        """The place of each slot in the order of conversation ids; of a slot that is free, none in particular."""
+        if self._ranks is None:
+            ids = ["" if watch is None else watch.conversation_id for watch in self.watches]
+            self._ranks = np.empty(len(ids), np.int64)
+            self._ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
+        return self._ranks
 
     def slots(self, conversation_ids: Iterable[str]) -> NDArray[np.int32]:
         """The slot of each conversation, NOBODY where none is on."""
@@ -107,16 +153,17 @@ class Roster:
                 del self._ended[conversation_id]
             del self._retired[slot]
             self.watches[slot] = None
+            self.codec[slot] = -1
             self._free.append(slot)
             forget(slot)
         while self._over and (oldest := next(iter(self._over.items())))[1] + REMEMBER_S <= now:
             del self._over[oldest[0]]
 
     def _returning(self, conversation_id: str, now: float) -> int:
-        slot = self._ended.get(conversation_id, NOBODY)
-        if slot == NOBODY or self._retired[slot] <= now:
+        if not self.is_returning(conversation_id, now):
             return self._new_slot()
-        del self._ended[conversation_id], self._retired[slot]
+        slot = self._ended.pop(conversation_id)
+        del self._retired[slot]
         return slot
 
     def _new_slot(self) -> int:
@@ -125,19 +172,24 @@ class Roster:
         self.watches.append(None)
         if len(self.watches) > self.capacity:
             self.limits = np.concatenate([self.limits, np.full_like(self.limits, np.nan)], axis=1)
+            self.on_since = np.append(self.on_since, np.full_like(self.on_since, np.inf))
+            self.over_at = np.append(self.over_at, np.full_like(self.over_at, np.inf))
+            self.codec = np.append(self.codec, np.full_like(self.codec, -1))
         return len(self.watches) - 1
 
     def snapshot(self) -> tuple[Any, ...]:
         """A plain value that `restore` takes, sharing nothing with this roster."""
         # As one piece of bytes: pickling each watch as an object would be most of what a snapshot costs.
         watches = msgspec.msgpack.encode(self.watches)
-        limits = self.limits[:, : self.used].copy()
-        return (limits, watches, list(self._free), dict(self._ended), dict(self._retired), dict(self._over))
+        by_slot = (self.limits, self.on_since, self.over_at, self.codec)
+        arrays = [array[..., : self.used].copy() for array in by_slot]
+        return (arrays, watches, list(self._free), dict(self._ended), dict(self._retired), dict(self._over))
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place."""
-        limits, watches, free, ended, retired, over = snapshot
-        self.limits = limits.copy()
+        arrays, watches, free, ended, retired, over = snapshot
+        self._ranks = None
+        self.limits, self.on_since, self.over_at, self.codec = (array.copy() for array in arrays)
         self.watches = msgspec.msgpack.decode(watches, type=list[Watch | None])
         self._free, self._ended = list(free), dict(ended)
         self._retired, self._over = dict(retired), dict(over)

@@ -1,4 +1,4 @@
-"""The two rules: when a conversation's values raise an alert, and when they resolve it.
+"""The rules over values: when a conversation's values raise an alert, and when they resolve it.
 
 A rule keeps a little state for each conversation that has an incident or is on the way to one, and none for the
 healthy. So a block of healthy frames costs two comparisons a frame; a loop in Python runs only over the frames of
@@ -14,20 +14,25 @@ from numpy.typing import NDArray
 
 from flows.analytics.records import AlertSettings
 
-__all__ = ["LATENCY", "LOSS", "RULES", "Rule", "Transition", "Values"]
+__all__ = ["LATENCY", "LOSS", "NO_FRAME", "QUALITY", "RULES", "STALLS", "Rule", "Transition", "Values"]
 
 Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
 
 LATENCY: Final = 0
 LOSS: Final = 1
-RULES: Final = ("LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED")
+QUALITY: Final = 2
+STALLS: Final = 3
+RULES: Final = ("LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED", "LOW_MOS", "STREAM_STALLED")
+# The row of what time did, and no frame: before all frames of that time.
+NO_FRAME: Final = -1
 
 
 class Values(NamedTuple):
-    """The frames that carry a rule's metric, in journal order, shapes (n,).
+    """The frames that carry a rule's metric, in journal order, or the windows that do, by their ends. Shapes (n,).
 
-    `row` int64: the frame's place in its block; `slot` int32; `arrival` float64, epoch seconds; `value` and `limit`
-    float64, in milliseconds or as a ratio.
+    `row` int64: the frame's place in its block; `slot` int32; `arrival` float64, epoch seconds, a window's end;
+    `value` and `limit` float64, in milliseconds, as a ratio, or what is missing to a MOS of 5.
     """
 
     row: NDArray[np.int64]
@@ -40,7 +45,8 @@ class Values(NamedTuple):
 class Transition(NamedTuple):
     """An alert raised or resolved by the frame `row`; the incident is told by when it began, and which of that time.
 
-    `value` is None when the frame that ended the conversation did not carry the metric.
+    Of what time did, `row` is NO_FRAME. `value` is None when the frame that ended the conversation did not carry the
+    metric.
     """
 
     row: int
@@ -74,9 +80,9 @@ class Rule:
         """Drop what is left of a slot whose conversation has ended."""
         self._latest.pop(slot, None)
 
-    def feed_returned(self, now: float) -> None:
-        """Start the quiet time of every open incident anew."""
-        self._above_at[self.is_open] = now
+    def feed_returned(self, now: float, concerned: Mask) -> None:
+        """Start the quiet time of the open incidents of these slots, a mask, anew."""
+        self._above_at[self.is_open & concerned] = now
 
     def end(self, slot: int, row: int, arrival: float, value: float | None, limit: float) -> Transition | None:
         """Resolve the slot's incident because its conversation ended with frame `row`; another watch begins anew."""
@@ -85,8 +91,8 @@ class Rule:
             return None
         return self._resolve(slot, "ended", row, arrival, value, limit)
 
-    def evaluate(self, values: Values, settings: AlertSettings, *, frozen: bool) -> list[Transition]:
-        """Apply frames in journal order. `frozen`: a feed is lost, so nothing resolves."""
+    def evaluate(self, values: Values, settings: AlertSettings, *, frozen: Mask | None) -> list[Transition]:
+        """Apply frames in journal order. `frozen`: the slots whose feed is lost, so that nothing resolves; or none."""
         breach = values.value > values.limit
         if settings.policy == "frame":
             return [self._breaching_frame(values, int(index)) for index in np.flatnonzero(breach)]
@@ -97,9 +103,7 @@ class Rule:
         self._stay_above(values, ~one_by_one, settings)
         return self._step(values, np.flatnonzero(one_by_one), settings, frozen=frozen)
 
-    def _concerned(
-        self, values: Values, breach: NDArray[np.bool_], settings: AlertSettings, *, frozen: bool
-    ) -> NDArray[np.bool_] | None:
+    def _concerned(self, values: Values, breach: Mask, settings: AlertSettings, *, frozen: Mask | None) -> Mask | None:
         """The slots, as a mask, that these frames may raise or resolve; None if no slot has any state or gets one."""
         if not (self._incident or self._history or breach.any()):
             return None
@@ -108,19 +112,20 @@ class Rule:
         mask[values.slot[breach & ~is_open]] = True
         if self._history:
             mask[list(self._history)] = True
-        if not frozen:
-            below = is_open & (values.value <= values.limit * settings.clear_ratio)
-            quiet = values.arrival - self._above_at[values.slot] >= settings.clear_after_s
-            mask[values.slot[below & quiet]] = True
+        below = is_open & (values.value <= values.limit * settings.clear_ratio)
+        quiet = values.arrival - self._above_at[values.slot] >= settings.clear_after_s
+        if frozen is not None:
+            quiet &= ~frozen[values.slot]
+        mask[values.slot[below & quiet]] = True
         return mask
 
-    def _stay_above(self, values: Values, rows: NDArray[np.bool_], settings: AlertSettings) -> None:
+    def _stay_above(self, values: Values, rows: Mask, settings: AlertSettings) -> None:
         """Note the last value above the clear level for open incidents that no frame here can resolve."""
         above = rows & self.is_open[values.slot] & (values.value > values.limit * settings.clear_ratio)
         self._above_at[values.slot[above]] = values.arrival[above]  # of a slot's several rows the last one stays
 
     def _step(
-        self, values: Values, indexes: NDArray[np.intp], settings: AlertSettings, *, frozen: bool
+        self, values: Values, indexes: NDArray[np.intp], settings: AlertSettings, *, frozen: Mask | None
     ) -> list[Transition]:
         """Apply the frames at `indexes` one after the other."""
         changes: list[Transition] = []
@@ -130,7 +135,9 @@ class Rule:
             if self.is_open[slot]:
                 if above:
                     self._above_at[slot] = arrival
-                elif not frozen and arrival - self._above_at[slot] >= settings.clear_after_s:
+                elif (frozen is None or not frozen[slot]) and (
+                    arrival - self._above_at[slot] >= settings.clear_after_s
+                ):
                     changes.append(self._resolve(slot, "recovered", row, arrival, value, limit))
             elif self._breaches_enough(slot, value > limit, settings):
                 changes.append(self._raise(slot, row, arrival, value, limit))
@@ -171,9 +178,10 @@ class Rule:
 
     def snapshot(self, slots: int) -> tuple[Any, ...]:
         """A plain value of the first `slots` that `restore` takes, sharing nothing with this rule."""
+        above_at = {slot: float(self._above_at[slot]) for slot in self._incident}  # of no other slot does it matter
         return (
-            self.is_open[:slots].copy(),
-            self._above_at[:slots].copy(),
+            slots,
+            above_at,
             dict(self._incident),
             dict(self._history),
             dict(self._latest),
@@ -181,6 +189,8 @@ class Rule:
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place."""
-        is_open, above_at, incident, history, latest = snapshot
-        self.is_open, self._above_at = is_open.copy(), above_at.copy()
+        slots, above_at, incident, history, latest = snapshot
+        self.is_open, self._above_at = np.zeros(slots, np.bool_), np.zeros(slots)
+        self.is_open[list(above_at)] = True
+        self._above_at[list(above_at)] = list(above_at.values())
         self._incident, self._history, self._latest = dict(incident), dict(history), dict(latest)

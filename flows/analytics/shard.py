@@ -6,46 +6,41 @@ went on) is kept out of the state: what happens to a frame depends on the record
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import groupby
-from operator import itemgetter
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.analytics.alerts import Alert, incident_id, make_alert
+from flows.analytics.alerts import Alert, Change
+from flows.analytics.evidence import LastWindows
+from flows.analytics.quality import evaluate_windows
 from flows.analytics.records import Control, FlowSettings, WatchSettings
-from flows.analytics.roster import NOBODY, REMEMBER_S, Roster, Watch
-from flows.analytics.rules import LATENCY, LOSS, RULES, Rule, Transition, Values
+from flows.analytics.roster import NOBODY, Roster, Watch
+from flows.analytics.rules import LATENCY, LOSS, QUALITY, RULES, STALLS, Rule, Transition, Values
 from flows.analytics.shards import ShardBlock
-from flows.analytics.windows import (
-    END,
-    NO_WINDOW,
-    START,
-    Frames,
-    OpenWindows,
-    Summaries,
-    by_end,
-    window_lines,
-    window_object,
-)
+from flows.analytics.stalls import Arrivals, Stalls
+from flows.analytics.stretches import days, last_frames, stretches
+from flows.analytics.voice_quality import CODECS
+from flows.analytics.windows import END, START, Frames, OpenWindows, Summaries, by_end, window_lines
 
 __all__ = ["Overrides", "Shard", "ShardResult", "WindowLines"]
 
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 
 
 class Overrides(NamedTuple):
-    """What a replay's own configuration puts before the recording's: `settings`, and `watches` by conversation.
+    """What a replay's own configuration puts before the recording's: `settings`, `watches` by conversation, `feeds`.
 
-    Both are values of the records of the same names. A watch here changes the limits and the callback URL of a
-    conversation that is watched, and watches nobody by itself.
+    The first two are values of the records of the same names. A watch here changes the limits and the callback URL of
+    a conversation that is watched, and watches nobody by itself. `feeds` are the same for all conversations that a feed
+    of this name began to watch.
     """
 
     settings: dict[str, Any] | None = None
     watches: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
+    feeds: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
 
 
 class WindowLines(NamedTuple):
@@ -65,13 +60,12 @@ class ShardResult(NamedTuple):
     conversations: int
 
 
-class _Change(NamedTuple):
-    """A rule's transition, with its place among the alerts of one frame, and the watch in force."""
+@dataclass
+class _Done:
+    """What a block has led to so far: changes of alerts, and windows closed."""
 
-    order: int
-    rule: int
-    transition: Transition
-    watch: Watch
+    changes: list[Change] = field(default_factory=list)
+    closed: list[Summaries] = field(default_factory=list)
 
 
 class _Kept(NamedTuple):
@@ -82,6 +76,7 @@ class _Kept(NamedTuple):
     arrival: NDArray[np.float64]
     latency_us: NDArray[np.float64]
     packet_loss: NDArray[np.float64]
+    ended: NDArray[np.bool_]
 
 
 class Shard:
@@ -92,12 +87,17 @@ class Shard:
         self._now = -np.inf
         self._feeds_down: set[str] = set()
         self._roster = Roster()
-        self._rules = tuple(Rule(self._roster.capacity) for _ in RULES)
-        self._latest = np.tile(NO_WINDOW, (self._roster.capacity, 1))
+        self._rules = tuple(Rule(self._roster.capacity) for _ in (LATENCY, LOSS, QUALITY))
+        self._stalls = Stalls(self._roster.capacity)
+        self._last_windows = LastWindows(self._roster.capacity)
+        # Whether a frame was heard in this watch, and in this slot's first one, in which it is counted.
+        self._heard = np.zeros(self._roster.capacity, np.bool_)
         self._seen = np.zeros(self._roster.capacity, np.bool_)
-        self._settings = _flow_settings(self._overrides.settings or {})
-        self._windows = _open_windows(self._settings)
+        self._frozen = np.zeros(self._roster.capacity, np.bool_)
         self._closed_early = by_end([])
+        self._mos_below = np.nan
+        self._put_in_force(_flow_settings(self._overrides.settings or {}), self._now)
+        self._windows = _open_windows(self._settings)
 
     @property
     def watching(self) -> int:
@@ -106,45 +106,90 @@ class Shard:
 
     def apply(self, block: ShardBlock) -> ShardResult:
         """Apply the next block: its frames and controls in their order, then the windows that it ends."""
-        changes: list[_Change] = []
-        closed: list[Summaries] = []
+        done = _Done()
+        closed_early = self._closed_early
         unwatched = conversations = 0
         block = block._replace(arrival=np.maximum(block.arrival, self._now))
-        for stretch, controls in _stretches(block):
-            for frames in _days(stretch):
-                dropped, first_seen = self._frames(frames, changes)
+        for stretch, controls in stretches(block):
+            for frames in days(stretch):
+                dropped, first_seen = self._frames(frames, done)
                 unwatched += dropped
                 conversations += first_seen
             for control in controls:
-                self._control(control, closed)
+                self._control(control, done)
         self._now = max(self._now, block.time)
-        closed.append(self._windows.close_all() if block.last else self._windows.close(self._now))
-        windows = self._window_lines(by_end(closed))
-        ending = by_end([self._closed_early, *closed])
-        alerts = self._alerts(changes, ending)
-        self._keep_latest(ending)
+        self._pass_time(self._now, done)
+        if block.last:
+            self._close_all(done)
+        windows = self._window_lines(by_end(done.closed))
+        ending = by_end([closed_early, *done.closed])
+        alerts = self._last_windows.alerts(done.changes, ending)
+        self._last_windows.keep(ending, self._now)
         self._roster.release(self._now, self._forget)
         return ShardResult(windows, alerts, unwatched, conversations)
 
-    def _control(self, control: Control, closed: list[Summaries]) -> None:
+    def _pass_time(self, now: float, done: _Done) -> None:
+        """Do what time does up to `now`, before any record of that time: windows end, and streams stall."""
+        self._close_windows(now, done)
+        keep_open = self._settings.alerts.policy == "incident"
+        self._add(STALLS, self._stalls.pass_time(now, keep_open=keep_open, frozen=self._frozen_slots), done)
+
+    def _close_windows(self, now: float, done: _Done) -> None:
+        """Close the windows that end by then, and apply the rule over windows to them and to those closed early."""
+        closing = self._windows.close(now, self._roster.codec)
+        done.closed.append(closing)
+        early = self._closed_early
+        if len(early.slot):
+            ended = early.values[:, END] <= now
+            closing = by_end([Summaries(early.slot[ended], early.values[ended]), closing])
+            self._closed_early = Summaries(early.slot[~ended], early.values[~ended])
+        self._evaluate_windows(closing, done)
+
+    def _close_all(self, done: _Done) -> None:
+        """At the end of a recording, close every window as if its end had come."""
+        closing = self._windows.close_all(self._roster.codec)
+        done.closed.append(closing)
+        self._closed_early = by_end([self._closed_early, closing])
+        self._evaluate_windows(self._closed_early, done)
+
+    def _evaluate_windows(self, ended: Summaries, done: _Done) -> None:
+        """Apply the rule over windows to those that have ended, but for those that ended outside of a watch."""
+        end, roster = ended.values[:, END], self._roster
+        in_watch = (end > roster.on_since[ended.slot]) & (end <= roster.over_at[ended.slot])
+        rule, alerts = self._rules[QUALITY], self._settings.alerts
+        found = evaluate_windows(rule, ended, in_watch, alerts, frozen=self._frozen_slots)
+        for transition, window in found:
+            done.changes.append(Change(QUALITY, QUALITY, transition, roster.watch_in(transition.slot), window))
+
+    def _control(self, control: Control, done: _Done) -> None:
         now = max(self._now, control.time)
         if control.kind == "watch":
+            if self._roster.is_returning(control.value.conversation_id, now):
+                self._pass_time(now, done)  # with the codec that it had
             self._watch(control.value, now)
         elif control.kind == "feed":
+            self._pass_time(now, done)
             self._feed(control.value["name"], control.value["state"], now)
         elif self._overrides.settings is None:
-            self._apply_settings(_flow_settings(control.value), closed)
+            self._pass_time(now, done)
+            self._apply_settings(_flow_settings(control.value), now, done)
 
     def _watch(self, settings: WatchSettings, now: float) -> int:
-        override = self._overrides.watches.get(settings.conversation_id, {})
+        of_feed = self._overrides.feeds.get(settings.feed or "", {})
+        override = self._overrides.watches.get(settings.conversation_id, of_feed)
         limits = (
             float(override.get("max_latency_ms", settings.max_latency_ms)),
             float(override.get("packet_loss_threshold", settings.packet_loss_threshold)),
         )
         url = override.get("qa_callback_url", settings.qa_callback_url)
-        slot = self._roster.watch(Watch(settings.conversation_id, settings.leg_id, limits, url), now)
-        if self._roster.capacity > len(self._latest):
+        watching = self._roster.watching
+        watch = Watch(settings.conversation_id, settings.leg_id, limits, url, settings.feed, settings.codec)
+        slot = self._roster.watch(watch, now)
+        if self._roster.capacity > len(self._seen):
             self._grow(self._roster.capacity)
+        if self._roster.watching > watching:
+            self._heard[slot] = False
+            self._frozen[slot] = watch.is_heard_by(self._feeds_down)
         return slot
 
     def _watch_by_default(self, conversation_id: str, now: float) -> int:
@@ -164,32 +209,55 @@ class Shard:
             self._feeds_down.add(name)
         elif name in self._feeds_down:
             self._feeds_down.discard(name)
+            concerned = self._roster.heard_by({name})
             for rule in self._rules:
-                rule.feed_returned(now)
+                rule.feed_returned(now, concerned)
+            self._stalls.feed_returned(now, concerned)
+        self._frozen = self._roster.heard_by(self._feeds_down)
 
-    def _apply_settings(self, settings: FlowSettings, closed: list[Summaries]) -> None:
-        """Other window lengths end the open windows early: no window is of two lengths."""
+    @property
+    def _frozen_slots(self) -> NDArray[np.bool_] | None:
+        """The slots of the conversations whose feed is lost, as a mask; None if no feed is."""
+        return self._frozen if self._feeds_down else None
+
+    def _apply_settings(self, settings: FlowSettings, now: float, done: _Done) -> None:
+        """Another `[windows]` ends the open windows early: no window is of two lengths, or of two codecs."""
         if settings.windows != self._settings.windows:
-            closed.append(self._windows.close_all())
+            closing = self._windows.close_all(self._roster.codec)
+            done.closed.append(closing)
+            self._closed_early = by_end([self._closed_early, closing])
             self._windows = _open_windows(settings)
-        self._settings = settings
+        self._put_in_force(settings, now)
 
-    def _frames(self, frames: ShardBlock, changes: list[_Change]) -> tuple[int, int]:
+    def _put_in_force(self, settings: FlowSettings, now: float) -> None:
+        self._settings = settings
+        if settings.alerts.mos_below is not None:
+            self._mos_below = settings.alerts.mos_below
+        heard = self._heard & (self._roster.over_at == np.inf)
+        self._stalls.limit(settings.alerts.stalled_after_s, heard, now)
+
+    def _frames(self, frames: ShardBlock, done: _Done) -> tuple[int, int]:
         """Apply frames without a control between them; how many nobody watches, and conversations first seen."""
         slot, watched = self._slots(frames)
-        ends = self._ends(slot, watched, frames.ended)
+        ends = last_frames(slot, watched, frames.ended)
         if ends:
             last = np.full(self._roster.capacity, len(slot))
             last[list(ends)] = list(ends.values())
             watched = watched & (np.arange(len(slot)) <= last[slot])
-        kept = _Kept(frames.row, slot, frames.arrival, frames.latency_us, frames.packet_loss)
+        kept = _Kept(frames.row, slot, frames.arrival, frames.latency_us, frames.packet_loss, frames.ended)
         if not watched.all():
             kept = _Kept._make(column[watched] for column in kept)
         self._windows.add(kept.arrival, Frames(kept.slot, kept.latency_us, kept.packet_loss))
         for rule, value in ((LATENCY, kept.latency_us / 1000.0), (LOSS, kept.packet_loss)):
-            self._evaluate(rule, kept, value, changes)
+            self._evaluate(rule, kept, value, done)
+        if not self._stalls.is_idle:
+            self._hear(kept, done)
         for ended, at in ends.items():
-            self._end(ended, at, frames, changes)
+            self._roster.over_at[ended] = frames.arrival[at]
+        if self._settings.alerts.mos_below is not None:
+            self._close_windows(float(frames.arrival[-1]), done)
+        for ended, at in ends.items():
+            self._end(ended, at, frames, done)
         return len(slot) - len(kept.slot), self._first_seen(kept.slot)
 
     def _slots(self, frames: ShardBlock) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
@@ -207,112 +275,75 @@ class Shard:
             slot = by_code[frames.code]
         return slot, watched
 
-    @staticmethod
-    def _ends(slot: NDArray[np.int32], watched: NDArray[np.bool_], ended: NDArray[np.bool_]) -> dict[int, int]:
-        """The slots whose conversation ends in a stretch, each with the index of its last frame."""
-        ends: dict[int, int] = {}
-        if ended.any():
-            for index in np.flatnonzero(ended & watched).tolist():
-                ends.setdefault(int(slot[index]), index)
-        return ends
-
-    def _evaluate(self, rule: int, frames: _Kept, value: NDArray[np.float64], changes: list[_Change]) -> None:
+    def _evaluate(self, rule: int, frames: _Kept, value: NDArray[np.float64], done: _Done) -> None:
         values = Values(frames.row, frames.slot, frames.arrival, value, self._roster.limits[rule, frames.slot])
         known = ~np.isnan(value)
         if not known.all():
             values = Values._make(column[known] for column in values)
-        frozen = bool(self._feeds_down)
-        transitions = self._rules[rule].evaluate(values, self._settings.alerts, frozen=frozen)
-        watch_in = self._roster.watch_in
-        changes.extend(_Change(rule, rule, transition, watch_in(transition.slot)) for transition in transitions)
+        transitions = self._rules[rule].evaluate(values, self._settings.alerts, frozen=self._frozen_slots)
+        self._add(rule, transitions, done)
 
-    def _end(self, slot: int, at: int, frames: ShardBlock, changes: list[_Change]) -> None:
+    def _hear(self, frames: _Kept, done: _Done) -> None:
+        arrivals = Arrivals(frames.row, frames.slot, frames.arrival, frames.ended)
+        keep_open = self._settings.alerts.policy == "incident"
+        self._add(STALLS, self._stalls.hear(arrivals, keep_open=keep_open, frozen=self._frozen_slots), done)
+
+    def _add(self, rule: int, transitions: list[Transition], done: _Done) -> None:
+        for transition in transitions:
+            order = rule + len(RULES) if transition.reason == "ended" else rule
+            done.changes.append(Change(order, rule, transition, self._roster.watch_in(transition.slot)))
+
+    def _end(self, slot: int, at: int, frames: ShardBlock, done: _Done) -> None:
         """The conversation's last frame has been applied: its incidents resolve and its watch is over."""
         row, arrival = int(frames.row[at]), float(frames.arrival[at])
-        watch = self._roster.watch_in(slot)
-        for index, rule in enumerate(self._rules):
-            value = float(frames.latency_us[at] / 1000.0 if index == LATENCY else frames.packet_loss[at])
-            limit = float(self._roster.limits[index, slot])
-            transition = rule.end(slot, row, arrival, None if np.isnan(value) else value, limit)
+        last = {
+            LATENCY: (float(frames.latency_us[at] / 1000.0), float(self._roster.limits[LATENCY, slot])),
+            LOSS: (float(frames.packet_loss[at]), float(self._roster.limits[LOSS, slot])),
+            QUALITY: (np.nan, self._mos_below),
+        }
+        for rule, (value, limit) in last.items():
+            transition = self._rules[rule].end(slot, row, arrival, None if np.isnan(value) else value, limit)
             if transition is not None:
-                changes.append(_Change(len(RULES) + index, index, transition, watch))
+                self._add(rule, [transition], done)
         self._roster.end(slot, self._windows.ends_at(arrival))
         if self._settings.alerts.unwatched == "default":
-            self._roster.remember(watch.conversation_id, arrival)
+            self._roster.remember(self._roster.watch_in(slot).conversation_id, arrival)
 
     def _first_seen(self, slot: NDArray[np.int32]) -> int:
-        if self._seen[slot].all():
+        if self._heard[slot].all():
             return 0
-        present = np.zeros(len(self._seen), np.bool_)
+        present = np.zeros(len(self._heard), np.bool_)
         present[slot] = True
         new = int(np.count_nonzero(present & ~self._seen))
+        self._heard |= present
         self._seen |= present
         return new
-
-    def _alerts(self, changes: list[_Change], ending: Summaries) -> list[Alert]:
-        """The alerts in the order of their frames, each with the last window that ended by its time."""
-        if not changes:
-            return []
-        ending_of: dict[int, list[list[float]]] = {}
-        concerned = np.isin(ending.slot, [change.transition.slot for change in changes])
-        for slot, values in zip(ending.slot[concerned].tolist(), ending.values[concerned].tolist(), strict=True):
-            ending_of.setdefault(slot, []).append(values)
-        return sorted(self._alert(change, ending_of.get(change.transition.slot, [])) for change in changes)
-
-    def _alert(self, change: _Change, ending: list[list[float]]) -> Alert:
-        transition, watch = change.transition, change.watch
-        ended = [values for values in ending if values[END] <= transition.arrival]
-        window = ended[-1] if ended else self._latest[transition.slot].tolist()
-        rule = RULES[change.rule]
-        incident = incident_id(watch.conversation_id, rule, transition.began_at, transition.ordinal)
-        return make_alert(
-            row=transition.row,
-            order=change.order,
-            conversation_id=watch.conversation_id,
-            rule=rule,
-            state=transition.state,
-            reason=transition.reason,
-            value=transition.value,
-            arrival=transition.arrival,
-            threshold=transition.limit,
-            incident=incident,
-            leg_id=watch.leg_id,
-            url=watch.url,
-            window=window_object(watch.conversation_id, window) if window[END] == window[END] else None,
-        )
 
     def _window_lines(self, closed: Summaries) -> WindowLines:
         if not len(closed.slot):
             return WindowLines([], [], [])
-        slots, index = np.unique(closed.slot, return_inverse=True)
-        ids = [self._roster.watch_in(slot).conversation_id for slot in slots.tolist()]
-        rank = np.empty(len(ids), np.int64)
-        rank[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
-        order = np.lexsort((closed.values[:, START], rank[index], closed.values[:, END]))
+        rank = self._roster.ranks()[closed.slot]
+        order = np.lexsort((closed.values[:, START], rank, closed.values[:, END]))
         values = closed.values[order]
-        names = [ids[one] for one in index[order].tolist()]
+        watch_in = self._roster.watch_in
+        names = [watch_in(slot).conversation_id for slot in closed.slot[order].tolist()]
         return WindowLines(values[:, END].tolist(), names, window_lines(names, values))
 
-    def _keep_latest(self, ending: Summaries) -> None:
-        """Keep each slot's last window for the alerts to come, once its end has passed, also if it closed early."""
-        if not len(ending.slot):
-            return
-        ended = ending.values[:, END] <= self._now
-        self._latest[ending.slot[ended]] = ending.values[ended]  # of a slot's several windows the last one stays
-        self._closed_early = Summaries(ending.slot[~ended], ending.values[~ended])
-
     def _grow(self, slots: int) -> None:
-        more = slots - len(self._latest)
-        self._latest = np.concatenate([self._latest, np.tile(NO_WINDOW, (more, 1))])
-        self._seen = np.append(self._seen, np.zeros(more, np.bool_))
+        more = slots - len(self._seen)
+        self._heard, self._seen, self._frozen = (
+            np.append(mask, np.zeros(more, np.bool_)) for mask in (self._heard, self._seen, self._frozen)
+        )
+        self._last_windows.grow(slots)
+        self._stalls.grow(slots)
         for rule in self._rules:
             rule.grow(slots)
 
     def _forget(self, slot: int) -> None:
-        self._latest[slot] = NO_WINDOW
+        self._last_windows.forget(slot)
         early = self._closed_early
         self._closed_early = Summaries(early.slot[early.slot != slot], early.values[early.slot != slot])
-        self._seen[slot] = False
+        self._heard[slot] = self._seen[slot] = False
         for rule in self._rules:
             rule.forget(slot)
 
@@ -324,8 +355,11 @@ class Shard:
             sorted(self._feeds_down),
             msgspec.to_builtins(self._settings),
             self._roster.snapshot(),
+            self._mos_below,
             [rule.snapshot(self._roster.used) for rule in self._rules],
-            self._latest[: self._roster.used].copy(),
+            self._stalls.snapshot(self._roster.used),
+            self._last_windows.snapshot(self._roster.used),
+            self._heard[: self._roster.used].copy(),
             self._seen[: self._roster.used].copy(),
             self._windows.snapshot(),
             tuple(self._closed_early),
@@ -335,54 +369,22 @@ class Shard:
         """Take a snapshot's place; raises ValueError for one of another version."""
         if snapshot[0] != SCHEMA:
             raise ValueError(f"the snapshot is of version {snapshot[0]}; this program reads version {SCHEMA}")
-        _, self._now, feeds_down, settings, roster, rules, latest, seen, windows, early = snapshot
+        _, self._now, feeds_down, settings, roster, self._mos_below, rules, stalls, latest, heard, seen, *more = (
+            snapshot
+        )
         self._feeds_down = set(feeds_down)
         self._settings = _flow_settings(settings)
         self._roster.restore(roster)
         for rule, kept in zip(self._rules, rules, strict=True):
             rule.restore(kept)
-        self._latest, self._seen = latest.copy(), seen.copy()
+        self._stalls.restore(stalls)
+        self._last_windows.restore(latest)
+        self._heard, self._seen = heard.copy(), seen.copy()
+        self._frozen = self._roster.heard_by(self._feeds_down)
+        windows, early = more
         self._windows = _open_windows(self._settings)
         self._windows.restore(windows)
         self._closed_early = Summaries(*early)
-
-
-def _stretches(block: ShardBlock) -> Iterator[tuple[ShardBlock, list[Control]]]:
-    """Cut a block's rows where controls stand: each stretch of frames with the controls that follow it."""
-    if not block.controls:
-        yield block, []
-        return
-    places = np.searchsorted(block.row, [control.frames_before for control in block.controls]).tolist()
-    placed = groupby(zip(places, block.controls, strict=True), key=itemgetter(0))
-    begin = 0
-    for place, controls in placed:
-        yield _rows(block, begin, place), [control for _, control in controls]
-        begin = place
-    yield _rows(block, begin, len(block.row)), []
-
-
-def _days(frames: ShardBlock) -> Iterator[ShardBlock]:
-    """Cut a stretch into parts so short that no conversation that ends in one can be watched again in it."""
-    begin, rows = 0, len(frames.row)
-    while begin < rows:
-        is_within = frames.arrival[-1] < frames.arrival[begin] + REMEMBER_S
-        end = rows if is_within else int(np.searchsorted(frames.arrival, frames.arrival[begin] + REMEMBER_S))
-        yield _rows(frames, begin, end)
-        begin = end
-
-
-def _rows(block: ShardBlock, begin: int, end: int) -> ShardBlock:
-    if end - begin == len(block.row):
-        return block
-    rows = slice(begin, end)
-    return block._replace(
-        row=block.row[rows],
-        arrival=block.arrival[rows],
-        latency_us=block.latency_us[rows],
-        packet_loss=block.packet_loss[rows],
-        ended=block.ended[rows],
-        code=block.code[rows],
-    )
 
 
 def _flow_settings(value: dict[str, Any]) -> FlowSettings:
@@ -391,4 +393,5 @@ def _flow_settings(value: dict[str, Any]) -> FlowSettings:
 
 def _open_windows(settings: FlowSettings) -> OpenWindows:
     windows = settings.windows
-    return OpenWindows(round(windows.length_s * 1000), round(windows.slide_s * 1000))
+    codec = list(CODECS).index(windows.codec)
+    return OpenWindows(round(windows.length_s * 1000), round(windows.slide_s * 1000), codec)

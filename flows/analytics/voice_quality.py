@@ -3,7 +3,7 @@
 `R = Ro − Is − Id − Ie,eff + A` (G.107 §7.1). Every parameter but delay, loss and codec has its G.107 default,
 so that A is 0 and the echo path is the default one; loss is random (burst ratio 1). An untouched G.711 call
 then has R 93.2 and MOS 4.41. Models disagree by more than one MOS about the same network, so a MOS is always
-published with the name of its model, `MODEL`.
+published with the name of its model, of `MODELS`.
 
 All functions work elementwise on float64 arrays that broadcast together. NaN stays NaN: an unknown delay or
 loss gives an unknown MOS.
@@ -17,17 +17,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CODECS",
     "G711",
     "G711_PLC",
     "G729A_VAD",
     "MODEL",
+    "MODELS",
     "Codec",
+    "Codecs",
     "Floats",
+    "codecs",
     "delay_impairment",
     "jitter_ms",
     "loss_impairment",
@@ -52,7 +57,29 @@ G711 = Codec("G.711", ie=0.0, bpl=4.3)
 G711_PLC = Codec("G.711+PLC", ie=0.0, bpl=25.1)
 G729A_VAD = Codec("G.729A+VAD", ie=11.0, bpl=19.0)
 
-MODEL = f"G.107 narrowband, {G711_PLC.name}"
+# What the configuration and a `watch` call them; a codec's number is its place here.
+CODECS: Final = {"g711": G711_PLC, "g711-no-plc": G711, "g729a": G729A_VAD}
+MODELS: Final = tuple(f"G.107 narrowband, {codec.name}" for codec in CODECS.values())
+MODEL: Final = MODELS[0]
+_IE: Final = np.array([codec.ie for codec in CODECS.values()])
+_BPL: Final = np.array([codec.bpl for codec in CODECS.values()])
+
+
+class Codecs(NamedTuple):
+    """The same of many: arrays that broadcast with delay and loss."""
+
+    ie: Floats
+    bpl: Floats
+
+
+def codecs(number: NDArray[np.int8]) -> Codecs:
+    """The codecs of these numbers, places in `CODECS`.
+
+    >>> codecs(np.array([2, 0], np.int8)).bpl.tolist()
+    [19.0, 25.1]
+    """
+    return Codecs(_IE[number], _BPL[number])
+
 
 # G.107 with all parameters at their defaults: noise, basic signal-to-noise ratio, simultaneous impairments.
 _NO_DBM0P = -61.179214
@@ -80,7 +107,7 @@ def mos_from_r(r: Floats) -> Floats:
     return np.maximum(mos, 1.0)
 
 
-def r_factor(delay_ms: Floats, loss_ratio: Floats, codec: Codec) -> Floats:
+def r_factor(delay_ms: Floats, loss_ratio: Floats, codec: Codec | Codecs) -> Floats:
     """The transmission rating R (G.107 §7.1) for one-way delays in ms and packet loss as a ratio 0..1.
 
     R is 93.2 at best and falls below 0 on a network that cannot carry speech. A negative delay (clock skew)
@@ -93,7 +120,7 @@ def r_factor(delay_ms: Floats, loss_ratio: Floats, codec: Codec) -> Floats:
     return _RO - _IS - delay_impairment(delay_ms) - loss_impairment(loss_ratio, codec)
 
 
-def loss_impairment(loss_ratio: Floats, codec: Codec) -> Floats:
+def loss_impairment(loss_ratio: Floats, codec: Codec | Codecs) -> Floats:
     """Ie,eff (G.107 §7.5): what the codec costs at a random packet loss, a ratio 0..1.
 
     >>> loss_impairment(np.array([0.0, 0.02]), G729A_VAD).tolist()

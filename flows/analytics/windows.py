@@ -15,11 +15,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from flows.analytics.voice_quality import G711_PLC, MODEL, mos_from_r, r_factor
+from flows.analytics.voice_quality import MODELS, codecs, mos_from_r, r_factor
 
 __all__ = [
     "COLUMNS",
     "END",
+    "MOS",
     "NO_WINDOW",
     "START",
     "OpenWindows",
@@ -33,6 +34,7 @@ __all__ = [
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Codecs = NDArray[np.int8]
 
 COLUMNS: Final = (
     "start",
@@ -49,9 +51,10 @@ COLUMNS: Final = (
     "loss_mean",
     "loss_max",
     "mos",
+    "codec",
 )
 NO_WINDOW: Final = np.full(len(COLUMNS), np.nan)
-START, END, _FRAMES, _LATENCY, _LOSS, _MOS = 0, 1, 2, 3, 10, 13
+START, END, _FRAMES, _LATENCY, _LOSS, MOS, _CODEC = 0, 1, 2, 3, 10, 13, 14
 _COUNTS: Final = (_FRAMES, _LATENCY, _LOSS)
 # Latencies within 2^39 µs (six days) of zero fit beside a group number in one integer, which sorts ten times faster.
 _LATENCY_BITS: Final = 40
@@ -62,7 +65,8 @@ _MAX_GROUPS: Final = 1 << (62 - _LATENCY_BITS)
 class Summaries(NamedTuple):
     """Closed windows, one row each, ordered by end, then slot: `slot` int32 (n,), `values` float64 (n, COLUMNS).
 
-    Times in epoch seconds, latencies in milliseconds, losses as ratios; NaN where no frame carried the metric.
+    Times in epoch seconds, latencies in milliseconds, losses as ratios; NaN where no frame carried the metric. The
+    codec is a number of `voice_quality.CODECS`.
     """
 
     slot: NDArray[np.int32]
@@ -133,12 +137,14 @@ class OpenWindows:
     """The frames of all windows that have not ended; `close` gives each window exactly once, when time reaches its end.
 
     Frames must come in arrival order, and not before a time that `close` was told: every window that they belong
-    to is then still open. Memory is that of the frames of one window length.
+    to is then still open. Memory is that of the frames of one window length. `codec` is a number of
+    `voice_quality.CODECS`, for the MOS of conversations without an own one.
     """
 
-    def __init__(self, length_ms: int, slide_ms: int) -> None:
+    def __init__(self, length_ms: int, slide_ms: int, codec: int = 0) -> None:
         self.slide_ms = slide_ms
         self.panes = length_ms // slide_ms
+        self._codec = codec
         self._closed: int | None = None
         self._pending: list[_Pane] = []
 
@@ -157,15 +163,15 @@ class OpenWindows:
         """The end of the last window that holds a frame of this arrival (epoch seconds)."""
         return (pane_of(arrival, self.slide_ms) + self.panes) * self.slide_ms / 1000.0
 
-    def close(self, now: float) -> Summaries:
-        """Close the windows that end at or before `now` (epoch seconds)."""
+    def close(self, now: float, own_codec: Codecs | None = None) -> Summaries:
+        """Close the windows that end at or before `now` (epoch seconds); own codecs by slot, -1 for none."""
         if not self._pending or now < (self._first() + self.panes) * self.slide_ms / 1000.0:
             return by_end([])
-        return self._close(pane_of(now, self.slide_ms) - self.panes)
+        return self._close(pane_of(now, self.slide_ms) - self.panes, own_codec)
 
-    def close_all(self) -> Summaries:
+    def close_all(self, own_codec: Codecs | None = None) -> Summaries:
         """Close every window that holds a frame, as at the end of a recording."""
-        return self._close(self._pending[-1].pane) if self._pending else by_end([])
+        return self._close(self._pending[-1].pane, own_codec) if self._pending else by_end([])
 
     def snapshot(self) -> tuple[Any, ...]:
         """A plain value that `restore` takes; it shares only what nobody changes."""
@@ -181,13 +187,14 @@ class OpenWindows:
         first = self._pending[0].pane - self.panes + 1
         return first if self._closed is None else max(first, self._closed + 1)
 
-    def _close(self, last: int) -> Summaries:
+    def _close(self, last: int, own_codec: Codecs | None) -> Summaries:
         """Close all windows up to number `last`, one at least."""
         first = self._first()
         ending = [pane for pane in self._pending if pane.pane < last + self.panes]
         number = np.repeat([pane.pane for pane in ending], [pane.count for pane in ending])
         frames = Frames(*map(np.concatenate, zip(*(pane.frames for pane in ending), strict=True)))
         closed = summarise(number, frames, first, last, self.panes, self.slide_ms)
+        _rate(closed, self._codec, own_codec)
         self._pending = [pane for pane in self._pending if pane.pane > last]
         self._closed = last
         return closed
@@ -210,7 +217,7 @@ def summarise(pane: Ints, frames: Frames, first: int, last: int, panes: int, sli
     """Summarise the windows `first` to `last` over frames of them, `pane` int64 (n,) of each; a window has `panes`.
 
     Quantiles are exact nearest-rank values; means are sums of whole microseconds, and of whole 1e-9 of loss, so
-    that no order of addition shows in them.
+    that no order of addition shows in them. MOS and codec are left to `_rate`.
     """
     windows = [pane - back for back in range(panes)]
     inside = [np.flatnonzero((window >= first) & (window <= last)) for window in windows]
@@ -228,9 +235,17 @@ def summarise(pane: Ints, frames: Frames, first: int, last: int, panes: int, sli
     values[:, _FRAMES] = np.bincount(group, minlength=len(groups))
     _latencies(values, group, frames.latency_us[row])
     _losses(values, group, frames.packet_loss[row])
-    score = mos_from_r(r_factor(values[:, _LATENCY + 2], values[:, _LOSS + 1], G711_PLC))
-    values[:, _MOS] = np.round(score, 3)
     return Summaries((groups % slots).astype(np.int32), values)
+
+
+def _rate(closed: Summaries, default: int, own: Codecs | None) -> None:
+    """Fill in the MOS, to three decimals, each window's by the codec of its conversation."""
+    codec = np.full(len(closed.slot), default, np.int8)
+    if own is not None:
+        codec = np.where(own[closed.slot] < 0, codec, own[closed.slot])
+    delay_ms, packet_loss = closed.values[:, _LATENCY + 2], closed.values[:, _LOSS + 1]
+    closed.values[:, MOS] = np.round(mos_from_r(r_factor(delay_ms, packet_loss, codecs(codec))), 3)
+    closed.values[:, _CODEC] = codec
 
 
 def _ranks(key: Ints) -> tuple[Ints, Ints]:
@@ -289,7 +304,7 @@ def _losses(values: Floats, group: Ints, packet_loss: Floats) -> None:
 
 def window_object(conversation_id: str, values: list[float]) -> dict[str, Any]:
     """One row of `Summaries.values` as the JSON object of the contract."""
-    start, end, frames, seen, least, mean, most, p50, p95, p99, losses, mean_loss, most_loss, mos = values
+    start, end, frames, seen, least, mean, most, p50, p95, p99, losses, mean_loss, most_loss, mos, codec = values
     return {
         "conversation_id": conversation_id,
         "start": start,
@@ -307,13 +322,13 @@ def window_object(conversation_id: str, values: list[float]) -> dict[str, Any]:
         if seen
         else None,
         "packet_loss": {"count": int(losses), "mean": mean_loss, "max": most_loss} if losses else None,
-        "mos": {"value": mos, "model": MODEL} if mos == mos else None,
+        "mos": {"value": mos, "model": MODELS[int(codec)]} if mos == mos else None,
     }
 
 
 def window_lines(conversation_ids: Sequence[str], values: Floats) -> list[bytes]:
     """Rows of `Summaries.values` as JSON text, without newlines: `window_object` of each, dumped by orjson."""
-    whole = (values[:, _LATENCY] > 0) & (values[:, _LOSS] > 0) & ~np.isnan(values[:, _MOS])
+    whole = (values[:, _LATENCY] > 0) & (values[:, _LOSS] > 0) & ~np.isnan(values[:, MOS])
     if whole.all():
         return list(_whole_lines(conversation_ids, values))
     lines = _whole_lines([conversation_ids[row] for row in np.flatnonzero(whole).tolist()], values[whole])
@@ -326,19 +341,17 @@ def _whole_lines(conversation_ids: Sequence[str], values: Floats) -> Iterator[by
     names = map(orjson.dumps, conversation_ids)
     columns = [
         orjson.dumps(values[:, index].astype(np.int64 if index in _COUNTS else np.float64), option=_NUMPY)[1:-1]
-        for index in range(len(COLUMNS))
+        for index in range(_CODEC)
     ]
-    rows = zip(names, *(column.split(b",") for column in columns), strict=len(values) > 0)
+    models = map(_MODELS.__getitem__, values[:, _CODEC].astype(np.int8).tolist())
+    rows = zip(names, *(column.split(b",") for column in columns), models, strict=len(values) > 0)
     return map(_LINE.__mod__, rows)
 
 
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
+_MODELS: Final = tuple(map(orjson.dumps, MODELS))
 _LINE: Final = (
-    (
-        b'{"conversation_id":%b,"start":%b,"end":%b,"frames":%b,'
-        b'"latency_ms":{"count":%b,"min":%b,"mean":%b,"max":%b,"p50":%b,"p95":%b,"p99":%b},'
-        b'"packet_loss":{"count":%b,"mean":%b,"max":%b},"mos":{"value":%b,"model":'
-    )
-    + orjson.dumps(MODEL).replace(b"%", b"%%")
-    + b"}}"
+    b'{"conversation_id":%b,"start":%b,"end":%b,"frames":%b,'
+    b'"latency_ms":{"count":%b,"min":%b,"mean":%b,"max":%b,"p50":%b,"p95":%b,"p99":%b},'
+    b'"packet_loss":{"count":%b,"mean":%b,"max":%b},"mos":{"value":%b,"model":%b}}'
 )

@@ -44,6 +44,11 @@ GARBAGE = [
     b'{"received_at": 1e9, "settings": {"windows": {"length_s": 10, "slide_s": 3}}}',
     b'{"received_at": 1e9, "settings": {"windows": {"length_s": 1e308, "slide_s": 1e308}}}',
     b'{"received_at": 1e9, "settings": {"alerts": {"policy": "none"}}}',
+    b'{"received_at": 1e9, "settings": {"windows": {"codec": "opus"}}}',
+    b'{"received_at": 1e9, "settings": {"alerts": {"mos_below": 4.6}}}',
+    b'{"received_at": 1e9, "settings": {"alerts": {"stalled_after_s": 0}}}',
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "codec": "opus"}}',
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "feed": 1}}',
     b'{"received_at": 1e9, "frame": {"event": "e", "entity": {"id": 1}, "timestamp": 1e9}}',
     b'{"received_at": 1e9, "frame": {"event": "e", "entity": {"id": "c"}, "timestamp": "1e9"}}',
     b'{"received_at": 1e9, "frame": {"event": "e", "entity": {"id": "c"}, "timestamp": -1e11}}',
@@ -155,6 +160,8 @@ def _watch(pick: Pick[Any], conversation_id: str) -> dict[str, Any]:
         "max_latency_ms": pick([150, 150, 150.0, 120, 50, 500]),
         "packet_loss_threshold": pick([0.02, 0.02, 0.02, 0, 0.1]),
         "qa_callback_url": pick(["http://a/", "http://b/"]),
+        **pick([{}, {}, {"feed": "a"}, {"feed": "b"}, {"feed": None}]),
+        **pick([{}, {}, {"codec": "g729a"}, {"codec": "g711-no-plc"}, {"codec": None}]),
     }
 
 
@@ -162,7 +169,7 @@ def _settings(pick: Pick[Any]) -> dict[str, Any]:
     length_s, slide_s = pick(WINDOWS)
     raise_m = pick([1, 1, 2, 3, 5])
     return {
-        "windows": {"length_s": length_s, "slide_s": slide_s},
+        "windows": {"length_s": length_s, "slide_s": slide_s, **pick([{}, {}, {}, {"codec": "g729a"}])},
         "alerts": {
             "policy": pick(["incident", "incident", "incident", "frame"]),
             "raise_n": pick([n for n in (1, 1, 2, 3) if n <= raise_m]),
@@ -170,6 +177,8 @@ def _settings(pick: Pick[Any]) -> dict[str, Any]:
             "clear_ratio": pick([0.9, 0.9, 1, 0.5, 0]),
             "clear_after_s": pick([10, 10, 0, 0.25, 2.5]),
             "unwatched": pick(["ignore", "ignore", "default"]),
+            **pick([{}, *({"mos_below": mos} for mos in (4.4, 4.0, 2.5, 4.305, None))]),
+            **pick([{}, *({"stalled_after_s": seconds} for seconds in (10, 0.25, 1, 2.5, 0.001, None))]),
         },
         "defaults": {"max_latency_ms": pick([150, 100]), "packet_loss_threshold": pick([0.02, 0.01])},
     }

@@ -15,12 +15,24 @@ from uuid import UUID, uuid5
 import numpy as np
 
 from flows.analytics.alerts import incident_id
-from flows.analytics.voice_quality import G711_PLC, MODEL, mos_from_r, r_factor
+from tests.support.reference_calls import (
+    LATENCY,
+    LOSS,
+    QUALITY,
+    STALLED,
+    Frame,
+    Grid,
+    Life,
+    Moment,
+    Rule,
+    Stall,
+    Window,
+    new_rules,
+)
 from tests.support.reference_records import ALERTS, LIMITS, WINDOWS, NoRecordError, milliseconds, parse
 
 __all__ = ["Outcome", "replay"]
 
-LATENCY, LOSS = "LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED"
 DAY_S = 86_400.0
 
 
@@ -28,7 +40,8 @@ DAY_S = 86_400.0
 class Outcome:
     """What a journal comes to; the `_lines` lists say which line made their neighbour's item known.
 
-    Alerts are in journal order. A window is known at the first record at or past its end; at `len(lines)` if only the
+    Alerts are in journal order, what time did before the record that tells that it has passed.
+    A window is known at the first record at or past its end; at `len(lines)` if only the
     end of the recording closes it. `rejected` holds (line, reason).
     """
 
@@ -57,64 +70,6 @@ def replay(
     return journal.close()
 
 
-@dataclass(eq=False)
-class _Frame:
-    line: int
-    grid: _Grid
-    arrival: float
-    latency_ms: float | None
-    loss: float | None
-    ended: bool
-
-
-@dataclass(eq=False)
-class _Grid:
-    """Window lengths in force from one settings record to the next that changes them."""
-
-    length_ms: int
-    slide_ms: int
-    closed: int | None = None  # the line that put other lengths in force, and so closed the open windows early
-
-    def around(self, arrival: float) -> list[tuple[float, float]]:
-        """The windows (start, end) that hold an arrival; their bounds are the floats that are printed."""
-        guess = math.floor(arrival * 1000 / self.slide_ms)
-        some = range(guess - self.length_ms // self.slide_ms - 2, guess + 3)
-        bounds = [(k * self.slide_ms / 1000, (k * self.slide_ms + self.length_ms) / 1000) for k in some]
-        return [(start, end) for start, end in bounds if start <= arrival < end]
-
-
-@dataclass
-class _Rule:
-    """An alert's state: flags of the frames since the last resolve, the open incident, the last value above."""
-
-    history: list[bool] = field(default_factory=list)
-    incident: UUID | None = None
-    above_at: float = -math.inf
-
-
-def _new_rules() -> dict[str, _Rule]:
-    return {LATENCY: _Rule(), LOSS: _Rule()}
-
-
-@dataclass
-class _Life:
-    """A watched conversation from its watch to its end, and on if it is watched again before its windows ended.
-
-    Then it goes on with its windows, and everything else begins anew.
-    """
-
-    conversation_id: str
-    watch: dict[str, Any]
-    over: bool = False
-    frames: list[_Frame] = field(default_factory=list)
-    rules: dict[str, _Rule] = field(default_factory=_new_rules)
-
-    def is_open(self, now: float) -> bool:
-        """The last window of its last frame has not ended."""
-        last = self.frames[-1]
-        return any(end > now for _, end in last.grid.around(last.arrival))
-
-
 class _Journal:
     def __init__(self, settings: dict[str, Any] | None, watches: dict[str, dict[str, Any]], lines: int) -> None:
         self.outcome = Outcome()
@@ -124,13 +79,15 @@ class _Journal:
         self.time = -math.inf
         self.times: list[tuple[int, float]] = []
         self.down: set[str] = set()
-        self.lives: list[_Life] = []
+        self.lives: list[Life] = []
         self.ended_at: dict[str, float] = {}
         self.incidents: dict[tuple[str, str, float], int] = {}
-        self.pending: list[tuple[dict[str, Any], _Life, _Frame]] = []
+        self.pending: list[tuple[dict[str, Any], Life, Window | None]] = []
+        self.mos_below = math.nan
         self.alerts: dict[str, Any] = ALERTS
         self.limits: dict[str, Any] = LIMITS
-        self.grid = _Grid(*milliseconds(WINDOWS))
+        self.grid = Grid(*milliseconds(WINDOWS), WINDOWS["codec"])
+        self.grids = [self.grid]
         if settings is not None:
             self.adopt(-1, settings)
 
@@ -140,6 +97,7 @@ class _Journal:
             received_at = record["frame"]["timestamp"]
         self.time = max(self.time, float(received_at))
         self.times.append((line, self.time))
+        self.pass_time(line, self.time)
         if "frame" in record:
             self.frame(line, record)
         elif "watch" in record:
@@ -150,12 +108,28 @@ class _Journal:
             self.adopt(line, record["settings"])
 
     def adopt(self, line: int, settings: dict[str, Any]) -> None:
+        before = self.alerts["stalled_after_s"]
         self.alerts = ALERTS | settings.get("alerts", {})
+        self.mos_below = self.alerts["mos_below"] or self.mos_below
+        self.change_wait(before, self.alerts["stalled_after_s"])
         self.limits = LIMITS | settings.get("defaults", {})
-        grid = _Grid(*milliseconds(WINDOWS | settings.get("windows", {})))
-        if (grid.length_ms, grid.slide_ms) != (self.grid.length_ms, self.grid.slide_ms):
+        windows = WINDOWS | settings.get("windows", {})
+        grid = Grid(*milliseconds(windows), windows["codec"])
+        if (grid.length_ms, grid.slide_ms, grid.codec) != (self.grid.length_ms, self.grid.slide_ms, self.grid.codec):
             self.grid.closed = line
             self.grid = grid
+            self.grids.append(grid)
+            for life in self.lives:
+                for window in life.to_end:
+                    window.close()
+
+    def change_wait(self, before: float | None, after: float | None) -> None:
+        for life in self.lives:
+            can_wait = life.heard and not life.over and life.stall is None
+            if after is None:
+                life.waiting_since = None
+            elif before != after and (can_wait if before is None else life.waiting_since is not None):
+                life.waiting_since = self.time
 
     def feed(self, name: str, state: str, reason: str | None = None) -> None:
         if state == "down":
@@ -163,23 +137,32 @@ class _Journal:
         elif name in self.down:
             self.down.remove(name)
             for life in self.lives:
+                if life.watch["feed"] not in (None, name):
+                    continue
                 for rule in life.rules.values():
                     rule.above_at = self.time
+                if life.waiting_since is not None:
+                    life.waiting_since = self.time
 
-    def last_life(self, conversation_id: str) -> _Life | None:
+    def is_frozen(self, life: Life) -> bool:
+        feed = life.watch["feed"]
+        return bool(self.down) if feed is None else feed in self.down
+
+    def last_life(self, conversation_id: str) -> Life | None:
         return next((life for life in reversed(self.lives) if life.conversation_id == conversation_id), None)
 
-    def watch(self, watch: dict[str, Any]) -> _Life:
-        watch = {**LIMITS, "leg_id": None, **watch}
+    def watch(self, watch: dict[str, Any]) -> Life:
+        watch = {**LIMITS, "leg_id": None, "feed": None, "codec": None, **watch}
         override = self.overrides.get(watch["conversation_id"], {})
         watch |= {key: override[key] for key in LIMITS if key in override}
         life = self.last_life(watch["conversation_id"])
         if life is not None and not life.over:
             life.watch |= {key: watch[key] for key in LIMITS}
         elif life is not None and life.is_open(self.time):
-            life.watch, life.over, life.rules = watch, False, _new_rules()
+            life.watch, life.over, life.rules, life.heard = watch, False, new_rules(), False
+            life.codec = watch["codec"] or life.codec
         else:
-            life = _Life(watch["conversation_id"], watch)
+            life = Life(watch["conversation_id"], watch, codec=watch["codec"])
             self.lives.append(life)
         return life
 
@@ -191,7 +174,7 @@ class _Journal:
         if record["received_at"] is not None:
             latency_ms = round((record["received_at"] - message["timestamp"]) * 1000, 3)
         loss = (message.get("metrics") or {}).get("packetLoss")
-        frame = _Frame(line, self.grid, self.time, latency_ms, loss, ended)
+        frame = Frame(line, self.time, self.grid, latency_ms, loss, ended)
         life = self.last_life(conversation_id)
         if life is None or life.over:
             if (
@@ -202,25 +185,85 @@ class _Journal:
                 return
             leg_id = self.overrides.get(conversation_id, {}).get("leg_id")
             life = self.watch({"conversation_id": conversation_id, "leg_id": leg_id, **self.limits})
-        life.frames.append(frame)
+        life.take(frame)
         self.evaluate(life, frame, LATENCY, frame.latency_ms, life.watch["max_latency_ms"])
         self.evaluate(life, frame, LOSS, frame.loss, life.watch["packet_loss_threshold"])
+        stall = life.stall
+        if stall is not None and not ended:
+            self.resolve_stall(stall, frame, "recovered")
+        life.waiting_since = None if ended or self.alerts["stalled_after_s"] is None else self.time
         if ended:
             life.over = True
             if self.alerts["unwatched"] == "default":
                 self.ended_at[conversation_id] = self.time
             self.resolve_ended(life, frame, LATENCY, frame.latency_ms, life.watch["max_latency_ms"])
             self.resolve_ended(life, frame, LOSS, frame.loss, life.watch["packet_loss_threshold"])
+            self.resolve_ended(life, frame, QUALITY, None, self.mos_below)
+            if stall is not None:
+                self.resolve_stall(stall, frame, "ended")
+
+    # What time does, before the records of that time: windows end, and streams stall
+
+    def pass_time(self, line: int, now: float) -> None:
+        events: list[tuple[float, int, str, Window | Life]] = []
+        for life in self.lives:
+            name = life.conversation_id
+            events += [(window.end, 0, name, window) for window in life.to_end if window.end <= now]
+            life.to_end = [window for window in life.to_end if window.end > now]
+            if life.waiting_since is not None and self.stalls_at(life) <= now and not self.is_frozen(life):
+                events.append((self.stalls_at(life), 1, name, life))
+        for time, _, _, what in sorted(events, key=lambda event: event[:3]):
+            if isinstance(what, Window):
+                self.end_window(what, Moment(line, time))
+            else:
+                self.stall(what, Moment(line, time))
+
+    def end_window(self, window: Window, at: Moment) -> None:
+        window.close()
+        if self.alerts["mos_below"] is None or window.life.over:
+            return
+        mos = window.told()["mos"]
+        if mos is not None:
+            missing, limit = round(5 - mos["value"], 3), round(5 - self.mos_below, 9)
+            self.evaluate(window.life, at, QUALITY, missing, limit, window)
+
+    def stalls_at(self, life: Life) -> float:
+        assert life.waiting_since is not None
+        return float(np.round(life.waiting_since + self.alerts["stalled_after_s"], 6))
+
+    def stall(self, life: Life, at: Moment) -> None:
+        limit = self.alerts["stalled_after_s"]
+        incident = self.new_incident(life, at, STALLED)
+        assert life.waiting_since is not None
+        if self.alerts["policy"] == "incident":
+            life.stall = Stall(life, life.waiting_since, limit, incident)
+        life.waiting_since = None
+        self.alert(life, at, STALLED, incident, "raised", None, limit, limit)
+
+    def resolve_stall(self, stall: Stall, frame: Moment, reason: str) -> None:
+        stall.life.stall = None
+        gap_s = round(frame.arrival - stall.since, 6)
+        self.alert(stall.life, frame, STALLED, stall.incident, "resolved", reason, gap_s, stall.limit)
 
     # Rules
 
-    def evaluate(self, life: _Life, frame: _Frame, name: str, value: float | None, limit: float) -> None:
+    def evaluate(
+        self,
+        life: Life,
+        frame: Moment,
+        name: str,
+        value: float | None,
+        limit: float,
+        window: Window | None = None,
+    ) -> None:
         if value is None:
             return
         rule, settings, breach = life.rules[name], self.alerts, value > limit
         if settings["policy"] == "frame":
             if breach:
-                self.alert(life, frame, name, self.new_incident(life, frame, name), "raised", None, value, limit)
+                self.alert(
+                    life, frame, name, self.new_incident(life, frame, name), "raised", None, value, limit, window
+                )
             return
         level = limit * settings["clear_ratio"]
         if rule.incident is None:
@@ -228,23 +271,32 @@ class _Journal:
             if sum(rule.history) >= settings["raise_n"]:
                 rule.incident = self.new_incident(life, frame, name)
                 rule.above_at = frame.arrival
-                self.alert(life, frame, name, rule.incident, "raised", None, value, limit)
+                self.alert(life, frame, name, rule.incident, "raised", None, value, limit, window)
         elif value > level:
             rule.above_at = frame.arrival
-        elif not self.down and frame.arrival - rule.above_at >= settings["clear_after_s"]:
-            self.resolve(life, frame, name, "recovered", value, limit)
+        elif not self.is_frozen(life) and frame.arrival - rule.above_at >= settings["clear_after_s"]:
+            self.resolve(life, frame, name, "recovered", value, limit, window)
 
-    def resolve_ended(self, life: _Life, frame: _Frame, name: str, value: float | None, limit: float) -> None:
+    def resolve_ended(self, life: Life, frame: Moment, name: str, value: float | None, limit: float) -> None:
         if life.rules[name].incident is not None:
             self.resolve(life, frame, name, "ended", value, limit)
 
-    def resolve(self, life: _Life, frame: _Frame, name: str, reason: str, value: float | None, limit: float) -> None:
+    def resolve(
+        self,
+        life: Life,
+        frame: Moment,
+        name: str,
+        reason: str,
+        value: float | None,
+        limit: float,
+        window: Window | None = None,
+    ) -> None:
         incident = life.rules[name].incident
         assert incident is not None
-        life.rules[name] = _Rule()
-        self.alert(life, frame, name, incident, "resolved", reason, value, limit)
+        life.rules[name] = Rule()
+        self.alert(life, frame, name, incident, "resolved", reason, value, limit, window)
 
-    def new_incident(self, life: _Life, frame: _Frame, name: str) -> UUID:
+    def new_incident(self, life: Life, frame: Moment, name: str) -> UUID:
         key = (life.conversation_id, name, frame.arrival)
         ordinal = self.incidents.get(key, 0)
         self.incidents[key] = ordinal + 1
@@ -252,15 +304,18 @@ class _Journal:
 
     def alert(
         self,
-        life: _Life,
-        frame: _Frame,
+        life: Life,
+        frame: Moment,
         name: str,
         incident: UUID,
         state: str,
         reason: str | None,
         value: float | None,
         limit: float,
+        window: Window | None = None,
     ) -> None:
+        if window is not None:
+            value, limit = window.told()["mos"]["value"], self.mos_below
         body = {
             "conversationId": life.conversation_id,
             "alertType": name,
@@ -277,74 +332,31 @@ class _Journal:
         }
         self.outcome.alerts.append(body)
         self.outcome.alert_lines.append(frame.line)
-        self.pending.append((body, life, frame))
+        self.pending.append((body, life, window))
 
     # Windows
 
     def close(self) -> Outcome:
+        left = [window for life in self.lives for window in life.to_end]
+        for window in sorted(left, key=lambda window: (window.end, window.life.conversation_id)):
+            self.end_window(window, Moment(self.lines, window.end))
         known: list[tuple[int, float, str, float, dict[str, Any]]] = []
         by_life: dict[int, list[dict[str, Any]]] = {}
         for life in self.lives:
-            windows = by_life[id(life)] = []
-            grids: list[_Grid] = []
-            for frame in life.frames:
-                if frame.grid not in grids:
-                    grids.append(frame.grid)
-            for grid in grids:
-                for window in _windows(life.conversation_id, grid, [f for f in life.frames if f.grid is grid]):
-                    windows.append(window)
-                    line = self.known_at(grid, window["end"])
-                    known.append((line, window["end"], life.conversation_id, window["start"], window))
-        for body, life, frame in self.pending:
-            past = [window for window in by_life[id(life)] if window["end"] <= frame.arrival]
-            body["window"] = max(reversed(past), key=lambda window: window["end"], default=None)
+            in_order = sorted(life.windows, key=lambda window: (self.grids.index(window.grid), window.start))
+            by_life[id(life)] = [window.told() for window in in_order]
+            for window, told in zip(in_order, by_life[id(life)], strict=True):
+                line = self.known_at(window.grid, window.end)
+                known.append((line, window.end, life.conversation_id, window.start, told))
+        for body, life, shown in self.pending:
+            past = [told for told in by_life[id(life)] if told["end"] <= body["timestamp"]]
+            last = max(reversed(past), key=lambda told: told["end"], default=None)
+            body["window"] = last if shown is None else shown.told()
         known.sort(key=lambda row: row[:4])
         self.outcome.windows = [row[4] for row in known]
         self.outcome.window_lines = [row[0] for row in known]
         return self.outcome
 
-    def known_at(self, grid: _Grid, end: float) -> int:
+    def known_at(self, grid: Grid, end: float) -> int:
         at = next((line for line, time in self.times if time >= end), self.lines)
         return at if grid.closed is None else min(at, grid.closed)
-
-
-def _windows(conversation_id: str, grid: _Grid, frames: list[_Frame]) -> list[dict[str, Any]]:
-    bounds = sorted({bounds for frame in frames for bounds in grid.around(frame.arrival)})
-    return [
-        _window(conversation_id, start, end, [frame for frame in frames if start <= frame.arrival < end])
-        for start, end in bounds
-    ]
-
-
-def _window(conversation_id: str, start: float, end: float, frames: list[_Frame]) -> dict[str, Any]:
-    latencies = sorted(frame.latency_ms for frame in frames if frame.latency_ms is not None)
-    losses = [frame.loss for frame in frames if frame.loss is not None]
-    latency = loss = mos = None
-    if latencies:
-        latency = {
-            "count": len(latencies),
-            "min": latencies[0],
-            "mean": math.fsum(latencies) / len(latencies),
-            "max": latencies[-1],
-            "p50": _nearest_rank(latencies, 50),
-            "p95": _nearest_rank(latencies, 95),
-            "p99": _nearest_rank(latencies, 99),
-        }
-    if losses:
-        loss = {"count": len(losses), "mean": math.fsum(losses) / len(losses), "max": max(losses)}
-    if latency and loss:
-        r = r_factor(np.array([latency["mean"]]), np.array([loss["mean"]]), G711_PLC)
-        mos = {"value": round(float(mos_from_r(r)[0]), 3), "model": MODEL}
-    return {
-        "conversation_id": conversation_id,
-        "start": start,
-        "end": end,
-        "frames": len(frames),
-        "latency_ms": latency,
-        "packet_loss": loss,
-        "mos": mos,
-    }
-
-
-def _nearest_rank(ordered: list[float], percent: int) -> float:
-    return ordered[-(-percent * len(ordered) // 100) - 1]

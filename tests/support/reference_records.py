@@ -9,16 +9,19 @@ from typing import Any
 __all__ = ["ALERTS", "LIMITS", "WINDOWS", "NoRecordError", "milliseconds", "parse"]
 
 KINDS = {"frame", "invalid", "tick", "feed", "watch", "settings"}
-WINDOWS = {"length_s": 10.0, "slide_s": 5.0}
-ALERTS = {
+WINDOWS: dict[str, Any] = {"length_s": 10.0, "slide_s": 5.0, "codec": "g711"}
+CODECS = ("g711", "g711-no-plc", "g729a")
+ALERTS: dict[str, Any] = {
     "policy": "incident",
     "raise_n": 1,
     "raise_m": 1,
     "clear_ratio": 0.9,
     "clear_after_s": 10.0,
     "unwatched": "ignore",
+    "mos_below": None,
+    "stalled_after_s": None,
 }
-LIMITS = {"max_latency_ms": 150.0, "packet_loss_threshold": 0.02}
+LIMITS: dict[str, Any] = {"max_latency_ms": 150.0, "packet_loss_threshold": 0.02}
 MAX_EPOCH_S = 1e10
 
 
@@ -95,6 +98,8 @@ def _check_watch(value: Any) -> None:
     _need(isinstance(value, dict) and isinstance(value.get("conversation_id"), str), "watch.conversation_id")
     _need(isinstance(value.get("leg_id"), str | None), "watch.leg_id")
     _need(isinstance(value.get("qa_callback_url"), str | None), "watch.qa_callback_url")
+    _need(isinstance(value.get("feed"), str | None), "watch.feed")
+    _need(value.get("codec") in (None, *CODECS), "watch.codec")
     for key in LIMITS:
         _need(key not in value or _is_number(value[key]), f"watch.{key}")
 
@@ -105,6 +110,7 @@ def _check_settings(value: Any) -> None:
     windows, alerts, limits = WINDOWS | tables[0], ALERTS | tables[1], LIMITS | tables[2]
     length_s, slide_s = windows["length_s"], windows["slide_s"]
     _need(all(_is_number(seconds) and 0.001 <= seconds <= 3600 for seconds in (length_s, slide_s)), "settings.windows")
+    _need(windows["codec"] in CODECS, "settings.windows.codec")
     length_ms, slide_ms = milliseconds(windows)
     _need(length_ms % slide_ms == 0 and length_ms // slide_ms <= 1000, "slide_s must divide length_s")
     _need(alerts["policy"] in ("incident", "frame") and alerts["unwatched"] in ("ignore", "default"), "settings.alerts")
@@ -115,6 +121,9 @@ def _check_settings(value: Any) -> None:
         ("clear_after_s", 0, 1e9),
     ):
         _need(_is_number(alerts[key]) and low <= alerts[key] <= high, f"settings.alerts.{key}")
+    for key, least, most in (("mos_below", 1.0, 4.5), ("stalled_after_s", 0.001, 86_400.0)):
+        given = alerts[key]
+        _need(given is None or (_is_number(given) and least <= given <= most), f"settings.alerts.{key}")
     _need(all(_is_number(limits[key]) for key in LIMITS), "settings.defaults")
 
 
@@ -128,5 +137,5 @@ _CHECKS = {
 }
 
 
-def milliseconds(windows: dict[str, float]) -> tuple[int, int]:
+def milliseconds(windows: dict[str, Any]) -> tuple[int, int]:
     return round(windows["length_s"] * 1000), round(windows["slide_s"] * 1000)
