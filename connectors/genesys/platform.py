@@ -27,6 +27,7 @@ from connectors.genesys.transport import (
     status_of,
     transient,
 )
+from connectors.tracing import span
 
 __all__ = [
     "DEFAULT_BASE_URL",
@@ -248,9 +249,10 @@ class GenesysPlatform:
         self, method: str, path: str, token: str, query: dict[str, str] | None, body: dict[str, Any] | None
     ) -> Any:
         headers = {"Accept": "application/json", "Authorization": f"Bearer {token}"}
-        return self._sdk.call_api(
-            path, method, query_params=query, header_params=headers, body=body, response_type="object"
-        )
+        with span(f"genesys {method}", http_request_method=method, url_path=path):
+            return self._sdk.call_api(
+                path, method, query_params=query, header_params=headers, body=body, response_type="object"
+            )
 
 
 def _not_created(failure: Failure) -> bool:

@@ -42,9 +42,16 @@ from connectors.genesys.simulator_faults import (
 )
 from connectors.genesys.simulator_playback import Calls, Playback, Source
 from connectors.genesys.simulator_rest import CreatedInterceptor, RestApi, UpgradeAttempt, is_subscription
-from connectors.genesys.simulator_server import Answer, Connection, HttpRequest, Silence, encode_message
+from connectors.genesys.simulator_server import (
+    Answer,
+    Application,
+    Connection,
+    HttpRequest,
+    Silence,
+    encode_message,
+)
 
-__all__ = ["Simulator", "SimulatorOptions", "announce", "running_simulator", "serve_forever"]
+__all__ = ["Simulator", "SimulatorOptions", "announce", "running", "running_simulator", "serve", "serve_forever"]
 
 _PAUSE_S = 0.002
 """The shortest wait between two writes: frames that fall due together go out in one."""
@@ -54,6 +61,7 @@ _FAREWELL_S = 1.0
 _OVERSIZE_STEM = '{"event":"conversation.updated","entity":{"id":"oversize"},"timestamp":1767225600.0,"padding":"'
 
 _T = TypeVar("_T")
+_S = TypeVar("_S", bound="Simulator")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +187,7 @@ class Simulator:
         self._all_closed.set()
         host, port = self.options.host, self.options.port
         try:
-            self._server = await loop.create_server(lambda: Connection(self), host, port)
+            self._server = await loop.create_server(lambda: Connection(self._application()), host, port)
         except OSError as error:
             raise UsageError(f"the simulator cannot listen on {host}:{port}: {error.strerror or error}") from error
         self.base_url = f"http://{host}:{self._server.sockets[0].getsockname()[1]}"
@@ -243,6 +251,10 @@ class Simulator:
             self._subscribed.pop(connection, None)
         if not self._tcp:
             self._all_closed.set()
+
+    def _application(self) -> Application:
+        """What decides for a new connection."""
+        return self
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -353,12 +365,17 @@ def serve_forever(options: SimulatorOptions, ready: Callable[[str], None] = anno
 
     For a process's main thread. Raises UsageError when the address is taken, RecordingError for a bad recording.
     """
+    serve(Simulator(options), ready)
+
+
+def serve(simulator: Simulator, ready: Callable[[str], None] = announce) -> None:
+    """`serve_forever` for a simulator of any kind."""
 
     async def main() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        async with Simulator(options) as simulator:
+        async with simulator:
             ready(simulator.base_url)
             await simulator.serve_until(stop)
 
@@ -368,7 +385,13 @@ def serve_forever(options: SimulatorOptions, ready: Callable[[str], None] = anno
 @contextmanager
 def running_simulator(**options: Any) -> Iterator[Simulator]:
     """A simulator in a daemon thread of its own, listening; the options are those of `SimulatorOptions`."""
-    simulator = Simulator(SimulatorOptions(**options))
+    with running(Simulator(SimulatorOptions(**options))) as simulator:
+        yield simulator
+
+
+@contextmanager
+def running(simulator: _S) -> Iterator[_S]:
+    """A simulator of any kind in a daemon thread of its own, listening."""
     listening: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
     ended: Future[None] = Future()
 

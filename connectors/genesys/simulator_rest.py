@@ -23,7 +23,7 @@ from connectors.genesys.calls import EVENT_TYPES
 from connectors.genesys.simulator_faults import Refuse, RequestFault, RequestKind
 from connectors.genesys.simulator_server import Answer, HttpRequest, Silence
 
-__all__ = ["EVENTS_PATH", "CreatedInterceptor", "RestApi", "UpgradeAttempt", "is_subscription"]
+__all__ = ["EVENTS_PATH", "CreatedInterceptor", "RestApi", "UpgradeAttempt", "error_answer", "is_subscription"]
 
 EVENTS_PATH = "/api/v2/events/conversations/voice"
 _TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
@@ -95,7 +95,7 @@ class RestApi:
         """None if the event WebSocket may be opened; the attempt is remembered either way."""
         refusal: Answer | Silence | None
         if urlsplit(request.target).path != EVENTS_PATH:
-            refusal = _error(404, "not.found", "there is no WebSocket here")
+            refusal = error_answer(404, "not.found", "there is no WebSocket here")
         else:
             refusal = self._fault("upgrade") or self._unauthorized(request)
         status = 101 if refusal is None else refusal.status if isinstance(refusal, Answer) else None
@@ -116,8 +116,8 @@ class RestApi:
         if (match := _CREATE_PATH.fullmatch(url.path)) is not None:
             return _only("POST", request) or self._create(request, unquote(match[1]))
         if url.path == EVENTS_PATH:
-            return _error(426, "upgrade.required", "this is a WebSocket", {"upgrade": "websocket"})
-        return _error(404, "not.found", f"{url.path} is not simulated")
+            return error_answer(426, "upgrade.required", "this is a WebSocket", {"upgrade": "websocket"})
+        return error_answer(404, "not.found", f"{url.path} is not simulated")
 
     def _token(self, request: HttpRequest) -> Answer:
         if parse_qs(request.body.decode("latin-1")).get("grant_type") != ["client_credentials"]:
@@ -135,7 +135,7 @@ class RestApi:
 
     def _load(self, query: dict[str, list[str]]) -> Answer:
         if query.get("conversationType") != ["voice"]:
-            return _error(400, "bad.request", "conversationType must be voice")
+            return error_answer(400, "bad.request", "conversationType must be voice")
         return Answer(200, {"entities": [{"id": conversation_id} for conversation_id in self._active()]})
 
     def _create(self, request: HttpRequest, conversation_id: str) -> Answer | Silence:
@@ -148,9 +148,9 @@ class RestApi:
         try:
             body = orjson.loads(request.body or b"null")
         except orjson.JSONDecodeError:
-            return _error(400, "bad.request", "the body is not JSON")
+            return error_answer(400, "bad.request", "the body is not JSON")
         if not isinstance(body, dict | None):
-            return _error(400, "bad.request", "the body is not an object")
+            return error_answer(400, "bad.request", "the body is not an object")
         created = CreatedInterceptor(str(uuid.uuid4()), conversation_id, body, self._now())
         self.created.append(created)
         return fault or Answer(201, {**(body or {}), "id": created.id, "conversationId": conversation_id})
@@ -159,7 +159,9 @@ class RestApi:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._expiries.get(token, -math.inf) > self._now():
             return None
-        return _error(401, "authentication.required", "No authentication bearer token specified, or it is not valid.")
+        return error_answer(
+            401, "authentication.required", "No authentication bearer token specified, or it is not valid."
+        )
 
     def _fault(self, kind: RequestKind) -> Answer | Silence | None:
         for fault, left in self._faults:
@@ -198,19 +200,20 @@ def is_subscription(message: str | bytes) -> bool:
 def _only(method: str, request: HttpRequest) -> Answer | None:
     if request.method == method:
         return None
-    return _error(405, "method.not.allowed", f"only {method} is answered here", {"allow": method})
+    return error_answer(405, "method.not.allowed", f"only {method} is answered here", {"allow": method})
 
 
 def _refusal(fault: Refuse) -> Answer:
     if fault.status == 429 and fault.retry_after is not None:
         message = f"Rate limit exceeded the maximum. Retry the request in [{fault.retry_after}] seconds"
-        return _error(429, "too.many.requests.retry.after", message, {"retry-after": str(fault.retry_after)})
+        return error_answer(429, "too.many.requests.retry.after", message, {"retry-after": str(fault.retry_after)})
     headers = {} if fault.retry_after is None else {"retry-after": str(fault.retry_after)}
     phrase = HTTPStatus(fault.status).phrase
-    return _error(fault.status, phrase.lower().replace(" ", "."), f"{phrase} (a fault of the simulator)", headers)
+    return error_answer(fault.status, phrase.lower().replace(" ", "."), f"{phrase} (a fault of the simulator)", headers)
 
 
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Answer:
+def error_answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Answer:
+    """An error with a body of the form that Genesys gives it."""
     body = {
         "message": message,
         "code": code,

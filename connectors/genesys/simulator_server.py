@@ -184,7 +184,7 @@ class Connection(asyncio.Protocol):
             self._send(answer)
 
     def _send(self, answer: Answer) -> None:
-        body = orjson.dumps(answer.body)
+        body = b"" if answer.status == HTTPStatus.NO_CONTENT else orjson.dumps(answer.body)
         is_head = self._request is not None and self._request.method == b"HEAD"
         headers = {
             "content-type": "application/json",

@@ -14,6 +14,7 @@ import structlog
 
 from connectors.errors import CredentialsError, GenesysError, UnavailableError
 from connectors.genesys.transport import Patience, explain, http_client, retrying, transient
+from connectors.tracing import span
 
 if TYPE_CHECKING:
     from connectors.genesys.platform import Endpoints
@@ -52,6 +53,7 @@ def credentials_from_environment(environ: Mapping[str, str]) -> Credentials:
 class _Held:
     text: str = field(repr=False)
     renew_at: float
+    fetched_at: float
 
 
 class TokenProvider:
@@ -104,6 +106,12 @@ class TokenProvider:
                 self._held = self._fetch()
             return self._held.text
 
+    @property
+    def fetched_at(self) -> float | None:
+        """When the token that is held was asked for, in epoch seconds; None before the first."""
+        held = self._held
+        return None if held is None else held.fetched_at
+
     def close(self) -> None:
         """Close the HTTP client."""
         self._client.close()
@@ -124,14 +132,15 @@ class TokenProvider:
             raise self._refusal(failure) from failure
         text, life_s = self._read(response)
         log.info("token_renewed", life_s=life_s)
-        return _Held(text, renew_at=asked_at + life_s - min(MARGIN_S, life_s * MARGIN_RATIO))
+        return _Held(text, asked_at + life_s - min(MARGIN_S, life_s * MARGIN_RATIO), asked_at)
 
     def _post(self) -> httpx.Response:
-        return self._client.post(
-            self._endpoints.token_url,
-            data={"grant_type": "client_credentials"},
-            auth=httpx.BasicAuth(self._credentials.client_id, self._credentials.client_secret),
-        ).raise_for_status()
+        with span("genesys token", http_request_method="POST", url_full=self._endpoints.token_url):
+            return self._client.post(
+                self._endpoints.token_url,
+                data={"grant_type": "client_credentials"},
+                auth=httpx.BasicAuth(self._credentials.client_id, self._credentials.client_secret),
+            ).raise_for_status()
 
     def _refusal(self, failure: httpx.HTTPStatusError | httpx.RequestError) -> GenesysError:
         if not isinstance(failure, httpx.HTTPStatusError) or failure.response.status_code not in {400, 401}:

@@ -17,6 +17,7 @@ import httpx
 import structlog
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, UnavailableError
+from connectors.genesys.budget import budget_of
 from connectors.retry import backoff_s, retry_after_s
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Patience:
 
 
 def http_client(patience: Patience) -> httpx.Client:
-    """A client with timeouts that follows no redirect and opens a connection for each request.
+    """A client with timeouts that follows no redirect, opens a connection for each request, and counts them.
 
     Without keep-alive a create never goes out on a connection that the server is closing at that moment: that
     request would be lost, and look like one that may have happened.
@@ -69,6 +70,7 @@ def http_client(patience: Patience) -> httpx.Client:
         timeout=patience.timeout_s,
         limits=httpx.Limits(max_keepalive_connections=0),
         follow_redirects=False,
+        event_hooks={"request": [lambda request: budget_of(str(request.url)).spend()]},
     )
 
 

@@ -1,0 +1,1 @@
+"""The AudioHook feed: Genesys dials us, and streams the audio of calls."""

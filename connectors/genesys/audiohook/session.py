@@ -1,0 +1,397 @@
+"""The server's side of one AudioHook session, without a socket and without a clock.
+
+    session = Session(session_id, organization_id, now=now)
+    events = session.receive(message, now)          # text as str, audio as bytes
+    for text in session.to_send(): ...              # at once: a pong is due within 5 s
+
+`deadline` is when `expire(now)` is to be called unless something is received before. When `over`, nothing more comes
+of the session, and the WebSocket is to be closed. A session never ends by itself: the client is asked to (`disconnect`)
+and closes, and only a client that does neither within 10 s is hung up on.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
+
+import orjson
+
+__all__ = [
+    "MAX_TEXT_BYTES",
+    "NO_CONVERSATION",
+    "Audio",
+    "ClientError",
+    "Closed",
+    "Discarded",
+    "Event",
+    "Failed",
+    "Opened",
+    "Paused",
+    "Ping",
+    "Resumed",
+    "Session",
+    "SessionTiming",
+    "Updated",
+    "duration",
+    "duration_s",
+]
+
+MAX_TEXT_BYTES: Final = 64_000
+MAX_DURATION_S: Final = 1e7
+MAX_ID: Final = 256
+MAX_CONTINUED: Final = 16
+NO_CONVERSATION: Final = "00000000-0000-0000-0000-000000000000"
+"""The conversation of a connection probe, which Genesys makes when an integration is activated."""
+
+_DURATION: Final = re.compile(r"PT((?:[0-9]*\.)?[0-9]+)S", re.ASCII)
+_RATE_HZ: Final = 8000
+
+CloseReason = Literal["end", "error", "disconnect", "reconnect"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionTiming:
+    """How long the other side may take, all in seconds.
+
+    For its `open` after the upgrade (`open_s`), for its `close` after our `disconnect` and for hanging up after our
+    `closed` (`close_s`), and for anything at all while the session is open (`quiet_s`; it pings every 5 s).
+    """
+
+    open_s: float = 5.0
+    close_s: float = 10.0
+    quiet_s: float = 30.0
+
+
+class Opened(NamedTuple):
+    """The session is open. `channels` is 0 for one without audio; `is_probe` tells a connection probe.
+
+    `continues` are the ids of the sessions that this one takes the place of.
+    """
+
+    conversation_id: str
+    position_s: float
+    channels: int
+    is_probe: bool
+    continues: tuple[str, ...]
+
+
+class Audio(NamedTuple):
+    """So many samples of each channel arrived."""
+
+    samples: int
+
+
+class Ping(NamedTuple):
+    """The client asked for a sign of life (the pong is ready to be sent); `rtt_s` is that of its last ping."""
+
+    rtt_s: float | None
+    position_s: float
+
+
+class Discarded(NamedTuple):
+    """Genesys threw away audio that it could not send, from `start_s` on."""
+
+    start_s: float
+    discarded_s: float
+
+
+class Paused(NamedTuple):
+    """There is no audio from here on, by intention."""
+
+    position_s: float
+
+
+class Resumed(NamedTuple):
+    """There is audio again; what was said in between, `discarded_s` from `start_s` on, was left out by intention."""
+
+    start_s: float
+    discarded_s: float
+
+
+class Updated(NamedTuple):
+    """The language of the conversation changed."""
+
+    language: str
+
+
+class ClientError(NamedTuple):
+    """The client reports an error of ours or of its own; if it is fatal, it closes."""
+
+    code: int
+    message: str
+
+
+class Failed(NamedTuple):
+    """The client broke the protocol and was asked to close."""
+
+    info: str
+
+
+class Closed(NamedTuple):
+    """The client closed the session; everything before it has been received."""
+
+    reason: CloseReason
+
+
+Event: TypeAlias = Opened | Audio | Ping | Discarded | Paused | Resumed | Updated | ClientError | Failed | Closed
+_State = Literal["opening", "active", "paused", "disconnecting", "closed", "over"]
+
+
+class _ProtocolError(Exception):
+    """What the client did wrong, in words for its log."""
+
+
+def duration_s(text: object) -> float:
+    """The seconds of a duration of the protocol. Raises ValueError.
+
+    >>> duration_s("PT1.3S")
+    1.3
+    """
+    found = _DURATION.fullmatch(text) if isinstance(text, str) and len(text) <= 40 else None
+    if found is None or (seconds := float(found[1])) > MAX_DURATION_S:
+        raise ValueError("not a duration")
+    return seconds
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a duration of the protocol, to the microsecond.
+
+    >>> duration(1.3), duration(0)
+    ('PT1.3S', 'PT0S')
+    """
+    return f"PT{f'{seconds:.6f}'.rstrip('0').rstrip('.')}S"
+
+
+class Session:
+    """One session, from the accepted upgrade at `now` on; times are seconds of any clock that never goes backward."""
+
+    def __init__(
+        self, session_id: str, organization_id: str, now: float, *, timing: SessionTiming = SessionTiming()
+    ) -> None:
+        self.session_id = session_id
+        self.deadline = now + timing.open_s
+        self._organization_id = organization_id
+        self._timing = timing
+        self._state: _State = "opening"
+        self._channels = 0
+        self._seq = 0
+        self._clientseq = 0
+        self._outgoing: list[bytes] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether the WebSocket is to be closed."""
+        return self._state == "over"
+
+    @property
+    def paused(self) -> bool:
+        """Whether there is no audio, by intention."""
+        return self._state == "paused"
+
+    def receive(self, message: str | bytes, now: float) -> list[Event]:
+        """Take in a message, text as str and audio as bytes; what it means, in order."""
+        if self._state in ("active", "paused"):
+            self.deadline = now + self._timing.quiet_s
+        try:
+            if isinstance(message, str):
+                return self._text(message, now)
+            return self._audio(len(message))
+        except _ProtocolError as error:
+            return self._fail(str(error), now)
+
+    def expire(self, now: float) -> list[Event]:
+        """Note that it is `now`: the deadline may have passed."""
+        if now < self.deadline:
+            return []
+        if self._state == "opening":
+            return self._fail("no open message in time", now)
+        if self._state in ("active", "paused"):
+            return self._fail("no ping in time", now)
+        self._become_over()
+        return []
+
+    def disconnect(self, reason: Literal["completed", "unauthorized", "error"], info: str, now: float) -> None:
+        """Ask the client to close, unless the session is ending already."""
+        if self._state in ("opening", "active", "paused"):
+            self._state = "disconnecting"
+            self.deadline = now + self._timing.close_s
+            self._send("disconnect", {"reason": reason, "info": info})
+
+    def reconnect(self, info: str) -> None:
+        """Ask the client to come back with a new session. Experimental at Genesys: off by default, and then ignored."""
+        if self._state in ("active", "paused"):
+            self._send("reconnect", {"info": info})
+
+    def to_send(self) -> list[bytes]:
+        """The text messages that are due, once."""
+        outgoing, self._outgoing = self._outgoing, []
+        return outgoing
+
+    def _audio(self, size: int) -> list[Event]:
+        if self._state != "active":
+            if self._state in ("opening", "paused"):
+                raise _ProtocolError(f"audio while {self._state}")
+            return []  # it was on its way when the session began to end
+        if not self._channels:
+            raise _ProtocolError("audio though no media was selected")
+        if size % self._channels:
+            raise _ProtocolError("audio that is not whole samples")
+        return [Audio(size // self._channels)]
+
+    def _text(self, text: str, now: float) -> list[Event]:
+        if self._state not in ("opening", "active", "paused"):
+            return self._ending(text, now)
+        message = self._parse(text)
+        kind, parameters, position_s = message["type"], message["parameters"], duration_s(message["position"])
+        if kind == "close":
+            return self._on_close(parameters, now)
+        if kind == "error":
+            return [ClientError(_integer(parameters.get("code")) or 0, str(parameters.get("message", ""))[:MAX_ID])]
+        if kind == "open":
+            return self._on_open(parameters, position_s, now) if self._state == "opening" else []
+        if self._state == "opening":
+            raise _ProtocolError(f"{kind} before open"[:MAX_ID])
+        return self._on_other(kind, parameters, position_s)
+
+    def _parse(self, text: str) -> dict[str, Any]:
+        """A well-formed message in its turn. Raises _ProtocolError."""
+        if len(text) > MAX_TEXT_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
+            raise _ProtocolError(f"a text message of more than {MAX_TEXT_BYTES} bytes")
+        try:
+            message = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise _ProtocolError("a text message that is not JSON") from None
+        if not isinstance(message, dict) or message.get("version") != "2" or not isinstance(message.get("type"), str):
+            raise _ProtocolError("a text message that is not of protocol version 2")
+        seq, serverseq = _integer(message.get("seq")), _integer(message.get("serverseq"))
+        if seq != self._clientseq + 1:
+            raise _ProtocolError(f"seq is not {self._clientseq + 1}")
+        self._clientseq = seq
+        if serverseq is None or not 0 <= serverseq <= self._seq:
+            raise _ProtocolError(f"serverseq is not within 0 and {self._seq}")
+        identity = message.get("id")
+        if not isinstance(identity, str) or identity.lower() != self.session_id.lower():
+            raise _ProtocolError("id is not that of the session")
+        if not isinstance(message.get("parameters"), dict):
+            raise _ProtocolError("parameters are missing")
+        try:
+            duration_s(message.get("position"))
+        except ValueError:
+            raise _ProtocolError("position is not a duration") from None
+        return message
+
+    def _on_open(self, parameters: dict[str, Any], position_s: float, now: float) -> list[Event]:
+        organization_id, conversation_id = parameters.get("organizationId"), parameters.get("conversationId")
+        if not isinstance(organization_id, str) or organization_id.lower() != self._organization_id.lower():
+            self.disconnect("unauthorized", "the organization is not that of the upgrade", now)
+            return [Failed("open for another organization")]
+        if not isinstance(conversation_id, str) or not 0 < len(conversation_id) <= MAX_ID:
+            raise _ProtocolError("open without a conversationId")
+        is_probe = conversation_id == NO_CONVERSATION
+        offered = parameters.get("media")
+        if not isinstance(offered, list):
+            raise _ProtocolError("open without media")
+        media = None if is_probe else _select(offered)
+        if media is None and offered and not is_probe:
+            raise _ProtocolError("no PCMU audio of 8000 Hz is offered")
+        self._channels = len(media["channels"]) if media else 0
+        opened: dict[str, Any] = {"media": [media] if media else [], "startPaused": False}
+        if parameters.get("supportedLanguages") is True:
+            opened["supportedLanguages"] = []
+        self._state = "active"
+        self.deadline = now + self._timing.quiet_s
+        self._send("opened", opened)
+        return [Opened(conversation_id, position_s, self._channels, is_probe, _continued(parameters))]
+
+    def _ending(self, text: str, now: float) -> list[Event]:
+        """All that counts now is a close, in whatever sequence: it may be the sequence that was wrong."""
+        if self._state != "disconnecting" or len(text) > MAX_TEXT_BYTES:
+            return []
+        try:
+            message = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return []
+        if not isinstance(message, dict) or message.get("type") != "close":
+            return []
+        self._clientseq = _integer(message.get("seq")) or self._clientseq
+        parameters = message.get("parameters")
+        return self._on_close(parameters if isinstance(parameters, dict) else {}, now)
+
+    def _on_other(self, kind: str, parameters: dict[str, Any], position_s: float) -> list[Event]:
+        """A message of an open session; types that we do not know are ignored, as new ones come without a notice."""
+        try:
+            match kind:
+                case "ping":
+                    rtt = parameters.get("rtt")
+                    event = Ping(None if rtt is None else duration_s(rtt), position_s)
+                    self._send("pong", {})
+                    return [event]
+                case "discarded":
+                    return [Discarded(duration_s(parameters.get("start")), duration_s(parameters.get("discarded")))]
+                case "paused" if self._state == "active":
+                    self._state = "paused"
+                    return [Paused(position_s)]
+                case "resumed":
+                    resumed = Resumed(duration_s(parameters.get("start")), duration_s(parameters.get("discarded")))
+                    self._state = "active"
+                    return [resumed]
+                case "update":
+                    self._send("updated", {})
+                    return [Updated(str(parameters.get("language", ""))[:MAX_ID])]
+        except ValueError:
+            raise _ProtocolError(f"{kind} with bad parameters") from None
+        return []
+
+    def _on_close(self, parameters: dict[str, Any], now: float) -> list[Event]:
+        reason = parameters.get("reason")
+        self._send("closed", {})
+        self._state = "closed"
+        self.deadline = now + self._timing.close_s
+        return [Closed(reason if reason in ("end", "disconnect", "reconnect") else "error")]
+
+    def _fail(self, info: str, now: float) -> list[Event]:
+        if self._state not in ("opening", "active", "paused"):
+            return []
+        self.disconnect("error", info, now)
+        return [Failed(info)]
+
+    def _become_over(self) -> None:
+        self._state = "over"
+        self.deadline = float("inf")
+
+    def _send(self, kind: str, parameters: dict[str, Any]) -> None:
+        self._seq += 1
+        message = {
+            "version": "2",
+            "id": self.session_id,
+            "type": kind,
+            "seq": self._seq,
+            "clientseq": self._clientseq,
+            "parameters": parameters,
+        }
+        self._outgoing.append(orjson.dumps(message))
+
+
+def _select(offered: list[Any]) -> dict[str, Any] | None:
+    """The first offer of 8 kHz PCMU with the most channels, as it was offered."""
+    fit = [
+        media
+        for media in offered
+        if isinstance(media, dict)
+        and (media.get("type"), media.get("format"), media.get("rate")) == ("audio", "PCMU", _RATE_HZ)
+        and isinstance(media.get("channels"), list)
+        and 1 <= len(media["channels"]) <= 2
+    ]
+    return max(fit, key=lambda media: len(media["channels"]), default=None)
+
+
+def _continued(parameters: dict[str, Any]) -> tuple[str, ...]:
+    sessions = parameters.get("continuedSessions")
+    if not isinstance(sessions, list):
+        return ()
+    return tuple(str(session.get("id"))[:MAX_ID] for session in sessions[:MAX_CONTINUED] if isinstance(session, dict))
+
+
+def _integer(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

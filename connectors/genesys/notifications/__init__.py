@@ -1,0 +1,1 @@
+"""The Notifications feed: Genesys' published events over WebSocket channels."""

@@ -1,0 +1,80 @@
+"""A recorder that keeps what it was given, in order, and lets a test wait for it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flows.analytics.frames import ended_conversation
+
+DEADLINE_S = 15.0
+
+
+class Tape:
+    """Like a journal, without a file; `records` are pairs of a record's kind and its value."""
+
+    def __init__(self, *, full_after: int | None = None) -> None:
+        self.records: list[tuple[str, Any]] = []
+        self._flushed = 0
+        self._full_after = full_after
+        self._watches: set[str] = set()
+        self._changed = threading.Condition()
+
+    def frame(self, text: str | bytes, *, at: float | None = None) -> None:
+        if self._full_after is not None and len(self.of("frame")) >= self._full_after:
+            raise OSError(28, "No space left on device")
+        message = text if isinstance(text, bytes) else text.encode()
+        try:
+            over = ended_conversation(message)
+        except ValueError as error:
+            self.invalid(message.decode(), str(error))
+            return
+        if over is not None:
+            self._watches.discard(over)
+        self._add("frame", json.loads(message))
+
+    def invalid(self, text: str, reason: str) -> None:
+        self._add("invalid", (text, reason))
+
+    def feed(self, name: str, state: str, reason: str) -> None:
+        self._add("feed", (name, state, reason))
+
+    def watch(self, settings: dict[str, Any]) -> None:
+        self._watches.add(settings["conversation_id"])
+        self._add("watch", settings)
+
+    def is_watching(self, conversation_id: str) -> bool:
+        return conversation_id in self._watches
+
+    def flush(self) -> None:
+        with self._changed:
+            self._flushed = len(self.records)
+            self._changed.notify_all()
+
+    def of(self, kind: str) -> list[Any]:
+        return [value for each, value in list(self.records) if each == kind]
+
+    def states(self) -> list[str]:
+        return [state for _, state, _ in self.of("feed")]
+
+    def wait_for(self, true: Callable[[Tape], object]) -> None:
+        """Wait until `true` of what has been flushed."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._flushed == len(self.records) and true(self), DEADLINE_S), (
+                self.records[-5:]
+            )
+
+    def _add(self, kind: str, value: Any) -> None:
+        with self._changed:
+            self.records.append((kind, value))
+
+
+def until(true: Callable[[], object]) -> None:
+    """Wait until something is true that tells nobody when it becomes so."""
+    end = time.monotonic() + DEADLINE_S
+    while not true():
+        assert time.monotonic() < end, "not in time"
+        threading.Event().wait(0.01)

@@ -1,0 +1,51 @@
+"""The whole way of an AudioHook call: dialled, measured, journaled, judged, called back."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from connectors.receiver import CallbackReceiver
+from connectors.shutdown import Shutdown
+from flows.demo import STAGES
+from flows.run import run_live
+from flows.settings import parse_settings
+
+
+def test_a_late_and_a_lossy_call_are_told_to_the_quality_platform(tmp_path: Path) -> None:
+    """Emulated calls, the real feed and the real flow: callbacks for what goes wrong, and an order in the end."""
+    shutdown = Shutdown()
+    with CallbackReceiver() as receiver, STAGES["audiohook"]() as stage:
+
+        def stop_when_both_are_told() -> None:
+            with suppress(TimeoutError):
+                receiver.wait_until(lambda received: len({json.loads(one.body)["legId"] for one in received}) >= 2, 30)
+            shutdown.requested.set()
+
+        tables = {
+            "delivery": {"allow_private_addresses": True},
+            "state": {"dir": str(tmp_path / "state")},
+            "defaults": {"qa_callback_url": f"{receiver.url}/alerts"},
+        }
+        settings = parse_settings(tables | stage.tables, "the test")
+        threading.Thread(target=stop_when_both_are_told, daemon=True).start()
+        tally = run_live(settings, stage.environ, shutdown, on_bootstrap=None)
+    late, lossy, *_ = stage.conversation_ids
+    alerts = [json.loads(line) for line in (tmp_path / "state" / "alerts.jsonl").read_bytes().splitlines()]
+    assert {(alert["conversationId"], alert["alertType"], alert["state"], alert["reason"]) for alert in alerts} == {
+        (late, "LATENCY_THRESHOLD_EXCEEDED", "raised", None),
+        (late, "LATENCY_THRESHOLD_EXCEEDED", "resolved", "ended"),
+        (lossy, "PACKET_LOSS_DETECTED", "raised", None),
+        (lossy, "PACKET_LOSS_DETECTED", "resolved", "ended"),
+    }
+    called_back = {
+        (body["conversationId"], body["state"]) for body in (json.loads(one.body) for one in receiver.received)
+    }
+    assert called_back >= {(late, "raised"), (lossy, "raised")}
+    assert tally.unwatched == 0
+    assert tally.conversations == len(stage.conversation_ids)
+    audit = [json.loads(line) for line in (tmp_path / "state" / "audit.jsonl").read_bytes().splitlines()]
+    feeds = [(line["action"], line["feed"]) for line in audit if line["action"].startswith("FEED_")]
+    assert feeds == [("FEED_UP", "audiohook"), ("FEED_DOWN", "audiohook")]
