@@ -12,7 +12,7 @@ import pytest
 from flows.analytics.merge import Tally
 from flows.replay import replay
 from tests.benchmarks.agreement import disagreement
-from tests.benchmarks.baselines import BASELINES, WINDOWED
+from tests.benchmarks.baselines import BASELINES, OPTIONAL, WINDOWED
 from tests.benchmarks.generate import generate
 from tests.benchmarks.measure import Cost, Ratio, Run, interleaved, measured
 
@@ -34,8 +34,8 @@ def replayed(path: Path, out: Path) -> Tally:
 @pytest.mark.parametrize("name", WINDOWED)
 def test_a_baseline_finds_the_same_windows(name: str, recording: Path, tmp_path: Path) -> None:
     """So that comparing their times means something."""
-    if name == "duckdb" and importlib.util.find_spec("duckdb") is None:
-        pytest.skip("duckdb is not installed")
+    if name in OPTIONAL and importlib.util.find_spec(name) is None:
+        pytest.skip(f"{name} is not installed")
     for out in ("job", name):
         (tmp_path / out).mkdir()
     replayed(recording, tmp_path / "job")

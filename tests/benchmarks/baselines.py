@@ -1,9 +1,9 @@
 """What the job is compared with, each a whole program: `python -m tests.benchmarks.baselines NAME RECORDING OUT`.
 
 `stock` is Bytewax' own windowing, tuned: msgspec, unordered, many lines an item. `documented` is the form that its
-documentation shows: a Pydantic model, ordered. Both read no system clock, without which they drop recorded frames as
-late. `duckdb` needs the package of that name. `plain` has a dictionary and no windows, `parse`
-nothing but the parser.
+documentation shows: its own file connectors, an item a line, a Pydantic model, ordered. Both read no system clock,
+without which they drop recorded frames as late. `duckdb` and `pathway` need the packages of their names. `plain` has a
+dictionary and no windows, `parse` nothing but the parser.
 """
 
 from __future__ import annotations
@@ -14,14 +14,20 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BASELINES", "WINDOWED"]
+if TYPE_CHECKING:
+    from bytewax.inputs import Source
+    from bytewax.operators import KeyedStream
+    from bytewax.outputs import Sink
+
+__all__ = ["BASELINES", "OPTIONAL", "WINDOWED"]
 
 LENGTH_S, SLIDE_S = 10, 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LINES = 1000
 Frame = tuple[datetime, float, float]
+Window = tuple[str, tuple[int, list[tuple[float, float]]]]
 
 
 def parse(recording: Path, out: Path) -> None:
@@ -57,7 +63,11 @@ def plain(recording: Path, out: Path) -> None:
 
 def stock(recording: Path, out: Path) -> None:
     """Bytewax' windows, tuned."""
+    import bytewax.operators as op
     import msgspec
+    import orjson
+    from bytewax.dataflow import Dataflow
+    from bytewax.run import cli_main
 
     entity = msgspec.defstruct("Entity", [("id", str)], gc=False)
     metrics = msgspec.defstruct("Metrics", [("packetLoss", float)], gc=False)
@@ -71,11 +81,23 @@ def stock(recording: Path, out: Path) -> None:
             if frame is not None:
                 yield frame.entity.id, _frame(record.received_at, frame.timestamp, frame.metrics.packetLoss)
 
-    _bytewax(recording, out, frames, ordered=False)
+    def line(item: Window) -> bytes:
+        text: bytes = orjson.dumps(_summary(item), option=orjson.OPT_APPEND_NEWLINE)
+        return text
+
+    flow = Dataflow("stock")
+    keyed = op.flat_map("decode", op.input("lines", flow, _many_lines(recording)), frames)
+    windows = _windows(keyed, ordered=False)
+    op.output("write", op.map("line", windows, line), _one_file(out / "windows.jsonl"))
+    cli_main(flow)  # type: ignore[no-untyped-call]
 
 
 def documented(recording: Path, out: Path) -> None:
     """Bytewax' windows as documented."""
+    import bytewax.operators as op
+    from bytewax.connectors.files import FileSink, FileSource
+    from bytewax.dataflow import Dataflow
+    from bytewax.run import cli_main
     from pydantic import BaseModel
 
     class Entity(BaseModel):
@@ -94,14 +116,17 @@ def documented(recording: Path, out: Path) -> None:
         received_at: float
         frame: Inner | None = None
 
-    def frames(lines: list[bytes]) -> Iterator[tuple[str, Frame]]:
-        for line in lines:
-            record = Record.model_validate_json(line)
-            frame = record.frame
-            if frame is not None:
-                yield frame.entity.id, _frame(record.received_at, frame.timestamp, frame.metrics.packetLoss)
+    def frame(record: Record) -> tuple[str, Frame] | None:
+        one = record.frame
+        return one and (one.entity.id, _frame(record.received_at, one.timestamp, one.metrics.packetLoss))
 
-    _bytewax(recording, out, frames, ordered=True)
+    flow = Dataflow("documented")
+    lines = op.input("lines", flow, FileSource(recording))
+    records = op.map("parse", lines, lambda line: Record.model_validate(json.loads(line)))
+    windows = _windows(op.filter_map("frame", records, frame), ordered=True)
+    texts = op.map("text", windows, lambda item: (item[0], json.dumps(_summary(item))))
+    op.output("write", texts, FileSink(out / "windows.jsonl"))
+    cli_main(flow)  # type: ignore[no-untyped-call]
 
 
 def _frame(received_at: float, timestamp: float, loss: float) -> Frame:
@@ -109,16 +134,27 @@ def _frame(received_at: float, timestamp: float, loss: float) -> Frame:
     return EPOCH + timedelta(microseconds=int(received_at * 1e6)), latency_ms, loss
 
 
-def _bytewax(
-    recording: Path, out: Path, frames: Callable[[list[bytes]], Iterator[tuple[str, Frame]]], *, ordered: bool
-) -> None:
-    import bytewax.operators as op
-    import orjson
-    from bytewax.dataflow import Dataflow
-    from bytewax.inputs import DynamicSource, StatelessSourcePartition
+def _windows(frames: KeyedStream[Frame], *, ordered: bool) -> KeyedStream[tuple[int, list[tuple[float, float]]]]:
+    """All latencies and losses of each window."""
     from bytewax.operators.windowing import EventClock, SlidingWindower, fold_window
-    from bytewax.outputs import DynamicSink, StatelessSinkPartition
-    from bytewax.run import cli_main
+
+    def add(kept: list[tuple[float, float]], frame: Frame) -> list[tuple[float, float]]:
+        kept.append((frame[1], frame[2]))
+        return kept
+
+    now = datetime.now(UTC)
+    clock: EventClock[Frame] = EventClock(
+        ts_getter=lambda frame: frame[0],
+        wait_for_system_duration=timedelta(0),
+        now_getter=lambda: now,
+        to_system_utc=lambda _: None,
+    )
+    windower = SlidingWindower(timedelta(seconds=LENGTH_S), timedelta(seconds=SLIDE_S), EPOCH)
+    return fold_window("windows", frames, clock, windower, list, add, lambda one, two: one + two, ordered=ordered).down
+
+
+def _many_lines(recording: Path) -> Source[list[bytes]]:
+    from bytewax.inputs import DynamicSource, StatelessSourcePartition
 
     class Lines(StatelessSourcePartition[list[bytes]]):
         def __init__(self) -> None:
@@ -135,9 +171,15 @@ def _bytewax(
         def build(self, step_id: str, worker_index: int, worker_count: int) -> Lines:
             return Lines()
 
+    return Reading()
+
+
+def _one_file(path: Path) -> Sink[bytes]:
+    from bytewax.outputs import DynamicSink, StatelessSinkPartition
+
     class Text(StatelessSinkPartition[bytes]):
         def __init__(self) -> None:
-            self._file = (out / "windows.jsonl").open("wb")
+            self._file = path.open("wb")
 
         def write_batch(self, items: list[bytes]) -> None:
             self._file.writelines(items)
@@ -149,31 +191,11 @@ def _bytewax(
         def build(self, step_id: str, worker_index: int, worker_count: int) -> Text:
             return Text()
 
-    def add(kept: list[tuple[float, float]], frame: Frame) -> list[tuple[float, float]]:
-        kept.append((frame[1], frame[2]))
-        return kept
-
-    def line(item: tuple[str, tuple[int, list[tuple[float, float]]]]) -> bytes:
-        conversation_id, (number, kept) = item
-        row: bytes = orjson.dumps(_summary(conversation_id, number, kept), option=orjson.OPT_APPEND_NEWLINE)
-        return row
-
-    now = datetime.now(UTC)
-    clock: EventClock[Frame] = EventClock(
-        ts_getter=lambda frame: frame[0],
-        wait_for_system_duration=timedelta(0),
-        now_getter=lambda: now,
-        to_system_utc=lambda _: None,
-    )
-    windower = SlidingWindower(timedelta(seconds=LENGTH_S), timedelta(seconds=SLIDE_S), EPOCH)
-    flow = Dataflow("stock")
-    keyed = op.flat_map("decode", op.input("lines", flow, Reading()), frames)
-    windows = fold_window("windows", keyed, clock, windower, list, add, lambda one, two: one + two, ordered=ordered)
-    op.output("write", op.map("line", windows.down, line), Writing())
-    cli_main(flow)  # type: ignore[no-untyped-call]
+    return Writing()
 
 
-def _summary(conversation_id: str, number: int, kept: list[tuple[float, float]]) -> dict[str, Any]:
+def _summary(window: Window) -> dict[str, Any]:
+    conversation_id, (number, kept) = window
     latency = sorted(one[0] for one in kept)
     count = len(latency)
     return {
@@ -224,14 +246,54 @@ def duckdb(recording: Path, out: Path) -> None:
     database.connect(config={"threads": 1}).execute(query)
 
 
+def pathway(recording: Path, out: Path) -> None:
+    """Pathway's windows over the whole file, as a batch; no rules."""
+    import pathway as pw
+
+    class Record(pw.Schema):
+        received_at: float
+        frame: pw.Json | None = pw.column_definition(default_value=None)
+
+    def latency_ms(received_at: float, timestamp: float) -> float:
+        return round((received_at - timestamp) * 1e6) / 1000
+
+    records = pw.io.jsonlines.read(str(recording), schema=Record, mode="static")
+    frames = records.filter(records.frame.is_not_none())
+    frame = pw.unwrap(pw.this.frame)
+    columns = frames.select(
+        pw.this.received_at,
+        id=frame["entity"]["id"].as_str(unwrap=True),
+        loss=frame["metrics"]["packetLoss"].as_float(unwrap=True),
+        latency=pw.apply_with_type(latency_ms, float, pw.this.received_at, frame["timestamp"].as_float(unwrap=True)),
+    )
+    window = pw.temporal.sliding(hop=float(SLIDE_S), duration=float(LENGTH_S), origin=0.0)
+    windows = columns.windowby(columns.received_at, window=window, instance=columns.id).reduce(
+        id=pw.this._pw_instance,
+        start=pw.this._pw_window_start,
+        latency=pw.reducers.sorted_tuple(pw.this.latency),
+        loss=pw.reducers.sorted_tuple(pw.this.loss),
+    )
+
+    def line(conversation_id: str, start: float, latency: tuple[float, ...], loss: tuple[float, ...]) -> str:
+        kept = list(zip(latency, loss, strict=True))
+        return json.dumps(_summary((conversation_id, (round(start / SLIDE_S), kept))))
+
+    texts = windows.select(text=pw.apply_with_type(line, str, windows.id, windows.start, windows.latency, windows.loss))
+    with (out / "windows.jsonl").open("w") as file:
+        pw.io.subscribe(texts, on_change=lambda key, row, time, is_addition: file.write(row["text"] + "\n"))
+        pw.run(monitoring_level=pw.MonitoringLevel.NONE)
+
+
 BASELINES: dict[str, Callable[[Path, Path], None]] = {
     "parse": parse,
     "plain": plain,
     "stock": stock,
     "documented": documented,
     "duckdb": duckdb,
+    "pathway": pathway,
 }
-WINDOWED = ("stock", "documented", "duckdb")
+WINDOWED = ("stock", "documented", "duckdb", "pathway")
+OPTIONAL = ("duckdb", "pathway")
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.benchmarks import live
 from tests.benchmarks.agreement import disagreement
-from tests.benchmarks.baselines import WINDOWED
+from tests.benchmarks.baselines import OPTIONAL, WINDOWED
 from tests.benchmarks.measure import ROOT, Cost, Measured, Ratio, Run, environ, interleaved, measured, python, spent
 
 __all__ = ["ROWS", "Scale"]
@@ -40,15 +40,17 @@ def compared(scale: Scale, conversations: int, targets: dict[str, float]) -> Ite
     """The replay against each of the baselines over the same recording; of slow ones, over the first part of it."""
     whole = recording(scale.frames, conversations)
     part = recording(scale.few, conversations)
-    if "duckdb" in targets and importlib.util.find_spec("duckdb") is None:
-        del targets["duckdb"]
-        yield Measured("replay / duckdb", "x", 0.7, at_least=True, samples=[], note="duckdb is not installed")
+    for name in sorted(set(targets) & set(OPTIONAL)):
+        if importlib.util.find_spec(name) is None:
+            target = targets.pop(name)
+            note = f"{name} is not installed"
+            yield Measured(f"replay {conversations} / {name}", "x", target, at_least=True, samples=[], note=note)
     for name in sorted(set(targets) & set(WINDOWED)):
         check(name, part)
     of = f"replay {conversations}"
     runs = [Run(of, scale.frames, lambda: replay(whole))]
     for name in targets:
-        slow = name in ("stock", "documented")
+        slow = name in ("stock", "documented", "pathway")
         runs.append(baseline(name, part if slow else whole, scale.few if slow else scale.frames))
     costs = interleaved(runs, scale.rounds)
     for name, target in targets.items():
@@ -57,7 +59,7 @@ def compared(scale: Scale, conversations: int, targets: dict[str, float]) -> Ite
 
 def thousand(scale: Scale) -> Iterator[Measured]:
     """1,000 conversations."""
-    targets = {"stock": 30, "documented": 100, "plain": 4, "parse": 0.9, "duckdb": 0.7}
+    targets = {"stock": 30, "documented": 100, "plain": 4, "parse": 0.9, "duckdb": 0.7, "pathway": 30}
     yield from compared(scale, 1000, targets)
 
 
