@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
@@ -18,6 +19,9 @@ from connectors.delivery import Delivery, DeliveryPolicy
 from connectors.files import logged_failures
 from connectors.outbox import Callback, Outbox
 from connectors.outcome import Outcome, classify
+
+if TYPE_CHECKING:
+    from connectors.metrics import Metrics
 
 __all__ = ["Callback", "CallbackSink", "Delivery", "DeliveryPolicy", "Outcome", "classify"]
 
@@ -71,6 +75,7 @@ class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):
         policy: DeliveryPolicy | None = None,
         drain_s: float = 5.0,
         now: Callable[[], float] = time.time,
+        metrics: Metrics | None = None,
     ) -> None:
         self._path = Path(path)
         self._audit = audit
@@ -78,6 +83,7 @@ class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):
         self._policy = policy or DeliveryPolicy()
         self._drain_s = drain_s
         self._now = now
+        self._metrics = metrics
 
     def list_parts(self) -> list[str]:
         """One partition, whatever the number of workers."""
@@ -87,6 +93,13 @@ class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):
         """Open the files; raises StateError if that fails."""
         with logged_failures("outbox_open_failed", step=step_id):
             outbox = Outbox(self._path)
-            delivery = Delivery(outbox, audit=self._audit, secrets=self._secrets, policy=self._policy, now=self._now)
+            delivery = Delivery(
+                outbox,
+                audit=self._audit,
+                secrets=self._secrets,
+                policy=self._policy,
+                now=self._now,
+                metrics=self._metrics,
+            )
             delivery.start()
             return _CallbackPartition(outbox, delivery, self._now, self._drain_s)

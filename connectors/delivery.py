@@ -9,10 +9,10 @@ import random
 import ssl
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import httpx
 import structlog
@@ -23,7 +23,11 @@ from connectors.errors import StateError
 from connectors.outbox import Due, Outbox, Settlement, Waiting
 from connectors.outcome import Breaker, Dead, Delivered, Outcome, Retry, Verdict, classify, retry_delay_s
 from connectors.sender import DeliveryPolicy, Sender, endpoint_of
+from connectors.tracing import span
 from connectors.webhook import sign
+
+if TYPE_CHECKING:
+    from connectors.metrics import Metrics
 
 __all__ = ["Delivery", "DeliveryPolicy"]
 
@@ -55,6 +59,11 @@ class _Lane:
         """Whether nothing would be forgotten with it."""
         return not (self.queue or self.in_flight or self.gone or self.breaker.tripped)
 
+    @property
+    def state(self) -> str:
+        """How it stands with the receiver, for the metrics."""
+        return "gone" if self.gone else "open" if self.breaker.tripped else "closed"
+
 
 class Delivery:
     """Delivers the callbacks of an outbox from a thread of its own, until stopped.
@@ -66,7 +75,7 @@ class Delivery:
 
     When the outbox or the audit log cannot be written (a full disk), sending pauses and goes on by itself.
     `verify` holds the certificate authorities to trust (by default certifi's, or those in SSL_CERT_FILE);
-    `resolver` looks up hosts.
+    `resolver` looks up hosts. `metrics` counts attempts and receivers.
     """
 
     def __init__(
@@ -80,6 +89,7 @@ class Delivery:
         resolver: Resolve = resolve,
         now: Callable[[], float] = time.time,
         u: Callable[[], float] = random.random,
+        metrics: Metrics | None = None,
     ) -> None:
         self._outbox = outbox
         self._audit = audit
@@ -89,6 +99,7 @@ class Delivery:
         self._resolver = resolver
         self._now = now
         self._u = u
+        self._metrics = metrics
         self._log = structlog.get_logger(__name__)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -200,6 +211,8 @@ class Delivery:
             elif lane.idle and now > lane.used_at + _LANE_KEPT_S:
                 del self._lanes[lane.url]
                 lane.sender.close()
+        if self._metrics is not None:
+            self._metrics.receivers(Counter(lane.state for lane in self._lanes.values()))
         return min(moments, default=None)
 
     def _enqueue(self, due: Due) -> None:
@@ -227,9 +240,12 @@ class Delivery:
 
     async def _attempt(self, lane: _Lane, waiting: Waiting) -> None:
         callback = waiting.callback
+        began = time.monotonic()
         try:
             headers = sign(callback.id, int(self._now()), callback.body, self._secrets)
-            outcome = await lane.sender.send(callback.body, _HEADERS | headers, self._now)
+            with span("deliver callback", server_address=lane.endpoint, webhook_id=callback.id) as note:
+                outcome = await lane.sender.send(callback.body, _HEADERS | headers, self._now)
+                note("outcome", outcome.failure or str(outcome.status))
         except asyncio.CancelledError:
             lane.in_flight -= 1
             raise
@@ -239,6 +255,8 @@ class Delivery:
             outcome = Outcome(failure="internal", detail=type(error).__name__)
         lane.in_flight -= 1
         lane.used_at = self._now()
+        if self._metrics is not None:
+            self._metrics.attempt_took(time.monotonic() - began)
         verdict = classify(outcome)
         self._judge(lane, outcome, verdict)
         self._finish(lane, waiting, verdict, 1)
@@ -288,6 +306,8 @@ class Delivery:
                 settlement = Settlement(callback, "pending", now + wait_s, attempts, verdict.reason)
                 action = "CALLBACK_FAILED"
                 detail["retry_in_s"] = round(wait_s, 3)
+        if self._metrics is not None and made:
+            self._metrics.attempted(settlement.state)
         entry = AuditEntry(action, callback.conversation_id, verdict.reason, detail)
         self._unaudited.append((settlement, entry))
         self._news.set()

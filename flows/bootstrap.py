@@ -220,7 +220,7 @@ class _Bootstrap:
         self._watch(interceptor, entry)
 
     def _watch(self, interceptor: InterceptorSettings, entry: InterceptorEntry) -> None:
-        record = interceptor.watch_record()
+        record = self._settings.watch_of(interceptor)
         if entry.watch == record:
             return
         # In this order: a crash in between journals the same watch once more, which changes nothing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,7 @@ app.add_typer(audit_app, name="audit")
 
 def main() -> None:
     """The `voicewatch` command: exit code 0 for success, 1 for a failure while running, 2 for bad usage."""
+    gc.set_threshold(50_000, 20, 20)  # what a command imports stays: looking through it again and again takes 0.1 s
     try:
         app()
     except Exception as error:
@@ -51,6 +53,7 @@ def _told(error: BaseException | None) -> VoicewatchError | None:
 
 
 LogJson = Annotated[bool, typer.Option("--log-json", help="Log JSON lines to standard error.")]
+Kind = Annotated[str, typer.Option(metavar="KIND", help="The kind of feed: voice-events, notifications or audiohook.")]
 Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration file (TOML).", show_default=False)]
 
 
@@ -63,6 +66,7 @@ def _global(*, log_json: LogJson = False) -> None:
 def demo(
     *,
     seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="How long to run.")] = 15.0,
+    kind: Kind = "voice-events",
     log_json: LogJson = False,
 ) -> None:
     """The whole job with nothing to set up: simulator, live flow, callback receiver, then a summary."""
@@ -73,7 +77,7 @@ def demo(
 
     shutdown = _shutdown_on_signals()
     print(f"Watching simulated calls for {seconds:g} seconds ...", file=sys.stderr)
-    print_demo(run_demo(seconds, shutdown))
+    print_demo(run_demo(seconds, shutdown, kind))
 
 
 @app.command()
@@ -89,7 +93,8 @@ def check(
     from flows.run import check_online
 
     settings = _settings(config)
-    print(f"{config}: valid; {len(settings.interceptors)} interceptor(s)")
+    feeds = f", {len(settings.feeds)} feed(s)" if settings.feeds else ""
+    print(f"{config}: valid; {len(settings.interceptors)} interceptor(s){feeds}")
     for warning in settings.warnings(os.environ):
         print(f"warning: {warning}")
     if online:
@@ -194,24 +199,18 @@ def simulate(
     faults: Annotated[Path | None, typer.Option(metavar="FILE", help="Scripted faults (TOML).")] = None,
     serve: Annotated[Path | None, typer.Option(metavar="RECORDING", help="Play a recording instead.")] = None,
     speed: Annotated[float, typer.Option(min=0.01, max=1000.0, help="The pace of --serve.")] = 1.0,
+    kind: Kind = "voice-events",
+    url: Annotated[str | None, typer.Option(help="The address that the callers of kind audiohook dial.")] = None,
     log_json: LogJson = False,
 ) -> None:
     """The local Genesys: token, REST and event WebSocket; prints its base URL as one JSON line when ready."""
     if log_json:
         _logs(as_json=True)
-    from connectors.genesys.simulator import SimulatorOptions, serve_forever
-    from connectors.genesys.simulator_faults import Faults, load_faults
+    from flows.simulators import Simulation
+    from flows.simulators import simulate as run_simulator
 
-    options = SimulatorOptions(
-        port=port,
-        conversations=conversations,
-        rate=rate,
-        seed=seed,
-        faults=Faults() if faults is None else load_faults(faults),
-        recording=serve,
-        speed=speed,
-    )
-    serve_forever(options)
+    simulation = Simulation(port, conversations, rate, seed, faults, serve, speed, url)
+    run_simulator(kind, simulation, os.environ)
 
 
 @outbox_app.command("list")
@@ -279,9 +278,9 @@ def audit_verify(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
 
 
 def _logs(*, as_json: bool) -> None:
-    from flows.logs import LOG_JSON, configure_logs
+    from flows.logs import LOG_JSON, configure_logs, run_id_of
 
-    configure_logs(as_json=as_json)
+    configure_logs(as_json=as_json, run_id=run_id_of(os.environ) if as_json else None)
     if as_json:
         os.environ[LOG_JSON] = "1"  # for the processes of a cluster
 

@@ -5,27 +5,31 @@ from __future__ import annotations
 import secrets
 import tempfile
 import threading
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from connectors.audit import verify
-from connectors.errors import VoicewatchError
+from connectors.errors import UsageError, VoicewatchError
 from connectors.genesys.calls import conversation_ids
 from connectors.genesys.simulator import running_simulator
 from connectors.outbox import Outbox
 from connectors.receiver import CallbackReceiver
 from connectors.shutdown import Shutdown
+from flows.analytics.frames import decode_block
 from flows.analytics.merge import Tally
 from flows.live import StateLayout
 from flows.run import run_live
 from flows.settings import Settings, parse_settings
 
-__all__ = ["DemoResult", "DemoRow", "run_demo"]
+__all__ = ["DemoResult", "DemoRow", "Stage", "run_demo"]
 
 SEED: Final = 7
 CALLS: Final = 5
@@ -57,8 +61,23 @@ class DemoResult:
     audit_lines: int
 
 
-def run_demo(seconds: float, shutdown: Shutdown) -> DemoResult:
-    """Run the whole job for so many seconds, or until `shutdown` is requested."""
+@dataclass(frozen=True)
+class Stage:
+    """What a demo is about: configuration tables, variables of the environment, and the calls that will be seen.
+
+    With `bootstrap`, interceptors are created first.
+    """
+
+    tables: dict[str, Any]
+    environ: dict[str, str]
+    conversation_ids: list[str]
+    bootstrap: bool
+
+
+def run_demo(seconds: float, shutdown: Shutdown, kind: str = "voice-events") -> DemoResult:
+    """Run the whole job for so many seconds, or until `shutdown` is requested. Raises UsageError for no such kind."""
+    if kind not in STAGES:
+        raise UsageError(f"--kind {kind}: is none of {', '.join(STAGES)}")
     secret = "whsec_" + b64encode(secrets.token_bytes(32)).decode()
     environ = {
         "GENESYS_CLIENT_ID": "demo",
@@ -68,19 +87,22 @@ def run_demo(seconds: float, shutdown: Shutdown) -> DemoResult:
     with (
         tempfile.TemporaryDirectory(prefix="voicewatch-demo-") as directory,
         CallbackReceiver(secrets=[secret]) as receiver,
-        running_simulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S) as simulator,
+        STAGES[kind]() as stage,
     ):
-        settings = parse_settings(_tables(simulator.base_url, receiver.url, Path(directory)), "the demo")
+        tables = _tables(receiver.url, Path(directory)) | stage.tables
+        settings = parse_settings(tables, "the demo")
         timer = threading.Timer(seconds, shutdown.requested.set)
         timer.daemon = True
-        tally = run_live(settings, environ, shutdown, on_bootstrap=lambda _: timer.start())
-        return _result(settings, tally, receiver)
+        if not stage.bootstrap:
+            timer.start()
+        on_bootstrap = (lambda _: timer.start()) if stage.bootstrap else None
+        tally = run_live(settings, environ | stage.environ, shutdown, on_bootstrap=on_bootstrap)
+        return _result(settings, stage.conversation_ids, tally, receiver)
 
 
-def _tables(base_url: str, receiver_url: str, directory: Path) -> dict[str, Any]:
-    """The demo's configuration: shorter windows and quiet times than usual, so that there is something to see."""
+def _tables(receiver_url: str, directory: Path) -> dict[str, Any]:
+    """Any demo's configuration: shorter windows and quiet times than usual, so that there is something to see."""
     return {
-        "genesys": {"base_url": base_url},
         "windows": {"length_s": 4, "slide_s": 2},
         "alerts": {"clear_after_s": 2},
         "delivery": {"allow_private_addresses": True},
@@ -89,14 +111,55 @@ def _tables(base_url: str, receiver_url: str, directory: Path) -> dict[str, Any]
             "interceptor_address": "sip:qa@monitoring.internal",
             "qa_callback_url": f"{receiver_url}/alerts",
         },
-        "interceptor": [
-            {"conversation_id": conversation_id, "leg_id": f"leg-{number}"}
-            for number, conversation_id in enumerate(conversation_ids(SEED, CALLS), 1)
-        ],
     }
 
 
-def _result(settings: Settings, tally: Tally, receiver: CallbackReceiver) -> DemoResult:
+@contextmanager
+def _voice_events() -> Iterator[Stage]:
+    with running_simulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S) as simulator:
+        ids = conversation_ids(SEED, CALLS)
+        interceptors = [{"conversation_id": id_, "leg_id": f"leg-{number}"} for number, id_ in enumerate(ids, 1)]
+        yield Stage({"genesys": {"base_url": simulator.base_url}, "interceptor": interceptors}, {}, ids, bootstrap=True)
+
+
+@contextmanager
+def _notifications() -> Iterator[Stage]:
+    from connectors.genesys.simulator import running
+    from connectors.genesys.simulator_notifications import NotificationsSimulator
+
+    # The seconds that the SDK takes to be imported are not to be those of the demo.
+    import_module("PureCloudPlatformClientV2")
+    # Notifications arrive after a fifth of a second when all is well.
+    feed = {"kind": "notifications", "defaults": {"max_latency_ms": 330}}
+    with running(NotificationsSimulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S)) as simulator:
+        ids = conversation_ids(SEED, CALLS)
+        tables = {"genesys": {"base_url": simulator.base_url}, "feed": [{**feed, "conversations": ids}]}
+        yield Stage(tables, {}, ids, bootstrap=False)
+
+
+@contextmanager
+def _audiohook() -> Iterator[Stage]:
+    from connectors.genesys.simulator_audiohook import calling, unused_port
+
+    key, secret = "demo-key", b64encode(secrets.token_bytes(32)).decode()
+    listen = f"127.0.0.1:{unused_port()}"
+    tables = {
+        "feed": [{"kind": "audiohook"}],
+        "audiohook": {"listen": listen, "path": "/audiohook", "api_keys": [key]},
+    }
+    environ = {"VOICEWATCH_AUDIOHOOK_SECRETS": f"{key}={secret}"}
+    with calling(f"ws://{listen}/audiohook", key, b64decode(secret), seed=SEED, conversations=CALLS) as ids:
+        yield Stage(tables, environ, ids, bootstrap=False)
+
+
+STAGES: Final[dict[str, Callable[[], AbstractContextManager[Stage]]]] = {
+    "voice-events": _voice_events,
+    "notifications": _notifications,
+    "audiohook": _audiohook,
+}
+
+
+def _result(settings: Settings, ids: list[str], tally: Tally, receiver: CallbackReceiver) -> DemoResult:
     state = StateLayout(settings.state.dir)
     windows = _read(state.windows)
     alerts = _read(state.alerts)
@@ -104,8 +167,7 @@ def _result(settings: Settings, tally: Tally, receiver: CallbackReceiver) -> Dem
     delivered = Counter(alert["conversationId"] for alert in received.values())
     frames = _frames(state.journal)
     rows = []
-    for interceptor in settings.interceptors:
-        id_ = interceptor.conversation_id
+    for id_ in ids:
         own = [window for window in windows if window["conversation_id"] == id_]
         p95 = [window["latency_ms"]["p95"] for window in own if window["latency_ms"]]
         loss = [window["packet_loss"]["max"] for window in own if window["packet_loss"]]
@@ -137,5 +199,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _frames(journal: Path) -> Counter[str]:
     """Frames by conversation, as they stand in the journal."""
-    records = (record for segment in sorted(journal.iterdir()) for record in _read(segment))
-    return Counter(record["frame"]["entity"]["id"] for record in records if "frame" in record)
+    blocks = [decode_block(segment.read_bytes()) for segment in sorted(journal.iterdir())]
+    return Counter(block.ids[code] for block in blocks for code in block.code.tolist())

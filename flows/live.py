@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig, init_db_dir
@@ -16,22 +16,25 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from connectors.audit import AuditLog, AuditSink
 from connectors.callback import CallbackSink
 from connectors.files import JsonLinesSink, make_private_dir, state_errors
-from connectors.genesys.platform import Endpoints, TokenProvider, credentials_from_environment
-from connectors.genesys.voice_events import VoiceEventsFeed
 from connectors.journal import Journal
 from connectors.sender import DeliveryPolicy
 from connectors.shutdown import Shutdown
-from connectors.source import Feed, JournalSource
+from connectors.source import JournalSource
 from connectors.webhook import SECRET_VARIABLE, parse_secrets
 from flows.analytics.frames import ended_conversation
+from flows.feeds import endpoints_of, feeds_of
 from flows.settings import Settings
 from flows.tally import TallySink
 from flows.voice_qa import Outputs, build
 
+if TYPE_CHECKING:
+    from flows.monitor import Monitor
+
 __all__ = ["SNAPSHOT_EVERY", "StateLayout", "endpoints_of", "live_flow", "open_journal", "policy_of", "recovery_of"]
 
 SNAPSHOT_EVERY: Final = timedelta(seconds=1)
-RECOVERY_PARTS: Final = 4
+# One: each part costs three syncs of the disk a snapshot, during which the worker stands still.
+RECOVERY_PARTS: Final = 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ class StateLayout:
         """Bytewax' snapshots."""
         return self.dir / "recovery"
 
+    def enrichment(self, feed: str) -> Path:
+        """The conversations whose media a feed has yet to ask for."""
+        return self.dir / "enrichment" / f"{feed}.sqlite3"
+
     @property
     def audit(self) -> Path:
         """The audit log."""
@@ -84,18 +91,6 @@ class StateLayout:
     def alerts(self) -> Path:
         """The alerts, a line each."""
         return self.dir / "alerts.jsonl"
-
-
-def endpoints_of(settings: Settings) -> Endpoints:
-    """Where the configuration says that Genesys is."""
-    genesys = settings.genesys
-    return Endpoints.from_base_url(
-        genesys.base_url,
-        login_url=genesys.login_url,
-        events_url=genesys.events_url,
-        load_path=genesys.load_path,
-        interceptor_path=genesys.interceptor_path,
-    )
 
 
 def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -140,42 +135,40 @@ def recovery_of(settings: Settings) -> RecoveryConfig:
 
 
 def live_flow(
-    settings: Settings, environ: Mapping[str, str], shutdown: Shutdown, tally: TallySink | None = None
+    settings: Settings,
+    environ: Mapping[str, str],
+    shutdown: Shutdown,
+    tally: TallySink | None = None,
+    monitor: Monitor | None = None,
 ) -> Dataflow:
     """The live flow. Nothing is opened before a worker builds it. A shutdown ends it with a last snapshot.
 
-    Raises CredentialsError if the environment holds no credentials, ConfigurationError for a bad callback secret.
+    Raises CredentialsError if the environment holds no credentials and a feed needs them, ConfigurationError for bad
+    callback secrets, AudioHook secrets or TLS files.
     """
     state = StateLayout(settings.state.dir)
-    endpoints = endpoints_of(settings)
-    credentials = credentials_from_environment(environ)
+    feeds = feeds_of(settings, environ, state.enrichment, monitor)
     secrets = secrets_of(environ)
     audit = AuditLog(state.audit)
-
-    def feeds(journal: Journal) -> Sequence[Feed]:
-        tokens = TokenProvider(endpoints, credentials)
-        return [
-            VoiceEventsFeed(
-                url=endpoints.events_url, tokens=tokens, recorder=journal, on_state=partial(_audit_feed, audit)
-            )
-        ]
-
     outputs = Outputs(
         windows=JsonLinesSink(state.windows),
         alerts=JsonLinesSink(state.alerts),
-        callbacks=CallbackSink(state.outbox, audit=audit, secrets=secrets, policy=policy_of(settings)),
+        callbacks=CallbackSink(
+            state.outbox,
+            audit=audit,
+            secrets=secrets,
+            policy=policy_of(settings),
+            metrics=monitor.metrics if monitor else None,
+        ),
         audit=AuditSink(state.audit),
         tally=tally,
     )
     source = JournalSource(
         state.lock,
         partial(open_journal, settings),
-        feeds,
+        partial(feeds, audit),
         shutdown,
         keep_s=settings.state.keep_hours * 3600.0,
+        progress=monitor.progress if monitor else None,
     )
-    return build(source, outputs)
-
-
-def _audit_feed(audit: AuditLog, name: str, state: str, reason: str) -> None:
-    audit.append(f"FEED_{state.upper()}", conversation=None, outcome=reason, feed=name)
+    return build(source, outputs, monitor=monitor)

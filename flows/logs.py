@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Final
+from collections.abc import MutableMapping
+from functools import partial
+from typing import Any, Final
+from uuid import uuid4
 
 import structlog
-from structlog.types import Processor
+from structlog.types import EventDict, Processor
 
-__all__ = ["LOG_JSON", "configure_logs"]
+__all__ = ["LOG_JSON", "RUN_ID", "configure_logs", "run_id_of"]
+
+RUN_ID: Final = "VOICEWATCH_RUN_ID"
+"""The environment variable that tells the processes of a cluster which run they are part of."""
 
 LOG_JSON: Final = "VOICEWATCH_LOG_JSON"
 """The environment variable that tells the processes of a cluster to log JSON lines."""
 
 
-def configure_logs(*, as_json: bool) -> None:
-    """Send all log events to standard error; colours only on a terminal."""
+def run_id_of(environ: MutableMapping[str, str]) -> str:
+    """The id of this run, 12 hexadecimal digits; made up and left in `environ` for child processes if it has none."""
+    return environ.setdefault(RUN_ID, uuid4().hex[:12])
+
+
+def configure_logs(*, as_json: bool, run_id: str | None = None) -> None:
+    """Send all log events to standard error; colours only on a terminal. JSON lines carry the `run_id`."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -24,7 +35,8 @@ def configure_logs(*, as_json: bool) -> None:
     ]
     rendering: list[Processor]
     if as_json:
-        rendering = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        told = {} if run_id is None else {"run_id": run_id}
+        rendering = [partial(_add, told), structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     else:
         # Plain tracebacks: with Rich installed the default ones show local variables, tokens and bodies among them.
         plain = structlog.dev.plain_traceback
@@ -35,3 +47,7 @@ def configure_logs(*, as_json: bool) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _add(fields: dict[str, str], _logger: Any, _method: str, event: EventDict) -> EventDict:
+    return {**event, **fields}

@@ -43,6 +43,8 @@ def describe(error: ErrorDetails, known: Iterable[str]) -> str:
     if kind == "extra_forbidden":
         name = str(error["loc"][-1])
         what = "table" if isinstance(value, Mapping) else "key"
+        if error["loc"][0] == "audiohook" and "secret" in name.lower():
+            return "is read from VOICEWATCH_AUDIOHOOK_SECRETS in the environment, and nowhere else"
         return credential_advice(name) or f"unknown {what}{did_you_mean(name, known)}"
     if kind == "value_error":
         return str(error["ctx"]["error"])

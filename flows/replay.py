@@ -80,7 +80,8 @@ def _overrides(settings: Settings | None) -> Overrides:
     if settings is None:
         return Overrides()
     watches = {interceptor.conversation_id: interceptor.watch_record() for interceptor in settings.interceptors}
-    return Overrides(settings.flow_record(), watches)
+    feeds = {feed.name: feed.defaults.model_dump(mode="json", exclude_none=True) for feed in settings.feeds}
+    return Overrides(settings.flow_record(), watches, feeds)
 
 
 def _outbox_counts(out: Path) -> dict[State, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 
 import structlog
 from bytewax.dataflow import Dataflow
@@ -18,6 +19,7 @@ from connectors.genesys.platform import GenesysPlatform, TokenProvider, credenti
 from connectors.interceptors import InterceptorRegistry
 from connectors.outbox import Outbox
 from connectors.shutdown import Shutdown
+from connectors.tracing import configure_tracing
 from flows.analytics.merge import Tally
 from flows.bootstrap import BootstrapReport, bootstrap
 from flows.live import (
@@ -30,6 +32,7 @@ from flows.live import (
     recovery_of,
     secrets_of,
 )
+from flows.monitor import Monitor
 from flows.settings import Settings
 from flows.tally import TallySink
 
@@ -40,6 +43,7 @@ RETRY_DRAIN_S = 60.0
 
 def run_bootstrap(settings: Settings, environ: Mapping[str, str], *, retry_unknown: bool = False) -> BootstrapReport:
     """Create what is missing at Genesys, and journal the watches. Raises StateError before anything is created."""
+    configure_tracing(environ)
     state = StateLayout(settings.state.dir)
     check_writable(state.dir)
     with StateLock(state.lock):
@@ -66,13 +70,16 @@ def run_live(
     *,
     on_bootstrap: Callable[[BootstrapReport], None] | None,
 ) -> Tally:
-    """Bootstrap, unless `on_bootstrap` is None, and run the live flow until a shutdown; what it counted.
+    """Bootstrap, unless `on_bootstrap` is None or no feed hears of interceptors, and run the live flow until a
+    shutdown; what it counted.
 
     Raises VoicewatchError if there are interceptors to be had and none exists.
     """
     flow_totals = TallySink()
-    flow, recovery = prepare(settings, environ, shutdown, on_bootstrap=on_bootstrap, tally=flow_totals)
-    cli_main(flow, epoch_interval=SNAPSHOT_EVERY, recovery_config=recovery)  # type: ignore[no-untyped-call]
+    monitor = Monitor.of_run(settings, environ, shutdown)
+    flow, recovery = prepare(settings, environ, shutdown, on_bootstrap=on_bootstrap, tally=flow_totals, monitor=monitor)
+    with nullcontext() if monitor is None else monitor.running():
+        cli_main(flow, epoch_interval=SNAPSHOT_EVERY, recovery_config=recovery)  # type: ignore[no-untyped-call]
     return flow_totals.total
 
 
@@ -83,17 +90,20 @@ def prepare(
     *,
     on_bootstrap: Callable[[BootstrapReport], None] | None,
     tally: TallySink | None = None,
+    monitor: Monitor | None = None,
 ) -> tuple[Dataflow, RecoveryConfig]:
-    """All that can be found wrong before a run, and the bootstrap, unless `on_bootstrap` is None; what is to be run.
+    """All that can be found wrong before a run, and the bootstrap, unless `on_bootstrap` is None or no feed hears of
+    interceptors; what is to be run.
 
     The state directory and the environment are looked at before anything is created at Genesys. Raises
     VoicewatchError.
     """
     check_writable(settings.state.dir)
-    flow = live_flow(settings, environ, shutdown, tally)
+    configure_tracing(environ)
+    flow = live_flow(settings, environ, shutdown, tally, monitor)
     with StateLock(StateLayout(settings.state.dir).lock):
         recovery = recovery_of(settings)
-    if on_bootstrap is not None:
+    if on_bootstrap is not None and settings.uses_interceptors:
         _require_interceptors(settings, environ, on_bootstrap)
     return flow, recovery
 
@@ -113,9 +123,14 @@ def _require_interceptors(
 
 
 def check_online(settings: Settings, environ: Mapping[str, str]) -> str:
-    """Try the token and the load check; a line that says how it went. Raises GenesysError."""
+    """Try the token, and the load check if interceptors are used; a line that says how it went. Raises GenesysError."""
+    if all(feed.kind == "audiohook" for feed in settings.feeds) and settings.feeds:
+        return "online: nothing to try, Genesys connects to the AudioHook feed"
     endpoints = endpoints_of(settings)
     tokens = TokenProvider(endpoints, credentials_from_environment(environ))
+    if not settings.uses_interceptors:
+        tokens.token()
+        return "online: token received"
     active = GenesysPlatform(endpoints, tokens).check_load(settings.genesys.max_concurrent)
     allowed = settings.genesys.max_concurrent
     return f"online: token received, {active} active voice conversation(s), {allowed} allowed"
@@ -155,6 +170,7 @@ def _undelivered(outbox: Outbox) -> int:
 
 
 def _deliver(outbox: Outbox, settings: Settings, environ: Mapping[str, str]) -> None:
+    configure_tracing(environ)
     audit = AuditLog(StateLayout(settings.state.dir).audit)
     delivery = Delivery(outbox, audit=audit, secrets=secrets_of(environ), policy=policy_of(settings))
     delivery.start()

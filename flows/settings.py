@@ -1,9 +1,9 @@
 """The configuration: one TOML file as immutable models, with the environment on top.
 
 A value comes from the first that has one: the environment, the file, for an interceptor the `[defaults]` table, the
-built-in default. Every key outside the `[[interceptor]]` list can be set by a variable: VOICEWATCH_STATE_DIR,
-VOICEWATCH_GENESYS__BASE_URL (one underscore or two between table and key; lists in JSON; an empty variable counts
-as unset). Credentials have no key: they are read from the environment where they are used.
+built-in default. Every key outside the lists `[[interceptor]]` and `[[feed]]` can be set by a variable:
+VOICEWATCH_STATE_DIR, VOICEWATCH_GENESYS__BASE_URL (one underscore or two between table and key; lists in JSON; an
+empty variable counts as unset). Credentials have no key: they are read from the environment where they are used.
 
 Relative paths are relative to the current directory. Nothing is opened but the file itself.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -22,9 +21,7 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -34,10 +31,19 @@ from pydantic import (
 
 from connectors.errors import ConfigurationError
 from flows.environment import Overrides, read_overrides, tables_of
+from flows.feed_settings import (
+    AUDIOHOOK_SECRETS,
+    AudioHookSettings,
+    FeedDefaults,
+    FeedSettings,
+    audiohook_keys,
+    complete_feeds,
+)
+from flows.metrics_settings import MetricsSettings
 from flows.mistakes import describe, shown, toml_key
+from flows.tables import HttpBase, HttpUrl, Mistake, SocketUrl, Table, Text, no_mistake
 from flows.values import (
     Between,
-    UrlRule,
     channels,
     conversation_path,
     is_loopback,
@@ -51,7 +57,10 @@ from flows.values import (
 
 __all__ = [
     "AlertSettings",
+    "AudioHookSettings",
     "DeliverySettings",
+    "FeedDefaults",
+    "FeedSettings",
     "GenesysSettings",
     "InterceptorDefaults",
     "InterceptorSettings",
@@ -59,42 +68,23 @@ __all__ = [
     "Settings",
     "StateSettings",
     "WindowSettings",
+    "audiohook_keys",
     "load_settings",
     "parse_settings",
 ]
 
 _CALLBACK_SECRET = "VOICEWATCH_CALLBACK_SECRET"  # noqa: S105 - the name of the variable
-_NOT_SETTINGS = frozenset({"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", _CALLBACK_SECRET})
+_NOT_SETTINGS = frozenset(
+    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", _CALLBACK_SECRET, AUDIOHOOK_SECRETS}
+)
 _MAX_OVERLAP = 1000
 _MEDIA_RATES_HZ = (8000, 16000)
 
 
-@dataclass(frozen=True, slots=True)
-class _Repeated:
-    """Stands for a conversation id that the interceptor with number `first` has already."""
-
-    first: int
-
-
-def _not_repeated(value: object) -> object:
-    if isinstance(value, _Repeated):
-        raise ValueError(f"is the id of interceptor[{value.first}] already")
-    return value
-
-
-Text = Annotated[str, AfterValidator(non_empty)]
-HttpUrl = Annotated[str, AfterValidator(UrlRule(("http", "https")))]
-HttpBase = Annotated[str, AfterValidator(UrlRule(("http", "https"), base=True))]
-SocketUrl = Annotated[str, AfterValidator(UrlRule(("ws", "wss")))]
 WindowSeconds = Annotated[float, AfterValidator(Between(0.001, 3600))]
 
 
-class _Table(BaseModel):
-    # A file says what it means: "50" is no number, and a misspelt key no key. Variables are converted before.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class InterceptorTexts(_Table):
+class InterceptorTexts(Table):
     """`[genesys.interceptor]`: the fixed texts of a create body; the name is the prefix and 8 characters of the id."""
 
     extension: Text = "QA_MONITOR"
@@ -105,7 +95,7 @@ class InterceptorTexts(_Table):
     email: Text = "qa@monitoring.internal"
 
 
-class GenesysSettings(_Table):
+class GenesysSettings(Table):
     """`[genesys]`: where Genesys is. None means: derived from `base_url`, or the built-in path.
 
     Paths are appended to `base_url`; `login_url` is what `/oauth/token` is appended to; `events_url` is complete.
@@ -120,11 +110,15 @@ class GenesysSettings(_Table):
     interceptor: InterceptorTexts = InterceptorTexts()
 
 
-class WindowSettings(_Table):
-    """`[windows]`: length and slide in seconds, whole milliseconds both; the slide divides the length."""
+class WindowSettings(Table):
+    """`[windows]`: length and slide in seconds, whole milliseconds both; the slide divides the length.
+
+    `codec` is that of the MOS of conversations whose `watch` names none.
+    """
 
     length_s: WindowSeconds = 10.0
     slide_s: Annotated[WindowSeconds, Field(validate_default=True)] = 5.0
+    codec: Literal["g711", "g711-no-plc", "g729a"] = "g711"
 
     @field_validator("length_s", "slide_s")
     @classmethod
@@ -154,8 +148,8 @@ def _exact_ms(seconds: float) -> Decimal:
     return Decimal(repr(seconds)) * 1000
 
 
-class AlertSettings(_Table):
-    """`[alerts]`: when an alert is raised and resolved."""
+class AlertSettings(Table):
+    """`[alerts]`: when an alert is raised and resolved; without their limits, LOW_MOS and STREAM_STALLED are off."""
 
     policy: Literal["incident", "frame"] = "incident"
     raise_m: Annotated[int, AfterValidator(Between(1, 1000))] = 1
@@ -163,6 +157,8 @@ class AlertSettings(_Table):
     clear_ratio: Annotated[float, AfterValidator(Between(0, 1))] = 0.9
     clear_after_s: Annotated[float, AfterValidator(Between(0, 86_400))] = 10.0
     unwatched: Literal["ignore", "default"] = "ignore"
+    mos_below: Annotated[float, AfterValidator(Between(1, 4.5))] | None = None
+    stalled_after_s: Annotated[float, AfterValidator(Between(0.001, 86_400))] | None = None
 
     @field_validator("raise_n")
     @classmethod
@@ -173,7 +169,7 @@ class AlertSettings(_Table):
         return raise_n
 
 
-class DeliverySettings(_Table):
+class DeliverySettings(Table):
     """`[delivery]`: how callbacks are sent."""
 
     timeout_s: Annotated[float, AfterValidator(Between(0.1, 120))] = 5.0
@@ -181,7 +177,7 @@ class DeliverySettings(_Table):
     allow_private_addresses: bool = False
 
 
-class StateSettings(_Table):
+class StateSettings(Table):
     """`[state]`: the directory of journal, outbox, recovery and audit log; how durable and how long the journal is."""
 
     dir: Annotated[Path, Field(strict=False), BeforeValidator(path_text)] = Path("state")
@@ -189,7 +185,7 @@ class StateSettings(_Table):
     keep_hours: Annotated[float, AfterValidator(Between(0, 87_600))] = 72.0
 
 
-class InterceptorDefaults(_Table):
+class InterceptorDefaults(Table):
     """`[defaults]`: what holds for every interceptor that does not say otherwise."""
 
     leg_id: Text | None = None
@@ -209,7 +205,7 @@ class InterceptorDefaults(_Table):
 class InterceptorSettings(InterceptorDefaults):
     """`[[interceptor]]`: one conversation to watch, with the defaults filled in."""
 
-    conversation_id: Annotated[str, AfterValidator(non_empty), BeforeValidator(_not_repeated)]
+    conversation_id: Annotated[str, AfterValidator(non_empty), BeforeValidator(no_mistake)]
     leg_id: Text
     interceptor_address: Annotated[str, AfterValidator(sip_address)]
     qa_callback_url: HttpUrl
@@ -219,7 +215,7 @@ class InterceptorSettings(InterceptorDefaults):
         return {"conversation_id": self.conversation_id, **self.model_dump(mode="json")}
 
 
-class Settings(_Table):
+class Settings(Table):
     """A whole configuration, valid in itself."""
 
     genesys: GenesysSettings = GenesysSettings()
@@ -228,13 +224,19 @@ class Settings(_Table):
     delivery: DeliverySettings = DeliverySettings()
     state: StateSettings = StateSettings()
     defaults: InterceptorDefaults = InterceptorDefaults()
+    audiohook: AudioHookSettings = AudioHookSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = ()
     interceptors: Annotated[tuple[InterceptorSettings, ...], Field(strict=False, alias="interceptor")] = ()
 
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, tables: Any) -> Any:
-        """Complete each interceptor with the defaults, and mark the ids that come again."""
-        if not isinstance(tables, Mapping) or not isinstance(rows := tables.get("interceptor"), list):
+        """Complete each interceptor with the defaults, each feed with its name, and mark what contradicts."""
+        if not isinstance(tables, Mapping):
+            return tables
+        tables = complete_feeds(tables)
+        if not isinstance(rows := tables.get("interceptor"), list):
             return tables
         defaults = tables.get("defaults")
         shared = dict(defaults) if isinstance(defaults, Mapping) else {}
@@ -244,21 +246,41 @@ class Settings(_Table):
         for index, row in enumerate(filled):
             id_ = row.get("conversation_id") if isinstance(row, dict) else None
             if isinstance(id_, str) and first.setdefault(id_, index) != index:
-                row["conversation_id"] = _Repeated(first[id_])
+                row["conversation_id"] = Mistake(f"is the id of interceptor[{first[id_]}] already")
         return {**tables, "interceptor": filled}
 
     def flow_record(self) -> dict[str, Any]:
-        """The value of the journal's `settings` record: `windows`, `alerts`, and `defaults` if they are used."""
-        record = {"windows": self.windows.model_dump(), "alerts": self.alerts.model_dump()}
+        """The value of the journal's `settings` record: `windows`, `alerts`, and `defaults` if they are used.
+
+        What is optional (the codec, the limits of optional rules) is there only if it is set.
+        """
+        optional = {"codec"} if self.windows.codec == "g711" else set()
+        windows = self.windows.model_dump(exclude=optional)
+        record = {"windows": windows, "alerts": self.alerts.model_dump(exclude_none=True)}
         if self.alerts.unwatched == "default":
             thresholds = {"max_latency_ms", "packet_loss_threshold", "qa_callback_url"}
             record["defaults"] = self.defaults.model_dump(include=thresholds)
         return record
 
+    @property
+    def uses_interceptors(self) -> bool:
+        """Whether there is a voice event feed, which is the one that hears of interceptors' conversations only."""
+        return not self.feeds or any(feed.kind == "voice-events" for feed in self.feeds)
+
+    def watch_of(self, interceptor: InterceptorSettings) -> dict[str, Any]:
+        """The journal's `watch` record of an interceptor; of several feeds, it names the one that hears of it."""
+        heard_by = [feed.name for feed in self.feeds if feed.kind == "voice-events"]
+        return interceptor.watch_record() | ({"feed": heard_by[0]} if heard_by else {})
+
+    def limits_of(self, feed: FeedSettings) -> dict[str, Any]:
+        """The limits of the conversations that a feed hears of: its own, else those of `[defaults]`."""
+        own = feed.defaults.model_dump(exclude_none=True)
+        return {**self.defaults.model_dump(include=set(FeedDefaults.model_fields)), **own}
+
     def warnings(self, environ: Mapping[str, str] | None = None) -> list[str]:
         """What is allowed and probably not meant, a line each; the callback secret is looked for in `environ`."""
-        lines = list(self._interceptor_warnings())
-        if not self.interceptors and self.alerts.unwatched == "ignore":
+        lines = [*self._interceptor_warnings(), *self._feed_warnings()]
+        if self.uses_interceptors and not self.interceptors and self.alerts.unwatched == "ignore":
             lines.append("interceptor: there is none, so nothing is watched")
         if self.alerts.unwatched == "default" and self.defaults.qa_callback_url is None:
             lines.append("defaults.qa_callback_url: is missing, so alerts of unwatched conversations go nowhere")
@@ -266,7 +288,27 @@ class Settings(_Table):
             lines.append("genesys.base_url: http:// sends the client's credentials in clear text")
         if environ is not None and not environ.get(_CALLBACK_SECRET):
             lines.append(f"{_CALLBACK_SECRET} is not set: callbacks will not be signed")
+        if environ is not None and any(feed.kind == "audiohook" for feed in self.feeds):
+            try:
+                audiohook_keys(self.audiohook, environ)
+            except ConfigurationError as error:
+                lines += [f"{error.where}: {mistake}" for mistake in error.mistakes]
         return lines
+
+    def _feed_warnings(self) -> Iterator[str]:
+        if self.interceptors and not self.uses_interceptors:
+            yield "interceptor: without a feed of kind voice-events, none is created"
+        if any(feed.kind == "audiohook" for feed in self.feeds):
+            yield from (f"audiohook.{key}: {doubt}" for key, doubt in self.audiohook.doubts())
+        elif self.audiohook.model_fields_set:
+            yield "audiohook: without a feed of kind audiohook, nothing listens"
+        for index, feed in enumerate(self.feeds):
+            if feed.kind == "voice-events":
+                continue
+            if self.limits_of(feed)["qa_callback_url"] is None:
+                yield f"feed[{index}].defaults.qa_callback_url: is missing, so its alerts go nowhere"
+            for key, doubt in self._limit_doubts(feed.defaults):
+                yield f"feed[{index}].defaults.{key}: {doubt}"
 
     def _interceptor_warnings(self) -> Iterator[str]:
         """The warnings about interceptors; what many have in common is said once, about the first."""
@@ -280,9 +322,13 @@ class Settings(_Table):
 
     def _doubts(self, table: InterceptorDefaults) -> Iterator[tuple[str, str]]:
         """Keys of an interceptor, or of the defaults, each with what is doubtful about its value."""
-        rate_hz, url = table.audio_sampling_rate, table.qa_callback_url
+        rate_hz = table.audio_sampling_rate
         if rate_hz not in _MEDIA_RATES_HZ:
             yield "audio_sampling_rate", f"media servers send 8000 or 16000 Hz, not {rate_hz}"
+        yield from self._limit_doubts(table)
+
+    def _limit_doubts(self, table: InterceptorDefaults | FeedDefaults) -> Iterator[tuple[str, str]]:
+        url = table.qa_callback_url
         if table.packet_loss_threshold == 0:
             yield "packet_loss_threshold", "0 raises an alert for every lost packet"
         if url is None:
@@ -365,6 +411,8 @@ def _mistakes(error: ValidationError, tables: Mapping[str, Any], overrides: Over
     defaults = tables.get("defaults")
     for details in error.errors(include_url=False):
         key = details["loc"]
+        if key[:2] == ("feed", 0) and isinstance(tables.get("feed"), Mapping):
+            key = ("feed", *key[2:])  # written as one table, not as a list
         if key[:1] == ("interceptor",) and len(key) > 2 and isinstance(defaults, Mapping) and key[2] in defaults:
             row = tables["interceptor"][key[1]]
             if key[2] not in row:

@@ -55,7 +55,7 @@ def print_tally(tally: Tally) -> None:
     print(
         f"{tally.frames} frames of {tally.conversations} watched conversation(s); {tally.windows} windows; "
         f"{tally.raised} alerts raised, {tally.resolved} resolved; {tally.unwatched} frames unwatched, "
-        f"{tally.invalid + tally.rejected} invalid"
+        f"{tally.invalid + tally.rejected} invalid" + (f", {tally.ignored} ignored" if tally.ignored else "")
     )
 
 
@@ -79,6 +79,7 @@ def print_replay(replayed: Replayed) -> None:
     rows = [
         ("frames", f"{tally.frames}"),
         ("  unwatched", f"{tally.unwatched}"),
+        *([("ignored messages", f"{tally.ignored}")] if tally.ignored else []),
         ("invalid messages", f"{tally.invalid}"),
         ("rejected lines", f"{tally.rejected}"),
         ("torn last lines", f"{tally.torn}"),

@@ -13,14 +13,19 @@ from flows.mistakes import shown
 __all__ = [
     "Between",
     "UrlRule",
+    "api_key",
     "channels",
     "conversation_path",
+    "feed_name",
+    "host_and_port",
     "is_loopback",
     "is_private",
     "language_tag",
     "non_empty",
     "path_text",
     "sip_address",
+    "split_host",
+    "topic_id",
     "url_path",
 ]
 
@@ -84,6 +89,46 @@ def channels(value: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(value)) < len(value):
         raise ValueError("must not name a channel twice")
     return value
+
+
+def feed_name(value: str) -> str:
+    """The name itself. Raises ValueError if it does not fit into logs, metrics and file names as it is."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError(f"must be a name of letters, digits, dots, - and _ (64 at most), not {shown(value)}")
+    return value
+
+
+def topic_id(value: str) -> str:
+    """The id itself. Raises ValueError if it cannot be a part of a topic's name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value):
+        raise ValueError(f"must be an id like 1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d, not {shown(value)}")
+    return value
+
+
+def api_key(value: str) -> str:
+    """The key itself. Raises ValueError, which does not repeat it, if it is none that Genesys takes."""
+    if not re.fullmatch(r"[a-zA-Z0-9+/_-]+={0,2}", value):
+        raise ValueError("must be an API key: letters, digits and + / _ -, with at most two = at its end")
+    return value
+
+
+def host_and_port(value: str) -> str:
+    """The text itself. Raises ValueError if it is not a host, a colon and a port."""
+    try:
+        split_host(value)
+    except ValueError:
+        raise ValueError(f"must be a host and a port like 127.0.0.1:8443, not {shown(value)}") from None
+    return value
+
+
+def split_host(value: str) -> tuple[str, int]:
+    """Host and port of a text like `127.0.0.1:8443` or `[::1]:8443`. Raises ValueError if it is none."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", value)
+    if found is None or int(found[3]) > 65_535:
+        raise ValueError(value)
+    host = found[1] or found[2]
+    _check_host(host)
+    return host, int(found[3])
 
 
 def path_text(value: object) -> object:

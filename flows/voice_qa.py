@@ -13,10 +13,12 @@ configuration: the records of the journal are all it goes by.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
@@ -28,10 +30,13 @@ from connectors.audit import AuditEntry
 from connectors.files import logged_failures
 from connectors.journal import Block
 from connectors.outbox import Callback
-from flows.analytics.frames import decode_block
+from flows.analytics.frames import Decoded, decode_block
 from flows.analytics.merge import BlockFacts, Merger, Report, facts_of
 from flows.analytics.shard import Overrides, Shard, ShardResult
 from flows.analytics.shards import ShardBlock, split
+
+if TYPE_CHECKING:
+    from flows.monitor import Monitor
 
 __all__ = ["SHARDS", "Outputs", "build", "flow"]
 
@@ -66,32 +71,41 @@ def flow() -> Dataflow:
     from connectors.errors import ConfigurationError
     from connectors.shutdown import Shutdown
     from flows.live import StateLayout, live_flow
-    from flows.logs import LOG_JSON, configure_logs
+    from flows.logs import LOG_JSON, configure_logs, run_id_of
+    from flows.monitor import Monitor, process_number
     from flows.settings import load_settings
 
-    configure_logs(as_json=os.environ.get(LOG_JSON) == "1")
+    configure_logs(as_json=os.environ.get(LOG_JSON) == "1", run_id=run_id_of(os.environ))
     path = os.environ.get("VOICEWATCH_CONFIG")
     if path is None:
         raise ConfigurationError("VOICEWATCH_CONFIG", ["is not set; it names the configuration file"])
     settings = load_settings(Path(path), os.environ)
     shutdown = Shutdown(StateLayout(settings.state.dir).stop)
     shutdown.on_signals()
-    return live_flow(settings, os.environ, shutdown)
+    process, port_offset = process_number(sys.argv[1:], os.environ)
+    monitor = Monitor.of_run(settings, os.environ, shutdown, process=process, port_offset=port_offset)
+    dataflow = live_flow(settings, os.environ, shutdown, monitor=monitor)
+    if monitor is not None:
+        monitor.start()
+    return dataflow
 
 
-def build(source: Source[Block], outputs: Outputs, *, overrides: Overrides | None = None) -> Dataflow:
+def build(
+    source: Source[Block], outputs: Outputs, *, overrides: Overrides | None = None, monitor: Monitor | None = None
+) -> Dataflow:
     """The dataflow from a source of journal blocks to the outputs.
 
-    `overrides` is what a replay's configuration puts before the recording's.
+    `overrides` is what a replay's configuration puts before the recording's. `monitor` measures the steps.
     """
+    decode = decode_block if monitor is None else monitor.decode
     dataflow = Dataflow("voice_qa")
     blocks = op.input("journal", dataflow, source)
-    parts = op.flat_map("decode", op.redistribute("spread", blocks), _decode)
+    parts = op.flat_map("decode", op.redistribute("spread", blocks), partial(_decode, decode=decode))
     decoded = op.branch("facts", parts, lambda part: part[0] == ALL)
     shard_blocks = cast("KeyedStream[ShardBlock]", decoded.falses)
-    results = op.stateful_batch("shards", shard_blocks, lambda resume_state: _ShardLogic(overrides, resume_state))
+    results = op.stateful_batch("shards", shard_blocks, lambda state: _ShardLogic(overrides, state, monitor))
     of_a_block = op.merge("together", decoded.trues, op.map("for_all", results, lambda part: (ALL, part[1])))
-    reports = op.stateful_batch("in_order", of_a_block, _MergeLogic)
+    reports = op.stateful_batch("in_order", of_a_block, lambda state: _MergeLogic(state, monitor))
     _connect(reports, outputs)
     return dataflow
 
@@ -112,10 +126,10 @@ def _connect(reports: KeyedStream[Report], outputs: Outputs) -> None:
             op.output(name, op.flat_map_value(f"pick_{name}", reports, pick), sink)
 
 
-def _decode(block: Block) -> list[tuple[str, ShardBlock | BlockFacts]]:
+def _decode(block: Block, *, decode: Callable[[bytes], Decoded]) -> list[tuple[str, ShardBlock | BlockFacts]]:
     """A block's part for each shard, under the shard's key, and its facts for all."""
     with logged_failures("decode_failed", source=block.source, line=block.line):
-        decoded = decode_block(block.data)
+        decoded = decode(block.data)
         parts = split(block.number, decoded, len(SHARDS), last=block.last)
         facts = facts_of(block.number, block.source, block.line, decoded)
         return [*zip(SHARDS, parts, strict=True), (ALL, facts)]
@@ -124,8 +138,11 @@ def _decode(block: Block) -> list[tuple[str, ShardBlock | BlockFacts]]:
 class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[Any, ...]]):
     """Applies a shard's blocks in order of their numbers, whoever decoded them first."""
 
-    def __init__(self, overrides: Overrides | None, resume_state: tuple[Any, ...] | None) -> None:
+    def __init__(
+        self, overrides: Overrides | None, resume_state: tuple[Any, ...] | None, monitor: Monitor | None
+    ) -> None:
         self._shard = Shard(overrides)
+        self._apply = self._shard.apply if monitor is None else partial(monitor.apply, self._shard)
         self._number = 0
         self._early: dict[int, ShardBlock] = {}
         if resume_state is not None:
@@ -138,7 +155,7 @@ class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[
             self._early.update((block.number, block) for block in values)
             results = []
             while (block := self._early.pop(self._number, None)) is not None:
-                results.append((self._number, self._shard.apply(block)))
+                results.append((self._number, self._apply(block)))
                 self._number += 1
             return results, StatefulBatchLogic.RETAIN
 
@@ -152,8 +169,9 @@ class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[
 class _MergeLogic(StatefulBatchLogic[BlockFacts | tuple[int, ShardResult], Report, int]):
     """Gives the reports of the blocks in order."""
 
-    def __init__(self, resume_state: int | None) -> None:
+    def __init__(self, resume_state: int | None, monitor: Monitor | None) -> None:
         self._merger = Merger(len(SHARDS), resume_state or 0)
+        self._monitor = monitor
 
     def on_batch(self, values: list[BlockFacts | tuple[int, ShardResult]]) -> tuple[list[Report], bool]:
         with logged_failures("merge_failed"):
@@ -162,7 +180,10 @@ class _MergeLogic(StatefulBatchLogic[BlockFacts | tuple[int, ShardResult], Repor
                     self._merger.add_facts(value)
                 else:
                     self._merger.add_result(*value)
-            return self._merger.reports(), StatefulBatchLogic.RETAIN
+            reports = self._merger.reports()
+            if self._monitor is not None:
+                self._monitor.reported(reports)
+            return reports, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> int:
         if not self._merger.is_empty:

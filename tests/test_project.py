@@ -163,4 +163,4 @@ def test_the_image_runs_the_command_as_nobody_special() -> None:
     """The container's first process is voicewatch itself, so that signals reach it, and it is not root's."""
     last_stage = (ROOT / "docker/Dockerfile").read_text().rpartition("\nFROM ")[2]
     assert 'ENTRYPOINT ["voicewatch"]' in last_stage
-    assert "\nUSER voicewatch\n" in last_stage
+    assert "\nUSER 10001:10001\n" in last_stage

@@ -1,4 +1,4 @@
-"""The README under test: every command in it is run, and what it shows and lists is what there is."""
+"""README and operations page under test: every command is run, and what is shown and listed is what there is."""
 
 from __future__ import annotations
 
@@ -31,11 +31,14 @@ from connectors.genesys.simulator_faults import load_faults
 from connectors.webhook import sign
 from flows import settings as models
 from flows.cli import app
+from flows.feed_settings import FeedDefaults
 from flows.settings import load_settings
 from flows.values import Between
+from tests.test_deployment import known_metrics
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 PAGES = {"README.md": README, "CONTRIBUTING.md": (ROOT / "CONTRIBUTING.md").read_text()}
 DEADLINE_S = 90.0
 LONG_RUNNING = ("voicewatch run ", "voicewatch cluster ", "voicewatch simulate ", "python -m bytewax.run ")
@@ -43,7 +46,8 @@ LONG_RUNNING = ("voicewatch run ", "voicewatch cluster ", "voicewatch simulate "
 GROUPS = (
     ("Quick start for an organisation", "Cluster"),
     ("Try it on the simulator",),
-    ("Replay", "Commands", "Faults"),
+    ("Feeds", "Replay", "Commands", "Faults"),
+    ("Health and metrics", "Runbook", "Backup and restore", "Upgrades", "Rescaling"),
 )
 
 
@@ -68,7 +72,7 @@ class Result:
 
 def code_blocks(language: str) -> Iterator[tuple[str, str]]:
     """The section and the text of each block in a language, without the indentation of a list."""
-    for section in re.split(r"^## ", README, flags=re.MULTILINE)[1:]:
+    for section in re.split(r"^## ", README + OPERATIONS, flags=re.MULTILINE)[1:]:
         for found in re.finditer(rf"^( *)```{language}\n(.*?)^\1```$", section, re.MULTILINE | re.DOTALL):
             yield section.partition("\n")[0], textwrap.dedent(found[2])
 
@@ -167,7 +171,9 @@ class Session:
 
     def _with_free_ports(self, text: str) -> str:
         # Chosen when first needed: the longer a port lies idle, the likelier it is that somebody else takes it.
-        return re.sub(r"\b(8080|9090|2101|2102)\b", lambda port: self._ports.setdefault(port[0], free_port()), text)
+        return re.sub(
+            r"\b(8080|9090|9464|2101|2102)\b", lambda port: self._ports.setdefault(port[0], free_port()), text
+        )
 
     def _run(self, text: str) -> Result:
         if text.startswith("make "):
@@ -337,6 +343,10 @@ TABLES: dict[str, type[BaseModel]] = {
     "[alerts]": models.AlertSettings,
     "[delivery]": models.DeliverySettings,
     "[state]": models.StateSettings,
+    "[metrics]": models.MetricsSettings,
+    "[[feed]]": models.FeedSettings,
+    "[feed.defaults]": FeedDefaults,
+    "[audiohook]": models.AudioHookSettings,
     "[[interceptor]]": models.InterceptorSettings,
 }
 
@@ -374,7 +384,7 @@ def limits(field: FieldInfo) -> list[str]:
 
 def test_every_table_of_the_configuration_is_listed() -> None:
     """There is no table of settings that the README does not have."""
-    nested = {f"[genesys.{name}]" for name in ("interceptor",)}
+    nested = {"[genesys.interceptor]", "[feed.defaults]"}
     names = {f"[[{f.alias}]]" if f.alias else f"[{name}]" for name, f in models.Settings.model_fields.items()}
     assert names | nested == TABLES.keys() | {"[defaults]"}
     assert models.InterceptorDefaults.model_fields.keys() == (
@@ -386,7 +396,8 @@ def test_every_table_of_the_configuration_is_listed() -> None:
 def test_the_configuration_table_is_that_of_the_models(title: str) -> None:
     """A table lists exactly the keys of its model, each with its default and its limits."""
     rows = table_rows(README, title)
-    fields = {name: field for name, field in TABLES[title].model_fields.items() if name != "interceptor"}
+    nested = ("interceptor", "defaults")
+    fields = {name: field for name, field in TABLES[title].model_fields.items() if name not in nested}
     assert rows.keys() == fields.keys()
     for name, field in fields.items():
         default, allowed, meaning = rows[name]
@@ -441,3 +452,16 @@ def test_the_links_lead_somewhere() -> None:
             assert target[1:] in anchors, target
         elif not target.startswith("https://"):
             assert (ROOT / target).is_file(), target
+
+
+def test_the_operations_page_lists_every_metric() -> None:
+    """Its table is that of the program, and its links and files are there."""
+    listed = set(re.findall(r"`(voicewatch_[a-z_]+)`", "".join(re.findall(r"^\|.*$", OPERATIONS, re.MULTILINE))))
+    assert listed == {name for name in known_metrics() if name.startswith("voicewatch_")}
+    headings = re.findall(r"^#+ (.*)$", OPERATIONS, re.MULTILINE)
+    anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\(([^)]+)\)", OPERATIONS):
+        path, _, anchor = target.partition("#")
+        assert (ROOT / "docs" / path).is_file() if path else anchor in anchors, target
+    for path in re.findall(r"`?(docker/[a-zA-Z0-9_./-]+)", OPERATIONS):
+        assert (ROOT / path).exists(), path

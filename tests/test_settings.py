@@ -113,7 +113,7 @@ def test_an_empty_file_holds_the_defaults_of_the_contract() -> None:
 
 
 def test_flow_record() -> None:
-    """The `settings` record holds windows and alerts as JSON, and the defaults only if they watch."""
+    """The `settings` record holds windows and alerts as JSON, what is optional if it is set, defaults if they watch."""
     ignoring = parsed("").flow_record()
     assert ignoring == {
         "windows": {"length_s": 10.0, "slide_s": 5.0},
@@ -133,6 +133,9 @@ def test_flow_record() -> None:
         "qa_callback_url": None,
     }
     assert json.loads(json.dumps(watching)) == watching
+    optional = parsed('[windows]\ncodec = "g729a"\n[alerts]\nmos_below = 3.6\nstalled_after_s = 5').flow_record()
+    assert optional["windows"] == ignoring["windows"] | {"codec": "g729a"}
+    assert optional["alerts"] == ignoring["alerts"] | {"mos_below": 3.6, "stalled_after_s": 5.0}
 
 
 def test_settings_are_immutable() -> None:
@@ -199,6 +202,9 @@ def test_settings_are_immutable() -> None:
             "[alerts]\nraise_n = 3\nraise_m = 2",
             "alerts.raise_n: 3 is above raise_m, which is 2: so many frames are never looked at",
         ),
+        ('[windows]\ncodec = "opus"', 'windows.codec: must be "g711", "g711-no-plc" or "g729a", not "opus"'),
+        ("[alerts]\nmos_below = 5", "alerts.mos_below: 5 is above 4.5 (allowed: 1 to 4.5)"),
+        ("[alerts]\nstalled_after_s = 0", "alerts.stalled_after_s: 0 is below 0.001 (allowed: 0.001 to 86400)"),
         ("[alerts]\nclear_ratio = 1.5", "alerts.clear_ratio: 1.5 is above 1 (allowed: 0 to 1)"),
         ("[alerts]\nunwatched = true", 'alerts.unwatched: must be "ignore" or "default", not true'),
         ("[delivery]\nallow_private_addresses = 1", "delivery.allow_private_addresses: must be true or false, not 1"),

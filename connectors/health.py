@@ -1,0 +1,228 @@
+"""Whether a run is alive and ready, and the HTTP server that says so, with the reasons, and serves the metrics."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import orjson
+import structlog
+
+from connectors.errors import VoicewatchError
+from connectors.metrics import CONTENT_TYPE, outbox_state
+from connectors.progress import SourceProgress
+
+__all__ = ["Health", "HealthServer", "Limits", "Verdict"]
+
+REQUEST_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a run is no longer well: seconds without a poll of the source, callbacks that wait, free bytes."""
+
+    stalled_s: float
+    outbox_pending: int
+    disk_free_bytes: int
+
+
+class Verdict(NamedTuple):
+    """The answer of a check, and what each part of it found; the parts that are not `ok` are the reasons."""
+
+    ok: bool
+    parts: dict[str, dict[str, Any]]
+
+    def body(self) -> bytes:
+        """The JSON that is answered."""
+        reasons = [part["reason"] for part in self.parts.values() if not part["ok"]]
+        return orjson.dumps({"ok": self.ok, "reasons": reasons, "checks": self.parts}) + b"\n"
+
+
+class Health:
+    """Judges a run by its source, feeds, outbox and disk; every method may be called from any thread.
+
+    A process of a cluster that is not to hold the source (`has_source` false) is judged by its disk alone.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        progress: SourceProgress,
+        *,
+        directory: Path,
+        outbox: Path,
+        has_source: bool,
+        now: Callable[[], float],
+    ) -> None:
+        self._limits = limits
+        self._progress = progress
+        self._directory = directory
+        self._outbox = outbox
+        self._has_source = has_source
+        self._now = now
+        self._feeds: dict[str, bool] = {}
+
+    def feed_changed(self, feed: str, state: str) -> None:
+        """A feed is `up` or `down` now."""
+        self._feeds = {**self._feeds, feed: state == "up"}
+
+    def live(self) -> Verdict:
+        """Whether the dataflow goes round: its source was polled lately, or is still to be built."""
+        return _verdict({"source": self._source()} if self._has_source else {})
+
+    def ready(self) -> Verdict:
+        """Whether it does its job: it hears Genesys or works off what it heard, delivers, and has room to write."""
+        parts = {"disk": self._disk()}
+        if self._has_source:
+            started = self._progress.began.is_set()
+            parts["source"] = self._source() if started else _part("the source is not built yet", waiting=True)
+            parts |= {"feed": self._feed(), "outbox": self._callbacks()}
+        return _verdict(parts)
+
+    def _source(self) -> dict[str, Any]:
+        idle_s = self._progress.idle_s
+        if idle_s is None:
+            return _part(None, polled_s_ago=None)
+        slow = idle_s > self._limits.stalled_s
+        reason = f"the source was not polled for {idle_s:.0f} s; {self._limits.stalled_s:g} s are allowed"
+        return _part(reason if slow else None, polled_s_ago=round(idle_s, 3))
+
+    def _feed(self) -> dict[str, Any]:
+        feeds = self._feeds
+        down = sorted(name for name, up in feeds.items() if not up)
+        try:
+            lag = self._progress.lag()
+        except OSError as error:
+            return _part(f"the journal cannot be looked at: {error}", down=down)
+        facts = {"up": sorted(feeds.keys() - set(down)), "down": down, "lag_bytes": lag.bytes}
+        if facts["up"] or not lag.is_none:
+            return _part(None, **facts)
+        return _part("no feed is connected, and the journal is read to its end", **facts)
+
+    def _callbacks(self) -> dict[str, Any]:
+        limit = self._limits.outbox_pending
+        try:
+            state = outbox_state(self._outbox, self._now())
+        except sqlite3.Error as error:
+            return _part(f"the outbox cannot be read: {error}")
+        reason = f"{state.pending} callbacks wait in the outbox; {limit} are allowed"
+        return _part(reason if state.pending > limit else None, pending=state.pending, age_s=round(state.age_s, 3))
+
+    def _disk(self) -> dict[str, Any]:
+        floor = self._limits.disk_free_bytes
+        try:
+            free = shutil.disk_usage(self._directory).free
+        except OSError as error:
+            return _part(f"the state directory cannot be looked at: {error}")
+        reason = f"{free // 2**20} MiB are free; {floor // 2**20} MiB must be"
+        return _part(reason if free < floor else None, free_bytes=free)
+
+
+def _part(reason: str | None, **facts: Any) -> dict[str, Any]:
+    return {"ok": reason is None, "reason": reason, **facts}
+
+
+def _verdict(parts: dict[str, dict[str, Any]]) -> Verdict:
+    return Verdict(all(part["ok"] for part in parts.values()), parts)
+
+
+class HealthServer:
+    """Serves /metrics, /livez and /readyz on one address, over plain HTTP and without authentication.
+
+    Bound when made. Raises VoicewatchError if the address cannot be used.
+    """
+
+    def __init__(self, host: str, port: int, metrics: Callable[[], bytes], health: Health) -> None:
+        routes: dict[str, Callable[[], tuple[int, str, bytes]]] = {
+            "/metrics": lambda: (HTTPStatus.OK, CONTENT_TYPE, metrics()),
+            "/livez": lambda: _answer(health.live()),
+            "/readyz": lambda: _answer(health.ready()),
+        }
+        try:
+            self._server = _Server((host, port), routes)
+        except (OSError, OverflowError) as error:
+            raise VoicewatchError(
+                f"metrics.listen: {host}:{port} cannot be listened on ({error}); choose another address or port"
+            ) from error
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.2,), name="voicewatch-health", daemon=True
+        )
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop answering, and free the port."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+
+def _answer(verdict: Verdict) -> tuple[int, str, bytes]:
+    return HTTPStatus.OK if verdict.ok else HTTPStatus.SERVICE_UNAVAILABLE, "application/json", verdict.body()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], routes: dict[str, Callable[[], tuple[int, str, bytes]]]) -> None:
+        self.routes = routes
+        if ":" in address[0]:
+            self.address_family = socket.AF_INET6
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
+        """Log what went wrong with one request; a peer that hangs up is nobody's fault."""
+        structlog.get_logger(__name__).debug("health_request_failed", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = REQUEST_TIMEOUT_S  # a peer that says nothing holds a thread no longer
+
+    def do_GET(self) -> None:
+        route = self.server.routes.get(urlsplit(self.path).path)
+        if route is None:
+            self._send(HTTPStatus.NOT_FOUND, "text/plain", b"there are /metrics, /livez and /readyz\n")
+            return
+        try:
+            answer = route()
+        except Exception as error:
+            structlog.get_logger(__name__).exception("health_check_broke", path=self.path)
+            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{type(error).__name__}\n".encode())
+            return
+        self._send(*answer)
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _send(self, status: int, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def version_string(self) -> str:
+        """Nothing that tells an attacker which Python this is."""
+        return "voicewatch"
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+        """Nothing: a line for each scrape is noise."""
