@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SNAPSHOT_EVERY", "StateLayout", "endpoints_of", "live_flow", "open_journal", "policy_of", "recovery_of"]
 
-SNAPSHOT_EVERY: Final = timedelta(seconds=1)
+# The worker waits for the disk meanwhile, and whatever was read since is read again after a crash.
+SNAPSHOT_EVERY: Final = timedelta(seconds=5)
 # One: each part costs three syncs of the disk a snapshot, during which the worker stands still.
 RECOVERY_PARTS: Final = 1
 
