@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 import socket
 import sqlite3
+import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,7 +26,12 @@ from connectors.progress import SourceProgress
 
 __all__ = ["Health", "HealthServer", "Limits", "Verdict"]
 
-REQUEST_TIMEOUT_S: Final = 10.0
+DEADLINE_S: Final = 5.0
+KEPT_S: Final = 1.0
+MAX_REQUESTS: Final = 16
+ACCEPT_PAUSE_S: Final = 0.1
+
+_Route = Callable[[], tuple[int, str, bytes]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +146,29 @@ def _verdict(parts: dict[str, dict[str, Any]]) -> Verdict:
 class HealthServer:
     """Serves /metrics, /livez and /readyz on one address, over plain HTTP and without authentication.
 
+    Whoever asks may be a stranger: 16 requests are dealt with at once, any more are hung up on, and so is one that is
+    not over within `deadline_s`. /metrics and /readyz, which look at the disk, are answered for a second as before.
+
     Bound when made. Raises VoicewatchError if the address cannot be used.
     """
 
-    def __init__(self, host: str, port: int, metrics: Callable[[], bytes], health: Health) -> None:
-        routes: dict[str, Callable[[], tuple[int, str, bytes]]] = {
-            "/metrics": lambda: (HTTPStatus.OK, CONTENT_TYPE, metrics()),
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        metrics: Callable[[], bytes],
+        health: Health,
+        *,
+        deadline_s: float = DEADLINE_S,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        routes: dict[str, _Route] = {
+            "/metrics": _Kept(lambda: (HTTPStatus.OK, CONTENT_TYPE, metrics()), monotonic),
             "/livez": lambda: _answer(health.live()),
-            "/readyz": lambda: _answer(health.ready()),
+            "/readyz": _Kept(lambda: _answer(health.ready()), monotonic),
         }
         try:
-            self._server = _Server((host, port), routes)
+            self._server = _Server((host, port), routes, deadline_s)
         except (OSError, OverflowError) as error:
             raise VoicewatchError(
                 f"metrics.listen: {host}:{port} cannot be listened on ({error}); choose another address or port"
@@ -178,23 +198,77 @@ def _answer(verdict: Verdict) -> tuple[int, str, bytes]:
     return HTTPStatus.OK if verdict.ok else HTTPStatus.SERVICE_UNAVAILABLE, "application/json", verdict.body()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+class _Kept:
+    """An answer that costs something, made anew only when it is a second old; whoever asks meanwhile waits for it."""
 
-    def __init__(self, address: tuple[str, int], routes: dict[str, Callable[[], tuple[int, str, bytes]]]) -> None:
+    def __init__(self, make: _Route, monotonic: Callable[[], float]) -> None:
+        self._make = make
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._kept: tuple[float, tuple[int, str, bytes]] | None = None
+
+    def __call__(self) -> tuple[int, str, bytes]:
+        with self._lock:
+            if self._kept is None or self._monotonic() - self._kept[0] >= KEPT_S:
+                answer = self._make()
+                self._kept = self._monotonic(), answer
+            return self._kept[1]
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each of a few requests; the thread that accepts them also ends those that take too long."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], routes: dict[str, _Route], deadline_s: float) -> None:
         self.routes = routes
+        self.deadline_s = deadline_s
+        self._open_lock = threading.Lock()
+        self._due: dict[socket.socket, float] = {}
         if ":" in address[0]:
             self.address_family = socket.AF_INET6
         super().__init__(address, _Handler)
 
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection; without descriptors for it a pause, as it stays the next one."""
+        try:
+            return super().get_request()
+        except OSError:
+            time.sleep(ACCEPT_PAUSE_S)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Deal with a connection in a thread, or hang up if there are enough."""
+        with self._open_lock:
+            if has_room := len(self._due) < MAX_REQUESTS:
+                self._due[request] = time.monotonic() + self.deadline_s
+        if has_room:
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection; from here on its descriptor may be another one's."""
+        with self._open_lock:
+            self._due.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Between two connections, and several times a second: hang up on those that are overdue."""
+        now = time.monotonic()
+        with self._open_lock:
+            for request in [request for request, due in self._due.items() if due <= now]:
+                with suppress(OSError):  # the peer was faster
+                    request.shutdown(socket.SHUT_RDWR)  # its thread wakes up, and closes it
+
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Log what went wrong with one request; a peer that hangs up is nobody's fault."""
-        structlog.get_logger(__name__).debug("health_request_failed", exc_info=True)
+        structlog.get_logger(__name__).debug("health_request_failed", error=repr(sys.exc_info()[1]))
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = REQUEST_TIMEOUT_S  # a peer that says nothing holds a thread no longer
 
     def do_GET(self) -> None:
         route = self.server.routes.get(urlsplit(self.path).path)

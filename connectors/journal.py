@@ -24,6 +24,7 @@ from connectors.segments import SUFFIX
 
 __all__ = ["Block", "Journal", "Recorder"]
 
+INTERRUPTED: Final = "the run before this one ended without stopping"
 MAX_INVALID_TEXT: Final = 4096
 BUFFER_BYTES: Final = 256 * 1024
 
@@ -68,6 +69,9 @@ class Recorder(Protocol):
     def watched_by(self, feed: str) -> list[str]:
         """The conversations whose watch a feed of this name began, also in an earlier run."""
 
+    def watch_feed(self, conversation_id: str) -> str | None:
+        """The feed that began the watch in force of this conversation; None without one, or if no feed began it."""
+
     def flush(self) -> None:
         """Write what is buffered; to be called a few milliseconds after the first record that is."""
 
@@ -109,11 +113,12 @@ class Journal:
         make_private_dir(directory)
         self._state = recover(directory, ended)
         self._fd = -1
-        interrupted = [name for name, state in self._state.feeds.items() if state == "up"]
+        self.interrupted = interrupted = [name for name, state in self._state.feeds.items() if state == "up"]
+        """The feeds that were up when the run before this one ended without stopping."""
         self._state.feeds.update(dict.fromkeys(interrupted, "down"))
         # They have been down since the last record, not only now: nothing that was live then has stalled meanwhile.
         at = self._state.time if interrupted else None
-        self._roll(at, dict.fromkeys(interrupted, "the run before this one ended without stopping"))
+        self._roll(at, dict.fromkeys(interrupted, INTERRUPTED))
         if interrupted:
             self._segment_since = self._now()
 
@@ -140,6 +145,10 @@ class Journal:
     def watched_by(self, feed: str) -> list[str]:
         """The conversations whose watch a feed of this name began, also in an earlier run."""
         return [one for one, settings in list(self._state.watches.items()) if settings.get("feed") == feed]
+
+    def watch_feed(self, conversation_id: str) -> str | None:
+        """The feed that began the watch in force of this conversation; None without one, or if no feed began it."""
+        return self._state.watches.get(conversation_id, {}).get("feed")
 
     def recorder(self, name: str) -> Recorder:
         """This journal for one feed of several: its name is `via` in the frames and invalid messages it records."""
@@ -205,7 +214,8 @@ class Journal:
             if self._fd < 0:
                 return
             self._write()
-            fd = os.dup(self._fd)
+            with self._failing("syncing"):
+                fd = os.dup(self._fd)
         try:
             with self._failing("syncing"):  # without the lock, so that no feed waits for the disk
                 os.fdatasync(fd)
@@ -329,6 +339,7 @@ class _NamedRecorder:
         self.watch = journal.watch
         self.is_watching = journal.is_watching
         self.watched_by = journal.watched_by
+        self.watch_feed = journal.watch_feed
         self.flush = journal.flush
 
     def frame(self, text: str | bytes, *, at: float | None = None) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import orjson
 import structlog
 
@@ -18,6 +18,23 @@ from connectors.segments import SUFFIX, number_of, segments
 __all__ = ["JournalState", "recover"]
 
 MAX_EPOCH_S: Final = 1e10
+
+
+class _Feed(msgspec.Struct):
+    name: str
+    state: str
+
+
+class _Record(msgspec.Struct):
+    """What matters here of a journal's record."""
+
+    received_at: float
+    frame: msgspec.Raw = msgspec.Raw()
+    watch: msgspec.Raw = msgspec.Raw()
+    feed: _Feed | None = None
+
+
+_decode = msgspec.json.Decoder(_Record).decode
 
 
 class JournalState:
@@ -32,22 +49,20 @@ class JournalState:
 
     def read(self, line: bytes) -> None:
         """Take in one line; one that is no record tells nothing."""
-        # The standard library's decoder reads all that a feed's decoder may have let pass, such as an unread 1e999.
-        with suppress(ValueError, RecursionError, KeyError, TypeError):
-            record = json.loads(line)
-            if record["received_at"] > MAX_EPOCH_S:
+        with suppress(msgspec.MsgspecError, ValueError, RecursionError, KeyError, TypeError):
+            record = _decode(line)
+            if record.received_at > MAX_EPOCH_S:
                 return
-            self.time = max(self.time, record["received_at"])
-            if "frame" not in record:
-                record = orjson.loads(line)  # what is written again must be what orjson can write
-            if "watch" in record:
-                self.watches[record["watch"]["conversation_id"]] = record["watch"]
-            elif "feed" in record:
-                self.feeds[record["feed"]["name"]] = record["feed"]["state"]
-            elif "event" not in record["frame"]:  # a notification as it was received
-                self.watches.pop(self._ended(orjson.dumps(record["frame"])) or "", None)
-            elif record["frame"]["event"] == "conversation.ended":
-                self.watches.pop(record["frame"]["entity"]["id"], None)
+            self.time = max(self.time, record.received_at)
+            if record.frame:
+                # The very bytes that were looked at when they were received, so that the answer is the same.
+                self.watches.pop(self._ended(bytes(record.frame)) or "", None)
+            elif record.watch:
+                watch = orjson.loads(bytes(record.watch))
+                orjson.dumps(watch)  # which takes less than loads does; it will be written again
+                self.watches[watch["conversation_id"]] = watch
+            elif record.feed is not None:
+                self.feeds[record.feed.name] = record.feed.state
 
 
 def recover(directory: Path, ended: Callable[[bytes], str | None]) -> JournalState:

@@ -90,9 +90,13 @@ def check(
     """Check a configuration: every mistake in it at once, with its key."""
     if log_json:
         _logs(as_json=True)
+    from flows.feeds import tls_of
+    from flows.live import secrets_of
     from flows.run import check_online
 
     settings = _settings(config)
+    secrets_of(os.environ)
+    tls_of(settings)
     feeds = f", {len(settings.feeds)} feed(s)" if settings.feeds else ""
     print(f"{config}: valid; {len(settings.interceptors)} interceptor(s){feeds}")
     for warning in settings.warnings(os.environ):

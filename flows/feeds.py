@@ -17,12 +17,12 @@ from connectors.genesys.voice_events import VoiceEventsFeed
 from connectors.journal import Journal
 from connectors.source import Feed
 from flows.analytics.notifications import read_notification
-from flows.settings import AudioHookSettings, FeedSettings, Settings, audiohook_keys
+from flows.settings import FeedSettings, Settings, audiohook_keys
 
 if TYPE_CHECKING:
     from flows.monitor import Monitor
 
-__all__ = ["endpoints_of", "feeds_of"]
+__all__ = ["endpoints_of", "feeds_of", "tls_of"]
 
 OnState = Callable[[str, str, str], None]
 
@@ -56,7 +56,7 @@ def feeds_of(
     kinds = {feed.kind for feed in rows}
     credentials = credentials_from_environment(environ) if kinds != {"audiohook"} else None
     keys = audiohook_keys(settings.audiohook, environ) if "audiohook" in kinds else {}
-    tls = _tls_context(settings.audiohook) if "audiohook" in kinds else None
+    tls = tls_of(settings) if "audiohook" in kinds else None
 
     def make(audit: AuditLog, journal: Journal) -> list[Feed]:
         tokens = None if credentials is None else TokenProvider(endpoints, credentials)
@@ -104,16 +104,25 @@ def feeds_of(
     return make
 
 
-def _tls_context(settings: AudioHookSettings) -> ssl.SSLContext | None:
-    """What Genesys is answered with over TLS, None for plain connections (behind a proxy that ends TLS)."""
-    if settings.tls_cert is None:
+def tls_of(settings: Settings) -> ssl.SSLContext | None:
+    """What Genesys is answered with over TLS, None for plain connections (behind a proxy that ends TLS).
+
+    Raises ConfigurationError for files that cannot be used.
+    """
+    cert, key = settings.audiohook.tls_cert, settings.audiohook.tls_key
+    if cert is None or key is None:
         return None
+    for name, path in (("tls_cert", cert), ("tls_key", key)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ConfigurationError("audiohook", [f"{name}: {path}: {error.strerror}"]) from error
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ConfigurationError("audiohook", [f"tls_cert, tls_key: cannot be used: {reason}"]) from error
+        context.load_cert_chain(cert, key)
+    except (ssl.SSLError, ValueError) as error:
+        mistake = f"tls_cert, tls_key: {cert} and {key} are no PEM certificate with its key"
+        raise ConfigurationError("audiohook", [mistake]) from error
     return context
 
 

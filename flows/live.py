@@ -16,7 +16,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from connectors.audit import AuditLog, AuditSink
 from connectors.callback import CallbackSink
 from connectors.files import JsonLinesSink, make_private_dir, state_errors
-from connectors.journal import Journal
+from connectors.journal import INTERRUPTED, Journal
 from connectors.sender import DeliveryPolicy
 from connectors.shutdown import Shutdown
 from connectors.source import JournalSource
@@ -110,13 +110,17 @@ def policy_of(settings: Settings) -> DeliveryPolicy:
 
 
 def open_journal(settings: Settings) -> Journal:
-    """The journal of the state directory, to be written. Raises StateError."""
-    return Journal(
-        StateLayout(settings.state.dir).journal,
+    """The journal of the state directory, to be written; the feeds that a crash lost are audited. Raises StateError."""
+    state = StateLayout(settings.state.dir)
+    journal = Journal(
+        state.journal,
         settings=settings.flow_record(),
         ended=ended_conversation,
         sync_always=settings.state.fsync == "always",
     )
+    for name in journal.interrupted:
+        AuditLog(state.audit).append("FEED_DOWN", conversation=None, outcome=INTERRUPTED, feed=name)
+    return journal
 
 
 def recovery_of(settings: Settings) -> RecoveryConfig:

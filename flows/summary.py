@@ -95,6 +95,11 @@ def print_replay(replayed: Replayed) -> None:
     console.print(f"{replayed.elapsed_s:.2f} s, {rate:,.0f} frames/s; results in {replayed.out}")
     if replayed.outbox is not None:
         console.print("callbacks: " + ", ".join(f"{count} {state}" for state, count in replayed.outbox.items()))
+        if replayed.outbox["pending"] or replayed.outbox["dead"]:
+            listing = f"VOICEWATCH_STATE__DIR={replayed.out} voicewatch outbox list CONFIG"
+            console.print(f"`{listing}` tells why; `outbox retry` sends dead ones again")
+    if tally.rejected and not tally.frames + tally.invalid + tally.ignored:
+        console.print("Every line was rejected: is this a recording? rejected.jsonl has the reason for each.")
     if tally.frames and tally.unwatched == tally.frames:
         console.print(
             "No frame was of a watched conversation: the recording holds no watch records for them. "

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from connectors.errors import StateError, UsageError
 from connectors.genesys.audiohook.caller import FAULTS, CallPlan, Fault, Spell, plan_call
 from connectors.genesys.audiohook.feed import AudioHookFeed, AudioHookTiming
-from connectors.genesys.audiohook.session import MAX_TEXT_BYTES, NO_CONVERSATION
+from connectors.genesys.audiohook.session import MAX_TEXT_BYTES, NO_CONVERSATION, SessionTiming
 from connectors.genesys.simulator_audiohook import Outcome, dial, in_background, upgrade
 from tests.support.audiohook import DEADLINE_S, KEY, LIMITS, QUICK, SECRET, Listening, listening, open_journal
 
@@ -128,7 +128,8 @@ def test_a_conversation_lasts_from_its_first_session_to_its_last(tmp_path: Path)
     short, long = plan(5, 0.2), plan(6, 0.6)
     long = replace(long, conversation_id=short.conversation_id)
     with listening(tmp_path) as listener:
-        listener.journal.watch({"conversation_id": short.conversation_id, "leg_id": "mine"})
+        listener.wait_for(lambda this: bool(this.states))  # until then it ends what an earlier run has left
+        listener.journal.watch(LIMITS.watch(short.conversation_id, "mine"))
         call(listener, short, long)
         listener.wait_for(lambda this: "ended" in events(this, short.conversation_id))
     names = events(listener, short.conversation_id)
@@ -339,6 +340,7 @@ def test_a_full_disk_ends_the_feed_after_the_clients_were_asked_to_close(tmp_pat
             self.watch = recorder.watch
             self.is_watching = recorder.is_watching
             self.watched_by = recorder.watched_by
+            self.watch_feed = recorder.watch_feed
             self.feed = recorder.feed
             self.flush = recorder.flush
 
@@ -430,3 +432,95 @@ def test_text_at_the_limit_is_taken_and_beyond_the_hard_limit_the_connection_is_
 
     with listening(tmp_path) as listener:
         assert asyncio.run(large(listener.url)) == ("opened", 1009)
+
+
+def test_a_fault_of_ours_costs_the_connection_that_met_it(tmp_path: Path) -> None:
+    """An exception that is not the recorder's own closes one connection, and the feed goes on with the others."""
+
+    class Faulty:
+        def __init__(self, recorder: Any) -> None:
+            self.recorder = recorder
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.recorder, name)
+
+        def frame(self, text: bytes, *, at: float | None = None) -> None:
+            if bad.conversation_id.encode() in text:
+                raise TypeError("a fault")
+            self.recorder.frame(text, at=at)
+
+    good, bad = plan(5, 0.6), plan(6, 30.0)
+    journal = open_journal(tmp_path / "journal")
+    with listening(tmp_path, journal=journal, recorder=Faulty(journal.recorder("audiohook"))) as listener:
+        assert call(listener, bad) == [Outcome(101, closed=False, close_code=1006)]
+        assert call(listener, good)[0].closed
+        assert listener.feed.failure is None
+    assert events(listener, good.conversation_id)[-1] == "ended"
+
+
+def test_a_nested_message_costs_its_own_session_only(tmp_path: Path) -> None:
+    """A message as deep as JSON may be is answered with a disconnect at most, and calls go on."""
+
+    async def deep(url: str) -> str:
+        one = plan()
+        headers = upgrade(url, one, KEY, SECRET, created=time.time(), nonce=NONCE)
+        opening = {
+            "organizationId": one.organization_id,
+            "conversationId": "c",
+            "media": [one.media[0] | {"x": "DEEP"}],
+        }
+        message = {"version": "2", "id": one.session_id, "position": "PT0S", "type": "open", "seq": 1, "serverseq": 0}
+        text = json.dumps(message | {"parameters": opening}).replace('"DEEP"', "[" * 1000 + "]" * 1000)
+        async with connect(url, additional_headers=headers, proxy=None) as connection:
+            await connection.send(text)
+            return str(json.loads(await connection.recv())["type"])
+
+    with listening(tmp_path) as listener:
+        assert asyncio.run(deep(listener.url)) in ("opened", "disconnect")
+        assert call(listener, plan(6, 0.2))[0].closed
+        assert listener.feed.failure is None
+
+
+PATIENT = replace(QUICK, session=SessionTiming(open_s=600.0, close_s=600.0, quiet_s=600.0))
+
+
+def raw_upgrade(listener: Listening) -> socket.socket:
+    """A connection after its upgrade, for a client that no library would be."""
+    headers = upgrade(listener.url, plan(), "open", None, created=time.time(), nonce=NONCE)
+    headers |= {"Host": "{}:{}".format(*listener.feed.address), "Connection": "Upgrade", "Upgrade": "websocket"}
+    headers |= {"Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ=="}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    connection = socket.create_connection(listener.feed.address, timeout=DEADLINE_S)
+    connection.sendall(f"GET /audiohook HTTP/1.1\r\n{lines}\r\n".encode())
+    answer = b""
+    while not answer.endswith(b"\r\n\r\n"):
+        answer += connection.recv(1)
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    return connection
+
+
+def send_until_cut_off(connection: socket.socket, data: bytes) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while time.monotonic() < end:
+        connection.sendall(data)
+
+
+def test_a_client_that_pings_and_never_reads_is_given_up(tmp_path: Path) -> None:
+    """Pongs that nobody takes are not kept without limit: the connection is cut."""
+    pings = b"\x89\xfd\0\0\0\0" + b"x" * 125
+    with (
+        listening(tmp_path, PATIENT) as listener,
+        raw_upgrade(listener) as connection,
+        pytest.raises(ConnectionError),
+    ):
+        send_until_cut_off(connection, pings * 500)
+
+
+def test_a_message_in_too_many_fragments_is_not_kept(tmp_path: Path) -> None:
+    """Fragments without a byte are no message, however many come: the connection is cut."""
+    with listening(tmp_path, PATIENT) as listener, raw_upgrade(listener) as connection:
+        connection.sendall(b"\x02\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 1023)
+        connection.sendall(b"\x89\x80\0\0\0\0")
+        assert connection.recv(2) == b"\x8a\0"
+        with pytest.raises(ConnectionError):
+            send_until_cut_off(connection, b"\x00\x80\0\0\0\0")

@@ -34,6 +34,9 @@ class Records:
     def is_watching(self, conversation_id: str) -> bool:
         return conversation_id in self.watches
 
+    def watch_feed(self, conversation_id: str) -> str | None:
+        return self.watches.get(conversation_id, {}).get("feed")
+
     def events(self) -> list[tuple[str, Any]]:
         return [
             (frame["event"].removeprefix("conversation."), frame["audiohook"].get("event")) for _, frame in self.frames_
@@ -194,6 +197,17 @@ def test_a_conversation_that_has_ended_can_start_again(monitor: Monitor, records
         assert records.watches["c"]["leg_id"] == session_id
         line.say("close", {"reason": "end"}, 1.0)
     assert [event for event, _ in records.events()] == ["started", "ended", "started", "ended"]
+
+
+def test_a_watch_of_someone_else_is_not_ended(monitor: Monitor, records: Records) -> None:
+    """The end of the sessions of a conversation that someone else watches is told, and its watch stays in force."""
+    for watch in ({"conversation_id": "c"}, {"conversation_id": "c", "feed": "another"}):
+        records.watch(watch)
+        line = Line(monitor)
+        line.open()
+        line.say("close", {"reason": "end"}, 1.0)
+        assert records.events()[-2:] == [("started", "opened"), ("updated", "closed: end")]
+        assert records.watches["c"] == watch
 
 
 def test_ended_conversations_are_remembered_up_to_a_limit() -> None:

@@ -121,12 +121,14 @@ def test_a_whole_session() -> None:
         ([MONO, STEREO], [STEREO]),
         ([L16, MONO], [MONO]),
         ([MONO, MONO | {"channels": ["internal"]}], [MONO]),
-        ([STEREO | {"new": "key"}], [STEREO | {"new": "key"}]),
+        ([STEREO | {"new": "key"}], [STEREO]),
+        ([STEREO | {"channels": ["x" * 257]}, MONO], [MONO]),
+        ([STEREO | {"channels": [1, 2]}, MONO], [MONO]),
         ([], []),
     ],
 )
 def test_one_of_the_offered_media_is_chosen(offered: list[Any], chosen: list[Any]) -> None:
-    """The offer with the most channels is sent back as it came; no offer is answered with none."""
+    """The offer with the most channels is sent back, in the protocol's own members; no offer is answered with none."""
     client = Client()
     assert client.open(media=offered)[0].channels == (len(chosen[0]["channels"]) if chosen else 0)
     assert client.last()[1]["media"] == chosen
@@ -399,3 +401,39 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 def test_durations_are_written_as_they_are_read(seconds: float) -> None:
     """A duration that is written reads as the same."""
     assert duration_s(duration(seconds)) == seconds
+
+
+def nested(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@pytest.mark.parametrize("levels", [255, 1000, 1020, 5000])
+@pytest.mark.parametrize(
+    ("kind", "parameters"),
+    [
+        ("open", {"media": [STEREO | {"more": "DEEP"}]}),
+        ("open", {"media": [STEREO | {"channels": ["DEEP"]}]}),
+        ("open", {"media": [STEREO], "continuedSessions": [{"id": "DEEP"}]}),
+        ("open", {"media": [STEREO], "organizationId": "DEEP"}),
+        ("error", {"code": "DEEP", "message": "DEEP"}),
+        ("close", {"reason": "DEEP"}),
+    ],
+)
+def test_deep_nesting_is_no_more_than_an_error_of_the_client(kind: str, parameters: Any, levels: int) -> None:
+    """Whatever is nested as deep as JSON allows, or deeper, is left out or refused; nothing is raised."""
+    client = Client()
+    opening = {"organizationId": ORGANIZATION, "conversationId": "c"} if kind == "open" else {}
+    message = {"version": "2", "id": SESSION, "type": kind, "seq": 1, "serverseq": 0, "position": "PT0S"}
+    text = json.dumps(message | {"parameters": opening | parameters}).replace('"DEEP"', nested(levels))
+    events = client.raw(text)
+    assert len(events) == 1
+    assert "[[" not in json.dumps(client.heard)
+
+
+def test_an_update_with_a_language_that_is_no_text_is_answered() -> None:
+    """A deeply nested language is none."""
+    client = Client()
+    client.open()
+    message = {"version": "2", "id": SESSION, "type": "update", "seq": 2, "serverseq": 1, "position": "PT0S"}
+    text = json.dumps(message | {"parameters": {"language": "DEEP"}}).replace('"DEEP"', nested(900))
+    assert client.raw(text) == [Updated("")]

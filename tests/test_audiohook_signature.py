@@ -138,3 +138,10 @@ def test_signing_a_request_that_lacks_a_component_is_a_mistake_of_the_caller() -
     """`sign` refuses to sign what is not there."""
     with pytest.raises(ValueError, match="lacks a component"):
         sign(UpgradeRequest("/", {}), key=KEY, secret=SECRET, nonce=NONCE, created=1)
+
+
+def test_what_was_signed_before_the_gate_was_there_is_refused() -> None:
+    """A gate knows no nonces of before a restart, so that it lets in nothing that may have been used then."""
+    for late_s, expected in ((3.5, "from before the start"), (2.5, None)):
+        gate = Gate({KEY: SECRET}, since=NOW + late_s)
+        assert reason(gate.check(signed(), NOW + late_s)) == expected

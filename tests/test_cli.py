@@ -144,6 +144,23 @@ def test_check_says_what_a_configuration_holds(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_check_refuses_a_secret_that_a_run_would_refuse(tmp_path: Path) -> None:
+    """What is in the environment is looked at too, and a bad secret is not repeated."""
+    config = configuration(tmp_path / "voicewatch.toml", {"interceptor": [INTERCEPTOR]})
+    done = voicewatch("check", config, VOICEWATCH_CALLBACK_SECRET="unprefixed")
+    assert done.returncode == 2
+    assert "whsec_" in done.stderr
+    assert "unprefixed" not in done.stderr + done.stdout
+
+
+def test_a_replay_of_what_is_no_recording_says_so(tmp_path: Path) -> None:
+    """When every line is rejected, the summary asks whether this is a recording."""
+    text = tmp_path / "notes.txt"
+    text.write_text("one\ntwo\n")
+    done = voicewatch("replay", text, "--out", tmp_path / "out")
+    assert "Every line was rejected" in done.stdout
+
+
 def test_check_lists_every_mistake_at_once(tmp_path: Path) -> None:
     """All mistakes of a file come together, each with its key, with exit 2."""
     tables = {

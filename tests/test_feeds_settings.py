@@ -274,7 +274,7 @@ class TestMaking:
         with pytest.raises(ConfigurationError, match="VOICEWATCH_AUDIOHOOK_SECRETS"):
             self.made(HOOK, tmp_path, {})
         variables = {"VOICEWATCH_AUDIOHOOK_SECRETS": "SGVsbG8==,SGVsbG8="}
-        with pytest.raises(ConfigurationError, match="tls_cert, tls_key: cannot be used: No such file"):
+        with pytest.raises(ConfigurationError, match=r"tls_cert: .*none: No such file"):
             self.made(f"{HOOK}tls_cert = '{tmp_path}/none'\ntls_key = '{tmp_path}/none'", tmp_path, variables)
         assert "nothing to try" in check_online(parsed(HOOK), {})
 

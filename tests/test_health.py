@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import itertools
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +25,11 @@ from connectors.health import Health, HealthServer, Limits
 from connectors.outbox import Callback, Outbox
 from connectors.progress import SourceProgress
 from connectors.segments import Position
+from tests.support.callbacks import eventually
 
 ROOT = Path(__file__).parent.parent
 SEGMENT = "00000001.jsonl"
+WAIT_S = 15.0
 
 
 class Run:
@@ -125,7 +131,7 @@ def test_a_process_without_the_source_is_judged_by_its_disk(tmp_path: Path) -> N
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Run, str]]:
     run = Run(tmp_path)
-    server = HealthServer("127.0.0.1", 0, lambda: b"metric 1\n", run.health)
+    server = HealthServer("127.0.0.1", 0, lambda: b"metric 1\n", run.health, monotonic=lambda: run.clock)
     server.start()
     yield run, f"127.0.0.1:{server.port}"
     server.stop()
@@ -148,6 +154,7 @@ def test_the_server_tells_health_and_metrics(served: tuple[Run, str]) -> None:
     assert (status, kind) == (503, "application/json")
     assert json.loads(body)["ok"] is False
     run.begin()
+    run.clock += 1.0
     assert ask(address, "/readyz?verbose")[0] == 200
     assert ask(address, "/livez", "HEAD")[2] == b""
     assert ask(address, "/")[0] == 404
@@ -161,6 +168,132 @@ def test_a_check_that_breaks_is_an_error_and_no_silence(tmp_path: Path) -> None:
     assert ask(f"127.0.0.1:{server.port}", "/metrics")[0] == 500
     assert ask(f"127.0.0.1:{server.port}", "/livez")[0] == 200
     server.stop()
+
+
+def test_an_answer_that_costs_something_is_kept_for_a_second(tmp_path: Path) -> None:
+    """However often a stranger asks, the outbox is counted once a second; a failure is not kept."""
+    run = Run(tmp_path)
+    made = itertools.count(1)
+
+    def metrics() -> bytes:
+        if (number := next(made)) == 2:
+            raise OSError("for once")
+        return f"metric {number}\n".encode()
+
+    server = HealthServer("127.0.0.1", 0, metrics, run.health, monotonic=lambda: run.clock)
+    server.start()
+    address = f"127.0.0.1:{server.port}"
+    assert [ask(address, "/metrics")[2] for _ in range(3)] == [b"metric 1\n"] * 3
+    run.clock += 1.0
+    assert ask(address, "/metrics")[0] == 500
+    assert [ask(address, "/metrics")[2] for _ in range(2)] == [b"metric 3\n"] * 2
+    assert ask(address, "/livez")[0] == 200
+    run.progress.begin(Position(SEGMENT))
+    run.clock += 11.0
+    assert ask(address, "/livez")[0] == 503
+    server.stop()
+
+
+def has_hung_up(client: socket.socket) -> bool:
+    """Whether the other side closes a connection in time, while more is sent to it every now and then."""
+    client.settimeout(0.05)
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        try:
+            client.sendall(b"G")
+            if client.recv(1) == b"":
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+def test_a_request_has_a_deadline(tmp_path: Path) -> None:
+    """A client that sends a byte now and then, or reads no answer, keeps its thread no longer than one that is mute."""
+    server = HealthServer("127.0.0.1", 0, lambda: b"x" * 50_000_000, Run(tmp_path).health, deadline_s=0.4)
+    server.start()
+    with (
+        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as trickling,
+        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as deaf,
+        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as mute,
+    ):
+        deaf.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+        assert has_hung_up(trickling)
+        assert mute.recv(1) == b""
+        eventually(lambda: not any("process_request_thread" in thread.name for thread in threading.enumerate()), WAIT_S)
+    server.stop()
+
+
+def test_only_so_many_requests_at_once(tmp_path: Path) -> None:
+    """The 17th connection is closed at once, and there is room again when the others are gone."""
+    server = HealthServer("127.0.0.1", 0, lambda: b"", Run(tmp_path).health, deadline_s=WAIT_S * 10)
+    server.start()
+    with contextlib.ExitStack() as stack:
+        idle = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S)) for _ in range(40)
+        ]
+        assert [client.recv(1) for client in idle[16:]] == [b""] * 24
+        served = [thread for thread in threading.enumerate() if "process_request_thread" in thread.name]
+        assert len(served) == 16
+        idle[0].sendall(b"GET /livez HTTP/1.0\r\n\r\n")
+        assert idle[0].recv(12) == b"HTTP/1.0 200"
+
+    def is_served() -> bool:
+        try:
+            return ask(f"127.0.0.1:{server.port}", "/livez")[0] == 200
+        except (OSError, http.client.HTTPException):
+            return False
+
+    eventually(is_served, WAIT_S)
+    server.stop()
+
+
+OUT_OF_DESCRIPTORS = """
+import os, resource, socket, sys, time
+from connectors.health import HealthServer
+
+server = HealthServer("127.0.0.1", 0, lambda: b"well", None)
+server.start()
+client = socket.socket()
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, hard))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+client.connect(("127.0.0.1", server.port))
+client.sendall(b"GET /metrics HTTP/1.0\\r\\n\\r\\n")
+began = time.process_time()
+client.settimeout(1.0)
+try:
+    client.recv(1)
+except TimeoutError:
+    print("waits", time.process_time() - began < 0.5)
+for number in taken:
+    os.close(number)
+client.settimeout(20.0)
+print(client.recv(12).decode())
+server.stop()
+"""
+
+
+def test_without_descriptors_it_waits(tmp_path: Path) -> None:
+    """A connection that cannot be accepted does not make the server spin, and is answered once it can be."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_DESCRIPTORS],
+        env=environ,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["waits True", "HTTP/1.0 200"], done.stderr
 
 
 def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
@@ -181,6 +314,7 @@ def test_the_probe_says_with_its_exit_code_what_the_server_said(
     assert probe.main(["/readyz"], environ) == 1
     assert "the source is not built yet" in capsys.readouterr().out
     run.begin()
+    run.clock += 1.0
     assert probe.main(["/readyz"], environ) == 0
     assert probe.main([], environ) == 2
     assert probe.main(["/readyz"], {}) == 2

@@ -227,6 +227,18 @@ def test_a_torn_last_line_is_cut_off(tmp_path: Path) -> None:
     journal.close()
 
 
+@pytest.mark.parametrize("unread", ["9" * 30, "[" * 300 + "]" * 300, "1e999"])
+def test_an_end_is_found_again_whatever_else_is_in_it(tmp_path: Path, unread: str) -> None:
+    """A frame that ended a watch when it was received ends it when the journal is opened again, too."""
+    journal = journal_in(tmp_path)
+    journal.watch(WATCH)
+    message = f'{{"event":"conversation.ended","entity":{{"id":"c1"}},"timestamp":1,"unread":{unread}}}'
+    journal.frame(message)
+    assert not journal.is_watching("c1")
+    journal.close()
+    assert not journal_in(tmp_path).is_watching("c1")
+
+
 def test_a_conversation_that_a_notification_ended_is_not_watched_again(tmp_path: Path) -> None:
     """The end is found again in the message as it was received, when the journal is opened the next time."""
     journal = journal_in(tmp_path)

@@ -79,6 +79,8 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     assert live.pending() == 0
     lost = [reason for state, reason in live.feed_states() if state == "down"]
     assert lost == ["the run before this one ended without stopping"] * 3 + ["voicewatch was stopped"]
+    audited = [json.loads(line) for line in live.state.audit.read_text().splitlines()]
+    assert [entry["outcome"] for entry in audited if entry["action"] == "FEED_DOWN"] == lost
     assert len(live.alert_ids()) > 10
 
 

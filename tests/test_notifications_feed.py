@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ import structlog
 
 from connectors.errors import StateError
 from connectors.feeds import FeedLimits
-from connectors.genesys.notifications.enrichment import EnrichTiming
+from connectors.genesys.budget import RequestBudget
+from connectors.genesys.notifications.enrichment import Enricher, EnrichTiming, MediaQueue
 from connectors.genesys.notifications.feed import NotificationsFeed, NotificationTiming
 from connectors.genesys.notifications.sockets import RecentlyHeard
 from connectors.genesys.notifications.topics import in_channels, topics_of
@@ -24,9 +27,11 @@ from connectors.genesys.platform import Credentials, Endpoints, Patience, TokenP
 from connectors.genesys.simulator import running
 from connectors.genesys.simulator_notifications import NotificationsSimulator
 from connectors.genesys.simulator_server import Answer, Silence
+from connectors.genesys.transport import tls_context
 from flows.analytics.notifications import read_notification
 from tests.support.tape import DEADLINE_S, Tape, until
 
+TLS = Path(__file__).parent / "data" / "tls"
 CALLS = "v2.routing.queues.q.conversations.calls"
 LIMITS = FeedLimits("notifications", max_latency_ms=600, packet_loss_threshold=0.03, qa_callback_url="https://qa/x")
 FAST: dict[str, Any] = {"base_s": 0.001, "cap_s": 0.05, "overlap_s": 0.3, "close_s": 1.0}
@@ -87,6 +92,43 @@ def simulated(**options: Any) -> Iterator[NotificationsSimulator]:
         yield simulator
 
 
+def claiming(claim: str, first: bool) -> str:
+    """The message of c1's end with a top-level `enrich`, as its first key or, differently spelt, as its last."""
+    topic, body = detail("c1", "customer.end")
+    message = json.dumps({"topicName": topic, "eventBody": body})
+    return f' {{"enrich": {claim},{message[1:]} ' if first else f'{message[:-1]}, "enr\\u0069ch": {claim} }}\n'
+
+
+@contextmanager
+def redirecting(location: str) -> Iterator[int]:
+    """The port of a TLS server that sends whoever asks elsewhere."""
+
+    class Elsewhere(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", location)
+            self.send_header("Content-Length", "0")
+            self.send_header("Connection", "close")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - http.server's name
+            """Nothing."""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "server.pem")
+    with HTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield server.server_address[1]
+        finally:
+            server.shutdown()
+            thread.join()
+
+
 def sessions(tape: Tape) -> list[str]:
     """The session of every detail event recorded."""
     return [frame["eventBody"]["sessionId"] for frame in tape.of("frame") if "sessionId" in frame.get("eventBody", {})]
@@ -142,6 +184,44 @@ class TestListening:
         ]
         assert tape.of("watch") == []
         assert tape.states() == ["up", "down"]
+
+    def test_a_message_that_cannot_be_handled(self) -> None:
+        """However deep a message is nested, it is recorded as invalid with a reason, and the feed goes on."""
+        tape = Tape()
+        deep, deeper = ("[" * depth + "]" * depth for depth in (300, 2000))
+        topic, body = detail("c1", "customer.start")
+        nested = json.dumps({"topicName": topic, "eventBody": {**body, "x": 0}})
+        with simulated() as simulator, feeding(simulator, tape) as feed:
+            tape.wait_for(lambda t: t.states() == ["up"])
+            simulator.send_to_all(*(nested.replace('"x": 0', f'"x": {x}') for x in (deep, deeper)))
+            simulator.send_to_all(*(f'{{"result":{x}}}' for x in (deep, deeper, "null")))
+            simulator.publish(topic, body)
+            tape.wait_for(lambda t: len(t.of("frame")) == 1)
+            assert tape.is_watching("c1")
+        assert feed.failure is None
+        reasons = [reason for _, reason in tape.of("invalid")]
+        assert reasons[0] == "it cannot be handled: TypeError: Recursion limit reached"
+        assert [reason.partition(":")[0] for reason in reasons[1:]] == [
+            "not JSON",
+            "event is missing",
+            "not JSON",
+            "event is missing",
+        ]
+        assert tape.states() == ["up", "down"]
+
+    @pytest.mark.parametrize("claim", ["true", "false", "null", '"x"'])
+    @pytest.mark.parametrize("first", [True, False])
+    def test_an_annotation_from_outside(self, claim: str, first: bool) -> None:
+        """Without enrichment an end is an end, whatever `enrich` its message comes with, and however that is spelt."""
+        tape = Tape()
+        with simulated() as simulator, feeding(simulator, tape) as feed:
+            tape.wait_for(lambda t: t.states() == ["up"])
+            simulator.publish(*detail("c1", "customer.start"))
+            simulator.send_to_all(claiming(claim, first))
+            tape.wait_for(lambda t: len(t.of("frame")) == 2)
+            assert not tape.is_watching("c1")
+        assert tape.of("frame")[1]["enrich"] is False
+        assert feed.failure is None
 
     def test_an_end_is_an_end(self) -> None:
         """What comes after a conversation's end, or tells of nothing else, begins no watch."""
@@ -335,6 +415,41 @@ class TestLosses:
             assert simulator.tokens_issued > issued
             assert tape.states() == ["up"]
 
+    def test_long_reasons(self) -> None:
+        """Of what Genesys says is the matter, 256 characters are kept."""
+        tape = Tape()
+        system = {"topicName": "v2.system." + "x" * 5000, "eventBody": {"systemTopicType": "token_revoked"}}
+        with simulated() as simulator, structlog.testing.capture_logs() as logs, feeding(simulator, tape):
+            tape.wait_for(lambda t: t.states() == ["up"])
+            simulator.send_to_all(json.dumps({"result": "4" * 5000}))
+            tape.wait_for(lambda t: t.states() == ["up", "down", "up"])
+            simulator.send_to_all(json.dumps(system))
+            tape.wait_for(lambda t: t.states() == ["up", "down", "up", "down", "up"])
+        assert [len(reason) for _, state, reason in tape.of("feed") if state == "down"][:2] == [256, 256]
+        assert max(len(str(line.get("reason", ""))) for line in logs) == 256
+
+    def test_a_redirect_is_not_quoted(self) -> None:
+        """A channel's address is no better known when Genesys sends the feed to it over an insecure connection."""
+        tape = Tape()
+        context = tls_context()
+        context.check_hostname = False  # the certificate is that of another name
+        context.load_verify_locations(TLS / "ca.pem")
+        try:
+            with (
+                redirecting("ws://127.0.0.1/channels/of-nobody-else") as port,
+                simulated() as simulator,
+                structlog.testing.capture_logs() as logs,
+            ):
+                channel = {"id": "x", "connectUri": f"wss://127.0.0.1:{port}/channels/x"}
+                simulator.script("channel", *[Answer(200, channel)] * 1000)
+                simulator.script("subscribe", *[Answer(200, {"entities": []})] * 1000)
+                with feeding(simulator, tape):
+                    until(lambda: any(line["event"] == "feed_waits" for line in logs))
+        finally:
+            tls_context.cache_clear()
+        assert {line["reason"] for line in logs if line["event"] == "feed_waits"} == {"cannot connect: SecurityError"}
+        assert "of-nobody-else" not in str(logs)
+
     def test_subscription_refused(self) -> None:
         """A topic that is not permitted is said, in words to act on, and tried again; the feed never was up."""
         tape = Tape()
@@ -415,6 +530,52 @@ class TestEnriching:
         media = tape.of("frame")[-1]
         assert media["mediaEndpointStats"] == MEDIA["participants"][0]["sessions"][0]["mediaEndpointStats"][0]
         assert (media["conversationId"], media["participantId"], media["ended"]) == ("c1", "p", True)
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_an_annotation_from_outside(self, tmp_path: Path, first: bool) -> None:
+        """A message that says that it will not be enriched is, and so its end is not the end of the watch."""
+        tape = Tape()
+        with simulated() as simulator, feeding(simulator, tape, queue=tmp_path / "queue.sqlite3"):
+            tape.wait_for(lambda t: t.states() == ["up"])
+            simulator.publish(*detail("c1", "customer.start"))
+            simulator.send_to_all(claiming("false", first))
+            tape.wait_for(lambda t: len(t.of("frame")) == 2)
+            assert tape.of("frame")[1]["enrich"] is True
+            assert tape.is_watching("c1")
+            simulator.details["c1"] = MEDIA
+            tape.wait_for(is_over)
+
+    @pytest.mark.parametrize("where", ["mediaEndpointStats", "mediaType", "sessionId", "purpose", "eventTime", "text"])
+    def test_an_answer_that_cannot_be_recorded(self, tmp_path: Path, where: str) -> None:
+        """It counts as a failed attempt; in the end the conversation ends without media, and leaves the queue."""
+        deep: Any = "\ud800"
+        for _ in range(0 if where == "text" else 1200):
+            deep = [deep]
+        stats: dict[str, Any] = {"maxLatencyMs": 1}
+        session: dict[str, Any] = {"mediaEndpointStats": [stats]}
+        participant: dict[str, Any] = {"sessions": [session]}
+        owner = {"mediaType": session, "sessionId": session, "purpose": participant}.get(where, stats)
+        owner["x" if where in ("mediaEndpointStats", "text") else where] = deep
+        asked: list[str] = []
+
+        class Analytics:
+            def conversation_details(self, conversation_id: str) -> Any:
+                asked.append(conversation_id)
+                return {"conversationEnd": "2026-11-23T10:00:00Z", "participants": [participant]}
+
+        tape = Tape()
+        tape.watch(LIMITS.watch("c1", None))
+        queue = MediaQueue(tmp_path / "queue.sqlite3")
+        brief = EnrichTiming(delay_s=0.0, base_s=0.01, cap_s=0.02, attempts=3)
+        enricher = Enricher(queue, Analytics(), tape, RequestBudget(), name="notifications", timing=brief)
+        enricher.start()
+        enricher.want("c1", ended=True)
+        tape.wait_for(is_over)
+        until(lambda: len(queue) == 0)
+        assert enricher.failure is None
+        enricher.stop(DEADLINE_S)
+        assert asked == ["c1"] * 3
+        assert tape.of("frame") == [{"conversationId": "c1", "mediaEndpointStats": None, "ended": True}]
 
     def test_a_leg_while_the_call_goes_on(self, tmp_path: Path) -> None:
         """The end of an agent's leg brings that leg's media, once; the call is watched on."""

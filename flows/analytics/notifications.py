@@ -79,7 +79,8 @@ def topic_of(record: Mapping[str, Any]) -> str:
 def read_notification(record: Mapping[str, Any], received_at: float = np.nan) -> Heard | None:
     """What a message that was received at `received_at` (epoch seconds) says; None if it is of no kind known here.
 
-    A top-level `"enrich": true` says that a media record will end the conversation, so that this message does not.
+    A top-level `"enrich": true` says that a media record will end the conversation, so that this message does not. It
+    is for the notifications feed to say, which lets no such key of a message that it receives count.
 
     >>> body = {"conversationId": "c", "eventTime": 1765551750107, "mediaType": "VOICE", "sessionId": "s"}
     >>> read_notification({"topicName": "v2.detail.events.conversation.c.customer.end", "eventBody": body})[:3]

@@ -120,7 +120,8 @@ class Shard:
         self._now = max(self._now, block.time)
         self._pass_time(self._now, done)
         if block.last:
-            self._close_all(done)
+            # They are emitted and not judged: the journal may go on, and then their ends come with more frames in them.
+            done.closed.append(self._windows.close_all(self._roster.codec))
         windows = self._window_lines(by_end(done.closed))
         ending = by_end([closed_early, *done.closed])
         alerts = self._last_windows.alerts(done.changes, ending)
@@ -144,13 +145,6 @@ class Shard:
             closing = by_end([Summaries(early.slot[ended], early.values[ended]), closing])
             self._closed_early = Summaries(early.slot[~ended], early.values[~ended])
         self._evaluate_windows(closing, done)
-
-    def _close_all(self, done: _Done) -> None:
-        """At the end of a recording, close every window as if its end had come."""
-        closing = self._windows.close_all(self._roster.codec)
-        done.closed.append(closing)
-        self._closed_early = by_end([self._closed_early, closing])
-        self._evaluate_windows(self._closed_early, done)
 
     def _evaluate_windows(self, ended: Summaries, done: _Done) -> None:
         """Apply the rule over windows to those that have ended, but for those that ended outside of a watch."""

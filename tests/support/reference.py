@@ -337,9 +337,9 @@ class _Journal:
     # Windows
 
     def close(self) -> Outcome:
-        left = [window for life in self.lives for window in life.to_end]
-        for window in sorted(left, key=lambda window: (window.end, window.life.conversation_id)):
-            self.end_window(window, Moment(self.lines, window.end))
+        for life in self.lives:
+            for window in life.to_end:
+                window.close()
         known: list[tuple[int, float, str, float, dict[str, Any]]] = []
         by_life: dict[int, list[dict[str, Any]]] = {}
         for life in self.lives:

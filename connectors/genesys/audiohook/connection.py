@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol
 
@@ -19,19 +18,17 @@ __all__ = ["Connection", "Host"]
 log = structlog.get_logger()
 
 MAX_UNREAD_BYTES: Final = 2**18
+MAX_FRAGMENTS: Final = 1024
 
 
 class Host(Protocol):
     """What connections are told to."""
 
-    def made(self, connection: Connection) -> None:
-        """A TCP connection has been made."""
-
     def forget(self, connection: Connection) -> None:
         """A TCP connection is over."""
 
-    def guard(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Do something that writes to a recorder, and see to its exceptions."""
+    def guard(self, work: Callable[..., None], *arguments: Any) -> bool:
+        """Do something that writes to a recorder, and see to its exceptions; False if the connection is at fault."""
 
 
 class Connection(ServerConnection):
@@ -44,17 +41,17 @@ class Connection(ServerConnection):
         self._fragments: list[bytes] = []
         self._in_fragments = BINARY
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it."""
-        super().connection_made(transport)
-        self._host.made(self)
-
     def connection_lost(self, exc: Exception | None) -> None:
-        """Count it, and tell the session."""
+        """Tell the feed and the session."""
         super().connection_lost(exc)
         self._host.forget(self)
         if self.monitored is not None:
             self._host.guard(self.monitored.lost, self.loop.time())
+
+    def data_received(self, data: bytes) -> None:
+        """Take in what has arrived; the library answers pings meanwhile, whether the client reads or not."""
+        super().data_received(data)
+        self._check_unread()
 
     def process_event(self, event: Event) -> None:
         """Take in a message, or let the library see to anything else."""
@@ -65,6 +62,9 @@ class Connection(ServerConnection):
         else:
             if event.opcode is not CONT:
                 self._in_fragments = event.opcode
+            if len(self._fragments) == MAX_FRAGMENTS:
+                self._fragments.clear()
+                self._give_up("audiohook_message_in_too_many_fragments")
             self._fragments.append(bytes(event.data))
             if event.fin:
                 message, self._fragments = b"".join(self._fragments), []
@@ -74,9 +74,10 @@ class Connection(ServerConnection):
         """Measure the session, and see to its deadline."""
         if self.monitored is None:
             return
-        self._host.guard(self.monitored.expire, now)
-        self._host.guard(self.monitored.sample, now)
+        self._guarded(self.monitored.expire, now)
+        self._guarded(self.monitored.sample, now)
         self._send(self.monitored.session)
+        self._check_unread()
         if self.monitored.session.over and self.protocol.state is OPEN:
             self._closing = self.loop.create_task(self.close(CloseCode.NORMAL_CLOSURE))
 
@@ -89,7 +90,7 @@ class Connection(ServerConnection):
     def _take(self, monitored: MonitoredSession, is_text: bool, data: bytes) -> None:  # noqa: FBT001
         # Text that is not UTF-8 becomes text that is no JSON, which the session answers in order.
         message = data.decode("utf-8", "surrogateescape") if is_text else data
-        self._host.guard(monitored.receive, message, self.loop.time())
+        self._guarded(monitored.receive, message, self.loop.time())
         self._send(monitored.session)
 
     def _send(self, session: Session) -> None:
@@ -99,7 +100,17 @@ class Connection(ServerConnection):
                 return
             self.protocol.send_text(text)
             self.send_data()
-            if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
-                log.warning("audiohook_client_does_not_read", session=session.session_id)
-                self.transport.abort()
-                return
+            self._check_unread()
+
+    def _check_unread(self) -> None:
+        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self._give_up("audiohook_client_does_not_read")
+
+    def _guarded(self, work: Callable[..., None], *arguments: Any) -> None:
+        if not self._host.guard(work, *arguments):
+            self.transport.abort()
+
+    def _give_up(self, why: str) -> None:
+        if not self.transport.is_closing():
+            log.warning(why, session=self.monitored and self.monitored.session.session_id)
+        self.transport.abort()

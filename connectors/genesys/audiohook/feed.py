@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import resource
 import socket
 import ssl
 import threading
@@ -29,9 +28,10 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
-from connectors.errors import UsageError
+from connectors.errors import StateError, UsageError
 from connectors.feeds import FeedLimits
 from connectors.genesys.audiohook.connection import Connection
+from connectors.genesys.audiohook.listener import Listener, allow_connections
 from connectors.genesys.audiohook.monitor import Monitor, MonitorCounts
 from connectors.genesys.audiohook.session import Session, SessionTiming
 from connectors.genesys.audiohook.signature import Gate, Refusal, UpgradeRequest
@@ -44,7 +44,6 @@ log = structlog.get_logger()
 MAX_MESSAGE_BYTES: Final = 2**20
 MAX_SESSIONS: Final = 4000
 BACKLOG: Final = 1024
-OTHER_FILES: Final = 256
 _ID: Final = re.compile(r"[!-~]{1,64}")
 
 # At level DEBUG websockets logs every header of an upgrade, the API key among them. This logger is outside the
@@ -76,9 +75,9 @@ class AudioHookFeed:
     Without `tls` the connections are plain, as behind a proxy that ends TLS. A conversation that is not watched when
     its first session opens is watched, with `limits`.
 
-    Starting, stopping and failing go to `recorder.feed` and then to `on_state`, in the feed's thread. An exception of
-    the recorder (a full disk), or an address that is taken, ends the feed: see `failure`. Clients are asked to close
-    their sessions before it ends.
+    Starting, stopping and failing go to `recorder.feed` and then to `on_state`, in the feed's thread. A StateError or
+    OSError of the recorder (a full disk), or an address that is taken, ends the feed: see `failure`. Clients are asked
+    to close their sessions before it ends.
     """
 
     def __init__(
@@ -99,7 +98,7 @@ class AudioHookFeed:
         self._name = name
         self._listen = listen
         self._path = path
-        self._gate = Gate(keys)
+        self._gate = Gate(keys, since=now())
         self._recorder = recorder
         self._monitor = Monitor(recorder, limits, wall=now, recorded=self._flush_soon)
         self._tls = tls
@@ -113,6 +112,7 @@ class AudioHookFeed:
         self._stopping = threading.Event()
         self._stop_reason = "stopped"
         self._broken: Exception | None = None
+        self._listener: Listener | None = None
         self._admitted: set[Connection] = set()
         self._rounds: deque[tuple[float, Connection]] = deque()
         self._refused: Counter[str] = Counter()
@@ -120,7 +120,6 @@ class AudioHookFeed:
         self._tell_at = 0.0
         self._pulsing: asyncio.TimerHandle | None = None
         self._flushing: asyncio.TimerHandle | None = None
-        self._tcp_connections = 0
         self.failure: Exception | None = None
         """What ended the feed, other than `stop`; None while it is well."""
 
@@ -136,22 +135,25 @@ class AudioHookFeed:
 
     @property
     def refused(self) -> dict[str, int]:
-        """How many upgrades were refused, by reason."""
-        return dict(self._refused)
+        """How many upgrades and connections were refused, by reason."""
+        refused = dict(self._refused)
+        if self._listener is not None and self._listener.turned_away:
+            refused["too many connections"] = self._listener.turned_away
+        return refused
 
     def start(self) -> None:
         """Listen, and start the thread; a feed starts once."""
-        _allow_files(2 * self._max_sessions + OTHER_FILES)
         host, port = self._listen
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            listening = socket.create_server((host, port), family=family, backlog=BACKLOG)
+            bound = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             self.failure = UsageError(
                 f"the AudioHook feed cannot listen on {host}:{port}: {error.strerror or error}; "
                 "choose another [audiohook] listen"
             )
             return
+        self._listener = listening = Listener(bound, allow_connections(2 * self._max_sessions))
         self._listen = listening.getsockname()[:2]
         self._thread = threading.Thread(target=self._run, args=(listening,), name=f"feed-{self._name}", daemon=True)
         self._thread.start()
@@ -208,11 +210,15 @@ class AudioHookFeed:
         def connection(*args: Any, **kwargs: Any) -> Connection:
             return Connection(self, *args, **kwargs)
 
+        # A connection holds a file in the handshake and in the farewell of TLS, too.
+        tls: dict[str, Any] = {"ssl": self._tls}
+        if self._tls is not None:
+            tls["ssl_handshake_timeout"] = self._timing.handshake_s
+            tls["ssl_shutdown_timeout"] = self._timing.hang_up_s
         # Off: compression (audio does not shrink, inflating costs), and websockets' keepalive (Genesys pings).
         return await serve(
             self._until_closed,
             sock=listening,
-            ssl=self._tls,
             backlog=BACKLOG,
             compression=None,
             process_request=cast("Callable[[ServerConnection, Request], Response | None]", self._admit),
@@ -223,6 +229,7 @@ class AudioHookFeed:
             max_size=MAX_MESSAGE_BYTES,
             logger=_SILENT,
             create_connection=cast("type[ServerConnection]", connection),
+            **tls,
         )
 
     def _admit(self, connection: Connection, request: Request) -> Response | None:
@@ -252,23 +259,23 @@ class AudioHookFeed:
     async def _until_closed(self, connection: ServerConnection) -> None:
         await connection.wait_closed()
 
-    def made(self, connection: Connection) -> None:
-        """A TCP connection has been made; for the connections."""
-        self._tcp_connections += 1
-        if self._tcp_connections > 2 * self._max_sessions:
-            connection.transport.abort()  # nobody knows who that is, and there is no room to find out
-
     def forget(self, connection: Connection) -> None:
         """A TCP connection is over; for the connections."""
-        self._tcp_connections -= 1
         self._admitted.discard(connection)
 
-    def guard(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Do something that writes to the recorder, whose exceptions end the feed; for the connections."""
+    def guard(self, work: Callable[..., None], *arguments: Any) -> bool:
+        """Do something that writes to the recorder, whose exceptions end the feed; for the connections.
+
+        False after any other exception: it is a fault of ours that one client brings about, and costs that one only.
+        """
         try:
             work(*arguments)
-        except Exception as error:
+        except (StateError, OSError) as error:
             self._fail(error)
+        except Exception:
+            log.exception("audiohook_connection_failed", feed=self._name)
+            return False
+        return True
 
     def _fail(self, error: Exception) -> None:
         # Not raised into asyncio, which would log and forget it.
@@ -299,11 +306,11 @@ class AudioHookFeed:
                 self._rounds.append((max(due, now - self._timing.sample_s) + self._timing.sample_s, connection))
                 connection.tend(now)
         self.guard(self._monitor.expire, now)
-        refused = self._refused.total()
-        if refused > self._refused_told and now >= self._tell_at:
+        refused = self.refused
+        if sum(refused.values()) > self._refused_told and now >= self._tell_at:
             self._tell_at = now + 1.0
-            self._refused_told = refused
-            log.warning("audiohook_upgrades_refused", feed=self._name, reasons=dict(self._refused))
+            self._refused_told = sum(refused.values())
+            log.warning("audiohook_upgrades_refused", feed=self._name, reasons=refused)
 
     async def _say_goodbye(self) -> None:
         """Ask every client to close, wait for it, and hang up on those that do not."""
@@ -324,15 +331,3 @@ class AudioHookFeed:
         log.info("feed_changed", feed=self._name, state=state, reason=reason)
         if self._on_state is not None:
             self._on_state(self._name, state, reason)
-
-
-def _allow_files(wanted: int) -> None:
-    """Let the process have so many more files open, as far as it may: a session is a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return
-    enough = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
-    except (OSError, ValueError) as error:
-        log.warning("open_files_are_few", allowed=soft, error=str(error))

@@ -58,8 +58,9 @@ class MonitorCounts:
 class Monitor:
     """Records what sessions say of conversations, and watches those that nobody watches yet.
 
-    A conversation starts with its first session and ends with its last. If that one was closed to reconnect, the next
-    one has 15 s to come. Exceptions of the recorder go through. `recorded` is called after each frame.
+    A conversation starts with its first session and ends with its last, unless its watch was begun by someone else,
+    who will end it. If that session was closed to reconnect, the next one has 15 s to come. Exceptions of the recorder
+    go through. `recorded` is called after each frame.
     """
 
     def __init__(
@@ -94,11 +95,11 @@ class Monitor:
 
     def enter(self, conversation_id: str, session_id: str, details: dict[str, Any]) -> None:
         """A session of a conversation has opened; for the sessions."""
-        if not self._recorder.is_watching(conversation_id):
-            self._recorder.watch(self._limits.watch(conversation_id, session_id, codec=CODEC))
         event = "updated" if conversation_id in self._sessions else "started"
         self._sessions[conversation_id] = self._sessions.get(conversation_id, 0) + 1
         self._over_at.pop(conversation_id, None)
+        if not self._recorder.is_watching(conversation_id):
+            self._recorder.watch(self._limits.watch(conversation_id, session_id, codec=CODEC))
         self.frame(event, conversation_id, None, details)
 
     def leave(
@@ -140,7 +141,9 @@ class Monitor:
     def _end(self, conversation_id: str, sample: Sample | None, details: dict[str, Any]) -> None:
         self._over_at.pop(conversation_id, None)
         del self._sessions[conversation_id]
-        self.frame("ended", conversation_id, sample, details)
+        # Whoever can open a session could otherwise end the watches of others.
+        is_ours = self._recorder.watch_feed(conversation_id) == self._limits.name
+        self.frame("ended" if is_ours else "updated", conversation_id, sample, details)
 
 
 class MonitoredSession:

@@ -199,6 +199,9 @@ class Session:
             return self._audio(len(message))
         except _ProtocolError as error:
             return self._fail(str(error), now)
+        except (TypeError, ValueError, RecursionError):
+            # JSON can be nested deeper than Python likes; whatever that breaks is the fault of this client alone.
+            return self._fail("a message that cannot be taken in", now)
 
     def expire(self, now: float) -> list[Event]:
         """Note that it is `now`: the deadline may have passed."""
@@ -247,7 +250,7 @@ class Session:
         if kind == "close":
             return self._on_close(parameters, now)
         if kind == "error":
-            return [ClientError(_integer(parameters.get("code")) or 0, str(parameters.get("message", ""))[:MAX_ID])]
+            return [ClientError(_integer(parameters.get("code")) or 0, _text(parameters.get("message")))]
         if kind == "open":
             return self._on_open(parameters, position_s, now) if self._state == "opening" else []
         if self._state == "opening":
@@ -292,11 +295,13 @@ class Session:
         offered = parameters.get("media")
         if not isinstance(offered, list):
             raise _ProtocolError("open without media")
-        media = None if is_probe else _select(offered)
-        if media is None and offered and not is_probe:
+        channels = None if is_probe else _select(offered)
+        if channels is None and offered and not is_probe:
             raise _ProtocolError("no PCMU audio of 8000 Hz is offered")
-        self._channels = len(media["channels"]) if media else 0
-        opened: dict[str, Any] = {"media": [media] if media else [], "startPaused": False}
+        self._channels = len(channels) if channels else 0
+        # Made anew: of what was offered nothing is echoed that has not been looked at.
+        media = [{"type": "audio", "format": "PCMU", "channels": channels, "rate": _RATE_HZ}] if channels else []
+        opened: dict[str, Any] = {"media": media, "startPaused": False}
         if parameters.get("supportedLanguages") is True:
             opened["supportedLanguages"] = []
         self._state = "active"
@@ -338,7 +343,7 @@ class Session:
                     return [resumed]
                 case "update":
                     self._send("updated", {})
-                    return [Updated(str(parameters.get("language", ""))[:MAX_ID])]
+                    return [Updated(_text(parameters.get("language")))]
         except ValueError:
             raise _ProtocolError(f"{kind} with bad parameters") from None
         return []
@@ -373,24 +378,29 @@ class Session:
         self._outgoing.append(orjson.dumps(message))
 
 
-def _select(offered: list[Any]) -> dict[str, Any] | None:
-    """The first offer of 8 kHz PCMU with the most channels, as it was offered."""
+def _select(offered: list[Any]) -> list[str] | None:
+    """The channels of the first offer of 8 kHz PCMU with the most of them."""
     fit = [
-        media
+        media["channels"]
         for media in offered
         if isinstance(media, dict)
         and (media.get("type"), media.get("format"), media.get("rate")) == ("audio", "PCMU", _RATE_HZ)
         and isinstance(media.get("channels"), list)
         and 1 <= len(media["channels"]) <= 2
+        and all(isinstance(channel, str) and len(channel) <= MAX_ID for channel in media["channels"])
     ]
-    return max(fit, key=lambda media: len(media["channels"]), default=None)
+    return max(fit, key=len, default=None)
 
 
 def _continued(parameters: dict[str, Any]) -> tuple[str, ...]:
     sessions = parameters.get("continuedSessions")
     if not isinstance(sessions, list):
         return ()
-    return tuple(str(session.get("id"))[:MAX_ID] for session in sessions[:MAX_CONTINUED] if isinstance(session, dict))
+    return tuple(_text(session.get("id")) for session in sessions[:MAX_CONTINUED] if isinstance(session, dict))
+
+
+def _text(value: object) -> str:
+    return value[:MAX_ID] if isinstance(value, str) else ""
 
 
 def _integer(value: object) -> int | None:

@@ -60,15 +60,17 @@ class _Signature(NamedTuple):
 class Gate:
     """Lets in upgrades that hold one of `keys`, signed with its secret; a key whose secret is None may be unsigned.
 
-    A request whose nonce has been seen is refused, for as long as its signature is valid at all. At most `max_nonces`
-    are remembered; while there are that many, further signed requests are refused. Only the holder of a secret can
-    bring that about.
+    A request whose nonce has been seen is refused, for as long as its signature is valid at all; one that was signed
+    before `since` (epoch seconds), when this gate was not there to remember nonces, is refused too. At most
+    `max_nonces` are remembered; while there are that many, further signed requests are refused. Only the holder of a
+    secret can bring that about.
 
     Not safe across threads.
     """
 
-    def __init__(self, keys: Mapping[str, bytes | None], *, max_nonces: int = 100_000) -> None:
+    def __init__(self, keys: Mapping[str, bytes | None], *, since: float = 0.0, max_nonces: int = 100_000) -> None:
         self._keys = dict(keys)
+        self._since = since
         self._max_nonces = max_nonces
         self._nonces: set[tuple[str, str]] = set()
         self._forget: deque[tuple[float, tuple[str, str]]] = deque()
@@ -114,6 +116,8 @@ class Gate:
             return Refusal("from the future")
         if created + MAX_AGE_S + SKEW_S < now or (expires is not None and expires + SKEW_S < now):
             return Refusal("expired")
+        if created < self._since - SKEW_S:
+            return Refusal("from before the start")
         return self._take_nonce((key, nonce), now)
 
     def _take_nonce(self, nonce: tuple[str, str], now: float) -> Refusal | None:

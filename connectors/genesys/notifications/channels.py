@@ -88,8 +88,9 @@ class NotificationsRest:
         if rejected:
             first = rejected[0]
             missing = ", ".join(first.missing_permissions or ()) or first.rejection_reason or "no reason given"
+            name = f"{first.id!s:.256}"
             raise AccessDeniedError(
-                f"subscribe: {len(rejected)} topic(s) rejected, the first {first.id}: {missing}; give the OAuth "
+                f"subscribe: {len(rejected)} topic(s) rejected, the first {name}: {missing:.256}; give the OAuth "
                 "client a role with these permissions, in the division of what is watched",
                 status=403,
             )

@@ -305,21 +305,23 @@ class Enricher:
             self._queue.remove(wanted.conversation_id)  # it ended otherwise, or a crash came between its end and this
             return
         attempts = wanted.attempts + 1
+        details: Any = None
+        found: dict[str, dict[str, Any]] = {}
         try:
-            details = self._rest.conversation_details(wanted.conversation_id)
+            answer = self._rest.conversation_details(wanted.conversation_id)
+            found, details = _marked(wanted.conversation_id, answer), answer
         except httpx.HTTPStatusError as refused:
-            details = None
             if refused.response.status_code == httpx.codes.TOO_MANY_REQUESTS:
                 self._back_off(refused)
                 attempts = wanted.attempts  # it was not looked at
             self._missed(refused.response.status_code)
         except (httpx.RequestError, GenesysError) as error:
-            details = None
             self._missed(type(error).__name__)
+        except (TypeError, ValueError, RecursionError) as error:
+            self._missed(f"the answer cannot be recorded: {type(error).__name__}")
         if self._stopping:
             return  # nothing may be recorded any longer
-        fresh = {mark: record for record in media_records(wanted.conversation_id, details) for mark in [_mark(record)]}
-        fresh = {mark: record for mark, record in fresh.items() if mark not in wanted.seen}
+        fresh = {mark: record for mark, record in found.items() if mark not in wanted.seen}
         seen = (*wanted.seen, *fresh)
         has_end = isinstance(details, Mapping) and bool(details.get("conversationEnd"))
         ended = wanted.ended or has_end
@@ -353,6 +355,16 @@ class Enricher:
 
     def _missed(self, why: int | str) -> None:
         log.warning("enrichment_missed", feed=self._name, reason=why)
+
+
+def _marked(conversation_id: str, details: Any) -> dict[str, dict[str, Any]]:
+    """The media records of an answer by their marks. Raises TypeError, ValueError or RecursionError for an answer that
+    cannot be written down, such as one that is nested too deeply.
+    """
+    records = list(media_records(conversation_id, details))
+    for record in records:
+        orjson.dumps(record)  # so that it is known before the first of them is recorded
+    return {_mark(record): record for record in records}
 
 
 def _mark(record: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from connectors.feeds import EndedConversations, FeedLimits
 from connectors.genesys.budget import budget_of
 from connectors.genesys.notifications.channels import Channel, NotificationsRest
 from connectors.genesys.notifications.enrichment import Enricher, EnrichTiming, MediaQueue
-from connectors.genesys.notifications.sockets import ChannelSocket, NotificationTiming, RecentlyHeard
+from connectors.genesys.notifications.sockets import MAX_REASON, ChannelSocket, NotificationTiming, RecentlyHeard
 from connectors.genesys.notifications.topics import in_channels
 from connectors.genesys.platform import Endpoints
 from connectors.genesys.token import TokenProvider
@@ -87,7 +87,8 @@ class NotificationsFeed:
     """Keeps as many channels as `topics` need connected, and records what they say as it was received.
 
     `read` tells what a message says of a voice conversation, None for nothing. A conversation heard of for the first
-    time is watched under `limits`. Heartbeats and pongs are not recorded; what is not JSON becomes an `invalid` record.
+    time is watched under `limits`. Heartbeats and pongs are not recorded; what is not JSON, or cannot be handled,
+    becomes an `invalid` record with the reason.
     The feed is up while every channel is connected; changes go to `recorder.feed` and then to `on_state`, in the feed's
     thread. A channel that cannot be had is logged and tried again, for as long as the feed runs.
 
@@ -304,7 +305,8 @@ class NotificationsFeed:
             slot.channel = None
             return _NotOpened(f"upgrade refused with {refused.response.status_code}", refused)
         except (OSError, EOFError, ValueError, WebSocketException) as error:
-            return _NotOpened(f"cannot connect: {type(error).__name__}: {error}", error)
+            # No more than its kind: the text may quote the address of a channel, which lets anybody read it.
+            return _NotOpened(f"cannot connect: {type(error).__name__}", error)
 
     def _switch(self, slot: _Slot, new: ChannelSocket) -> None:
         """Let a new connection take the place of the slot's old one, which is read for a while yet."""
@@ -336,20 +338,36 @@ class NotificationsFeed:
             self._recorder.invalid(text[:INVALID_CHARACTERS], "binary message")
             self._flush_soon()
             return
-        content = _object(message)
-        topic, body = content.get("topicName"), content.get("eventBody")
-        if topic == METADATA_TOPIC:
-            return
-        if topic is None and "result" in content:
-            if str(content["result"]) != "200":
-                connection.end(f"Genesys answered {content['result']} on the channel", is_channel_over=True)
-            return
-        if isinstance(topic, str) and topic.startswith(SYSTEM_TOPIC):
-            self._heed(connection, topic, body)
-        elif isinstance(topic, str) and self._recent.is_repeated(topic, body, connection.heard_at):
-            return
-        self._record(message, content)
+        try:
+            content = _object(message)
+            if carried := "enrich" in content:
+                del content["enrich"]
+            if self._is_dealt_with(connection, content):
+                return
+            heard = self._read(content)
+        except Exception as error:  # nothing is recorded in there: whatever it is, it is about this message alone
+            reason = f"it cannot be handled: {type(error).__name__}: {error}"[:MAX_REASON]
+            log.warning("message_not_handled", feed=self._name, reason=reason)
+            self._recorder.invalid(message[:INVALID_CHARACTERS], reason)
+        else:
+            self._record(message, content, heard, carried=carried)
         self._flush_soon()
+
+    def _is_dealt_with(self, connection: ChannelSocket, content: Mapping[str, Any]) -> bool:
+        """Do what a message says about the channel; whether that was all, or the message was heard before."""
+        topic, body, result = content.get("topicName"), content.get("eventBody"), content.get("result")
+        if topic == METADATA_TOPIC:
+            return True
+        if topic is None and isinstance(result, str | int | float):
+            if str(result) != "200":
+                connection.end(f"Genesys answered {result} on the channel", is_channel_over=True)
+            return True
+        if not isinstance(topic, str):
+            return False
+        if topic.startswith(SYSTEM_TOPIC):
+            self._heed(connection, topic, body)
+            return False
+        return self._recent.is_repeated(topic, body, connection.heard_at)
 
     def _heed(self, connection: ChannelSocket, topic: str, body: Any) -> None:
         kind = body.get("systemTopicType") if isinstance(body, Mapping) else None
@@ -358,12 +376,15 @@ class NotificationsFeed:
         elif topic.removeprefix(SYSTEM_TOPIC) in CHANNEL_IS_OVER or kind in CHANNEL_IS_OVER:
             connection.end(f"Genesys has ended the channel ({topic})", is_channel_over=True)
 
-    def _record(self, message: str, content: Mapping[str, Any]) -> None:
-        """Record a message as it is, with the watch that it is reason for, and want the media of what is over."""
-        heard = self._read(content)
+    def _record(self, message: str, content: Mapping[str, Any], heard: Heard | None, *, carried: bool) -> None:
+        """Record a message as it is, with the watch that it is reason for, and want the media of what is over.
+
+        `carried` says that it came with an `enrich` of its own, which is not Genesys' to say.
+        """
         if heard is None:
-            self._recorder.frame(message)
+            self._recorder.frame(_annotated(message, enrich=False, carried=carried))
             return
+        enrich = False
         id_ = heard.conversation_id
         if heard.begins and id_ not in self._ended and not self._recorder.is_watching(id_):
             self._recorder.watch(self._limits.watch(id_, heard.leg_id))
@@ -373,12 +394,12 @@ class NotificationsFeed:
             if heard.ended:
                 if id_ not in self._ended:
                     self._enricher.want(id_, ended=True)
-                message = '{"enrich":true,' + message.lstrip()[1:]
+                enrich = True
             elif str(content.get("topicName")).endswith(".user.end"):
                 self._enricher.want(id_, ended=False)
         if heard.ended:
             self._ended.add(id_)
-        self._recorder.frame(message)
+        self._recorder.frame(_annotated(message, enrich=enrich, carried=carried))
 
     def _flush_soon(self) -> None:
         if self._flush_due is None:
@@ -404,6 +425,15 @@ class NotificationsFeed:
         log.info("feed_changed", feed=self._name, state=state, reason=reason)
         if self._on_state is not None:
             self._on_state(self._name, state, reason)
+
+
+def _annotated(message: str, *, enrich: bool, carried: bool) -> str:
+    """A message that is an object, with our `enrich` if it is true, and in any case if it `carried` one: then ours is
+    behind it, because of two keys of one name the last counts.
+    """
+    if carried:
+        return f'{message.rstrip()[:-1]},"enrich":{"true" if enrich else "false"}}}'
+    return '{"enrich":true,' + message.lstrip()[1:] if enrich else message
 
 
 def _object(message: str) -> dict[str, Any]:

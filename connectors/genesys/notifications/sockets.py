@@ -21,6 +21,7 @@ from connectors.genesys.transport import tls_context
 __all__ = ["ChannelSocket", "NotificationTiming", "RecentlyHeard"]
 
 MAX_MESSAGE_BYTES: Final = 2**20
+MAX_REASON: Final = 256
 PING: Final = '{"message":"ping"}'
 
 # At level DEBUG websockets logs the address of the channel, which lets anybody read it.
@@ -56,7 +57,8 @@ class ChannelSocket:
     """A connection to a channel.
 
     `replace` is done, with the reason, when the channel should be replaced while it can still be read. When `read` has
-    returned, `reason` says why the connection is over, and `is_channel_over` whether the channel is, too.
+    returned, `reason` says why the connection is over, in 256 characters at most, and `is_channel_over` whether the
+    channel is, too.
     """
 
     def __init__(self, websocket: ClientConnection, timing: NotificationTiming, renew_at: float) -> None:
@@ -74,7 +76,8 @@ class ChannelSocket:
     async def connect(cls, channel: Channel, timing: NotificationTiming, renew_at: float) -> ChannelSocket:
         """Connect to a channel, which is to be replaced at `renew_at` of the loop's clock.
 
-        Raises what `websockets.connect` raises; no error tells the channel's address.
+        Raises what `websockets.connect` raises. The text of an error may tell an address that lets anybody read a
+        channel: that of a redirect.
         """
         try:
             opened = await connect(
@@ -121,7 +124,7 @@ class ChannelSocket:
         await self._websocket.close()
 
     def _note(self, reason: str) -> None:
-        self.reason = self.reason or reason
+        self.reason = self.reason or reason[:MAX_REASON]
 
     async def _watch_over(self) -> None:
         """Ask a quiet channel for a sign of life, end a dead one, and have it replaced before its time is over."""
@@ -162,7 +165,10 @@ class RecentlyHeard:
         return len(self._heard)
 
     def is_repeated(self, topic: str, body: Any, now: float) -> bool:
-        """Whether this was heard in the last `keep_s` seconds; `now` is a monotonic clock. It is, from here on."""
+        """Whether this was heard in the last `keep_s` seconds; `now` is a monotonic clock. It is, from here on.
+
+        Raises TypeError for a body that is nested too deeply, or otherwise cannot be JSON again.
+        """
         while self._heard and next(iter(self._heard.values())) <= now - self._keep_s:
             self._heard.popitem(last=False)
         canonical = orjson.dumps([topic, body], option=orjson.OPT_SORT_KEYS)
