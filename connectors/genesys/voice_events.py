@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ from connectors.genesys.token import TokenProvider
 from connectors.genesys.transport import tls_context
 from connectors.journal import Recorder
 from connectors.retry import backoff_s, retry_after_s
+from connectors.threads import FeedThread
 
 __all__ = ["MAX_MESSAGE_BYTES", "SUBSCRIPTION", "FeedTiming", "VoiceEventsFeed"]
 
@@ -108,13 +108,13 @@ class VoiceEventsFeed:
         self._timing = timing
         self._now = now
         self._u = u
-        self._thread = threading.Thread(target=self._run, name=f"feed-{name}", daemon=True)
-        self._stopping = threading.Event()
-        self._stop_reason = "stopped"
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = FeedThread(name, self._stay_connected, self._interrupt)
         self._session: asyncio.Task[_Ended] | None = None
-        self.failure: Exception | None = None
+
+    @property
+    def failure(self) -> Exception | None:
         """What ended the feed, other than `stop`; None while it is well."""
+        return self._thread.failure
 
     def start(self) -> None:
         """Start the thread; a feed starts once."""
@@ -125,40 +125,23 @@ class VoiceEventsFeed:
 
         Returns in any case; calling it again, or before `start`, does no harm.
         """
-        if not self._stopping.is_set():
-            self._stop_reason = reason
-            self._stopping.set()
-            if self._loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: the thread is ending by itself
-                    self._loop.call_soon_threadsafe(self._interrupt)
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                log.warning("feed_slow_to_stop", feed=self._name, waited_s=timeout_s)
+        self._thread.interrupt(reason)
+        self._thread.join(timeout_s)
 
     def _interrupt(self) -> None:
         if self._session is not None:
             self._session.cancel()
 
-    def _run(self) -> None:
-        try:
-            with asyncio.Runner() as runner:
-                self._loop = runner.get_loop()
-                self._stay_connected(runner)
-        except Exception as error:
-            self.failure = error
-            log.exception("feed_failed", feed=self._name)
-
     def _stay_connected(self, runner: asyncio.Runner) -> None:
         failures = 0
-        while not self._stopping.is_set():
+        while not self._thread.stopping.is_set():
             ended = self._connect(runner)
-            if self._stopping.is_set():
+            if self._thread.stopping.is_set():
                 return
             failures = 1 if ended.lasted_s >= self._timing.healthy_s else failures + 1
             wait_s = self._wait_s(ended.cause, failures)
             log.warning("feed_waits", feed=self._name, reason=ended.reason, wait_s=round(wait_s, 3))
-            self._stopping.wait(wait_s)
+            self._thread.stopping.wait(wait_s)
 
     def _connect(self, runner: asyncio.Runner) -> _Ended:
         try:
@@ -191,8 +174,8 @@ class VoiceEventsFeed:
         self._session = asyncio.current_task()
         connection: _Connection | None = None
         try:
-            if self._stopping.is_set():
-                return _Ended(self._stop_reason)
+            if self._thread.stopping.is_set():
+                return _Ended(self._thread.reason)
             try:
                 connection = await self._open(token)
                 await connection.send(SUBSCRIPTION)
@@ -202,9 +185,9 @@ class VoiceEventsFeed:
                 return _Ended(f"cannot connect: {type(error).__name__}: {error}", error)
             return await self._record(connection)
         except asyncio.CancelledError:
-            if not self._stopping.is_set():
+            if not self._thread.stopping.is_set():
                 raise
-            return _Ended(self._stop_reason)
+            return _Ended(self._thread.reason)
         finally:
             self._session = None
             if connection is not None:
@@ -240,7 +223,7 @@ class VoiceEventsFeed:
         try:
             reason = await self._until_over(connection, closed)
         except asyncio.CancelledError:
-            reason = self._stop_reason
+            reason = self._thread.reason
             # What arrives before the server's answer to the close is still recorded.
             await connection.close()
         connection.transport.abort()

@@ -10,12 +10,10 @@ may dial in `audiohook_signature`, about the measurements in `audiohook_metrics`
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import socket
 import ssl
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
@@ -36,6 +34,7 @@ from connectors.genesys.audiohook.monitor import Monitor, MonitorCounts
 from connectors.genesys.audiohook.session import Session, SessionTiming
 from connectors.genesys.audiohook.signature import Gate, Refusal, UpgradeRequest
 from connectors.journal import Recorder
+from connectors.threads import FeedThread
 
 __all__ = ["AudioHookFeed", "AudioHookTiming"]
 
@@ -106,11 +105,8 @@ class AudioHookFeed:
         self._max_sessions = max_sessions
         self._timing = timing
         self._now = now
-        self._thread: threading.Thread | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = FeedThread(name, self._run, self._wake)
         self._woken = asyncio.Event()
-        self._stopping = threading.Event()
-        self._stop_reason = "stopped"
         self._broken: Exception | None = None
         self._listener: Listener | None = None
         self._admitted: set[Connection] = set()
@@ -120,8 +116,11 @@ class AudioHookFeed:
         self._tell_at = 0.0
         self._pulsing: asyncio.TimerHandle | None = None
         self._flushing: asyncio.TimerHandle | None = None
-        self.failure: Exception | None = None
+
+    @property
+    def failure(self) -> Exception | None:
         """What ended the feed, other than `stop`; None while it is well."""
+        return self._thread.failure
 
     @property
     def address(self) -> tuple[str, int]:
@@ -148,14 +147,13 @@ class AudioHookFeed:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
             bound = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
-            self.failure = UsageError(
+            self._thread.failure = UsageError(
                 f"the AudioHook feed cannot listen on {host}:{port}: {error.strerror or error}; "
                 "choose another [audiohook] listen"
             )
             return
         self._listener = listening = Listener(bound, allow_connections(2 * self._max_sessions))
         self._listen = listening.getsockname()[:2]
-        self._thread = threading.Thread(target=self._run, args=(listening,), name=f"feed-{self._name}", daemon=True)
         self._thread.start()
 
     def stop(self, reason: str = "stopped", *, timeout_s: float = 10.0) -> None:
@@ -163,28 +161,15 @@ class AudioHookFeed:
 
         Returns after `timeout_s` in any case; calling it again, or before `start`, does no harm.
         """
-        if not self._stopping.is_set():
-            self._stop_reason = reason
-            self._stopping.set()
-            if self._loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: the thread is ending by itself
-                    self._loop.call_soon_threadsafe(self._wake)
-        if self._thread is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                log.warning("feed_slow_to_stop", feed=self._name, waited_s=timeout_s)
+        self._thread.interrupt(reason)
+        self._thread.join(timeout_s)
 
-    def _run(self, listening: socket.socket) -> None:
-        try:
-            with asyncio.Runner() as runner:
-                runner.run(self._serve(listening))
-        except Exception as error:
-            self.failure = error
-            log.exception("feed_failed", feed=self._name)
+    def _run(self, runner: asyncio.Runner) -> None:
+        assert self._listener is not None
+        runner.run(self._serve(self._listener))
 
     async def _serve(self, listening: socket.socket) -> None:
-        self._loop = asyncio.get_running_loop()
-        if self._stopping.is_set():
+        if self._thread.stopping.is_set():
             self._woken.set()
         server = await self._server(listening)
         host, port = self.address
@@ -204,7 +189,7 @@ class AudioHookFeed:
         self.guard(self._flush)
         if self._broken is not None:
             raise self._broken
-        self._change("down", self._stop_reason)
+        self._change("down", self._thread.reason)
 
     async def _server(self, listening: socket.socket) -> Server:
         def connection(*args: Any, **kwargs: Any) -> Connection:

@@ -8,9 +8,7 @@ before it expires, the new one connected before the old one is dropped, and what
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +30,7 @@ from connectors.genesys.token import TokenProvider
 from connectors.genesys.transport import Patience
 from connectors.journal import Recorder
 from connectors.retry import backoff_s, retry_after_s
-from connectors.threads import in_daemon_thread
+from connectors.threads import FeedThread, in_daemon_thread
 
 __all__ = ["Heard", "NotificationTiming", "NotificationsFeed"]
 
@@ -126,8 +124,7 @@ class NotificationsFeed:
         self._now = now
         self._u = u
         self._slots = [_Slot(number, group) for number, group in enumerate(in_channels(topics), 1)]
-        self._stopping = threading.Event()
-        self._stop_reason = "stopped"
+        self._thread = FeedThread(name, self._run, self._interrupt)
 
         def rest() -> NotificationsRest:
             return NotificationsRest(endpoints, tokens, patience=patience, now=now, sleep=self._sleep, u=u)
@@ -145,16 +142,13 @@ class NotificationsFeed:
         self._recent = RecentlyHeard(timing.duplicate_s)
         self._is_up = False
         self._flush_due: asyncio.TimerHandle | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._main: asyncio.Task[None] | None = None
         self._reading: dict[asyncio.Task[None], ChannelSocket] = {}
-        self._failure: Exception | None = None
-        self._thread = threading.Thread(target=self._run, name=f"feed-{name}", daemon=True)
 
     @property
     def failure(self) -> Exception | None:
         """What ended the feed, other than `stop`; None while it is well."""
-        return self._failure or (None if self._enricher is None else self._enricher.failure)
+        return self._thread.failure or (None if self._enricher is None else self._enricher.failure)
 
     @property
     def duplicates(self) -> int:
@@ -170,18 +164,10 @@ class NotificationsFeed:
 
         Returns in any case; calling it again, or before `start`, does no harm.
         """
-        if not self._stopping.is_set():
-            self._stop_reason = reason
-            self._stopping.set()
-            if self._loop is not None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: the thread is ending by itself
-                    self._loop.call_soon_threadsafe(self._interrupt)
+        self._thread.interrupt(reason)
         if self._enricher is not None:
             self._enricher.stop(timeout_s)
-        if self._thread.ident is not None:
-            self._thread.join(timeout_s)
-            if self._thread.is_alive():
-                log.warning("feed_slow_to_stop", feed=self._name, waited_s=timeout_s)
+        self._thread.join(timeout_s)
 
     def _interrupt(self) -> None:
         if self._main is not None:
@@ -189,20 +175,14 @@ class NotificationsFeed:
 
     def _sleep(self, seconds: float) -> None:
         """Wait between two requests. Raises GenesysError when the feed is stopped."""
-        if self._stopping.wait(seconds):
+        if self._thread.stopping.wait(seconds):
             raise GenesysError("given up, because the feed is being stopped")
 
-    def _run(self) -> None:
-        try:
-            if self._make_enricher is not None:
-                self._enricher = self._make_enricher()
-                self._enricher.start()
-            with asyncio.Runner() as runner:
-                self._loop = runner.get_loop()
-                runner.run(self._stay_connected())
-        except Exception as error:
-            self._failure = error
-            log.exception("feed_failed", feed=self._name)
+    def _run(self, runner: asyncio.Runner) -> None:
+        if self._make_enricher is not None:
+            self._enricher = self._make_enricher()
+            self._enricher.start()
+        runner.run(self._stay_connected())
 
     async def _stay_connected(self) -> None:
         """Keep every slot connected until the feed is stopped. Raises what the recorder raises."""
@@ -211,10 +191,10 @@ class NotificationsFeed:
         self._rest_is_free = asyncio.Lock()
         keeping = [asyncio.create_task(self._guarded(self._keep(slot))) for slot in self._slots]
         try:
-            if not self._stopping.is_set():
+            if not self._thread.stopping.is_set():
                 await asyncio.wait({self._failed})  # which, unlike awaiting it, a stop does not cancel
         except asyncio.CancelledError:
-            if not self._stopping.is_set():
+            if not self._thread.stopping.is_set():
                 raise
         finally:
             self._main = None  # from here on a stop has nothing to interrupt: the rest is quick and must be whole
@@ -229,7 +209,7 @@ class NotificationsFeed:
             self._failed.result()
         self._flush()
         if self._is_up:
-            self._change("down", self._stop_reason)
+            self._change("down", self._thread.reason)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """Do some of the feed's work, and end the feed if that fails."""
@@ -327,7 +307,7 @@ class NotificationsFeed:
         if slot.current is not connection:
             return
         slot.current = None
-        if self._is_up and not self._stopping.is_set():
+        if self._is_up and not self._thread.stopping.is_set():
             of_several = "" if len(self._slots) == 1 else f"channel {slot.number} of {len(self._slots)}: "
             self._change("down", of_several + connection.reason)
 
