@@ -200,4 +200,4 @@ def _read(path: Path) -> list[dict[str, Any]]:
 def _frames(journal: Path) -> Counter[str]:
     """Frames by conversation, as they stand in the journal."""
     blocks = [decode_block(segment.read_bytes()) for segment in sorted(journal.iterdir())]
-    return Counter(block.ids[code] for block in blocks for code in block.code.tolist())
+    return Counter(conversation_id for block in blocks for conversation_id in block.ids.texts())

@@ -80,7 +80,7 @@ def _frames() -> Callable[[bytes], None]:
                     controls += 1
                 else:
                     rows.append((record.frame if isinstance(record, FrameLine) else record).entity.id)
-        assert [decoded.ids[code] for code in decoded.code.tolist()] == rows, "another frame than by the definition"
+        assert decoded.ids.texts() == rows, "another frame than by the definition"
         assert len(decoded.controls) == controls, "another control record than by the definition"
         assert len(decoded.rejected) + decoded.torn == bad, "another rejected line than by the definition"
 

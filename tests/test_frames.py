@@ -44,7 +44,7 @@ def block(*lines: bytes) -> Decoded:
 
 
 def test_a_block_becomes_columns() -> None:
-    """Arrival is the time so far, latency the record's own; unknown is NaN; ids are numbered as they appear."""
+    """Arrival is the time so far, latency the record's own; unknown is NaN; each row has its id."""
     decoded = block(
         line("10.5", '"frame":{"event":"conversation.started","entity":{"id":"b"},"timestamp":10.25}'),
         line("12", '"tick":true'),
@@ -57,7 +57,7 @@ def test_a_block_becomes_columns() -> None:
     np.testing.assert_array_equal(decoded.latency_us, [250_000.0, np.nan, 500_000.0, np.nan])
     np.testing.assert_array_equal(decoded.packet_loss, [np.nan, 1.0, np.nan, np.nan])
     assert decoded.ended.tolist() == [False, False, True, False]
-    assert (decoded.code.tolist(), decoded.ids) == ([0, 1, 0, 1], ["b", "a"])
+    assert decoded.ids.texts() == ["b", "a", "b", "a"]
     assert decoded.controls == [
         Control(1, 12.0, "tick", True),
         Control(3, 14.0, "feed", {"name": "main", "state": "down", "reason": "1011"}),
@@ -206,8 +206,8 @@ def test_a_valid_frame_is_read_wherever_it_stands(data: bytes) -> None:
     for before in ([line()], [bare_line()], [line(rest='"tick":true')], [b"\xff"]):
         decoded = block(*before, data)
         assert len(decoded.arrival) + len(decoded.controls) + len(decoded.rejected) == 2
-        assert (decoded.ids[-1], decoded.latency_us[-1:].tolist()) == (
-            alone.ids[0],
+        assert (decoded.ids.text(-1), decoded.latency_us[-1:].tolist()) == (
+            alone.ids.text(0),
             pytest.approx(alone.latency_us, nan_ok=True),
         )
 
@@ -355,7 +355,7 @@ def assert_reads_as_the_definition(lines: list[bytes]) -> None:
             rows.append(as_row(record))
     decoded = block(*lines)
     found = zip(
-        [decoded.ids[code] for code in decoded.code.tolist()],
+        decoded.ids.texts(),
         decoded.latency_us.tolist(),
         decoded.packet_loss.tolist(),
         decoded.ended.tolist(),

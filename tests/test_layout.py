@@ -47,7 +47,7 @@ def assert_agrees(lines: list[bytes], sample: bytes) -> int:
         assert same(received_at, rows.received_at[row])
         assert frame.timestamp == rows.timestamp[row]
         assert same(loss, rows.packet_loss[row])
-        assert rows.ids[rows.code[row]] == frame.entity.id
+        assert rows.ids.text(row) == frame.entity.id
         assert rows.ended[row] == (frame.event == "conversation.ended")
     return len(rows.line)
 

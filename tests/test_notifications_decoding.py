@@ -233,7 +233,7 @@ def test_a_journal_of_notifications() -> None:
     assert math.isnan(decoded.latency_us.tolist()[1])
     assert decoded.arrival.tolist() == [1765551750.4, 1765551750.5, 1765551751.0, 1765551752.0]
     assert decoded.ended.tolist() == [False, False, False, True]
-    assert [decoded.ids[code] for code in decoded.code] == ["c1", "c1", "v", "c1"]
+    assert decoded.ids.texts() == ["c1", "c1", "v", "c1"]
     assert [(control.kind, control.frames_before) for control in decoded.controls] == [("ignored", 2)]
 
 

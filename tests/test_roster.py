@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 
-from flows.analytics.roster import NOBODY, Roster, Watch
+from flows.analytics.ids import Ids
+from flows.analytics.roster import Roster, Watch
+from flows.analytics.slots import NOBODY
 
 
 def watch(conversation_id: str, latency_ms: float = 150.0, leg_id: str | None = "leg") -> Watch:
@@ -12,7 +14,7 @@ def watch(conversation_id: str, latency_ms: float = 150.0, leg_id: str | None = 
 
 
 def slot_of(roster: Roster, conversation_id: str) -> int:
-    return int(roster.slots([conversation_id])[0])
+    return int(roster.slots(Ids.of([conversation_id]))[0])
 
 
 def release(roster: Roster, now: float) -> list[int]:
@@ -26,7 +28,7 @@ def test_a_watch_has_a_slot_and_limits_until_its_end() -> None:
     """Ids are opaque: an empty one is one too."""
     roster = Roster()
     slot = roster.watch(watch(""), now=0.0)
-    assert roster.slots(["x", "", "x"]).tolist() == [NOBODY, slot, NOBODY]
+    assert roster.slots(Ids.of(["x", "", "x"])).tolist() == [NOBODY, slot, NOBODY]
     assert roster.limits[:, slot].tolist() == [150.0, 0.02]
     roster.end(slot, windows_end=10.0)
     assert slot_of(roster, "") == NOBODY
@@ -103,7 +105,8 @@ def test_a_thousand_watches_have_a_thousand_slots_and_a_snapshot_keeps_them() ->
     roster.end(slots[8], windows_end=5.0)
     again = Roster()
     again.restore(kept)
-    assert again.slots(map(str, range(1000))).tolist() == [NOBODY if slot == slots[7] else slot for slot in slots]
+    ids = Ids.of(list(map(str, range(1000))))
+    assert again.slots(ids).tolist() == [NOBODY if slot == slots[7] else slot for slot in slots]
     assert again.limits[0, slots[9]] == 9.0
     assert again.over_until("7") == 86401.0
     assert release(again, 5.0) == [slots[7]]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pytest
 
 from flows.analytics.frames import decode_block
+from flows.analytics.ids import Ids
 from flows.analytics.shard import Overrides, Shard
-from flows.analytics.shards import shard_of, split
+from flows.analytics.shards import shards_of, split
 from tests.support.recordings import Replayed, replay_blocks
 
 
@@ -45,9 +45,11 @@ def spans(replayed: Replayed) -> list[tuple[float, float]]:
 
 
 def test_a_conversation_has_its_shard_for_ever() -> None:
-    """By the checksum of its UTF-8 name."""
-    assert shard_of("é", 16) == crc32(b"\xc3\xa9") % 16
-    assert {shard_of("", shards) for shards in (1, 3, 16)} == {0}
+    """It is in every recovery store; and ids that are alike do not all have the same."""
+    ids = ["", "é", "c1", "1a2b3c4d-5e6f-7g8h-9i0j-1k2l3m4n5o6p", "x" * 100]
+    assert shards_of(Ids.of(ids), 16).tolist() == [0, 10, 1, 13, 12]
+    alike = Ids.of([f"conversation-{number}" for number in range(1000)])
+    assert np.bincount(shards_of(alike, 4)).min() > 200
 
 
 def test_a_block_is_divided_by_conversation() -> None:
@@ -58,8 +60,8 @@ def test_a_block_is_divided_by_conversation() -> None:
     assert sorted(row for part in parts for row in part.row.tolist()) == list(range(7))
     for shard, part in enumerate(parts):
         assert part.row.tolist() == sorted(part.row.tolist())
-        assert [part.ids[code] for code in part.code.tolist()] == [ids[row] for row in part.row.tolist()]
-        assert {shard_of(conversation_id, 3) for conversation_id in part.ids} <= {shard}
+        assert part.ids.texts() == [ids[row] for row in part.row.tolist()]
+        assert set(shards_of(part.ids, 3).tolist()) <= {shard}
         assert part.arrival.tolist() == [100.0 + row for row in part.row.tolist()]
         assert (part.number, part.time, part.last) == (7, 106.0, True)
 
@@ -76,7 +78,7 @@ def test_controls_go_to_those_whom_they_concern() -> None:
     ]
     parts = split(0, decode_block(b"\n".join(lines)), 3, last=False)
     for shard, part in enumerate(parts):
-        watches = ["watch"] if shard == shard_of("c", 3) else []
+        watches = ["watch"] if shard == shards_of(Ids.of(["c"]), 3)[0] else []
         assert [control.kind for control in part.controls] == [*watches, "feed", "settings"]
         assert part.controls[-1].frames_before == 1
         assert part.time == 6.0
@@ -86,7 +88,7 @@ def test_controls_go_to_those_whom_they_concern() -> None:
 def test_a_block_of_nothing_still_reaches_every_shard(data: bytes) -> None:
     """As an empty part, which changes nothing."""
     parts = split(3, decode_block(data), 16, last=False)
-    assert [(part.number, len(part.row), part.ids, part.time) for part in parts] == [(3, 0, [], -math.inf)] * 16
+    assert [(part.number, len(part.row), len(part.ids), part.time) for part in parts] == [(3, 0, 0, -math.inf)] * 16
     assert Shard().apply(parts[0]) == (([], [], []), [], 0, 0)
 
 
@@ -195,7 +197,7 @@ def test_a_configuration_goes_before_the_recording() -> None:
 def test_a_snapshot_of_another_version_is_refused() -> None:
     """With both versions named."""
     snapshot = Shard().snapshot()
-    with pytest.raises(ValueError, match=r"version 99.*version 3"):
+    with pytest.raises(ValueError, match=r"version 99.*version 4"):
         Shard().restore((99, *snapshot[1:]))
 
 

@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.analytics.ids import Ids
 from flows.analytics.layout import Lines, Rows, learn, read, together
 from flows.analytics.records import (
     BareFrame,
@@ -56,7 +57,7 @@ class Decoded(NamedTuple):
     `latency_us` float64: arrival as written minus timestamp, in whole microseconds; NaN where no arrival was written.
     `packet_loss` float64 ratio; NaN where the frame carries none.
     `ended` bool: the row is the conversation's last.
-    `code` int32: index into `ids`, the distinct conversation ids.
+    `ids`: the conversations that they are frames of.
     `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
     """
 
@@ -64,8 +65,7 @@ class Decoded(NamedTuple):
     latency_us: NDArray[np.float64]
     packet_loss: NDArray[np.float64]
     ended: NDArray[np.bool_]
-    code: NDArray[np.int32]
-    ids: list[str]
+    ids: Ids
     controls: list[Control]
     rejected: list[Rejected]
     time: float
@@ -202,7 +202,7 @@ def _take(run: list[Any], received: list[float], frames: list[Frame | BareFrame]
 
 def _rows(line: NDArray[np.int64], received: list[float], frames: list[Frame | BareFrame]) -> Rows:
     index: dict[str, int] = {}
-    code = np.array([index.setdefault(frame.entity.id, len(index)) for frame in frames], np.int32)
+    code = np.array([index.setdefault(frame.entity.id, len(index)) for frame in frames], np.int64)
     loss = [np.nan if (m := frame.metrics) is None or m.packetLoss is None else m.packetLoss for frame in frames]
     return Rows(
         line,
@@ -210,8 +210,7 @@ def _rows(line: NDArray[np.int64], received: list[float], frames: list[Frame | B
         np.array([frame.timestamp for frame in frames], np.float64),
         np.array(loss, np.float64),
         np.array([frame.event == ENDED for frame in frames], np.bool_),
-        code,
-        list(index),
+        Ids.of(list(index)).take(code),
     )
 
 
@@ -225,7 +224,6 @@ def _decoded(rows: Rows, controls: list[Control], place: Ints, rejected: list[Re
         latency_us=np.rint((rows.received_at - rows.timestamp) * 1e6) + 0.0,  # -0 of a tiny negative one becomes 0
         packet_loss=rows.packet_loss,
         ended=rows.ended,
-        code=rows.code,
         ids=rows.ids,
         controls=[Control(before, at, control.kind, control.value) for before, at, control in timed],
         rejected=rejected,

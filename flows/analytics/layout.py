@@ -15,16 +15,20 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.analytics.ids import MAX_ID_BYTES, Ids
 from flows.analytics.records import BareFrame, FrameLine, InvalidFrameError, parse_line
 from flows.analytics.swar import (
     FIRST_BYTES,
+    LETTER,
     Words,
     byte_index,
     decimal,
     find,
+    json_text,
     keep_first,
     long_decimal,
     plain_ascii,
+    repeat,
     short_decimal,
 )
 
@@ -36,11 +40,9 @@ Mask = NDArray[np.bool_]
 
 NEWLINE: Final = ord("\n")
 NUMBER_BYTES: Final = 24
-MAX_STRING_BYTES: Final = 64
-QUOTE: Final = ord('"')
+MAX_STRING_BYTES: Final = MAX_ID_BYTES
 # So few lines are read one by one sooner than together.
 FEW_LINES: Final = 64
-BUCKET_BITS: Final = 17
 
 _PATHS: Final = {
     ("received_at",): "received_at",
@@ -81,7 +83,7 @@ class Rows(NamedTuple):
     """Frames of a block as columns of n rows, in order of their lines.
 
     `line` int64: the line's index in the block. `received_at`, `timestamp`, `packet_loss` float64, NaN for what the
-    line does not have. `ended` bool: the conversation's last frame. `code` int32: index into `ids`.
+    line does not have. `ended` bool: the conversation's last frame. `ids`: whose frame it is.
     """
 
     line: Ints
@@ -89,8 +91,7 @@ class Rows(NamedTuple):
     timestamp: Floats
     packet_loss: Floats
     ended: Mask
-    code: NDArray[np.int32]
-    ids: list[str]
+    ids: Ids
 
 
 class Lines(NamedTuple):
@@ -179,8 +180,6 @@ def read(data: bytes, layout: Layout) -> tuple[Rows, Lines] | None:
         if rows is not None and len(left) <= FEW_LINES:
             break
         found = _followed(kind(data, layout, begin[left]), end[left])
-        if found is None:
-            return None
         line = left[found.line]
         rows = found._replace(line=line) if rows is None else together(rows, found._replace(line=line))
         left = np.delete(left, found.line)
@@ -195,8 +194,6 @@ def together(some: Rows, more: Rows) -> Rows:
     """The rows of both, in order of their lines."""
     if not len(more.line):
         return some
-    index = {conversation_id: code for code, conversation_id in enumerate(some.ids)}
-    codes = np.array([index.setdefault(conversation_id, len(index)) for conversation_id in more.ids], np.int32)
     line = np.concatenate([some.line, more.line])
     order = np.argsort(line, kind="stable")
     return Rows(
@@ -205,29 +202,20 @@ def together(some: Rows, more: Rows) -> Rows:
         np.concatenate([some.timestamp, more.timestamp])[order],
         np.concatenate([some.packet_loss, more.packet_loss])[order],
         np.concatenate([some.ended, more.ended])[order],
-        np.concatenate([some.code, codes[more.code]])[order],
-        list(index),
+        some.ids.and_then(more.ids).take(order),
     )
 
 
-def _followed(walk: _Walk, end: Ints) -> Rows | None:
-    """The lines that agree, in terms of the walk; None if two ids cannot be told apart."""
+def _followed(walk: _Walk, end: Ints) -> Rows:
+    """The lines that agree, in terms of the walk."""
     line = np.flatnonzero(walk.agree & (walk.place == end))
-    coded = _codes([word[line] for word in walk.id_words])
-    if coded is None:
-        return None
-    code, first = coded
-    strange = ~walk.id_is_plain(line[first])
-    if strange.any():
-        walk.agree[line[strange[code]]] = False
-        return _followed(walk, end)
-    ids = _texts([word[line[first]] for word in walk.id_words])
     unknown = np.full(len(line), np.nan)
     received_at, timestamp, packet_loss = (
-        walk.numbers[role][line] if role in walk.numbers else unknown
+        walk.numbers[role].take(line) if role in walk.numbers else unknown
         for role in ("received_at", "timestamp", "packet_loss")
     )
-    return Rows(line, received_at, timestamp, packet_loss, walk.ended[line], code, ids)
+    ids = Ids.of_key(np.stack(walk.id_words, axis=1).take(line, 0))
+    return Rows(line, received_at, timestamp, packet_loss, walk.ended.take(line), ids)
 
 
 def _newlines(data: bytes) -> Ints:
@@ -256,7 +244,7 @@ class _Walk:
 
     def __init__(self, data: bytes, layout: Layout, begin: Ints) -> None:
         self._reach = max(map(len, layout.runs)) + max(field.width for field in layout.fields) + 16
-        self._padded = bytes(8) + data + bytes(self._reach)
+        self._padded = b"".join((bytes(8), data, bytes(self._reach)))
         self._length = len(data)
         self.place = begin
         self.agree: Mask = np.ones(len(begin), np.bool_)
@@ -288,42 +276,36 @@ class _Walk:
             self.agree &= ok & ((value <= 1.0) | (field.role != "packet_loss"))
         else:
             self.agree &= plain_ascii(words, length)
+        if field.role == "id":
+            self.agree &= length <= MAX_ID_BYTES
         if field.role in ("event", "id"):
             kept = [keep_first(word, length - 8 * index) for index, word in enumerate(words)]
             if field.role == "event":
                 self.ended = _is_ended(kept)
             else:
-                self.id_words = kept
+                self.id_words = kept[: MAX_ID_BYTES // 8]
         self.place = self.place + length
-
-    def id_is_plain(self, rows: Ints) -> Mask:
-        """Whether the ids of some rows are text that means itself; here, what agrees has been looked at."""
-        return np.ones(len(rows), np.bool_)
 
 
 class _QuickWalk(_Walk):
-    """The same for lines that are like the sample, which most are: some numbers as long, strings of the same length.
+    """The same for lines that are like the sample, which most are: its event, and numbers and an id as long.
 
-    A string's end is then proved by the run behind it, and what is in an id is looked at once for each distinct one.
+    The end of an id is then proved by the run behind it.
     """
 
+    def __init__(self, data: bytes, layout: Layout, begin: Ints) -> None:
+        event, layout = _with_its_event(layout)
+        self.ended = np.full(len(begin), event == _ENDED)
+        super().__init__(data, layout, begin)
+
     def _pass_field(self, field: Field, words: list[Words], terminator: int) -> None:
-        size = len(field.sample)
         dot = field.sample.find(b".") if field.is_number else -1
         if dot in (9, 10):
             self._pass_number(field, *long_decimal(list(map(np.ascontiguousarray, words)), field.sample, terminator))
         elif 0 < dot < 8:
             self._pass_number(field, *short_decimal(list(map(np.ascontiguousarray, words)), terminator))
-        elif field.role in ("event", "id"):
-            used = words[: max(1, -(-size // 8))]
-            text = [word & FIRST_BYTES[min(8, size - 8 * index)] for index, word in enumerate(used)]
-            if field.role == "event":
-                for word, expected in zip(text, _words(field.sample), strict=True):
-                    self.agree &= word == expected
-                self.ended = np.full(len(self.place), field.sample == _ENDED)
-            else:
-                self.id_words, self._id_size = text, size
-            self.place = self.place + size
+        elif field.role == "id":
+            self._pass_id(len(field.sample), words)
         else:
             super()._pass_field(field, words, terminator)
 
@@ -332,51 +314,20 @@ class _QuickWalk(_Walk):
         self.agree &= ok & (value <= 1.0) if field.role == "packet_loss" else ok
         self.place = self.place + length
 
-    def id_is_plain(self, rows: Ints) -> Mask:
-        """Whether the ids of some rows are text that means itself."""
-        text, length = [word[rows] for word in self.id_words], np.full(len(rows), self._id_size)
-        return plain_ascii(text, length) & (find(text, QUOTE) >= length)
+    def _pass_id(self, size: int, words: list[Words]) -> None:
+        sizes = [min(8, size - 8 * index) for index in range(max(1, -(-size // 8)))]
+        self.id_words = [word & FIRST_BYTES[count] for word, count in zip(words, sizes, strict=False)]
+        filler = [repeat(LETTER) & ~FIRST_BYTES[count] for count in sizes]
+        self.agree &= json_text([word | letters for word, letters in zip(self.id_words, filler, strict=True)])
+        self.place = self.place + size
 
 
-def _words(text: bytes) -> Words:
-    """The text as words, zeros behind its end; one at least."""
-    return np.frombuffer(text.ljust(max(8, -(-len(text) // 8) * 8), b"\0"), np.uint64)
-
-
-def _codes(words: list[Words]) -> tuple[NDArray[np.int32], Ints] | None:
-    """Which of the distinct strings each row has, and for each of those a row that has it.
-
-    Strings are told apart by a hash and then compared with the one that stands for theirs, so that two different ones
-    of the same hash are noticed: then, None.
-    """
-    mixed = np.zeros(len(words[0]), np.uint64)
-    for word in words:
-        mixed = (mixed ^ word) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(29)
-    # All rows of a hash share a bucket. Whoever was written into it last stands for those of its hash; the others of
-    # the bucket try again among themselves.
-    bucket = (mixed >> np.uint64(64 - BUCKET_BITS)).astype(np.int64)
-    standing = np.empty(len(mixed), np.int64)
-    last = np.empty(1 << BUCKET_BITS, np.int64)
-    left = np.arange(len(mixed))
-    while len(left):
-        last[bucket[left]] = left
-        winner = last[bucket[left]]
-        same = mixed[winner] == mixed[left]
-        standing[left[same]] = winner[same]
-        left = left[~same]
-    if not all((word == word[standing]).all() for word in words):
-        return None
-    stands = np.zeros(len(mixed), np.bool_)
-    stands[standing] = True
-    return (np.cumsum(stands, dtype=np.int32) - 1)[standing].astype(np.int32), np.flatnonzero(stands)
-
-
-def _texts(words: list[Words]) -> list[str]:
-    """The strings that the rows spell, of printable ASCII, with zeros behind their ends."""
-    newline = np.full(len(words[0]), NEWLINE, np.uint64)
-    lines = np.stack([*words, newline], axis=1).tobytes().translate(None, b"\0").decode()
-    return lines.split("\n")[:-1]
+def _with_its_event(layout: Layout) -> tuple[bytes, Layout]:
+    """The event of the sample, and the layout of lines that have the same."""
+    at = [field.role for field in layout.fields].index("event")
+    runs, fields, event = layout.runs, layout.fields, layout.fields[at].sample
+    run = runs[at] + event + runs[at + 1]
+    return event, Layout((*runs[:at], run, *runs[at + 2 :]), (*fields[:at], *fields[at + 1 :]))
 
 
 def _is_ended(words: list[Words]) -> Mask:

@@ -6,19 +6,19 @@ again. What the roster remembers of conversations that are over is bounded by ti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from itertools import repeat
+from collections.abc import Callable, Collection
 from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from flows.analytics.ids import Ids
+from flows.analytics.slots import NOBODY, SlotIndex
 from flows.analytics.voice_quality import CODECS
 
 __all__ = ["NOBODY", "REMEMBER_S", "Roster", "Watch"]
 
-NOBODY: Final = -1
 REMEMBER_S: Final = 86400.0
 _ROOM: Final = 64
 _NUMBERS: Final = {name: number for number, name in enumerate(CODECS)}
@@ -57,6 +57,8 @@ class Roster:
         self.codec = np.full(_ROOM, -1, np.int8)
         self.watches: list[Watch | None] = []
         self._slots: dict[str, int] = {}
+        self._index = SlotIndex()
+        self._not_indexed: dict[str, int] = {}
         self._free: list[int] = []
         self._ended: dict[str, int] = {}
         self._retired: dict[int, float] = {}
@@ -90,6 +92,7 @@ class Roster:
             self.watches[slot] = watch
             self._ranks = None
             self._slots[watch.conversation_id] = slot
+            self._not_indexed[watch.conversation_id] = slot
             self.on_since[slot], self.over_at[slot] = now, np.inf
             if watch.codec is not None:
                 self.codec[slot] = _NUMBERS[watch.codec]
@@ -124,15 +127,15 @@ class Roster:
             self._ranks[sorted(range(len(ids)), key=ids.__getitem__)] = np.arange(len(ids))
         return self._ranks
 
-    def slots(self, conversation_ids: Iterable[str]) -> NDArray[np.int32]:
-        """The slot of each conversation, NOBODY where none is on."""
-        slots = map(self._slots.get, conversation_ids, repeat(NOBODY))
-        return np.fromiter(slots, np.int32)
+    def slots(self, ids: Ids) -> NDArray[np.int32]:
+        """The slot of each row's conversation, shape (n,); NOBODY where none is on."""
+        return self._indexed().find(ids)
 
     def end(self, slot: int, windows_end: float) -> None:
         """The conversation is over; its slot stays until `windows_end`, when the last window of its last frame ends."""
         conversation_id = self.watch_in(slot).conversation_id
         del self._slots[conversation_id]
+        self._indexed().remove(slot)
         self._ended[conversation_id] = slot
         self._retired[slot] = windows_end
 
@@ -158,6 +161,13 @@ class Roster:
             forget(slot)
         while self._over and (oldest := next(iter(self._over.items())))[1] + REMEMBER_S <= now:
             del self._over[oldest[0]]
+
+    def _indexed(self) -> SlotIndex:
+        """The index of all conversations that are watched; those that are new come into it together."""
+        if self._not_indexed:
+            self._index.add(Ids.of(list(self._not_indexed)), np.array(list(self._not_indexed.values()), np.int32))
+            self._not_indexed = {}
+        return self._index
 
     def _returning(self, conversation_id: str, now: float) -> int:
         if not self.is_returning(conversation_id, now):
@@ -195,3 +205,4 @@ class Roster:
         self._retired, self._over = dict(retired), dict(over)
         on = ((slot, watch) for slot, watch in enumerate(self.watches) if slot not in self._retired)
         self._slots = {watch.conversation_id: slot for slot, watch in on if watch is not None}
+        self._index, self._not_indexed = SlotIndex(), dict(self._slots)

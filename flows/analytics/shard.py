@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 
 from flows.analytics.alerts import Alert, Change
 from flows.analytics.evidence import LastWindows
+from flows.analytics.ids import alike
 from flows.analytics.quality import evaluate_windows
 from flows.analytics.records import Control, FlowSettings, WatchSettings
-from flows.analytics.roster import NOBODY, Roster, Watch
+from flows.analytics.roster import Roster, Watch
 from flows.analytics.rules import LATENCY, LOSS, QUALITY, RULES, STALLS, Rule, Transition, Values
 from flows.analytics.shards import ShardBlock
+from flows.analytics.slots import NOBODY
 from flows.analytics.stalls import Arrivals, Stalls
 from flows.analytics.stretches import days, last_frames, stretches
 from flows.analytics.voice_quality import CODECS
@@ -27,7 +29,7 @@ from flows.analytics.windows import END, START, Frames, OpenWindows, Summaries, 
 
 __all__ = ["Overrides", "Shard", "ShardResult", "WindowLines"]
 
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 
 
 class Overrides(NamedTuple):
@@ -256,17 +258,15 @@ class Shard:
 
     def _slots(self, frames: ShardBlock) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
         """The slot of each frame, and whether it is watched; watches whom nobody named, if so set."""
-        by_code = self._roster.slots(frames.ids)
-        slot = by_code[frames.code]
+        slot = self._roster.slots(frames.ids)
         watched = slot != NOBODY
         if self._settings.alerts.unwatched == "default" and not watched.all():
-            for code in np.unique(frames.code[~watched]).tolist():
-                over_until = self._roster.over_until(frames.ids[code])
-                rows = np.flatnonzero((frames.code == code) & (frames.arrival >= over_until))
-                if len(rows):
-                    by_code[code] = self._watch_by_default(frames.ids[code], float(frames.arrival[rows[0]]))
-                    watched[rows] = True
-            slot = by_code[frames.code]
+            for rows in alike(frames.ids, np.flatnonzero(~watched)):
+                conversation_id = frames.ids.text(int(rows[0]))
+                heard = rows[frames.arrival[rows] >= self._roster.over_until(conversation_id)]
+                if len(heard):
+                    slot[rows] = self._watch_by_default(conversation_id, float(frames.arrival[heard[0]]))
+                    watched[heard] = True
         return slot, watched
 
     def _evaluate(self, rule: int, frames: _Kept, value: NDArray[np.float64], done: _Done) -> None:

@@ -59,5 +59,5 @@ def _rows(block: ShardBlock, begin: int, end: int) -> ShardBlock:
         latency_us=block.latency_us[rows],
         packet_loss=block.packet_loss[rows],
         ended=block.ended[rows],
-        code=block.code[rows],
+        ids=block.ids.part(rows),
     )

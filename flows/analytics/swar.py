@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 __all__ = [
     "FIRST_BYTES",
+    "LETTER",
     "Words",
     "byte_index",
     "decimal",
     "find",
+    "json_text",
     "keep_first",
     "long_decimal",
     "plain_ascii",
+    "repeat",
     "short_decimal",
 ]
 
@@ -29,7 +32,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-BACKSLASH, DOT, ZERO, LETTER = b"\\.0a"
+QUOTE, BACKSLASH, DOT, ZERO, LETTER = b'"\\.0a'
 MAX_INTEGER_DIGITS: Final = 10
 MAX_DECIMALS: Final = 8
 # Below it, an integer and eight decimals together are exact in float64. From it on, midpoints between floats are whole
@@ -82,6 +85,19 @@ def plain_ascii(words: Sequence[Words], length: Ints) -> Mask:
         control = (text - repeat(0x20)) & ~text  # its top bits: the lowest flag stands for a character below a space
         strange |= (text | control | _zeros(text ^ repeat(BACKSLASH))) & repeat(0x80)
     plain: Mask = strange == 0
+    return plain
+
+
+def json_text(words: Sequence[Words]) -> Mask:
+    """Whether all characters are printable ASCII, none of them a quote or a backslash: JSON text that means itself."""
+    strange = np.zeros(len(words[0]), np.uint64)
+    printable = np.full(len(words[0]), repeat(0x40))
+    for word in words:
+        strange |= word
+        printable &= word | (word << _U(1))  # from 0x20 on, one of the bits 0x20 and 0x40 is there
+        for byte in (QUOTE, BACKSLASH):
+            strange |= repeat(0x80) - (word ^ repeat(byte))  # whose top bits are those of the bytes that are it
+    plain: Mask = ((strange & repeat(0x80)) == 0) & (printable == repeat(0x40))
     return plain
 
 

@@ -1,0 +1,85 @@
+"""From conversations to their slots, for all rows of a block at once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.analytics.ids import Ids, are_same, widened
+
+__all__ = ["NOBODY", "SlotIndex"]
+
+NOBODY: Final = -1
+# So that few conversations share a bucket.
+_BUCKETS_A_SLOT: Final = 8
+
+
+class SlotIndex:
+    """A hash table with chains: a bucket knows a slot, and each slot the next of its bucket, if there is one."""
+
+    def __init__(self) -> None:
+        self._bucket = np.full(1, NOBODY, np.int32)
+        self._next = np.empty(0, np.int32)
+        self._key = np.empty((0, 1), np.uint64)
+        self._hash = np.empty(0, np.uint64)
+
+    def add(self, ids: Ids, slots: NDArray[np.int32]) -> None:
+        """Know the slots of conversations, shape (n,), of which none is known yet."""
+        if not len(slots):
+            return
+        self._make_room(int(slots.max()) + 1, ids.key.shape[1])
+        self._key[slots] = widened(ids.key, self._key.shape[1])
+        self._hash[slots] = ids.hash
+        self._link(slots)
+
+    def remove(self, slot: int) -> None:
+        """Forget who is in a slot that is known."""
+        chain, at = self._bucket, int(self._places(self._hash[slot : slot + 1])[0])
+        while chain[at] != slot:
+            chain, at = self._next, int(chain[at])
+        chain[at] = self._next[slot]
+
+    def find(self, ids: Ids) -> NDArray[np.int32]:
+        """The slot of each row, shape (n,); NOBODY where none is known."""
+        slot = self._bucket.take(self._places(ids.hash))
+        rows = np.flatnonzero(slot != NOBODY)
+        key = ids.key if len(rows) == len(slot) else ids.key.take(rows, 0)
+        while len(rows):
+            others = ~are_same(self._key.take(slot.take(rows), 0), key)
+            rows, key = rows[others], key[others]
+            slot[rows] = following = self._next.take(slot.take(rows))
+            rows, key = rows[following != NOBODY], key[following != NOBODY]
+        return slot
+
+    def _places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        return (hashes & np.uint64(len(self._bucket) - 1)).astype(np.int64)
+
+    def _link(self, slots: NDArray[np.int32]) -> None:
+        for slot, place in zip(slots.tolist(), self._places(self._hash[slots]).tolist(), strict=True):
+            self._next[slot] = self._bucket[place]
+            self._bucket[place] = slot
+
+    def _make_room(self, slots: int, words: int) -> None:
+        """Grow, and if so link the slots that are known into more buckets."""
+        if words > self._key.shape[1]:
+            self._key = widened(self._key, words)
+        room = len(self._key)
+        if slots <= room:
+            return
+        known = [self._chain(first) for first in self._bucket[self._bucket != NOBODY].tolist()]
+        more = max(slots, 2 * room) - room
+        self._key = np.concatenate([self._key, np.zeros((more, self._key.shape[1]), np.uint64)])
+        self._hash = np.concatenate([self._hash, np.zeros(more, np.uint64)])
+        self._next = np.concatenate([self._next, np.full(more, NOBODY, np.int32)])
+        self._bucket = np.full(_BUCKETS_A_SLOT << (len(self._key) - 1).bit_length(), NOBODY, np.int32)
+        self._link(np.array([slot for chain in known for slot in chain], np.int32))
+
+    def _chain(self, slot: int) -> list[int]:
+        """The slots of a bucket."""
+        chain = []
+        while slot != NOBODY:
+            chain.append(slot)
+            slot = int(self._next[slot])
+        return chain
