@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-import structlog
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.errors import StateError
 from connectors.files import logged_failures, make_private_dir, open_private, state_errors, write_all
+from connectors.logs import get_logger
 
 __all__ = ["AuditEntry", "AuditFault", "AuditLog", "AuditSink", "AuditVerdict", "read", "verify", "verify_lines"]
 
@@ -317,7 +317,7 @@ class _AuditPartition(StatefulSinkPartition[AuditEntry, int]):
         try:
             self._log.close()
         except (OSError, StateError):
-            structlog.get_logger(__name__).exception("audit_close_failed")
+            get_logger(__name__).exception("audit_close_failed")
 
 
 class AuditSink(FixedPartitionedSink[AuditEntry, int]):

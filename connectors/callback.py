@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.audit import AuditLog
 from connectors.delivery import Delivery, DeliveryPolicy
 from connectors.files import logged_failures
+from connectors.logs import get_logger
 from connectors.outbox import Callback, Outbox
 from connectors.outcome import Outcome, classify
 
@@ -50,7 +50,7 @@ class _CallbackPartition(StatefulSinkPartition[Sequence[Callback], int]):
             self._delivery.stop(self._drain_s)
             self._outbox.close()
         except Exception:
-            structlog.get_logger(__name__).exception("callback_sink_close_failed")
+            get_logger(__name__).exception("callback_sink_close_failed")
 
 
 class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):

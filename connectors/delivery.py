@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
-import structlog
 
 from connectors.addresses import Resolve, resolve
 from connectors.audit import AuditEntry, AuditLog
 from connectors.errors import StateError
+from connectors.logs import get_logger
 from connectors.outbox import Due, Outbox, Settlement, Waiting
 from connectors.outcome import Breaker, Dead, Delivered, Outcome, Retry, Verdict, classify, retry_delay_s
 from connectors.sender import DeliveryPolicy, Sender, endpoint_of
@@ -100,7 +100,7 @@ class Delivery:
         self._now = now
         self._u = u
         self._metrics = metrics
-        self._log = structlog.get_logger(__name__)
+        self._log = get_logger(__name__)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -7,15 +7,14 @@ import errno
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-import structlog
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.errors import StateError, VoicewatchError
+from connectors.logs import get_logger
 
 __all__ = [
     "JsonLinesSink",
@@ -56,10 +55,10 @@ def logged_failures(event: str, **fields: object) -> Iterator[None]:
     try:
         yield
     except VoicewatchError as error:  # which says itself what happened
-        structlog.get_logger(__name__).error(event, error=str(error), **fields)
+        get_logger(__name__).error(event, error=str(error), **fields)
         raise
     except Exception:
-        structlog.get_logger(__name__).exception(event, **fields)
+        get_logger(__name__).exception(event, **fields)
         raise
 
 
@@ -95,6 +94,8 @@ def check_writable(directory: Path, *, need_bytes: int = 64 * 1024 * 1024) -> No
 
     Raises StateError that names the cause and the fix, before anything else was started.
     """
+    import tempfile
+
     make_private_dir(directory)
     with state_errors(f"writing a test file in {directory}"):
         # No tempfile.TemporaryFile: it may use O_TMPFILE, which proves nothing about creating a name.
@@ -202,7 +203,7 @@ class _JsonLinesPartition(StatefulSinkPartition[bytes, int]):
         try:
             os.close(self._fd)
         except OSError as error:
-            structlog.get_logger(__name__).warning("output_close_failed", path=str(self._path), error=str(error))
+            get_logger(__name__).warning("output_close_failed", path=str(self._path), error=str(error))
 
 
 class JsonLinesSink(FixedPartitionedSink[bytes, int]):

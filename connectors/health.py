@@ -18,9 +18,9 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 import orjson
-import structlog
 
 from connectors.errors import VoicewatchError
+from connectors.logs import get_logger
 from connectors.metrics import CONTENT_TYPE, outbox_state
 from connectors.progress import SourceProgress
 
@@ -264,7 +264,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Log what went wrong with one request; a peer that hangs up is nobody's fault."""
-        structlog.get_logger(__name__).debug("health_request_failed", error=repr(sys.exc_info()[1]))
+        get_logger(__name__).debug("health_request_failed", error=repr(sys.exc_info()[1]))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -278,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = route()
         except Exception as error:
-            structlog.get_logger(__name__).exception("health_check_broke", path=self.path)
+            get_logger(__name__).exception("health_check_broke", path=self.path)
             self._send(HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", f"{type(error).__name__}\n".encode())
             return
         self._send(*answer)

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 import msgspec
 import orjson
-import structlog
 
 from connectors.files import state_errors
+from connectors.logs import get_logger
 from connectors.segments import SUFFIX, number_of, segments
 
 __all__ = ["JournalState", "recover"]
@@ -98,5 +98,5 @@ def _cut_torn_line(path: Path) -> int:
             keep = begin
         if keep < size:
             segment.truncate(keep)
-            structlog.get_logger(__name__).warning("journal_torn_line_cut", segment=str(path), bytes=size - keep)
+            get_logger(__name__).warning("journal_torn_line_cut", segment=str(path), bytes=size - keep)
     return keep

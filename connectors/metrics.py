@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 from prometheus_client import (
     CollectorRegistry,
@@ -32,6 +31,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from connectors.logs import get_logger
 from connectors.progress import SourceProgress
 
 __all__ = ["CONTENT_TYPE", "LATENCY_BUCKETS_S", "LOSS_BUCKETS", "Metrics", "OutboxState", "outbox_state"]
@@ -113,7 +113,7 @@ class _LookedUp(Collector):
             families = list(self._look())
         except (OSError, sqlite3.Error) as error:
             if not self._failed:
-                structlog.get_logger(__name__).warning("metrics_incomplete", what=self._what, error=str(error))
+                get_logger(__name__).warning("metrics_incomplete", what=self._what, error=str(error))
             self._failed = True
             return
         self._failed = False

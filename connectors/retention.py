@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import structlog
 import zstandard
 
 from connectors.files import open_private
+from connectors.logs import get_logger
 from connectors.segments import COMPRESSED, number_of, segments
 
 __all__ = ["Retention", "SafePlace", "compress", "tidy"]
@@ -63,7 +63,7 @@ class Retention(threading.Thread):
             try:
                 tidy(self._directory, self._safe.number, self._now() - self._keep_s)
             except OSError as error:
-                structlog.get_logger(__name__).warning("journal_tidy_failed", error=str(error))
+                get_logger(__name__).warning("journal_tidy_failed", error=str(error))
 
     def stop(self) -> None:
         """Stop after the segment at hand."""

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-import structlog
+from connectors.logs import get_logger
 
 __all__ = ["Shutdown"]
 
@@ -58,8 +58,9 @@ class Shutdown:
         threading.Thread(target=self._wait, args=(heard,), name="voicewatch-signals", daemon=True).start()
 
     def _wait(self, heard: int) -> None:
-        log = structlog.get_logger(__name__)
-        log.info("stopping", signal=_next_signal(heard, None))
+        signal_name = _next_signal(heard, None)
+        log = get_logger(__name__)
+        log.info("stopping", signal=signal_name)
         self.requested.set()
         if self._shared is not None:
             with contextlib.suppress(OSError):  # not there, or full: the others stop when this process ends

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-import structlog
 from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.errors import RecordingError, StateError
 from connectors.files import StateLock, logged_failures
 from connectors.journal import Block, Journal
+from connectors.logs import get_logger
 from connectors.progress import SourceProgress
 from connectors.recording import UTF8_MARK, Recording, record_time
 from connectors.retention import Retention, SafePlace
@@ -202,9 +202,9 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
                 self._stop_listening("voicewatch failed")
         except StateError as error:
             # Raising here while another exception unwinds would abort the process.
-            structlog.get_logger(__name__).error("journal_source_close_failed", error=str(error))
+            get_logger(__name__).error("journal_source_close_failed", error=str(error))
         except Exception:
-            structlog.get_logger(__name__).exception("journal_source_close_failed")
+            get_logger(__name__).exception("journal_source_close_failed")
         self._lock.release()
 
     def _stop_listening(self, reason: str) -> None:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
-import structlog
+from connectors.logs import get_logger
 
 __all__ = ["Notifier", "notify", "watchdog_s"]
 
@@ -26,7 +26,7 @@ def notify(message: str, environ: Mapping[str, str]) -> bool:
         told.settimeout(0)  # a manager that does not listen must not hold up anything
         told.sendto(message.encode(), address)
         return True
-    structlog.get_logger(__name__).warning("systemd_not_told", message=message)
+    get_logger(__name__).warning("systemd_not_told", message=message)
     return False
 
 

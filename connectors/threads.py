@@ -8,11 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-import structlog
+from connectors.logs import get_logger
 
 __all__ = ["FeedThread", "in_daemon_thread"]
 
-log = structlog.get_logger()
 T = TypeVar("T")
 
 
@@ -52,7 +51,7 @@ class FeedThread:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
-                log.warning("feed_slow_to_stop", feed=self._feed, waited_s=timeout_s)
+                get_logger(__name__).warning("feed_slow_to_stop", feed=self._feed, waited_s=timeout_s)
 
     def _live(self) -> None:
         try:
@@ -61,7 +60,7 @@ class FeedThread:
                 self._run(runner)
         except Exception as error:
             self.failure = error
-            log.exception("feed_failed", feed=self._feed)
+            get_logger(__name__).exception("feed_failed", feed=self._feed)
 
 
 async def in_daemon_thread(work: Callable[[], T], *, name: str) -> T:

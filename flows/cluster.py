@@ -14,9 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-import structlog
-
 from connectors.errors import VoicewatchError
+from connectors.logs import get_logger
 from connectors.retry import backoff_s
 from connectors.shutdown import Shutdown
 from flows.bootstrap import BootstrapReport
@@ -47,7 +46,7 @@ def run_cluster(
     VoicewatchError when they die too often in a row.
     """
     prepare(settings, environ, shutdown, on_bootstrap=on_bootstrap)  # what is missing is told once, not by each process
-    log = structlog.get_logger(__name__)
+    log = get_logger(__name__)
     stop = shutdown.requested
     failures = 0
     while not stop.is_set():

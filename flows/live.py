@@ -17,6 +17,7 @@ from connectors.audit import AuditLog, AuditSink
 from connectors.callback import CallbackSink
 from connectors.files import JsonLinesSink, make_private_dir, state_errors
 from connectors.journal import INTERRUPTED, Journal
+from connectors.logs import get_logger
 from connectors.sender import DeliveryPolicy
 from connectors.shutdown import Shutdown
 from connectors.source import JournalSource
@@ -151,6 +152,7 @@ def live_flow(
     Raises CredentialsError if the environment holds no credentials and a feed needs them, ConfigurationError for bad
     callback secrets, AudioHook secrets or TLS files.
     """
+    get_logger(__name__)  # what logging imports is there from now on, even if files or memory run out later
     state = StateLayout(settings.state.dir)
     feeds = feeds_of(settings, environ, state.enrichment, monitor)
     secrets = secrets_of(environ)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import MutableMapping
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-import structlog
-from structlog.types import EventDict, Processor
+from connectors.logs import configure_with
+
+if TYPE_CHECKING:
+    from structlog.typing import EventDict, Processor
 
 __all__ = ["LOG_JSON", "RUN_ID", "configure_logs", "run_id_of"]
 
@@ -27,7 +28,18 @@ def run_id_of(environ: MutableMapping[str, str]) -> str:
 
 
 def configure_logs(*, as_json: bool, run_id: str | None = None) -> None:
-    """Send all log events to standard error; colours only on a terminal. JSON lines carry the `run_id`."""
+    """Send all log events to standard error; colours only on a terminal. JSON lines carry the `run_id`.
+
+    That is done with the first event: a command that logs nothing does not wait for the import of structlog.
+    """
+    configure_with(partial(_configure, as_json=as_json, run_id=run_id))
+
+
+def _configure(*, as_json: bool, run_id: str | None) -> None:
+    import logging
+
+    import structlog
+
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from bytewax.run import cli_main
 
 from connectors.files import JsonLinesSink, make_private_dir
-from connectors.outbox import Outbox, State
 from connectors.recording import Recording
 from connectors.source import RecordingSource
 from flows.analytics.merge import Tally
@@ -25,6 +24,7 @@ from flows.tally import TallySink
 from flows.voice_qa import Outputs, build
 
 if TYPE_CHECKING:
+    from connectors.outbox import State
     from flows.settings import Settings
 
 __all__ = ["Replayed", "replay"]
@@ -85,6 +85,8 @@ def _overrides(settings: Settings | None) -> Overrides:
 
 
 def _outbox_counts(out: Path) -> dict[State, int]:
+    from connectors.outbox import Outbox
+
     outbox = Outbox(out / "outbox" / "outbox.sqlite3")
     try:
         return outbox.counts()

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 
-import structlog
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
@@ -17,6 +16,7 @@ from connectors.errors import StateError, UsageError, VoicewatchError
 from connectors.files import StateLock, check_writable
 from connectors.genesys.platform import GenesysPlatform, TokenProvider, credentials_from_environment
 from connectors.interceptors import InterceptorRegistry
+from connectors.logs import get_logger
 from connectors.outbox import Outbox
 from connectors.shutdown import Shutdown
 from connectors.tracing import configure_tracing
@@ -117,9 +117,7 @@ def _require_interceptors(
     if report.failed and not (report.created or report.existing):
         raise VoicewatchError("no interceptor exists, so there is nothing to watch; the reasons are above")
     if report.failed:
-        structlog.get_logger(__name__).warning(
-            "going_on_without_some", missing=len(report.failed), watching=len(report.watched)
-        )
+        get_logger(__name__).warning("going_on_without_some", missing=len(report.failed), watching=len(report.watched))
 
 
 def check_online(settings: Settings, environ: Mapping[str, str]) -> str:

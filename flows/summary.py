@@ -1,4 +1,4 @@
-"""What commands print: tables for people, on standard output."""
+"""What commands print, for people, on standard output: tables by Rich, and plain text, which needs no import of it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import orjson
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
     from connectors.outbox import Entry
     from flows.analytics.merge import Tally
     from flows.bootstrap import BootstrapReport
@@ -36,6 +36,8 @@ MAX_TIME = 253_402_300_800.0  # the year 10000
 
 
 def _console() -> Console:
+    from rich.console import Console
+
     # No markup and no emoji: what is in brackets or colons may be part of a path or an id.
     width = None if sys.stdout.isatty() else PLAIN_WIDTH
     return Console(width=width, highlight=False, markup=False, emoji=False)
@@ -43,6 +45,8 @@ def _console() -> Console:
 
 def _table(*columns: str) -> Table:
     """A table of these columns; those whose names begin with # are aligned to the right."""
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         justify: Literal["left", "right"] = "right" if name.startswith("#") else "left"
@@ -74,8 +78,6 @@ def print_replay(replayed: Replayed) -> None:
     """The summary of a replay."""
     tally = replayed.tally
     rate = tally.frames / replayed.elapsed_s if replayed.elapsed_s else 0.0
-    table = _table("", "#")
-    table.show_header = False
     rows = [
         ("frames", f"{tally.frames}"),
         ("  unwatched", f"{tally.unwatched}"),
@@ -88,20 +90,19 @@ def print_replay(replayed: Replayed) -> None:
         ("alerts raised", f"{tally.raised}"),
         ("alerts resolved", f"{tally.resolved}"),
     ]
+    name_width, value_width = (max(map(len, column)) for column in zip(*rows, strict=True))
     for name, value in rows:
-        table.add_row(name, value)
-    console = _console()
-    console.print(table)
-    console.print(f"{replayed.elapsed_s:.2f} s, {rate:,.0f} frames/s; results in {replayed.out}")
+        print(f"{name:<{name_width}}  {value:>{value_width}}")
+    print(f"{replayed.elapsed_s:.2f} s, {rate:,.0f} frames/s; results in {replayed.out}")
     if replayed.outbox is not None:
-        console.print("callbacks: " + ", ".join(f"{count} {state}" for state, count in replayed.outbox.items()))
+        print("callbacks: " + ", ".join(f"{count} {state}" for state, count in replayed.outbox.items()))
         if replayed.outbox["pending"] or replayed.outbox["dead"]:
             listing = f"VOICEWATCH_STATE__DIR={replayed.out} voicewatch outbox list CONFIG"
-            console.print(f"`{listing}` tells why; `outbox retry` sends dead ones again")
+            print(f"`{listing}` tells why; `outbox retry` sends dead ones again")
     if tally.rejected and not tally.frames + tally.invalid + tally.ignored:
-        console.print("Every line was rejected: is this a recording? rejected.jsonl has the reason for each.")
+        print("Every line was rejected: is this a recording? rejected.jsonl has the reason for each.")
     if tally.frames and tally.unwatched == tally.frames:
-        console.print(
+        print(
             "No frame was of a watched conversation: the recording holds no watch records for them. "
             'Give a --config with [alerts] unwatched = "default" to watch every conversation.'
         )
@@ -135,6 +136,8 @@ def print_demo(result: DemoResult) -> None:
 
 def print_outbox(entries: Sequence[Entry], counts: Mapping[str, int]) -> None:
     """Pending and dead callbacks."""
+    from rich.text import Text
+
     console = _console()
     if entries:
         table = _table("alert", "conversation", "state", "#attempts", "next attempt", "last error", "url")
@@ -162,6 +165,8 @@ def print_entry(entry: Entry) -> None:
 
 def print_audit(path: Path) -> None:
     """An audit log as a table."""
+    from rich.text import Text
+
     from connectors.audit import read
 
     console = _console()

@@ -26,16 +26,16 @@ from bytewax.inputs import Source
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import Sink
 
-from connectors.audit import AuditEntry
 from connectors.files import logged_failures
 from connectors.journal import Block
-from connectors.outbox import Callback
 from flows.analytics.frames import Decoded, decode_block
 from flows.analytics.merge import BlockFacts, Merger, Report, facts_of
 from flows.analytics.shard import Overrides, Shard, ShardResult
 from flows.analytics.shards import ShardBlock, split
 
 if TYPE_CHECKING:
+    from connectors.audit import AuditEntry
+    from connectors.outbox import Callback
     from flows.monitor import Monitor
 
 __all__ = ["SHARDS", "Outputs", "build", "flow"]
@@ -192,11 +192,15 @@ class _MergeLogic(StatefulBatchLogic[BlockFacts | tuple[int, ShardResult], Repor
 
 
 def _callbacks(report: Report) -> list[list[Callback]]:
+    from connectors.outbox import Callback
+
     told = [alert for alert in report.alerts if alert.url is not None]
     return [[Callback(alert.alert_id, alert.conversation_id, str(alert.url), alert.body) for alert in told]]
 
 
 def _audit_entries(report: Report) -> list[AuditEntry]:
+    from connectors.audit import AuditEntry
+
     return [
         AuditEntry(
             f"ALERT_{alert.state.upper()}",

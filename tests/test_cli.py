@@ -108,7 +108,8 @@ def test_help_and_usage_in_a_process_of_their_own() -> None:
 def test_a_log_never_shows_the_values_of_variables() -> None:
     """A traceback in the log tells where something failed, not what the variables held: those may be secret."""
     script = (
-        "import sys, structlog\n"
+        "import sys\n"
+        "from connectors.logs import get_logger\n"
         "from flows.logs import configure_logs\n"
         "configure_logs(as_json=sys.argv[1] == 'json')\n"
         "def fail(token):\n"
@@ -116,7 +117,7 @@ def test_a_log_never_shows_the_values_of_variables() -> None:
         "try:\n"
         f"    fail('{SECRET}'[::-1][::-1])\n"
         "except ValueError:\n"
-        "    structlog.get_logger().exception('it_failed', where='here')\n"
+        "    get_logger(__name__).exception('it_failed', where='here')\n"
     ).replace(f"'{SECRET}'[::-1][::-1]", "sys.argv[2]")
     for form in ("json", "text"):
         done = subprocess.run(
@@ -289,6 +290,35 @@ def test_replay_writes_and_sums_up(tmp_path: Path) -> None:
         assert bad["file"] == str(RECORDING)
         assert bad["text"] == lines[bad["line"] - 1]
         assert bad["reason"]
+
+
+def test_replay_imports_only_what_it_needs(tmp_path: Path) -> None:
+    """A replay that logs and delivers nothing waits for no import that only logging, delivery or settings need."""
+    script = (
+        "import sys\n"
+        "from flows.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    print(*{name.partition('.')[0] for name in sys.modules})\n"
+    )
+    arguments = ["replay", str(RECORDING), "--out", str(tmp_path / "out")]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], env=environ({}), capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    modules = set(done.stdout.splitlines()[-1].split())
+    assert {"bytewax", "numpy"} <= modules
+    assert not modules & {
+        "structlog",
+        "rich",
+        "pydantic",
+        "sqlite3",
+        "httpx",
+        "websockets",
+        "prometheus_client",
+        "attr",
+    }
 
 
 def test_replay_takes_limits_from_a_configuration(tmp_path: Path) -> None:

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-import structlog
 from websockets.frames import CloseCode
 
 from connectors.errors import UsageError
@@ -50,6 +49,7 @@ from connectors.genesys.simulator_server import (
     Silence,
     encode_message,
 )
+from connectors.logs import get_logger
 
 __all__ = ["Simulator", "SimulatorOptions", "announce", "running", "running_simulator", "serve", "serve_forever"]
 
@@ -320,11 +320,11 @@ class Simulator:
                 async with asyncio.timeout(_SLOW_SUBSCRIBER_S):
                     await connection.writable.wait()
             except TimeoutError:
-                structlog.get_logger(__name__).warning("slow_subscriber_dropped", after_s=_SLOW_SUBSCRIBER_S)
+                get_logger(__name__).warning("slow_subscriber_dropped", after_s=_SLOW_SUBSCRIBER_S)
                 connection.abort()
 
     def _strike(self, fault: StreamFault) -> None:
-        structlog.get_logger(__name__).info("fault_strikes", do=fault.do, after_frames=fault.after_frames)
+        get_logger(__name__).info("fault_strikes", do=fault.do, after_frames=fault.after_frames)
         match fault:
             case CloseSockets(code=code):
                 self._drop(code)

@@ -21,13 +21,13 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from connectors.errors import UsageError
 from connectors.genesys.audiohook.caller import Caller, CallPlan, plan_call
 from connectors.genesys.audiohook.signature import UpgradeRequest, sign
+from connectors.logs import get_logger
 
 __all__ = [
     "SECRETS_VARIABLE",
@@ -41,7 +41,6 @@ __all__ = [
     "upgrade",
 ]
 
-log = structlog.get_logger()
 
 SECRETS_VARIABLE: Final = "VOICEWATCH_AUDIOHOOK_SECRETS"  # the name of the variable
 REDIAL_S: Final = 0.2
@@ -140,9 +139,9 @@ async def _slot(url: str, key: str, secret: bytes | None, seed: int, slot: int, 
         try:
             outcome = await dial(url, plan_call(seed, slot, call), key, secret, stop=stop)
         except (OSError, WebSocketException) as error:
-            log.debug("audiohook_not_answered", url=url, error=str(error))
+            get_logger(__name__).debug("audiohook_not_answered", url=url, error=str(error))
         else:
-            log.info("audiohook_call_over", slot=slot, call=call, **outcome._asdict())
+            get_logger(__name__).info("audiohook_call_over", slot=slot, call=call, **outcome._asdict())
             if outcome.status == 101:
                 call += 1
                 pause_s = 2 + 6 * chance.random()

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 import orjson
-import structlog
 import zstandard
 
 from connectors.errors import RecordingError
 from connectors.genesys.calls import ENDED, STARTED, call_frames, conversation_ids, encode_frame
+from connectors.logs import get_logger
 
 __all__ = ["Calls", "Playback", "Source", "Step"]
 
@@ -106,7 +106,7 @@ class Playback:
             if step is not None:
                 yield step
         if self.skipped:
-            structlog.get_logger(__name__).warning("recording_lines_skipped", path=str(self._path), lines=self.skipped)
+            get_logger(__name__).warning("recording_lines_skipped", path=str(self._path), lines=self.skipped)
 
     def _step(self, record: dict[str, Any], arrived: float, due_s: float, start: float) -> Step | None:
         if "invalid" in record:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import httpx
-import structlog
 
 from connectors.errors import CredentialsError, GenesysError, UnavailableError
 from connectors.genesys.transport import Patience, explain, http_client, retrying, transient
+from connectors.logs import get_logger
 from connectors.tracing import span
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Credentials", "TokenProvider", "credentials_from_environment"]
 
-log = structlog.get_logger()
 
 # The shortest life that an OAuth client can be given, for an answer that does not tell.
 DEFAULT_LIFE_S = 300.0
@@ -131,7 +130,7 @@ class TokenProvider:
         except (httpx.HTTPStatusError, httpx.RequestError) as failure:
             raise self._refusal(failure) from failure
         text, life_s = self._read(response)
-        log.info("token_renewed", life_s=life_s)
+        get_logger(__name__).info("token_renewed", life_s=life_s)
         return _Held(text, asked_at + life_s - min(MARGIN_S, life_s * MARGIN_RATIO), asked_at)
 
     def _post(self) -> httpx.Response:

@@ -14,10 +14,10 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import httpx
-import structlog
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, UnavailableError
 from connectors.genesys.budget import budget_of
+from connectors.logs import get_logger
 from connectors.retry import backoff_s, retry_after_s
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ __all__ = [
     "transient",
 ]
 
-log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -114,7 +113,7 @@ def retrying(
             if attempt >= patience.attempts or not repeatable(failure):
                 raise
             wait_s = _wait_s(failure, attempt, patience=patience, now=now(), u=u())
-            log.warning(
+            get_logger(__name__).warning(
                 "genesys_retry",
                 what=what,
                 status=status_of(failure),

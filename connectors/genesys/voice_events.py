@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -32,12 +31,12 @@ from connectors.genesys.text_messages import TextMessages, hand_over_texts
 from connectors.genesys.token import TokenProvider
 from connectors.genesys.transport import tls_context
 from connectors.journal import Recorder
+from connectors.logs import get_logger
 from connectors.retry import backoff_s, retry_after_s
 from connectors.threads import FeedThread
 
 __all__ = ["MAX_MESSAGE_BYTES", "SUBSCRIPTION", "FeedTiming", "VoiceEventsFeed"]
 
-log = structlog.get_logger()
 
 SUBSCRIPTION = (
     '{"eventTypes":["conversation.started","conversation.updated","conversation.ended"],'
@@ -140,7 +139,7 @@ class VoiceEventsFeed:
                 return
             failures = 1 if ended.lasted_s >= self._timing.healthy_s else failures + 1
             wait_s = self._wait_s(ended.cause, failures)
-            log.warning("feed_waits", feed=self._name, reason=ended.reason, wait_s=round(wait_s, 3))
+            get_logger(__name__).warning("feed_waits", feed=self._name, reason=ended.reason, wait_s=round(wait_s, 3))
             self._thread.stopping.wait(wait_s)
 
     def _connect(self, runner: asyncio.Runner) -> _Ended:
@@ -255,7 +254,7 @@ class VoiceEventsFeed:
     def _change(self, state: Literal["up", "down"], reason: str) -> None:
         self._recorder.feed(self._name, state, reason)
         self._recorder.flush()
-        log.info("feed_changed", feed=self._name, state=state, reason=reason)
+        get_logger(__name__).info("feed_changed", feed=self._name, state=state, reason=reason)
         if self._on_state is not None:
             self._on_state(self._name, state, reason)
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol
 
-import structlog
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import BINARY, CONT, TEXT, CloseCode, Frame
 from websockets.protocol import OPEN, Event
 
 from connectors.genesys.audiohook.monitor import MonitoredSession
 from connectors.genesys.audiohook.session import Session
+from connectors.logs import get_logger
 
 __all__ = ["Connection", "Host"]
 
-log = structlog.get_logger()
 
 MAX_UNREAD_BYTES: Final = 2**18
 MAX_FRAGMENTS: Final = 1024
@@ -112,5 +111,5 @@ class Connection(ServerConnection):
 
     def _give_up(self, why: str) -> None:
         if not self.transport.is_closing():
-            log.warning(why, session=self.monitored and self.monitored.session.session_id)
+            get_logger(__name__).warning(why, session=self.monitored and self.monitored.session.session_id)
         self.transport.abort()

@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Final, Literal, cast
 
-import structlog
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
@@ -34,11 +33,11 @@ from connectors.genesys.audiohook.monitor import Monitor, MonitorCounts
 from connectors.genesys.audiohook.session import Session, SessionTiming
 from connectors.genesys.audiohook.signature import Gate, Refusal, UpgradeRequest
 from connectors.journal import Recorder
+from connectors.logs import get_logger
 from connectors.threads import FeedThread
 
 __all__ = ["AudioHookFeed", "AudioHookTiming"]
 
-log = structlog.get_logger()
 
 MAX_MESSAGE_BYTES: Final = 2**20
 MAX_SESSIONS: Final = 4000
@@ -258,7 +257,7 @@ class AudioHookFeed:
         except (StateError, OSError) as error:
             self._fail(error)
         except Exception:
-            log.exception("audiohook_connection_failed", feed=self._name)
+            get_logger(__name__).exception("audiohook_connection_failed", feed=self._name)
             return False
         return True
 
@@ -295,7 +294,7 @@ class AudioHookFeed:
         if sum(refused.values()) > self._refused_told and now >= self._tell_at:
             self._tell_at = now + 1.0
             self._refused_told = sum(refused.values())
-            log.warning("audiohook_upgrades_refused", feed=self._name, reasons=refused)
+            get_logger(__name__).warning("audiohook_upgrades_refused", feed=self._name, reasons=refused)
 
     async def _say_goodbye(self) -> None:
         """Ask every client to close, wait for it, and hang up on those that do not."""
@@ -307,12 +306,12 @@ class AudioHookFeed:
         if waiting:
             await asyncio.wait(waiting, timeout=self._timing.stop_s)
         if self._admitted:
-            log.warning("audiohook_clients_hung_up_on", feed=self._name, sessions=len(self._admitted))
+            get_logger(__name__).warning("audiohook_clients_hung_up_on", feed=self._name, sessions=len(self._admitted))
             await asyncio.gather(*(connection.close(CloseCode.GOING_AWAY) for connection in list(self._admitted)))
 
     def _change(self, state: Literal["up", "down"], reason: str) -> None:
         self._recorder.feed(self._name, state, reason)
         self._recorder.flush()
-        log.info("feed_changed", feed=self._name, state=state, reason=reason)
+        get_logger(__name__).info("feed_changed", feed=self._name, state=state, reason=reason)
         if self._on_state is not None:
             self._on_state(self._name, state, reason)

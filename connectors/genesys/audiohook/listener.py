@@ -8,11 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-import structlog
+from connectors.logs import get_logger
 
 __all__ = ["Listener", "allow_connections"]
 
-log = structlog.get_logger()
 
 OTHER_FILES: Final = 256
 """What the rest of the process needs: journal, outbox, the other feeds, the health server."""
@@ -70,9 +69,9 @@ def allow_connections(wanted: int) -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
             soft = more
         except (OSError, ValueError) as error:
-            log.warning("open_files_cannot_be_raised", allowed=soft, error=str(error))
+            get_logger(__name__).warning("open_files_cannot_be_raised", allowed=soft, error=str(error))
     files = sys.maxsize if soft == resource.RLIM_INFINITY else soft
     allowed = max(1, min(wanted, files - min(OTHER_FILES, files // 2)))
     if allowed < wanted:
-        log.warning("open_files_are_few", files=files, connections=allowed, wanted=wanted)
+        get_logger(__name__).warning("open_files_are_few", files=files, connections=allowed, wanted=wanted)
     return allowed

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import orjson
-import structlog
 
 from connectors.feeds import FeedLimits
 from connectors.genesys.audiohook.metrics import Sample, StreamMetrics
@@ -31,10 +30,10 @@ from connectors.genesys.audiohook.session import (
     Session,
 )
 from connectors.journal import Recorder
+from connectors.logs import get_logger
 
 __all__ = ["Monitor", "MonitorCounts", "MonitoredSession"]
 
-log = structlog.get_logger()
 
 CODEC: Final = "g711"  # PCMU is all that is taken
 RECONNECT_S: Final = 15.0
@@ -187,7 +186,7 @@ class MonitoredSession:
         """The connection is over, whatever was said before."""
         if self._conversation_id is not None:
             self._monitor.counts.lost += 1
-            log.warning("audiohook_session_lost", session=self.session.session_id)
+            get_logger(__name__).warning("audiohook_session_lost", session=self.session.session_id)
         self._leave("lost", now, comes_back=False)
 
     def _on(self, event: Event, now: float) -> None:
@@ -201,10 +200,12 @@ class MonitoredSession:
             case Failed(info=info):
                 self._monitor.counts.failed += 1
                 self._stop_waiting()
-                log.warning("audiohook_session_failed", session=self.session.session_id, info=info)
+                get_logger(__name__).warning("audiohook_session_failed", session=self.session.session_id, info=info)
                 return
             case ClientError(code=code, message=message):
-                log.warning("audiohook_client_error", session=self.session.session_id, code=code, said=message)
+                get_logger(__name__).warning(
+                    "audiohook_client_error", session=self.session.session_id, code=code, said=message
+                )
         if self._metrics is not None:
             self._measure(event, self._metrics, now)
 
@@ -234,7 +235,7 @@ class MonitoredSession:
     def _open(self, opened: Opened, now: float) -> None:
         if opened.is_probe:
             self._monitor.counts.probes += 1
-            log.info("audiohook_probe", session=self.session.session_id)
+            get_logger(__name__).info("audiohook_probe", session=self.session.session_id)
             return
         counts = self._monitor.counts
         counts.open += 1

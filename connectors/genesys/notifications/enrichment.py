@@ -20,17 +20,16 @@ from typing import Any, Protocol
 
 import httpx
 import orjson
-import structlog
 
 from connectors.errors import GenesysError, StateError
 from connectors.files import make_private_dir, open_private
 from connectors.genesys.budget import RequestBudget
 from connectors.journal import Recorder
+from connectors.logs import get_logger
 from connectors.retry import backoff_s, retry_after_s
 
 __all__ = ["EnrichTiming", "Enricher", "MediaQueue", "Wanted", "media_records"]
 
-log = structlog.get_logger()
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS wanted (
@@ -293,7 +292,7 @@ class Enricher:
                     self._enrich(upcoming[1])
         except Exception as error:
             self.failure = error
-            log.exception("enrichment_failed", feed=self._name)
+            get_logger(__name__).exception("enrichment_failed", feed=self._name)
 
     def _wait(self, wait_s: float | None, *, since: tuple[float, Wanted] | None) -> None:
         with self._changed:
@@ -330,7 +329,7 @@ class Enricher:
         self._record(wanted.conversation_id, list(fresh.values()), over=over)
         if over:
             if not seen:
-                log.warning("enrichment_given_up", feed=self._name, attempts=attempts)
+                get_logger(__name__).warning("enrichment_given_up", feed=self._name, attempts=attempts)
             self._queue.remove(wanted.conversation_id)
             return
         satisfied = given_up or (bool(fresh) and not ended)
@@ -354,7 +353,7 @@ class Enricher:
         self._budget.hold(self._timing.base_s if asked_s is None else asked_s)
 
     def _missed(self, why: int | str) -> None:
-        log.warning("enrichment_missed", feed=self._name, reason=why)
+        get_logger(__name__).warning("enrichment_missed", feed=self._name, reason=why)
 
 
 def _marked(conversation_id: str, details: Any) -> dict[str, dict[str, Any]]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import orjson
-import structlog
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from connectors.errors import GenesysError
@@ -29,12 +28,12 @@ from connectors.genesys.platform import Endpoints
 from connectors.genesys.token import TokenProvider
 from connectors.genesys.transport import Patience
 from connectors.journal import Recorder
+from connectors.logs import get_logger
 from connectors.retry import backoff_s, retry_after_s
 from connectors.threads import FeedThread, in_daemon_thread
 
 __all__ = ["Heard", "NotificationTiming", "NotificationsFeed"]
 
-log = structlog.get_logger()
 
 INVALID_CHARACTERS = 4096
 METADATA_TOPIC = "channel.metadata"
@@ -239,7 +238,9 @@ class NotificationsFeed:
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():  # and it is read on until there is another one
                 slot.channel = None
-                log.info("channel_replaced", feed=self._name, channel=slot.number, reason=opened.replace.result())
+                get_logger(__name__).info(
+                    "channel_replaced", feed=self._name, channel=slot.number, reason=opened.replace.result()
+                )
                 continue
             lasted_s = asyncio.get_running_loop().time() - opened.opened_at
             failures = 1 if lasted_s >= self._timing.healthy_s else failures + 1
@@ -249,7 +250,9 @@ class NotificationsFeed:
             await self._pause(slot, opened.reason, wait_s)
 
     async def _pause(self, slot: _Slot, reason: str, wait_s: float) -> None:
-        log.warning("feed_waits", feed=self._name, channel=slot.number, reason=reason, wait_s=round(wait_s, 3))
+        get_logger(__name__).warning(
+            "feed_waits", feed=self._name, channel=slot.number, reason=reason, wait_s=round(wait_s, 3)
+        )
         await asyncio.sleep(wait_s)
 
     def _backoff_s(self, failures: int) -> float:
@@ -327,7 +330,7 @@ class NotificationsFeed:
             heard = self._read(content)
         except Exception as error:  # nothing is recorded in there: whatever it is, it is about this message alone
             reason = f"it cannot be handled: {type(error).__name__}: {error}"[:MAX_REASON]
-            log.warning("message_not_handled", feed=self._name, reason=reason)
+            get_logger(__name__).warning("message_not_handled", feed=self._name, reason=reason)
             self._recorder.invalid(message[:INVALID_CHARACTERS], reason)
         else:
             self._record(message, content, heard, carried=carried)
@@ -402,7 +405,7 @@ class NotificationsFeed:
         self._is_up = state == "up"
         self._recorder.feed(self._name, state, reason)
         self._recorder.flush()
-        log.info("feed_changed", feed=self._name, state=state, reason=reason)
+        get_logger(__name__).info("feed_changed", feed=self._name, state=state, reason=reason)
         if self._on_state is not None:
             self._on_state(self._name, state, reason)
 
