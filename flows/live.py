@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bytewax.dataflow import Dataflow
-from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.recovery import RecoveryConfig
 
 from connectors.audit import AuditLog, AuditSink
 from connectors.callback import CallbackSink
-from connectors.files import JsonLinesSink, make_private_dir, state_errors
+from connectors.files import JsonLinesSink
 from connectors.journal import INTERRUPTED, Journal
 from connectors.logs import get_logger
+from connectors.recovery import make_recovery_store
 from connectors.sender import DeliveryPolicy
 from connectors.shutdown import Shutdown
 from connectors.source import JournalSource
@@ -35,8 +35,6 @@ __all__ = ["SNAPSHOT_EVERY", "StateLayout", "endpoints_of", "live_flow", "open_j
 
 # The worker waits for the disk meanwhile, and whatever was read since is read again after a crash.
 SNAPSHOT_EVERY: Final = timedelta(seconds=5)
-# One: each part costs three syncs of the disk a snapshot, during which the worker stands still.
-RECOVERY_PARTS: Final = 1
 
 
 @dataclass(frozen=True)
@@ -127,16 +125,7 @@ def open_journal(settings: Settings) -> Journal:
 def recovery_of(settings: Settings) -> RecoveryConfig:
     """Bytewax' recovery store in the state directory, made on first use. Raises StateError."""
     directory = StateLayout(settings.state.dir).recovery
-    if not any(directory.glob("part-*.sqlite3")):
-        # Beside its place first: the store of a process that was killed while making it cannot be used, ever.
-        unfinished = directory.with_name(f"{directory.name}.new")
-        with state_errors(f"making the recovery directory {directory}"):
-            shutil.rmtree(unfinished, ignore_errors=True)
-            make_private_dir(unfinished)
-            init_db_dir(unfinished, RECOVERY_PARTS)  # type: ignore[no-untyped-call]
-            for part in unfinished.iterdir():
-                part.chmod(0o600)  # SQLite gives the -wal and -shm files of a part the same mode
-            unfinished.rename(directory)
+    make_recovery_store(directory)
     return RecoveryConfig(directory)  # type: ignore[no-untyped-call]
 
 

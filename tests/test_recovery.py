@@ -1,17 +1,22 @@
-"""The recovery store stays small, however many conversations have come and gone."""
+"""The recovery store: how it is made, and that it stays small, however many conversations have come and gone."""
 
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
 
-from bytewax.recovery import RecoveryConfig, init_db_dir
+import pytest
+from bytewax.recovery import RecoveryConfig
 from bytewax.testing import run_main
 
+from connectors.errors import StateError
 from connectors.files import JsonLinesSink
 from connectors.recording import Recording
+from connectors.recovery import PAGE_BYTES, make_recovery_store
 from connectors.source import RecordingSource
 from flows.voice_qa import SHARDS, Outputs, build
 
@@ -38,8 +43,7 @@ def write_short_calls(directory: Path) -> list[Path]:
 def test_ended_conversations_leave_nothing_behind(tmp_path: Path) -> None:
     """After many short calls the store has a row for each shard, not for each call, and little in it."""
     recovery = tmp_path / "recovery"
-    recovery.mkdir()
-    init_db_dir(recovery, 1)
+    make_recovery_store(recovery)
     source = RecordingSource(Recording(write_short_calls(tmp_path)), stop=threading.Event())
     windows = tmp_path / "windows.jsonl"
     outputs = Outputs(windows=JsonLinesSink(windows), alerts=JsonLinesSink(tmp_path / "alerts.jsonl"))
@@ -58,3 +62,36 @@ def test_ended_conversations_leave_nothing_behind(tmp_path: Path) -> None:
     assert len(sizes) < len(SHARDS) + 8
     # All calls together would take ten times as much: a watch alone is a hundred bytes and more.
     assert sum(shards.values()) < 300_000
+
+
+def test_a_store_is_made_once(tmp_path: Path) -> None:
+    """In place of an empty directory and of one left half-made, private, with large pages; made again, it stays."""
+    recovery = tmp_path / "recovery"
+    recovery.mkdir()
+    (tmp_path / "recovery.new").mkdir()
+    (tmp_path / "recovery.new" / "part-0.sqlite3").write_bytes(b"half")
+    command = [sys.executable, "-m", "connectors.recovery", str(recovery)]
+    subprocess.run(command, check=True)
+    part = recovery / "part-0.sqlite3"
+    made = part.stat()
+    assert (recovery.stat().st_mode & 0o777, made.st_mode & 0o777) == (0o700, 0o600)
+    with sqlite3.connect(part) as store:
+        assert store.execute("PRAGMA page_size").fetchone() == (PAGE_BYTES,)
+        assert store.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    store.close()
+    subprocess.run(command, check=True)
+    assert part.stat().st_ino == made.st_ino
+    assert [path.name for path in tmp_path.iterdir()] == ["recovery"]
+
+
+def test_a_store_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
+    """With the path and what to do; the command ends with 1."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match=r"file/recovery.new failed: Not a directory"):
+        make_recovery_store(tmp_path / "file" / "recovery")
+    for arguments in ([], [str(tmp_path / "file" / "recovery")]):
+        command = [sys.executable, "-m", "connectors.recovery", *arguments]
+        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (told.returncode, told.stdout) == (1, "")
+        assert told.stderr.startswith("python -m connectors.recovery DIRECTORY: ")
+        assert "Traceback" not in told.stderr

@@ -227,8 +227,9 @@ def in_bytewax(path: Path, *, out: Path = OUT / "flow", snaps: int = 0, processe
     os.link(path, source / path.name)
     flow = ["-m", "bytewax.run", REPLAY_FLOW]
     if snaps:
-        store = fresh(BENCH / "recovery")
-        subprocess.run(python("-m", "bytewax.recovery", store, 4), check=True, env=environ())
+        store = BENCH / "recovery"
+        shutil.rmtree(store, ignore_errors=True)
+        subprocess.run(python("-m", "connectors.recovery", store), check=True, env=environ())
         flow += ["-r", str(store), "-s", str(snaps), "-b", "0"]
     if processes > 1:
         addresses = ";".join(f"127.0.0.1:{2101 + number}" for number in range(processes))
