@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -15,9 +15,12 @@ from connectors.files import state_errors
 from connectors.logs import get_logger
 from connectors.segments import SUFFIX, number_of, segments
 
-__all__ = ["JournalState", "recover"]
+__all__ = ["Ended", "JournalState", "recover"]
 
 MAX_EPOCH_S: Final = 1e10
+
+Ended = Callable[[Sequence[bytes]], tuple[Collection[str], Mapping[int, str]]]
+"""Of some messages, the conversations that they end; and the index, in order, of each that is no frame, with why."""
 
 
 class _Feed(msgspec.Struct):
@@ -40,7 +43,7 @@ _decode = msgspec.json.Decoder(_Record).decode
 class JournalState:
     """What a journal's writer must know of what is already in it; `ended` is that of `Journal`."""
 
-    def __init__(self, ended: Callable[[bytes], str | None]) -> None:
+    def __init__(self, ended: Ended) -> None:
         self._ended = ended
         self.segment = 0
         self.time = 0.0
@@ -56,7 +59,8 @@ class JournalState:
             self.time = max(self.time, record.received_at)
             if record.frame:
                 # The very bytes that were looked at when they were received, so that the answer is the same.
-                self.watches.pop(self._ended(bytes(record.frame)) or "", None)
+                for conversation_id in self._ended([bytes(record.frame)])[0]:
+                    self.watches.pop(conversation_id, None)
             elif record.watch:
                 watch = orjson.loads(bytes(record.watch))
                 orjson.dumps(watch)  # which takes less than loads does; it will be written again
@@ -65,7 +69,7 @@ class JournalState:
                 self.feeds[record.feed.name] = record.feed.state
 
 
-def recover(directory: Path, ended: Callable[[bytes], str | None]) -> JournalState:
+def recover(directory: Path, ended: Ended) -> JournalState:
     """Cut off what a crash tore, and read the last segment that is not empty, which tells all that is in force."""
     state = JournalState(ended)
     with state_errors(f"reading the journal in {directory}"):

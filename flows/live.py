@@ -22,7 +22,7 @@ from connectors.sender import DeliveryPolicy
 from connectors.shutdown import Shutdown
 from connectors.source import JournalSource
 from connectors.webhook import SECRET_VARIABLE, parse_secrets
-from flows.analytics.frames import ended_conversation
+from flows.analytics.frames import ended_conversations
 from flows.feeds import endpoints_of, feeds_of
 from flows.settings import Settings
 from flows.tally import TallySink
@@ -114,7 +114,7 @@ def open_journal(settings: Settings) -> Journal:
     journal = Journal(
         state.journal,
         settings=settings.flow_record(),
-        ended=ended_conversation,
+        ended=ended_conversations,
         sync_always=settings.state.fsync == "always",
     )
     for name in journal.interrupted:

@@ -92,7 +92,7 @@ def _journal() -> Callable[[bytes], None]:
     from connectors.journal import Journal
     from connectors.recording import Recording
     from connectors.segments import JournalTail, segments
-    from flows.analytics.frames import decode_block, ended_conversation
+    from flows.analytics.frames import decode_block, ended_conversations
     from flows.settings import Settings
 
     settings = Settings().flow_record()
@@ -113,7 +113,7 @@ def _journal() -> Callable[[bytes], None]:
                 read += found[1]
             tail.close()
             assert read == data[: data.rfind(b"\n") + 1], "the tail read something else"
-            journal = Journal(directory, settings=settings, ended=ended_conversation)
+            journal = Journal(directory, settings=settings, ended=ended_conversations)
             journal.frame(data)
             journal.close()
             for segment in segments(directory)[1:]:

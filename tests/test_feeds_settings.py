@@ -16,7 +16,7 @@ from connectors.genesys.notifications.feed import NotificationsFeed
 from connectors.genesys.platform import Credentials, Endpoints, TokenProvider
 from connectors.genesys.voice_events import VoiceEventsFeed
 from connectors.journal import Journal
-from flows.analytics.frames import ended_conversation
+from flows.analytics.frames import ended_conversations
 from flows.feeds import feeds_of
 from flows.run import check_online
 from flows.settings import Settings, audiohook_keys, parse_settings
@@ -248,7 +248,7 @@ class TestMaking:
 
     def made(self, toml: str, tmp_path: Path, variables: Mapping[str, str]) -> tuple[list[Any], Journal]:
         settings = parsed(toml)
-        journal = Journal(tmp_path / "journal", settings=settings.flow_record(), ended=ended_conversation)
+        journal = Journal(tmp_path / "journal", settings=settings.flow_record(), ended=ended_conversations)
         make = feeds_of(settings, variables, lambda name: tmp_path / f"{name}.sqlite3")
         return list(make(AuditLog(tmp_path / "audit.jsonl"), journal)), journal
 

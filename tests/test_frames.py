@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.analytics.frames import BULK_BYTES, Decoded, decode_block, ended_conversation
+from flows.analytics.frames import BULK_BYTES, Decoded, decode_block, ended_conversation, ended_conversations
 from flows.analytics.records import BareFrame, Control, FrameLine, InvalidFrameError, parse_frame, parse_line
 from tests.support.reference_records import NoRecordError, parse
 
@@ -248,6 +249,21 @@ def test_which_conversation_a_message_ends() -> None:
             parse_frame(bad)
 
 
+def test_which_conversations_messages_end_together() -> None:
+    """Each message is judged as it is alone, also beside one that has the other half of its character."""
+    ended = b'{"event":"conversation.ended","entity":{"id":"%d"},"timestamp":1}'
+    updated = ended.replace(b"ended", b"updated")
+    assert ended_conversations([]) == ([], {})
+    assert ended_conversations([ended % 1, updated % 2, ended % 3]) == (["1", "3"], {})
+    halves = [ended % 1, ended % 2 + b"\xc3", b"\xa9" + ended % 3, b'{"event":"\xff"}', b"", ended % 4]
+    found, invalid = ended_conversations(halves)
+    assert found == ["1", "4"]
+    for at, reason in invalid.items():
+        with pytest.raises(InvalidFrameError, match=re.escape(reason)):
+            ended_conversation(halves[at])
+    assert list(invalid) == [1, 2, 3, 4]
+
+
 # The fast loop against the definition
 
 LINES = [
@@ -404,3 +420,19 @@ def test_the_definition_is_the_references(data: bytes) -> None:
         expected["frame"]["timestamp"],
         metrics.get("packetLoss"),
     )
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(jsonish | mutations, max_size=6))
+def test_messages_are_judged_together_as_alone(messages: list[bytes]) -> None:
+    """The same ends, and the same reasons for the same messages."""
+    ended, invalid = [], {}
+    for at, message in enumerate(messages):
+        try:
+            over = ended_conversation(message)
+        except InvalidFrameError as error:
+            invalid[at] = str(error)
+        else:
+            ended += [] if over is None else [over]
+    assert ended_conversations(messages) == (ended, invalid)
+    assert list(ended_conversations(messages)[1]) == list(invalid)

@@ -33,7 +33,7 @@ from connectors.recording import Recording
 from connectors.retry import retry_after_s
 from connectors.segments import JournalTail, Position, segments
 from connectors.webhook import parse_secrets, sign
-from flows.analytics.frames import decode_block, ended_conversation
+from flows.analytics.frames import decode_block, ended_conversations
 from flows.analytics.records import Control, InvalidFrameError, parse_line
 from flows.settings import Settings, load_settings
 from flows.summary import print_audit
@@ -117,7 +117,7 @@ def test_a_journal_goes_on_after_any_segments(contents: list[bytes]) -> None:
     with directory() as place:
         for number, content in enumerate(contents, 1):
             (place / f"{number:08d}.jsonl").write_bytes(content)
-        journal = Journal(place, settings=Settings().flow_record(), ended=ended_conversation)
+        journal = Journal(place, settings=Settings().flow_record(), ended=ended_conversations)
         journal.frame(b'{"event":"conversation.ended","entity":{"id":"c"},"timestamp":1}')
         journal.tick()
         journal.close()
@@ -134,7 +134,7 @@ def test_a_journal_goes_on_after_any_segments(contents: list[bytes]) -> None:
 def test_what_a_feed_hears_is_a_line_of_json(message: bytes) -> None:
     """A message becomes one line of JSON that the flow takes as a frame, or as invalid with the reason."""
     with directory() as place:
-        journal = Journal(place, settings=Settings().flow_record(), ended=ended_conversation)
+        journal = Journal(place, settings=Settings().flow_record(), ended=ended_conversations)
         journal.frame(message)
         journal.close()
         data = segments(place)[0].read_bytes()

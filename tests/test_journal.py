@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from connectors.errors import StateError
 from connectors.journal import Journal
 from connectors.segments import JournalTail, Position, segments
-from flows.analytics.frames import decode_block, ended_conversation
+from flows.analytics.frames import decode_block, ended_conversations
 
 SETTINGS: dict[str, Any] = {"windows": {"length_s": 10.0, "slide_s": 5.0}, "alerts": {"policy": "incident"}}
 WATCH = {"conversation_id": "c1", "leg_id": "l1", "max_latency_ms": 150.0, "packet_loss_threshold": 0.02}
@@ -31,7 +31,7 @@ DEADLINE_S = 30.0
 
 
 def journal_in(directory: Path, now: Callable[[], float] = lambda: 1000.0, **limits: Any) -> Journal:
-    return Journal(directory, settings=SETTINGS, ended=ended_conversation, now=now, **limits)
+    return Journal(directory, settings=SETTINGS, ended=ended_conversations, now=now, **limits)
 
 
 def frame(conversation_id: str = "c1", event: str = "conversation.updated", **more: Any) -> bytes:
@@ -326,9 +326,9 @@ import resource, sys
 from pathlib import Path
 from connectors.errors import StateError
 from connectors.journal import Journal
-from flows.analytics.frames import ended_conversation
+from flows.analytics.frames import ended_conversations
 
-journal = Journal(Path(sys.argv[1]), settings={}, ended=ended_conversation)
+journal = Journal(Path(sys.argv[1]), settings={}, ended=ended_conversations)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 written = 0
 try:
@@ -526,30 +526,57 @@ def test_whatever_arrives_is_one_line_that_replays(messages: list[tuple[Any, int
     assert [control.kind for control in decoded.controls][1:] == ["invalid"] * kinds(found).count("invalid")
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.tuples(MESSAGES, st.integers(0, 3)), max_size=6), st.sampled_from([None, 'a "feed"']))
+PLAIN = st.builds(
+    lambda event, n: frame("c", f"conversation.{event}", note="é" * n),
+    st.sampled_from(["updated", "updated", "started", "ended"]),
+    st.integers(0, 2),
+)
+BATCHES = st.lists(
+    st.tuples(
+        st.sampled_from([1000.0, 1000.5, 999.0]),
+        st.lists(st.one_of(PLAIN, st.tuples(MESSAGES, st.integers(0, 3)).map(lambda one: sent(*one))), max_size=8),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(BATCHES, st.sampled_from([None, 'a "feed"']))
 def test_messages_that_came_together_are_recorded_as_one_by_one(
-    messages: list[tuple[Any, int]], via: str | None
+    batches: list[tuple[float, list[str | bytes]]], via: str | None
 ) -> None:
     """Frames, invalid messages and ends in one go: the same lines, and the same watches in force."""
-    received = [sent(value, layout) for value, layout in messages]
-    encoded = [one if isinstance(one, bytes) else one.encode("utf-8", "surrogatepass") for one in received]
     written = []
     for together in (True, False):
         with tempfile.TemporaryDirectory() as directory:
-            journal = journal_in(Path(directory))
+            clock = [1000.0]
+            journal = journal_in(Path(directory), lambda: clock[0])  # noqa: B023 - not used after the loop
             journal.watch(WATCH | {"conversation_id": "c"})
             recorder = journal if via is None else journal.recorder(via)
-            if together:
-                recorder.frames(encoded)
-            else:
-                for message in encoded:
-                    recorder.frame(message)
-            watching = journal.is_watching("c")
+            watching = []
+            for clock[0], received in batches:
+                if together:
+                    encoded = [m if isinstance(m, bytes) else m.encode("utf-8", "surrogatepass") for m in received]
+                    recorder.frames(encoded)
+                else:
+                    for message in received:
+                        recorder.frame(message)
+                watching.append(journal.is_watching("c"))
             journal.close()
             [segment] = segments(Path(directory))
             written.append((segment.read_bytes(), watching))
     assert written[0] == written[1]
+
+
+def test_a_message_that_came_with_an_invalid_one_keeps_its_time(tmp_path: Path) -> None:
+    """What arrived together has one time in the journal, whatever it is, though the clock went on meanwhile."""
+    clock = itertools.count(1000.0, 0.25)
+    journal = journal_in(tmp_path, lambda: next(clock))
+    journal.frames([frame(), b"{", frame(), b"\xff", frame()])
+    journal.close()
+    found = records(tmp_path)[1:]
+    assert kinds(found) == ["frame", "invalid", "frame", "invalid", "frame"]
+    assert len({record["received_at"] for record in found}) == 1
 
 
 def test_whoever_reads_along_is_woken_by_a_write(tmp_path: Path) -> None:

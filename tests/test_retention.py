@@ -19,7 +19,7 @@ def write_segments(directory: Path, count: int) -> list[bytes]:
     """A journal of `count` segments with a few frames in each; the text of each segment."""
     times = iter(range(1_700_000_000, 1_800_000_000))
     journal = Journal(
-        directory, settings={}, ended=lambda _: None, now=lambda: float(next(times)), max_segment_bytes=400
+        directory, settings={}, ended=lambda _: ((), {}), now=lambda: float(next(times)), max_segment_bytes=400
     )
     while len(segments(directory)) < count:
         journal.frame(b'{"event":"x","entity":{"id":"c"},"timestamp":1}')

@@ -14,7 +14,7 @@ from bytewax.inputs import StatefulSourcePartition
 from connectors.journal import Block, Journal
 from connectors.shutdown import Shutdown
 from connectors.source import QUIET_AFTER_S, JournalSource
-from flows.analytics.frames import ended_conversation
+from flows.analytics.frames import ended_conversations
 
 DEADLINE_S = 30.0
 FRAMES = 20_000
@@ -29,7 +29,7 @@ def reading(directory: Path, *, segment_bytes: int = 1 << 26) -> Iterator[tuple[
 
     def open_journal() -> Journal:
         limit = segment_bytes
-        journals.append(Journal(directory / "j", settings={}, ended=ended_conversation, max_segment_bytes=limit))
+        journals.append(Journal(directory / "j", settings={}, ended=ended_conversations, max_segment_bytes=limit))
         return journals[0]
 
     source = JournalSource(directory / "lock", open_journal, lambda _: [], shutdown, keep_s=3600.0)

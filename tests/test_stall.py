@@ -18,7 +18,7 @@ from connectors.journal import Journal
 from connectors.segments import segments
 from connectors.shutdown import Shutdown
 from connectors.source import JournalSource
-from flows.analytics.frames import ended_conversation
+from flows.analytics.frames import ended_conversations
 from flows.voice_qa import Outputs, build
 from tests.support.callbacks import eventually
 
@@ -91,7 +91,7 @@ def test_a_burst_is_recorded_while_the_dataflow_stands_still(tmp_path: Path) -> 
     with running_simulator(conversations=1, rate=1.0) as simulator:
         source = JournalSource(
             tmp_path / "lock",
-            lambda: Journal(directory, settings=settings, ended=ended_conversation),
+            lambda: Journal(directory, settings=settings, ended=ended_conversations),
             lambda journal: [feed_of(simulator, journal)],
             shutdown,
             keep_s=3600.0,

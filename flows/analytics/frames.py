@@ -8,7 +8,7 @@ reason when it is not one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
@@ -33,7 +33,7 @@ from flows.analytics.records import (
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-__all__ = ["Decoded", "Rejected", "decode_block", "ended_conversation"]
+__all__ = ["Decoded", "Rejected", "decode_block", "ended_conversation", "ended_conversations"]
 
 ENDED: Final = "conversation.ended"
 MAX_TEXT: Final = 4096
@@ -90,6 +90,33 @@ def ended_conversation(message: bytes) -> str | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         frame = parse_frame(message)
     return frame.entity.id if frame.event == ENDED else None
+
+
+def ended_conversations(messages: Sequence[bytes]) -> tuple[list[str], dict[int, str]]:
+    """The conversations that frames among some messages end, and by its index, in order, why a message is no frame.
+
+    The same as by `ended_conversation` of each.
+
+    >>> ended_conversations([b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}', b""])
+    (['c1'], {1: 'an empty line'})
+    """
+    # What msgspec takes begins and ends with ASCII, so that no two such messages make a character together.
+    if len(messages) > 1 and _is_utf8(b"".join(messages)):
+        try:
+            return [frame.entity.id for frame in map(_decode_frame, messages) if frame.event == ENDED], {}
+        except (msgspec.DecodeError, RecursionError):
+            pass  # one of them at least is to be read by the definition
+    ended: list[str] = []
+    invalid: dict[int, str] = {}
+    for at, message in enumerate(messages):
+        try:
+            over = ended_conversation(message)
+        except InvalidFrameError as error:
+            invalid[at] = str(error)
+        else:
+            if over is not None:
+                ended.append(over)
+    return ended, invalid
 
 
 def decode_block(data: bytes) -> Decoded:

@@ -1,8 +1,8 @@
 """The journal's writer, and a disk that is only written to: `python -m tests.benchmarks.append HOW RECORDING DIR`.
 
-`journal` takes the frames of a recording as messages, many at a time, and appends them; `disk` writes as many bytes in
-large pieces. Both end when all is on the disk. The messages are there before the clock starts, which is why this
-measures itself.
+`journal` takes the frames of a recording as messages, many at a time, and appends them; `disk` writes the lines of the
+recording as they are, as many at a time, into files as long. Both sync each file when it is full. The messages and the
+lines are there before the clock starts, which is why this measures itself.
 """
 
 from __future__ import annotations
@@ -12,38 +12,42 @@ import json
 import os
 import resource
 import time
+from functools import partial
+from itertools import count
 from pathlib import Path
 
-from connectors.journal import BUFFER_BYTES, Journal
-from connectors.segments import segments
-from flows.analytics.frames import ended_conversation
+from connectors.journal import MAX_SEGMENT_BYTES, Journal
+from flows.analytics.frames import ended_conversations
 
 __all__: list[str] = []
 
 READ_FRAMES = 1000
 
 
-def _messages(recording: Path) -> list[bytes]:
+def _lines(recording: Path) -> list[bytes]:
     with recording.open("rb") as lines:
-        return [line.partition(b',"frame":')[2][:-2] for line in lines if b',"frame":' in line]
+        return [line for line in lines if b',"frame":' in line]
 
 
-def _journal(messages: list[bytes], directory: Path) -> int:
-    journal = Journal(directory, settings={}, ended=ended_conversation)
+def _journal(messages: list[bytes], directory: Path) -> None:
+    journal = Journal(directory, settings={}, ended=ended_conversations)
     for begin in range(0, len(messages), READ_FRAMES):  # as one read of a socket that is behind brings
         journal.frames(messages[begin : begin + READ_FRAMES])
         journal.flush()
     journal.close()
-    return sum(path.stat().st_size for path in segments(directory))
 
 
-def _disk(size: int, directory: Path) -> int:
-    piece = os.urandom(BUFFER_BYTES)
-    with (directory / "plain").open("wb", buffering=0) as file:
-        for _ in range(size // BUFFER_BYTES):
-            file.write(piece)
-        os.fsync(file.fileno())
-        return file.tell()
+def _disk(pieces: list[bytes], directory: Path) -> None:
+    rest = iter(pieces)
+    for number in count():
+        with (directory / str(number)).open("wb", buffering=0) as file:
+            for piece in rest:
+                file.write(piece)
+                if file.tell() >= MAX_SEGMENT_BYTES:
+                    break
+            os.fsync(file.fileno())
+            if file.tell() < MAX_SEGMENT_BYTES:
+                return
 
 
 def main() -> None:
@@ -54,14 +58,19 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     options = parser.parse_args()
     options.directory.mkdir(parents=True, exist_ok=True)
-    messages = _messages(options.recording)
-    size = sum(map(len, messages)) + 48 * len(messages)
+    lines = _lines(options.recording)
+    if options.how == "journal":
+        append = partial(_journal, [line.partition(b',"frame":')[2][:-2] for line in lines])
+    else:
+        append = partial(_disk, [b"".join(lines[at : at + READ_FRAMES]) for at in range(0, len(lines), READ_FRAMES)])
+    del lines
     before = resource.getrusage(resource.RUSAGE_SELF)
     began = time.perf_counter()
-    written = _journal(messages, options.directory) if options.how == "journal" else _disk(size, options.directory)
+    append(options.directory)
     wall_s = time.perf_counter() - began
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = usage.ru_utime + usage.ru_stime - before.ru_utime - before.ru_stime
+    written = sum(path.stat().st_size for path in options.directory.iterdir())
     print(json.dumps({"bytes": written, "wall_s": wall_s, "cpu_s": cpu_s}))
 
 

@@ -17,7 +17,7 @@ from connectors.genesys.audiohook.monitor import Monitor, MonitoredSession
 from connectors.genesys.audiohook.session import Session, SessionTiming
 from connectors.journal import Journal
 from connectors.segments import segments
-from flows.analytics.frames import ended_conversation
+from flows.analytics.frames import ended_conversations
 
 DEADLINE_S = 20.0
 KEY = "dGVzdC1rZXk"
@@ -35,7 +35,7 @@ QUICK = AudioHookTiming(
 
 
 def open_journal(directory: Path, now: Callable[[], float] = time.time) -> Journal:
-    return Journal(directory, settings=SETTINGS, ended=ended_conversation, now=now)
+    return Journal(directory, settings=SETTINGS, ended=ended_conversations, now=now)
 
 
 @dataclass
