@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 from typing import Any
 
 import pytest
 
-from flows.analytics import notifications
 from flows.analytics.frames import decode_block, ended_conversation
 from flows.analytics.notifications import is_notification, read_notification, topic_of
 from flows.analytics.records import BareFrame, Control, FrameLine, InvalidFrameError, parse_frame, parse_line
@@ -278,8 +276,3 @@ def test_a_voice_event_stays_one() -> None:
         parse_frame(b'{"event":"x","topicName":"y"}')
     with pytest.raises(InvalidFrameError, match="event is missing"):
         parse_frame(b'{"topic":"y"}')
-
-
-def test_doctests() -> None:
-    """The examples in the documentation are true."""
-    assert doctest.testmod(notifications).failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from connectors.errors import ConfigurationError
-from flows import mistakes
 from flows.environment import tables_of
 from flows.settings import InterceptorSettings, Settings, load_settings, parse_settings
 
@@ -610,8 +608,3 @@ def test_importing_costs_little() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     heavy = {"bytewax", "PureCloudPlatformClientV2", "httpx", "websockets", "numpy", "pydantic_settings"}
     assert not heavy & set(done.stdout.split())
-
-
-def test_doctests() -> None:
-    """The examples in the documentation of the mistakes are true."""
-    assert doctest.testmod(mistakes).failed == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from typing import get_args
 
 import numpy as np
@@ -162,8 +161,3 @@ def test_jitter_is_the_rfc_recurrence(latencies: list[float], offset_ms: float) 
             jitter += (abs(latency - latencies[index - 1]) - jitter) / 16
         expected.append(jitter)
     assert jitter_ms(np.array(latencies) + offset_ms) == pytest.approx(expected, abs=1e-6)
-
-
-def test_doctests() -> None:
-    """The examples in the module's documentation are true."""
-    assert doctest.testmod(voice_quality).failed == 0

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import base64
-import doctest
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from connectors import addresses, outcome, webhook
 from connectors.errors import ConfigurationError
 from connectors.webhook import parse_secrets, sign
 
 OLD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NEW = "whsec_" + base64.b64encode(b"n" * 32).decode()
-
-
-@pytest.mark.parametrize("module", [webhook, outcome, addresses])
-def test_the_examples_in_the_docstrings_hold(module):
-    """The published vector and the other examples come out as written."""
-    found = doctest.testmod(module)
-    assert found.attempted
-    assert not found.failed
 
 
 def test_a_rotation_carries_one_signature_for_each_secret():

@@ -300,7 +300,7 @@ class _Journal:
         key = (life.conversation_id, name, frame.arrival)
         ordinal = self.incidents.get(key, 0)
         self.incidents[key] = ordinal + 1
-        return incident_id(*key, ordinal)
+        return UUID(bytes=incident_id(*key, ordinal))
 
     def alert(
         self,
