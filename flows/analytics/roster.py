@@ -98,7 +98,7 @@ class Roster:
                 self.codec[slot] = _NUMBERS[watch.codec]
         else:
             self.watches[slot] = self.watch_in(slot)._replace(limits=watch.limits)
-        self.limits[:, slot] = watch.limits
+        self.limits[0, slot], self.limits[1, slot] = watch.limits
         return slot
 
     def is_returning(self, conversation_id: str, now: float) -> bool:
