@@ -22,19 +22,18 @@ def evaluate_windows(
     ended: Summaries,
     in_watch: NDArray[np.bool_],
     settings: AlertSettings,
+    mos_below: float,
     frozen: NDArray[np.bool_] | None,
 ) -> Iterator[tuple[Transition, list[float]]]:
     """Apply windows in order of their ends, of those `in_watch` that have a MOS; each change with its window.
 
-    Values and limits of the changes are MOS. `frozen` is that of `Rule.evaluate`. Without a limit, nothing is applied.
+    Values and limits of the changes are MOS, the limit `mos_below`. `frozen` is that of `Rule.evaluate`.
     """
-    if settings.mos_below is None or not len(ended.slot):
-        return
     rows = np.flatnonzero(in_watch & ~np.isnan(ended.values[:, MOS]))
     # Rounded, so that what is missing to a perfect score compares as the scores themselves do.
     missing = np.round(PERFECT - ended.values[rows, MOS], 3)
-    limit = np.full(len(rows), round(PERFECT - settings.mos_below, 9))
+    limit = np.full(len(rows), round(PERFECT - mos_below, 9))
     values = Values(rows, ended.slot[rows], ended.values[rows, END], missing, limit)
     for found in rule.evaluate(values, settings, frozen=frozen):
         window = ended.values[found.row].tolist()
-        yield found._replace(row=NO_FRAME, value=window[MOS], limit=settings.mos_below), window
+        yield found._replace(row=NO_FRAME, value=window[MOS], limit=mos_below), window

@@ -104,10 +104,10 @@ class Rule:
         return self._step(values, np.flatnonzero(one_by_one), settings, frozen=frozen)
 
     def _concerned(self, values: Values, breach: Mask, settings: AlertSettings, *, frozen: Mask | None) -> Mask | None:
-        """The slots, as a mask, that these frames may raise or resolve; None if no slot has any state or gets one."""
-        if not (self._incident or self._history or breach.any()):
-            return None
+        """The slots, as a mask, that these frames may raise or resolve; None if there is none."""
         is_open = self.is_open[values.slot]
+        if not (self._history or breach.any() or is_open.any()):
+            return None
         mask = np.zeros(len(self.is_open), np.bool_)
         mask[values.slot[breach & ~is_open]] = True
         if self._history:

@@ -127,7 +127,8 @@ class Shard:
         windows = self._window_lines(by_end(done.closed))
         ending = by_end([closed_early, *done.closed])
         alerts = self._last_windows.alerts(done.changes, ending)
-        self._last_windows.keep(ending, self._now)
+        if len(ending.slot):
+            self._last_windows.keep(ending, self._now)
         self._roster.release(self._now, self._forget)
         return ShardResult(windows, alerts, unwatched, conversations)
 
@@ -150,10 +151,12 @@ class Shard:
 
     def _evaluate_windows(self, ended: Summaries, done: _Done) -> None:
         """Apply the rule over windows to those that have ended, but for those that ended outside of a watch."""
-        end, roster = ended.values[:, END], self._roster
+        alerts, roster = self._settings.alerts, self._roster
+        if alerts.mos_below is None or not len(ended.slot):
+            return
+        end, rule = ended.values[:, END], self._rules[QUALITY]
         in_watch = (end > roster.on_since[ended.slot]) & (end <= roster.over_at[ended.slot])
-        rule, alerts = self._rules[QUALITY], self._settings.alerts
-        found = evaluate_windows(rule, ended, in_watch, alerts, frozen=self._frozen_slots)
+        found = evaluate_windows(rule, ended, in_watch, alerts, alerts.mos_below, frozen=self._frozen_slots)
         for transition, window in found:
             done.changes.append(Change(QUALITY, QUALITY, transition, roster.watch_in(transition.slot), window))
 

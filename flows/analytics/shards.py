@@ -6,6 +6,7 @@ it holds nothing for it, so that it can apply them in journal order whoever deco
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -63,7 +64,7 @@ def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[Sha
             time=decoded.time,
             last=last,
         )
-        for index, rows in enumerate(np.split(row, bounds[:-1]))
+        for index, rows in enumerate(row[begin:end] for begin, end in pairwise([0, *bounds.tolist()]))
     ]
 
 

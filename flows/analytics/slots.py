@@ -21,9 +21,9 @@ class SlotIndex:
 
     def __init__(self) -> None:
         self._bucket = np.full(1, NOBODY, np.int32)
-        self._next = np.empty(0, np.int32)
-        self._key = np.empty((0, 1), np.uint64)
-        self._hash = np.empty(0, np.uint64)
+        self._next = np.full(1, NOBODY, np.int32)
+        self._key = np.empty((1, 1), np.uint64)
+        self._hash = np.empty(1, np.uint64)
 
     def add(self, ids: Ids, slots: NDArray[np.int32]) -> None:
         """Know the slots of conversations, shape (n,), of which none is known yet."""
@@ -44,17 +44,17 @@ class SlotIndex:
     def find(self, ids: Ids) -> NDArray[np.int32]:
         """The slot of each row, shape (n,); NOBODY where none is known."""
         slot = self._bucket.take(self._places(ids.hash))
-        rows = np.flatnonzero(slot != NOBODY)
-        key = ids.key if len(rows) == len(slot) else ids.key.take(rows, 0)
-        while len(rows):
-            others = ~are_same(self._key.take(slot.take(rows), 0), key)
-            rows, key = rows[others], key[others]
-            slot[rows] = following = self._next.take(slot.take(rows))
-            rows, key = rows[following != NOBODY], key[following != NOBODY]
+        unlike = ~are_same(self._key.take(slot, 0), ids.key)  # NOBODY's key is that of the last slot: any will do
+        others = np.flatnonzero(unlike & (slot != NOBODY))
+        while len(others):
+            slot[others] = self._next.take(slot.take(others))
+            others = others[slot.take(others) != NOBODY]
+            unlike = ~are_same(self._key.take(slot.take(others), 0), ids.key.take(others, 0))
+            others = others[unlike]
         return slot
 
     def _places(self, hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        return (hashes & np.uint64(len(self._bucket) - 1)).astype(np.int64)
+        return (hashes & np.uint64(len(self._bucket) - 1)).view(np.int64)
 
     def _link(self, slots: NDArray[np.int32]) -> None:
         for slot, place in zip(slots.tolist(), self._places(self._hash[slots]).tolist(), strict=True):
