@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flows.analytics.frames import BULK_BYTES, Decoded, decode_block, ended_conversation, ended_conversations
+from flows.analytics.ids import Ids, are_same
 from flows.analytics.records import BareFrame, Control, FrameLine, InvalidFrameError, parse_frame, parse_line
 from tests.support.reference_records import NoRecordError, parse
 
@@ -355,6 +356,24 @@ def test_a_large_block_is_read_as_its_lines(seed: int) -> None:
     assert_reads_as_the_definition(lines)
 
 
+ESCAPED = [r"\\", r"\u0000", r"\n", r"\u0041", r"\"", "é", r"\u00e9", r"\ud83d\ude00"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 36, 63, 64, 65, 70, 71, 72, 73, 100])
+def test_an_id_of_any_size_is_the_same_in_bulk(size: int) -> None:
+    """Its key is that of its text, however it is written, with ids of other sizes around it."""
+    rng = random.Random(size)
+    lines = []
+    for number in range(4000):
+        text = f"{number:0{size}d}"[:size] if rng.random() < 0.9 else "x" * rng.randrange(80)
+        if rng.random() < 0.05:
+            text += rng.choice(ESCAPED)
+        line = f'{{"received_at":1700000000.125,"frame":{{"event":"conversation.updated","entity":{{"id":"{text}"}},'
+        lines.append(f'{line}"timestamp":1700000000.{number},"metrics":{{"packetLoss":0.01,"jitter":1.5}}}}}}'.encode())
+    assert sum(map(len, lines)) > BULK_BYTES
+    assert_reads_as_the_definition(lines)
+
+
 def assert_reads_as_the_definition(lines: list[bytes]) -> None:
     rows: list[tuple[Any, ...]] = []
     controls: list[tuple[Any, ...]] = []
@@ -378,6 +397,9 @@ def assert_reads_as_the_definition(lines: list[bytes]) -> None:
         strict=True,
     )
     assert repr(list(found)) == repr(rows)
+    expected = Ids.of([row[0] for row in rows])
+    assert are_same(decoded.ids.key, expected.key).all()
+    assert decoded.ids.hash.tolist() == expected.hash.tolist()
     assert [(control.frames_before, control.kind, control.value) for control in decoded.controls] == controls
     assert [(line, reason) for line, reason, _ in decoded.rejected] == rejected
 

@@ -124,7 +124,7 @@ def learn(line: bytes) -> Layout | None:
     found = {field.role for field in fields}
     if not {"event", "id", "timestamp"} <= found or not (bare or "received_at" in found):
         return None
-    if max(field.width for field in fields) > MAX_STRING_BYTES + 16:
+    if max(len(field.sample) for field in fields) > MAX_STRING_BYTES:
         return None
     return Layout((*runs, line[behind:]), tuple(fields))
 
@@ -276,13 +276,12 @@ class _Walk:
             self.agree &= ok & ((value <= 1.0) | (field.role != "packet_loss"))
         else:
             self.agree &= plain_ascii(words, length)
-        if field.role == "id":
-            self.agree &= length <= MAX_ID_BYTES
         if field.role in ("event", "id"):
             kept = [keep_first(word, length - 8 * index) for index, word in enumerate(words)]
             if field.role == "event":
                 self.ended = _is_ended(kept)
             else:
+                self.agree &= length <= MAX_ID_BYTES
                 self.id_words = kept[: MAX_ID_BYTES // 8]
         self.place = self.place + length
 
