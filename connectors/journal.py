@@ -18,8 +18,9 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 import orjson
 
 from connectors.errors import StateError
-from connectors.files import make_private_dir, open_private, state_errors, write_all
+from connectors.files import logged_failures, make_private_dir, open_private, state_errors, write_all
 from connectors.journal_state import Ended, recover
+from connectors.recording import read_again
 from connectors.segments import SUFFIX
 
 __all__ = ["Block", "Journal", "Recorder"]
@@ -34,7 +35,8 @@ class Block(NamedTuple):
     """Some complete lines of a journal, in order; the last line of a torn recording may lack its newline.
 
     `number` counts blocks from 0 without a gap. `line` is the first line's number in `source`, from 1. `last` says
-    that the recording ends with this block.
+    that the recording ends with this block. `offset` is where in the file `source` the data stand, if they stand in one
+    as they are. Such a block goes to another process without them, and they are read there.
     """
 
     number: int
@@ -42,6 +44,18 @@ class Block(NamedTuple):
     line: int
     data: bytes
     last: bool = False
+    offset: int | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., Block], tuple[Any, ...]]:
+        if self.offset is None:
+            return Block, tuple(self)
+        return _fetched, (len(self.data), self._replace(data=b"", offset=None), self.offset)
+
+
+def _fetched(size: int, block: Block, offset: int) -> Block:
+    """A block from another process, with its data. Raises RecordingError."""
+    with logged_failures("recording_read_failed"):
+        return block._replace(data=read_again(Path(block.source), offset, size), offset=offset)
 
 
 class Recorder(Protocol):

@@ -15,7 +15,7 @@ import zstandard
 
 from connectors.errors import RecordingError
 
-__all__ = ["UTF8_MARK", "Recording", "record_time"]
+__all__ = ["UTF8_MARK", "Recording", "read_again", "record_time"]
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
@@ -64,10 +64,32 @@ class Recording:
         try:
             with _open(path) as stream:
                 _skip(stream, offset)
-                while data := stream.read(size):
+                while data := stream.read(_to_line_end(stream, size)):
                     yield data if data.endswith(b"\n") else data + stream.readline()
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise _unreadable(path, error) from error
+
+    def is_plain(self, index: int) -> bool:
+        """Whether offsets in the text of file `index` are offsets in the file. Raises RecordingError."""
+        path = self.paths[index]
+        try:
+            with _open(path) as stream:
+                return _is_plain(stream)
+        except OSError as error:
+            raise _unreadable(path, error) from error
+
+
+def read_again(path: Path, offset: int, size: int) -> bytes:
+    """Bytes of a plain file that were read before. Raises RecordingError if they cannot be, or are not all there."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            data = stream.read(size)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if len(data) < size:
+        raise RecordingError(f"{path}: cannot be read: it has become shorter while it was replayed")
+    return data
 
 
 def _open(path: Path) -> BinaryIO:
@@ -120,6 +142,21 @@ class _ZstdFile(io.RawIOBase):
         super().close()
 
 
+def _is_plain(stream: BinaryIO) -> bool:
+    return isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO)
+
+
+def _to_line_end(stream: BinaryIO, size: int) -> int:
+    """How far it is to the end of the line in which `size` bytes end: read in one piece, they need not be copied."""
+    if not _is_plain(stream):
+        return size
+    begin = stream.tell()
+    stream.seek(begin + size)
+    size += len(stream.readline())
+    stream.seek(begin)
+    return size
+
+
 def _skip(stream: BinaryIO, offset: int) -> None:
     if stream.seekable():
         stream.seek(offset)
@@ -161,7 +198,7 @@ def _end(path: Path) -> float:
 
 
 def _tail(stream: BinaryIO) -> bytes:
-    if isinstance(stream, io.BufferedReader) and isinstance(stream.raw, io.FileIO):
+    if _is_plain(stream):
         size = stream.seek(0, io.SEEK_END)
         stream.seek(max(0, size - HEAD_BYTES))
         return stream.read()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import re
 import signal
 import socket
 import sys
@@ -43,12 +45,16 @@ def has_ended(pid: int) -> bool:
 
 
 def test_two_processes_replay_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shipped recording in many files, spread over two processes, gives the bytes that one process gives."""
+    """The shipped recording in many files, spread over two processes, gives the bytes that one process gives.
+
+    Some are packed and some are marked as UTF-8, and each ends in a line that is none.
+    """
     recording = tmp_path / "recording"
     recording.mkdir()
     lines = (ROOT / "tests/data/three-minutes.jsonl").read_bytes().splitlines(keepends=True)
     for number, begin in enumerate(range(0, len(lines), 150)):
-        (recording / f"{number:08d}.jsonl").write_bytes(b"".join(lines[begin : begin + 150]))
+        text = b"\xef\xbb\xbf" * (number % 2) + b"".join(lines[begin : begin + 150]) + b"none\n"
+        (recording / f"{number:08d}.jsonl").write_bytes(gzip.compress(text) if number % 3 == 0 else text)
     monkeypatch.setenv("RECORDING", str(recording))
     monkeypatch.setenv("OUT", str(tmp_path / "one"))
     run_main(replay_flow())
@@ -63,6 +69,28 @@ def test_two_processes_replay_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name in OUTPUTS:
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
     assert (tmp_path / "one" / "alerts.jsonl").stat().st_size > 0
+    assert (tmp_path / "one" / "rejected.jsonl").read_bytes().count(b'"line":151,') >= number
+
+
+def test_a_process_whose_recording_is_another_says_so(tmp_path: Path) -> None:
+    """A file that is shorter where the second process runs ends both, and its log names the file and the reason."""
+    lines = (ROOT / "tests/data/three-minutes.jsonl").read_bytes().splitlines(keepends=True)
+    for process, missing in (("first", 0), ("second", 100)):
+        recording = tmp_path / process / "recording"
+        recording.mkdir(parents=True)
+        for begin in range(0, len(lines), 150):
+            text = b"".join(lines[begin : begin + 150])
+            (recording / f"{begin:08d}.jsonl").write_bytes(text[: len(text) - missing])
+    addresses = ";".join(f"127.0.0.1:{port}" for port in free_ports(2))
+    runner = [sys.executable, "-m", "bytewax.run", "tests.support.replay_flow", "-a", addresses, "-i"]
+    more = {"RECORDING": "recording", "OUT": str(tmp_path / "out")}
+    with (
+        started(tmp_path / "first", [*runner, "0"], **more) as first,
+        started(tmp_path / "second", [*runner, "1"], **more) as second,
+    ):
+        assert first.wait() == 1, first.log
+        assert second.wait() == 1, second.log
+    assert re.search(r"recording/\d+\.jsonl: cannot be read: it has become shorter while it was", second.output)
 
 
 def test_a_cluster_outlives_the_death_of_a_process(tmp_path: Path) -> None:

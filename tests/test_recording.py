@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 import tempfile
 import threading
 import time
@@ -236,6 +237,40 @@ def test_blocks_are_numbered_and_know_their_lines(tmp_path: Path) -> None:
         line[block.source] += block.data.count(b"\n")
     assert b"".join(block.data for block in blocks) == lines(0, 200_010) + b"torn"
     assert len(blocks) >= 4
+
+
+@pytest.mark.parametrize("speed", [None, 1e9])
+def test_a_plain_file_is_read_by_whoever_gets_the_block(tmp_path: Path, speed: float | None) -> None:
+    """A block of a plain file goes to another process without its lines, however long they are; others with them."""
+    text = lines(0, 5000) + tick(5000.0, f',"long":"{"x" * (5 << 20)}"') + lines(5001, 5002) + b"torn"
+    paths = [
+        saved(tmp_path, "marked", b"\xef\xbb\xbf" + text),
+        saved(tmp_path, "packed", gzip.compress(lines(6000, 6500))),
+        saved(tmp_path, "plain", lines(7000, 9000)),
+    ]
+    recording = Recording(paths)
+    assert [recording.is_plain(index) for index in range(3)] == [True, False, True]
+    blocks = blocks_of(RecordingSource(recording, speed=speed, stop=threading.Event()))
+    assert b"".join(block.data for block in blocks) == text + lines(6000, 6500) + lines(7000, 9000)
+    for block in blocks:
+        sent = pickle.dumps(block)
+        assert pickle.loads(sent) == block
+        assert (block.data in sent) == (block.source == str(paths[1]) or block.last)
+        assert len(sent) < 1000 or block.source == str(paths[1])
+
+
+@pytest.mark.parametrize(("left", "reason"), [(100, "it has become shorter while it was"), (None, "No such file or")])
+def test_a_plain_file_that_is_not_as_it_was_is_named(tmp_path: Path, left: int | None, reason: str) -> None:
+    """A block that another process cannot read as it was read is an error with the file's name, and not less data."""
+    path = saved(tmp_path, "recording", lines(0, 100))
+    [block, _] = blocks_of(RecordingSource(Recording([path]), stop=threading.Event()))
+    sent = pickle.dumps(block)
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(block.data[:left])
+    with pytest.raises(RecordingError, match=f"^{path}: cannot be read: {reason}"):
+        pickle.loads(sent)
 
 
 @pytest.mark.parametrize("speed", [None, 1e9])
