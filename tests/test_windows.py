@@ -148,7 +148,7 @@ some_frames = st.lists(
     st.tuples(
         st.integers(0, 3),
         st.sampled_from([0.0, 0.0, 0.1, 1.0, 2.5, 100.0]),
-        st.sampled_from([NAN, 0.0, -5000.0, 150_000.0, 1e16]),
+        st.sampled_from([NAN, 0.0, -5000.0, 150_000.0, 2.0**31 - 1, 2.0**31, 1e16]),
         st.sampled_from([NAN, 0.0, 0.02, 1 / 3]),
     ),
     max_size=40,
