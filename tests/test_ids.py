@@ -56,6 +56,14 @@ def test_rows_that_are_alike_are_found(ids: list[str], data: st.DataObject) -> N
     assert sorted(group for group in groups if group) == sorted(expected.values())
 
 
+def test_rows_of_two_ids_of_one_hash_are_not_alike() -> None:
+    """Hashes are what rows are sorted by, and not what they are told apart by."""
+    ids = Ids.of(["c1", "c2", "c1", "c2", "c3"])
+    same = Ids(ids.key, np.array([7, 7, 7, 7, 1], np.uint64))
+    groups = sorted(group.tolist() for group in alike(same, np.arange(5)))
+    assert groups == [[0, 2], [1, 3], [4]]
+
+
 def test_an_id_is_kept_as_orjson_writes_it() -> None:
     """So that a plain id in a line is its own key, and no key holds a zero but behind its end."""
     rows = Ids.of(["c1", "a\0b", "é"])

@@ -108,7 +108,10 @@ def widened(key: Words, words: int) -> Words:
 
 def alike(ids: Ids, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
     """The rows of each conversation among some rows, each in their order."""
-    _, group = np.unique(ids.key.take(rows, 0), axis=0, return_inverse=True)
+    key = ids.key.take(rows, 0)
+    _, first, group = np.unique(ids.hash.take(rows), return_index=True, return_inverse=True)
+    if not are_same(key, key[first[group]]).all():  # ids of one hash; to sort by keys takes ten times as long
+        _, group = np.unique(key, axis=0, return_inverse=True)
     order = np.argsort(group, kind="stable")
     return np.split(rows[order], np.flatnonzero(np.diff(group[order])) + 1)
 
