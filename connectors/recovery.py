@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import shutil
 import sqlite3
 import sys
@@ -33,7 +34,10 @@ def make_recovery_store(directory: Path) -> None:
         make_private_dir(unfinished)
         init_db_dir(unfinished, PARTS)  # type: ignore[no-untyped-call]
         for part in unfinished.iterdir():
-            _widen_pages(part)
+            try:
+                _widen_pages(part)
+            except sqlite3.Error as error:  # which hides the cause
+                raise OSError(f"SQLite reports: {error}") from error
             part.chmod(0o600)  # SQLite gives the -wal and -shm files of a part the same mode
         unfinished.rename(directory)
 
@@ -47,7 +51,9 @@ def _widen_pages(part: Path) -> None:
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m connectors.recovery", description="Make Bytewax' recovery store.")
+    parser.add_argument("directory", type=Path)
     try:
-        make_recovery_store(Path(sys.argv[1]))
-    except (VoicewatchError, IndexError) as error:
-        sys.exit(f"python -m connectors.recovery DIRECTORY: {error}")
+        make_recovery_store(parser.parse_args().directory.resolve())
+    except VoicewatchError as error:
+        sys.exit(f"{parser.prog}: {error}")

@@ -23,6 +23,7 @@ from flows.voice_qa import SHARDS, Outputs, build
 CALLS = 10_000
 CALLS_IN_A_SEGMENT = 500
 CALLS_PER_S = 50
+COMMAND = [sys.executable, "-m", "connectors.recovery"]
 
 
 def write_short_calls(directory: Path) -> list[Path]:
@@ -70,7 +71,7 @@ def test_a_store_is_made_once(tmp_path: Path) -> None:
     recovery.mkdir()
     (tmp_path / "recovery.new").mkdir()
     (tmp_path / "recovery.new" / "part-0.sqlite3").write_bytes(b"half")
-    command = [sys.executable, "-m", "connectors.recovery", str(recovery)]
+    command = [*COMMAND, str(recovery)]
     subprocess.run(command, check=True)
     part = recovery / "part-0.sqlite3"
     made = part.stat()
@@ -89,9 +90,26 @@ def test_a_store_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match=r"file/recovery.new failed: Not a directory"):
         make_recovery_store(tmp_path / "file" / "recovery")
-    for arguments in ([], [str(tmp_path / "file" / "recovery")]):
-        command = [sys.executable, "-m", "connectors.recovery", *arguments]
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (told.returncode, told.stdout) == (1, "")
-        assert told.stderr.startswith("python -m connectors.recovery DIRECTORY: ")
+    for arguments, code in ([str(tmp_path / "file" / "recovery")], 1), ([], 2), (["--bad"], 2), (["a", "b"], 2):
+        told = subprocess.run(COMMAND + arguments, capture_output=True, text=True, check=False, cwd=tmp_path)
+        assert (told.returncode, told.stdout) == (code, "")
+        assert "python -m connectors.recovery: " in told.stderr
         assert "Traceback" not in told.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_store_is_made_where_a_link_points_to(tmp_path: Path) -> None:
+    """State may be spread over disks."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "recovery").symlink_to("disk")
+    subprocess.run([*COMMAND, "recovery"], check=True, cwd=tmp_path)
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["part-0.sqlite3"]
+
+
+def test_a_full_disk_is_explained(tmp_path: Path) -> None:
+    """SQLite's errors are state errors as well; here, of a limit on the size of files that large pages go beyond."""
+    limited = ["sh", "-c", 'ulimit -f 128; exec "$@"', "sh", *COMMAND, str(tmp_path / "recovery")]
+    told = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert (told.returncode, "Traceback" in told.stderr) == (1, False)
+    assert "/recovery failed: SQLite reports: " in told.stderr
+    assert not (tmp_path / "recovery").exists()
