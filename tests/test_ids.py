@@ -56,6 +56,12 @@ def test_rows_that_are_alike_are_found(ids: list[str], data: st.DataObject) -> N
     assert sorted(group for group in groups if group) == sorted(expected.values())
 
 
+def test_ids_that_differ_where_words_end_have_hashes_of_their_own() -> None:
+    """As numbers in columns of eight characters do, of which the last digits change most."""
+    ids = Ids.of([f"{a:08}{b:08}{c:08}{d:08}" for a in range(6) for b in range(6) for c in range(6) for d in range(6)])
+    assert len(np.unique(ids.hash)) == len(ids)
+
+
 def test_rows_of_two_ids_of_one_hash_are_not_alike() -> None:
     """Hashes are what rows are sorted by, and not what they are told apart by."""
     ids = Ids.of(["c1", "c2", "c1", "c2", "c3"])

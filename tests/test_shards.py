@@ -47,7 +47,7 @@ def spans(replayed: Replayed) -> list[tuple[float, float]]:
 def test_a_conversation_has_its_shard_for_ever() -> None:
     """It is in every recovery store; and ids that are alike do not all have the same."""
     ids = ["", "é", "c1", "1a2b3c4d-5e6f-7g8h-9i0j-1k2l3m4n5o6p", "x" * 100]
-    assert shards_of(Ids.of(ids), 16).tolist() == [0, 10, 1, 13, 12]
+    assert shards_of(Ids.of(ids), 16).tolist() == [0, 10, 1, 4, 2]
     alike = Ids.of([f"conversation-{number}" for number in range(1000)])
     assert np.bincount(shards_of(alike, 4)).min() > 200
 
@@ -197,7 +197,7 @@ def test_a_configuration_goes_before_the_recording() -> None:
 def test_a_snapshot_of_another_version_is_refused() -> None:
     """With both versions named."""
     snapshot = Shard().snapshot()
-    with pytest.raises(ValueError, match=r"version 99.*version 4"):
+    with pytest.raises(ValueError, match=r"version 99.*version 5"):
         Shard().restore((99, *snapshot[1:]))
 
 

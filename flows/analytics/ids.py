@@ -128,11 +128,13 @@ def are_same(some: Words, others: Words) -> NDArray[np.bool_]:
 
 
 def _hashes(key: Words) -> Words:
-    """Multilinear hashing, to which zeros behind the text add nothing, and the end of MurmurHash3's.
+    """Multilinear hashing of words folded into their lower halves, and the end of MurmurHash3's; zeros add nothing.
+
+    Unfolded, a word's last character would only count in the hash's upper eight bits.
 
     D. Lemire and O. Kaser, "Strongly universal string hashing is fast", The Computer Journal 57 (2014).
     """
-    mixed = key @ _FACTORS[: key.shape[1]]
+    mixed = (key ^ (key >> np.uint64(32))) @ _FACTORS[: key.shape[1]]
     mixed ^= mixed >> np.uint64(33)
     mixed *= _MIX
     mixed ^= mixed >> np.uint64(33)
