@@ -13,7 +13,7 @@ from typing import Final
 from bytewax.recovery import init_db_dir
 
 from connectors.errors import VoicewatchError
-from connectors.files import make_private_dir, state_errors
+from connectors.files import StateLock, make_private_dir, state_errors
 
 __all__ = ["make_recovery_store"]
 
@@ -24,7 +24,10 @@ PAGE_BYTES: Final = 1 << 14
 
 
 def make_recovery_store(directory: Path) -> None:
-    """Make the recovery store in a directory that does not hold one yet. Raises StateError."""
+    """Make the recovery store in a directory that does not hold one yet. Raises StateError.
+
+    The lock of the state directory, which the directory is in, must be held.
+    """
     if any(directory.glob("part-*.sqlite3")):
         return
     # Beside its place first: the store of a process that was killed while making it cannot be used, ever.
@@ -53,7 +56,9 @@ def _widen_pages(part: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="python -m connectors.recovery", description="Make Bytewax' recovery store.")
     parser.add_argument("directory", type=Path)
+    directory = parser.parse_args().directory
     try:
-        make_recovery_store(parser.parse_args().directory.resolve())
+        with StateLock(directory.absolute().with_name("lock")):
+            make_recovery_store(directory.resolve())
     except VoicewatchError as error:
         sys.exit(f"{parser.prog}: {error}")

@@ -14,7 +14,7 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.testing import run_main
 
 from connectors.errors import StateError
-from connectors.files import JsonLinesSink
+from connectors.files import JsonLinesSink, StateLock
 from connectors.recording import Recording
 from connectors.recovery import PAGE_BYTES, make_recovery_store
 from connectors.source import RecordingSource
@@ -82,7 +82,16 @@ def test_a_store_is_made_once(tmp_path: Path) -> None:
     store.close()
     subprocess.run(command, check=True)
     assert part.stat().st_ino == made.st_ino
-    assert [path.name for path in tmp_path.iterdir()] == ["recovery"]
+    assert {path.name for path in tmp_path.iterdir()} == {"recovery", "lock"}
+
+
+def test_a_store_is_not_made_beside_a_run(tmp_path: Path) -> None:
+    """Nor by two at a time, of which one would spoil what the other makes."""
+    with StateLock(tmp_path / "lock"):
+        told = subprocess.run([*COMMAND, str(tmp_path / "recovery")], capture_output=True, text=True, check=False)
+    assert told.returncode == 1
+    assert "is in use by another voicewatch" in told.stderr
+    assert not (tmp_path / "recovery").exists()
 
 
 def test_a_store_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
@@ -95,7 +104,7 @@ def test_a_store_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
         assert (told.returncode, told.stdout) == (code, "")
         assert "python -m connectors.recovery: " in told.stderr
         assert "Traceback" not in told.stderr
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert "file" in {path.name for path in tmp_path.iterdir()} <= {"file", "lock"}
 
 
 def test_a_store_is_made_where_a_link_points_to(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def test_a_configuration_goes_before_the_recording() -> None:
 def test_a_snapshot_of_another_version_is_refused() -> None:
     """With both versions named."""
     snapshot = Shard().snapshot()
-    with pytest.raises(ValueError, match=r"version 99.*version 5"):
+    with pytest.raises(ValueError, match=r"version 99.*version 4"):
         Shard().restore((99, *snapshot[1:]))
 
 

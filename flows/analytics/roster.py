@@ -17,7 +17,7 @@ from flows.analytics.ids import Ids
 from flows.analytics.slots import NOBODY, SlotIndex
 from flows.analytics.voice_quality import CODECS
 
-__all__ = ["NOBODY", "REMEMBER_S", "Roster", "Watch"]
+__all__ = ["REMEMBER_S", "Roster", "Watch"]
 
 REMEMBER_S: Final = 86400.0
 _ROOM: Final = 64

@@ -29,7 +29,7 @@ from flows.analytics.windows import END, START, Frames, OpenWindows, Summaries, 
 
 __all__ = ["Overrides", "Shard", "ShardResult", "WindowLines"]
 
-SCHEMA: Final = 5
+SCHEMA: Final = 4
 
 
 class Overrides(NamedTuple):
