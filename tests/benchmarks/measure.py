@@ -81,8 +81,9 @@ def python(*arguments: object) -> list[str]:
 
 
 def environ(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of what is measured: nothing of voicewatch's own that is set here."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("VOICEWATCH_", "GENESYS_"))}
+    """The environment of what is measured: nothing of voicewatch's own that is set here, and modules compiled once."""
+    left_out = ("VOICEWATCH_", "GENESYS_", "PYTHONDONTWRITEBYTECODE")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return {**kept, "PYTHONPATH": str(ROOT), **(more or {})}
 
 
