@@ -1,7 +1,7 @@
 """One snapshot of the flow's state: `python -m tests.benchmarks.snapshot RECORDING` prints its milliseconds.
 
 The state is that of all shards after half of the recording. Its snapshot is taken, pickled and written as Bytewax does,
-a row of SQLite a shard; the least of several times, for what a neighbour takes is not the snapshot's.
+a row a shard, into a recovery store; the least of several times, for what a neighbour takes is not the snapshot's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from connectors.recording import Recording
+from connectors.recovery import make_recovery_store
 from flows.analytics.frames import decode_block
 from flows.analytics.shard import Shard
 from flows.analytics.shards import split
@@ -34,9 +35,9 @@ def main() -> None:
         for shard, part in zip(shards, split(number, decode_block(data), len(SHARDS), last=False), strict=True):
             shard.apply(part)
     with tempfile.TemporaryDirectory(dir=path.parent) as directory:
-        store = sqlite3.connect(Path(directory) / "store.sqlite3")
-        store.execute("PRAGMA journal_mode = WAL")
-        store.execute("CREATE TABLE snaps (shard INTEGER, epoch INTEGER, snap BLOB)")
+        make_recovery_store(Path(directory) / "recovery")
+        store = sqlite3.connect(Path(directory) / "recovery" / "part-0.sqlite3")
+        store.execute("CREATE TABLE shards (shard INTEGER, epoch INTEGER, snap BLOB)")
         store.commit()
         print(min(_snapshot_ms(shards, store, epoch) for epoch in range(TIMES)))
 
@@ -45,7 +46,7 @@ def _snapshot_ms(shards: list[Shard], store: sqlite3.Connection, epoch: int) -> 
     began = time.perf_counter()
     rows = [(number, epoch, pickle.dumps(shard.snapshot())) for number, shard in enumerate(shards)]
     with store:
-        store.executemany("INSERT INTO snaps VALUES (?, ?, ?)", rows)
+        store.executemany("INSERT INTO shards VALUES (?, ?, ?)", rows)
     return 1000 * (time.perf_counter() - began)
 
 
