@@ -13,7 +13,7 @@ from flows.analytics.windows import window_object
 
 __all__ = ["Alert", "Change", "incident_id", "make_alert", "uuid5", "uuid_text"]
 
-_NAMESPACE: Final = bytes.fromhex("7d4e1c52-93c1-5a3e-8b1f-0f6f2d9c4a77".replace("-", ""))
+_NAMESPACE: Final = bytes.fromhex("7d4e1c52 93c1 5a3e 8b1f 0f6f2d9c4a77")
 
 
 class Change(NamedTuple):

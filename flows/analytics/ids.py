@@ -61,12 +61,13 @@ class Ids:
         """
         texts = [orjson.dumps(one)[1:-1] for one in ids]
         long: dict[bytes, str] = {}
-        if max(map(len, texts), default=0) > MAX_ID_BYTES:
+        longest = max(map(len, texts), default=0)
+        if longest > MAX_ID_BYTES:
             for row, text in enumerate(texts):
                 if len(text) > MAX_ID_BYTES:
                     texts[row] = LONG + blake2b(text, digest_size=31).hexdigest().encode()
                     long[texts[row]] = ids[row]
-        words = max(1, -(-max(map(len, texts), default=0) // 8))
+        words = max(1, -(-min(longest, MAX_ID_BYTES) // 8))
         return cls.of_key(np.array(texts, f"S{8 * words}").view(np.uint64).reshape(len(texts), words), long)
 
     @classmethod

@@ -19,7 +19,6 @@ from flows.analytics.ids import MAX_ID_BYTES, Ids
 from flows.analytics.records import BareFrame, FrameLine, InvalidFrameError, parse_line
 from flows.analytics.swar import (
     FIRST_BYTES,
-    LETTER,
     Words,
     byte_index,
     decimal,
@@ -27,8 +26,6 @@ from flows.analytics.swar import (
     json_text,
     keep_first,
     long_decimal,
-    plain_ascii,
-    repeat,
     short_decimal,
 )
 
@@ -275,7 +272,7 @@ class _Walk:
             self.numbers[field.role] = value
             self.agree &= ok & ((value <= 1.0) | (field.role != "packet_loss"))
         else:
-            self.agree &= plain_ascii(words, length)
+            self.agree &= json_text(words, length)
         if field.role in ("event", "id"):
             kept = [keep_first(word, length - 8 * index) for index, word in enumerate(words)]
             if field.role == "event":
@@ -314,10 +311,9 @@ class _QuickWalk(_Walk):
         self.place = self.place + length
 
     def _pass_id(self, size: int, words: list[Words]) -> None:
-        sizes = [min(8, size - 8 * index) for index in range(max(1, -(-size // 8)))]
-        self.id_words = [word & FIRST_BYTES[count] for word, count in zip(words, sizes, strict=False)]
-        filler = [repeat(LETTER) & ~FIRST_BYTES[count] for count in sizes]
-        self.agree &= json_text([word | letters for word, letters in zip(self.id_words, filler, strict=True)])
+        used = words[: max(1, -(-size // 8))]
+        self.id_words = [keep_first(word, size - 8 * index) for index, word in enumerate(used)]
+        self.agree &= json_text(self.id_words, size)
         self.place = self.place + size
 
 

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 __all__ = [
     "FIRST_BYTES",
-    "LETTER",
     "Words",
     "byte_index",
     "decimal",
@@ -22,8 +21,6 @@ __all__ = [
     "json_text",
     "keep_first",
     "long_decimal",
-    "plain_ascii",
-    "repeat",
     "short_decimal",
 ]
 
@@ -71,32 +68,22 @@ def find(words: Sequence[Words], byte: int) -> Ints:
     return place
 
 
-def keep_first(word: Words, count: Ints, filler: int = 0) -> Words:
+def keep_first(word: Words, count: Ints | int, filler: int = 0) -> Words:
     """The first `count` of eight characters (0 to 8, or beyond), the filler in place of the others."""
-    kept = FIRST_BYTES[np.clip(count, 0, 8)]
+    kept: Words = FIRST_BYTES[np.clip(count, 0, 8)]
     return (word & kept) | (repeat(filler) & ~kept)
 
 
-def plain_ascii(words: Sequence[Words], length: Ints) -> Mask:
-    """Whether the first `length` characters are printable ASCII without a backslash: JSON text that means itself."""
-    strange = np.zeros(len(length), np.uint64)
-    for index, word in enumerate(words):
-        text = keep_first(word, length - 8 * index, LETTER)
-        control = (text - repeat(0x20)) & ~text  # its top bits: the lowest flag stands for a character below a space
-        strange |= (text | control | _zeros(text ^ repeat(BACKSLASH))) & repeat(0x80)
-    plain: Mask = strange == 0
-    return plain
-
-
-def json_text(words: Sequence[Words]) -> Mask:
-    """Whether all characters are printable ASCII, none of them a quote or a backslash: JSON text that means itself."""
+def json_text(words: Sequence[Words], length: Ints | int) -> Mask:
+    """Whether the first `length` characters are printable ASCII, none a quote or a backslash: JSON text as it is."""
     strange = np.zeros(len(words[0]), np.uint64)
     printable = np.full(len(words[0]), repeat(0x40))
-    for word in words:
-        strange |= word
-        printable &= word | (word << _U(1))  # from 0x20 on, one of the bits 0x20 and 0x40 is there
+    for index, word in enumerate(words):
+        text = keep_first(word, length - 8 * index, LETTER)
+        strange |= text
+        printable &= text | (text << _U(1))  # from 0x20 on, one of the bits 0x20 and 0x40 is there
         for byte in (QUOTE, BACKSLASH):
-            strange |= repeat(0x80) - (word ^ repeat(byte))  # whose top bits are those of the bytes that are it
+            strange |= repeat(0x80) - (text ^ repeat(byte))  # whose top bits are those of the bytes that are it
     plain: Mask = ((strange & repeat(0x80)) == 0) & (printable == repeat(0x40))
     return plain
 
