@@ -13,7 +13,7 @@ from flows.analytics.frames import decode_block
 from flows.analytics.ids import Ids
 from flows.analytics.shard import Overrides, Shard
 from flows.analytics.shards import shards_of, split
-from tests.support.recordings import Replayed, replay_blocks
+from tests.support.recordings import Replayed, replay_blocks, rows_of
 
 
 def record(received_at: float, **value: Any) -> bytes:
@@ -89,7 +89,8 @@ def test_a_block_of_nothing_still_reaches_every_shard(data: bytes) -> None:
     """As an empty part, which changes nothing."""
     parts = split(3, decode_block(data), 16, last=False)
     assert [(part.number, len(part.row), len(part.ids), part.time) for part in parts] == [(3, 0, 0, -math.inf)] * 16
-    assert Shard().apply(parts[0]) == (([], [], []), [], 0, 0)
+    windows, *rest = Shard().apply(parts[0])
+    assert (rows_of(windows), *rest) == ([], [], 0, 0)
 
 
 def test_a_new_watch_after_the_end_is_the_new_watch() -> None:
@@ -213,4 +214,4 @@ def test_a_snapshot_shares_nothing_with_the_shard() -> None:
     again.restore(kept)
     found = again.apply(late)
     assert found.alerts == expected.alerts
-    np.testing.assert_equal(found.windows, expected.windows)
+    assert rows_of(found.windows) == rows_of(expected.windows) != []

@@ -13,7 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.analytics.windows import Frames, OpenWindows, Summaries, by_end, pane_of, window_lines, window_object
+from flows.analytics.decimals import text_of
+from flows.analytics.ids import Ids
+from flows.analytics.window_lines import FEW_WINDOWS, window_lines, window_object
+from flows.analytics.windows import Frames, OpenWindows, Summaries, by_end, pane_of
 
 NAN = math.nan
 
@@ -184,6 +187,7 @@ def test_no_portion_and_no_restart_changes_a_window(
     np.testing.assert_array_equal(found.values, expected.values)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -192,11 +196,14 @@ def test_no_portion_and_no_restart_changes_a_window(
             st.tuples(*[st.integers(0, 3) for _ in range(3)]),
             st.integers(0, 2),
         )
-    )
+    ),
+    st.sampled_from([1, FEW_WINDOWS]),
 )
-def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[tuple[str, Any, Any, int]]) -> None:
+def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any], times: int) -> None:
     """Byte for byte, whatever the conversation is called and whichever metrics are missing."""
+    rows = rows * times
     ids = [conversation_id for conversation_id, *_ in rows]
     values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec] for _, v, c, codec in rows]).reshape(-1, 15)
     expected = [orjson.dumps(window_object(one, row)) for one, row in zip(ids, values.tolist(), strict=True)]
-    assert window_lines(ids, values) == expected
+    lines = window_lines(Ids.of(ids), values)
+    assert [text_of(line) for line in lines] == [line + b"\n" for line in expected]

@@ -9,7 +9,7 @@ import orjson
 
 from flows.analytics.roster import Watch
 from flows.analytics.rules import RULES, Transition
-from flows.analytics.windows import window_object
+from flows.analytics.window_lines import window_object
 
 __all__ = ["Alert", "Change", "incident_id", "make_alert", "uuid5", "uuid_text"]
 

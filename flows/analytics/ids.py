@@ -78,6 +78,12 @@ class Ids:
     def __len__(self) -> int:
         return len(self.hash)
 
+    @property
+    def is_long(self) -> NDArray[np.bool_]:
+        """Which rows have a digest for their key, shape (n,)."""
+        long: NDArray[np.bool_] = (self.key[:, 0] & np.uint64(0xFF)) == np.uint64(LONG[0])
+        return long
+
     def take(self, rows: NDArray[np.int64]) -> Ids:
         """Some of the rows."""
         return Ids(self.key.take(rows, 0), self.hash.take(rows), self.long)
@@ -94,6 +100,17 @@ class Ids:
     def texts(self) -> list[str]:
         """The ids of all rows."""
         return [self.text(row) for row in range(len(self))]
+
+    def order(self) -> NDArray[np.int64]:
+        """The rows in the order of their ids, those of one id as they come.
+
+        >>> Ids.of(["b", "a", "b"]).order().tolist()
+        [1, 0, 2]
+        """
+        if self.long or b"\\" in self.key.tobytes():  # neither digests nor escapes are in the order of what they mean
+            return np.array(sorted(range(len(self)), key=self.texts().__getitem__), np.int64)
+        text = np.ascontiguousarray(self.key).view(f"S{8 * self.key.shape[1]}").ravel()
+        return np.argsort(text, kind="stable")
 
     def and_then(self, more: Ids) -> Ids:
         """These rows, and behind them others."""

@@ -7,15 +7,19 @@ for byte, on any number of workers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
 import orjson
 
 from flows.analytics.alerts import Alert
+from flows.analytics.decimals import text_of
 from flows.analytics.frames import Decoded, Rejected
+from flows.analytics.ids import Ids, widened
 from flows.analytics.records import IGNORED
-from flows.analytics.shard import ShardResult, WindowLines
+from flows.analytics.shard import ShardResult
+from flows.analytics.window_lines import WindowLines
 
 __all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]
 
@@ -104,11 +108,10 @@ class Merger:
 
 
 def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
-    windows = _in_order([result.windows for result in results])
     alerts = sorted(alert for result in results for alert in result.alerts)
     raised = sum(alert.state == "raised" for alert in alerts)
     return Report(
-        windows=_lines(windows),
+        windows=_in_order([result.windows for result in results]),
         alert_lines=_lines([alert.body for alert in alerts]),
         rejected=_lines([_rejected_line(facts, rejected) for rejected in facts.rejected]),
         alerts=alerts,
@@ -119,7 +122,7 @@ def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
             rejected=len(facts.rejected),
             torn=facts.torn,
             conversations=sum(result.conversations for result in results),
-            windows=len(windows),
+            windows=sum(len(result.windows.end) for result in results),
             raised=raised,
             resolved=len(alerts) - raised,
             ignored=facts.ignored,
@@ -127,13 +130,17 @@ def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
     )
 
 
-def _in_order(shards: Sequence[WindowLines]) -> list[bytes]:
+def _in_order(shards: Sequence[WindowLines]) -> bytes:
     """The lines of all shards by end, then conversation; they come so from each, which makes sorting them cheap."""
-    ids = [one for windows in shards for one in windows.conversation_id]
-    ends = np.array([end for windows in shards for end in windows.end])
-    lines = [line for windows in shards for line in windows.line]
-    by_id = np.array(sorted(range(len(ids)), key=ids.__getitem__), np.int64)
-    return [lines[index] for index in by_id[np.argsort(ends[by_id], kind="stable")].tolist()]
+    shards = [windows for windows in shards if len(windows.end)]
+    if not shards:
+        return b""
+    ids = reduce(Ids.and_then, [windows.ids for windows in shards])
+    end = np.concatenate([windows.end for windows in shards])
+    words = max(windows.text.shape[1] for windows in shards)
+    text = np.concatenate([widened(windows.text, words) for windows in shards])
+    by_id = ids.order()
+    return text_of(text.take(by_id.take(np.argsort(end.take(by_id), kind="stable")), 0))
 
 
 def _lines(lines: list[bytes]) -> bytes:

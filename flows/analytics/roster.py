@@ -131,6 +131,13 @@ class Roster:
         """The slot of each row's conversation, shape (n,); NOBODY where none is on."""
         return self._indexed().find(ids)
 
+    def ids(self, slots: NDArray[np.int32]) -> Ids:
+        """Whose each of these slots is, shape (n,)."""
+        ids = self._indexed().ids(slots)
+        if not ids.is_long.any():
+            return ids
+        return Ids.of([self.watch_in(slot).conversation_id for slot in slots.tolist()])
+
     def end(self, slot: int, windows_end: float) -> None:
         """The conversation is over; its slot stays until `windows_end`, when the last window of its last frame ends."""
         conversation_id = self.watch_in(slot).conversation_id
@@ -203,6 +210,9 @@ class Roster:
         self.watches = msgspec.msgpack.decode(watches, type=list[Watch | None])
         self._free, self._ended = list(free), dict(ended)
         self._retired, self._over = dict(retired), dict(over)
-        on = ((slot, watch) for slot, watch in enumerate(self.watches) if slot not in self._retired)
-        self._slots = {watch.conversation_id: slot for slot, watch in on if watch is not None}
-        self._index, self._not_indexed = SlotIndex(), dict(self._slots)
+        taken = {slot: watch.conversation_id for slot, watch in enumerate(self.watches) if watch is not None}
+        self._slots = {conversation_id: slot for slot, conversation_id in taken.items() if slot not in self._retired}
+        self._index, self._not_indexed = SlotIndex(), {}
+        self._index.add(Ids.of(list(taken.values())), np.array(list(taken), np.int32))
+        for slot in self._retired:
+            self._index.remove(slot)

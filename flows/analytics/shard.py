@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flows.analytics.alerts import Alert, Change
 from flows.analytics.evidence import LastWindows
-from flows.analytics.ids import alike
+from flows.analytics.ids import Ids, alike
 from flows.analytics.quality import evaluate_windows
 from flows.analytics.records import Control, FlowSettings, WatchSettings
 from flows.analytics.roster import Roster, Watch
@@ -25,11 +25,13 @@ from flows.analytics.slots import NOBODY
 from flows.analytics.stalls import Arrivals, Stalls
 from flows.analytics.stretches import days, last_frames, stretches
 from flows.analytics.voice_quality import CODECS
-from flows.analytics.windows import END, START, Frames, OpenWindows, Summaries, by_end, window_lines
+from flows.analytics.window_lines import WindowLines, window_lines
+from flows.analytics.windows import END, START, Frames, OpenWindows, Summaries, by_end
 
-__all__ = ["Overrides", "Shard", "ShardResult", "WindowLines"]
+__all__ = ["Overrides", "Shard", "ShardResult"]
 
 SCHEMA: Final = 4
+_NO_WINDOWS: Final = WindowLines(np.empty(0), Ids.of([]), np.empty((0, 1), np.uint64))
 
 
 class Overrides(NamedTuple):
@@ -43,14 +45,6 @@ class Overrides(NamedTuple):
     settings: dict[str, Any] | None = None
     watches: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
     feeds: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
-
-
-class WindowLines(NamedTuple):
-    """Closed windows as JSON, in order of their ends, then conversations: three lists of one length."""
-
-    end: list[float]
-    conversation_id: list[str]
-    line: list[bytes]
 
 
 class ShardResult(NamedTuple):
@@ -318,13 +312,12 @@ class Shard:
 
     def _window_lines(self, closed: Summaries) -> WindowLines:
         if not len(closed.slot):
-            return WindowLines([], [], [])
+            return _NO_WINDOWS
         rank = self._roster.ranks()[closed.slot]
         order = np.lexsort((closed.values[:, START], rank, closed.values[:, END]))
         values = closed.values[order]
-        watch_in = self._roster.watch_in
-        names = [watch_in(slot).conversation_id for slot in closed.slot[order].tolist()]
-        return WindowLines(values[:, END].tolist(), names, window_lines(names, values))
+        ids = self._roster.ids(closed.slot[order])
+        return WindowLines(values[:, END], ids, window_lines(ids, values))
 
     def _grow(self, slots: int) -> None:
         more = slots - len(self._seen)

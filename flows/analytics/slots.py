@@ -26,7 +26,7 @@ class SlotIndex:
         self._hash = np.empty(1, np.uint64)
 
     def add(self, ids: Ids, slots: NDArray[np.int32]) -> None:
-        """Know the slots of conversations, shape (n,), of which none is known yet."""
+        """Know who is in slots, shape (n,), none of which is known yet."""
         if not len(slots):
             return
         self._make_room(int(slots.max()) + 1, ids.key.shape[1])
@@ -40,6 +40,10 @@ class SlotIndex:
         while chain[at] != slot:
             chain, at = self._next, int(chain[at])
         chain[at] = self._next[slot]
+
+    def ids(self, slots: NDArray[np.int32]) -> Ids:
+        """Who is in each of these slots, or was when it was last known, shape (n,); long ids by their digests only."""
+        return Ids(self._key.take(slots, 0), self._hash.take(slots))
 
     def find(self, ids: Ids) -> NDArray[np.int32]:
         """The slot of each row, shape (n,); NOBODY where none is known."""

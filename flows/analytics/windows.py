@@ -8,18 +8,21 @@ whole number of milliseconds, the very number that is written out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
-from flows.analytics.voice_quality import MODELS, codecs, mos_from_r, r_factor
+from flows.analytics.voice_quality import codecs, mos_from_r, r_factor
 
 __all__ = [
+    "CODEC",
     "COLUMNS",
     "END",
+    "FRAMES",
+    "LATENCY",
+    "LOSS",
     "MOS",
     "NO_WINDOW",
     "START",
@@ -28,8 +31,6 @@ __all__ = [
     "by_end",
     "pane_of",
     "summarise",
-    "window_lines",
-    "window_object",
 ]
 
 Floats = NDArray[np.float64]
@@ -54,8 +55,8 @@ COLUMNS: Final = (
     "codec",
 )
 NO_WINDOW: Final = np.full(len(COLUMNS), np.nan)
-START, END, _FRAMES, _LATENCY, _LOSS, MOS, _CODEC = 0, 1, 2, 3, 10, 13, 14
-_COUNTS: Final = (_FRAMES, _LATENCY, _LOSS)
+# Where they are, and where those of a metric begin.
+START, END, FRAMES, LATENCY, LOSS, MOS, CODEC = 0, 1, 2, 3, 10, 13, 14
 # Latencies within 2^39 µs (six days) of zero fit beside a group number in one integer, which sorts ten times faster.
 _LATENCY_BITS: Final = 40
 _LATENCY_BIAS: Final = 1 << (_LATENCY_BITS - 1)
@@ -244,7 +245,7 @@ def summarise(pane: Ints, frames: Frames, first: int, last: int, panes: int, sli
     number = groups // slots + lowest
     values[:, START] = number * slide_ms / 1000.0
     values[:, END] = (number + panes) * slide_ms / 1000.0
-    values[:, _FRAMES] = np.bincount(group, minlength=len(groups))
+    values[:, FRAMES] = np.bincount(group, minlength=len(groups))
     _latencies(values, group, frames.latency_us[row])
     _losses(values, group, frames.packet_loss[row])
     return Summaries((groups % slots).astype(np.int32), values)
@@ -255,9 +256,9 @@ def _rate(closed: Summaries, default: int, own: Codecs | None) -> None:
     codec = np.full(len(closed.slot), default, np.int8)
     if own is not None:
         codec = np.where(own[closed.slot] < 0, codec, own[closed.slot])
-    delay_ms, packet_loss = closed.values[:, _LATENCY + 2], closed.values[:, _LOSS + 1]
+    delay_ms, packet_loss = closed.values[:, LATENCY + 2], closed.values[:, LOSS + 1]
     closed.values[:, MOS] = np.round(mos_from_r(r_factor(delay_ms, packet_loss, codecs(codec))), 3)
-    closed.values[:, _CODEC] = codec
+    closed.values[:, CODEC] = codec
 
 
 def _ranks(key: Ints) -> tuple[Ints, Ints]:
@@ -278,7 +279,7 @@ def _latencies(values: Floats, group: Ints, latency_us: Floats) -> None:
     known = ~np.isnan(latency_us)
     group, latency = group[known], latency_us[known].astype(np.int64)
     count = np.bincount(group, minlength=len(values))
-    values[:, _LATENCY] = count
+    values[:, LATENCY] = count
     if not len(group):
         return
     if np.abs(latency).max() < _LATENCY_BIAS and len(values) < _MAX_GROUPS:
@@ -293,11 +294,11 @@ def _latencies(values: Floats, group: Ints, latency_us: Floats) -> None:
     # Sums of whole microseconds are exact in float64 up to 2^53, and absurd ones do not overflow.
     total = np.add.reduceat(ordered.astype(np.float64), start)
     milliseconds = ordered / 1000.0
-    values[some, _LATENCY + 1] = milliseconds[start]
-    values[some, _LATENCY + 2] = np.round(total / count / 1000.0, 6)
-    values[some, _LATENCY + 3] = milliseconds[end - 1]
+    values[some, LATENCY + 1] = milliseconds[start]
+    values[some, LATENCY + 2] = np.round(total / count / 1000.0, 6)
+    values[some, LATENCY + 3] = milliseconds[end - 1]
     for offset, percent in ((4, 50), (5, 95), (6, 99)):
-        values[some, _LATENCY + offset] = milliseconds[start + (percent * count + 99) // 100 - 1]
+        values[some, LATENCY + offset] = milliseconds[start + (percent * count + 99) // 100 - 1]
 
 
 def _losses(values: Floats, group: Ints, packet_loss: Floats) -> None:
@@ -305,65 +306,10 @@ def _losses(values: Floats, group: Ints, packet_loss: Floats) -> None:
     known = ~np.isnan(packet_loss)
     group, loss = group[known], packet_loss[known]
     count = np.bincount(group, minlength=len(values))
-    values[:, _LOSS] = count
+    values[:, LOSS] = count
     billionths = np.bincount(group, weights=np.rint(loss * 1e9), minlength=len(values))
     worst = np.zeros(len(values))
     np.maximum.at(worst, group, loss)
     some = count > 0
-    values[some, _LOSS + 1] = np.round(billionths[some] / count[some] / 1e9, 9)
-    values[some, _LOSS + 2] = worst[some]
-
-
-def window_object(conversation_id: str, values: list[float]) -> dict[str, Any]:
-    """One row of `Summaries.values` as the JSON object of the contract."""
-    start, end, frames, seen, least, mean, most, p50, p95, p99, losses, mean_loss, most_loss, mos, codec = values
-    return {
-        "conversation_id": conversation_id,
-        "start": start,
-        "end": end,
-        "frames": int(frames),
-        "latency_ms": {
-            "count": int(seen),
-            "min": least,
-            "mean": mean,
-            "max": most,
-            "p50": p50,
-            "p95": p95,
-            "p99": p99,
-        }
-        if seen
-        else None,
-        "packet_loss": {"count": int(losses), "mean": mean_loss, "max": most_loss} if losses else None,
-        "mos": {"value": mos, "model": MODELS[int(codec)]} if mos == mos else None,
-    }
-
-
-def window_lines(conversation_ids: Sequence[str], values: Floats) -> list[bytes]:
-    """Rows of `Summaries.values` as JSON text, without newlines: `window_object` of each, dumped by orjson."""
-    whole = (values[:, _LATENCY] > 0) & (values[:, _LOSS] > 0) & ~np.isnan(values[:, MOS])
-    if whole.all():
-        return list(_whole_lines(conversation_ids, values))
-    lines = _whole_lines([conversation_ids[row] for row in np.flatnonzero(whole).tolist()], values[whole])
-    rows = zip(whole.tolist(), conversation_ids, values.tolist(), strict=True)
-    return [next(lines) if is_whole else orjson.dumps(window_object(*row)) for is_whole, *row in rows]
-
-
-def _whole_lines(conversation_ids: Sequence[str], values: Floats) -> Iterator[bytes]:
-    """The same for rows that have every metric, formatted column by column, which takes less than half of the time."""
-    names = map(orjson.dumps, conversation_ids)
-    columns = [
-        orjson.dumps(values[:, index].astype(np.int64 if index in _COUNTS else np.float64), option=_NUMPY)[1:-1]
-        for index in range(_CODEC)
-    ]
-    models = map(_MODELS.__getitem__, values[:, _CODEC].astype(np.int8).tolist())
-    rows = zip(names, *(column.split(b",") for column in columns), models, strict=len(values) > 0)
-    return map(_LINE.__mod__, rows)
-
-
-_NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
-_MODELS: Final = tuple(map(orjson.dumps, MODELS))
-_LINE: Final = (
-    b'{"conversation_id":%b,"start":%b,"end":%b,"frames":%b,'
-    b'"latency_ms":{"count":%b,"min":%b,"mean":%b,"max":%b,"p50":%b,"p95":%b,"p99":%b},'
-    b'"packet_loss":{"count":%b,"mean":%b,"max":%b},"mos":{"value":%b,"model":%b}}'
-)
+    values[some, LOSS + 1] = np.round(billionths[some] / count[some] / 1e9, 9)
+    values[some, LOSS + 2] = worst[some]

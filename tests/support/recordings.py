@@ -11,11 +11,13 @@ from itertools import pairwise
 from typing import Any, TypeVar
 
 from flows.analytics.alerts import Alert
+from flows.analytics.decimals import text_of
 from flows.analytics.frames import decode_block
 from flows.analytics.shard import Overrides, Shard
 from flows.analytics.shards import split
+from flows.analytics.window_lines import WindowLines
 
-__all__ = ["CONVERSATIONS", "Replayed", "blocks_of", "nasty_lines", "nasty_overrides", "replay_blocks"]
+__all__ = ["CONVERSATIONS", "Replayed", "blocks_of", "nasty_lines", "nasty_overrides", "replay_blocks", "rows_of"]
 
 T = TypeVar("T")
 Pick = Callable[[Sequence[T]], T]
@@ -219,7 +221,7 @@ def replay_blocks(
         first_line += len(lines)
         parts = split(number, decoded, shards, last=number == len(blocks) - 1)
         results = [shard.apply(part) for shard, part in zip(team, parts, strict=True)]
-        rows = sorted(row for result in results for row in zip(*result.windows, strict=True))
+        rows = sorted(row for result in results for row in rows_of(result.windows))
         replayed.windows += [json.loads(line) for _, _, line in rows]
         replayed.window_blocks += [number] * len(rows)
         alerts = sorted(alert for result in results for alert in result.alerts)
@@ -230,6 +232,11 @@ def replay_blocks(
         if number in stops:
             team = [_restarted(shard, overrides) for shard in team]
     return replayed
+
+
+def rows_of(windows: WindowLines) -> list[tuple[float, str, bytes]]:
+    """Closed windows one by one: end, conversation, line."""
+    return list(zip(windows.end.tolist(), windows.ids.texts(), map(text_of, windows.text), strict=True))
 
 
 def _restarted(shard: Shard, overrides: Overrides | None) -> Shard:

@@ -1,0 +1,111 @@
+"""Closed windows as JSON: one as an object, or many as lines that are put together by the column."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from flows.analytics.decimals import beside, number_texts, words_of
+from flows.analytics.ids import Ids
+from flows.analytics.swar import Words
+from flows.analytics.voice_quality import MODELS
+from flows.analytics.windows import CODEC, END, FRAMES, LATENCY, LOSS, MOS, START
+
+__all__ = ["WindowLines", "window_lines", "window_object"]
+
+Floats = NDArray[np.float64]
+
+# So few are written one by one sooner than together.
+FEW_WINDOWS: Final = 200
+_MODELS: Final = words_of([orjson.dumps(model) for model in MODELS])
+
+
+class WindowLines(NamedTuple):
+    """Closed windows, in order of their ends, then conversations: `end` float64 (n,), epoch seconds; whose they are;
+    `text` uint64 (n, w), a JSON line in each row, with zeros that are left out.
+    """
+
+    end: Floats
+    ids: Ids
+    text: Words
+
+
+def window_object(conversation_id: str, values: list[float]) -> dict[str, Any]:
+    """One row of `Summaries.values` as the JSON object of the contract."""
+    start, end, frames, seen, least, mean, most, p50, p95, p99, losses, mean_loss, most_loss, mos, codec = values
+    return {
+        "conversation_id": conversation_id,
+        "start": start,
+        "end": end,
+        "frames": int(frames),
+        "latency_ms": {
+            "count": int(seen),
+            "min": least,
+            "mean": mean,
+            "max": most,
+            "p50": p50,
+            "p95": p95,
+            "p99": p99,
+        }
+        if seen
+        else None,
+        "packet_loss": {"count": int(losses), "mean": mean_loss, "max": most_loss} if losses else None,
+        "mos": {"value": mos, "model": MODELS[int(codec)]} if mos == mos else None,
+    }
+
+
+def window_lines(ids: Ids, values: Floats) -> Words:
+    """Rows of `Summaries.values` as JSON lines, in words (n, w): `window_object` of each, dumped by orjson."""
+    whole = (values[:, LATENCY] > 0) & (values[:, LOSS] > 0) & ~np.isnan(values[:, MOS]) & ~ids.is_long
+    together, others = np.flatnonzero(whole), np.flatnonzero(~whole)
+    if len(together) < FEW_WINDOWS:
+        return _lines(ids, values)
+    if not len(others):
+        return _whole_lines(ids, values)
+    lines = _whole_lines(ids.take(together), values[together])
+    more = _lines(ids.take(others), values[others])
+    text = np.zeros((len(values), max(lines.shape[1], more.shape[1])), np.uint64)
+    text[together, : lines.shape[1]] = lines
+    text[others, : more.shape[1]] = more
+    return text
+
+
+def _lines(ids: Ids, values: Floats) -> Words:
+    objects = map(window_object, ids.texts(), values.tolist())
+    return words_of([orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in objects])
+
+
+def _whole_lines(ids: Ids, values: Floats) -> Words:
+    """The same for rows that have every metric, and an id that is no digest.
+
+    Latencies are whole microseconds, and means are rounded: none has more than nine decimals.
+    """
+    start, end = _repeated(values[:, START]), _repeated(values[:, END])
+    frames, latencies, losses = _texts(values[:, [FRAMES, LATENCY, LOSS]], 0)
+    least, most, p50, p95, p99, mos = _texts(values[:, [LATENCY + 1, *range(LATENCY + 3, LOSS), MOS]], 3)
+    mean, mean_loss, most_loss = _texts(values[:, [LATENCY + 2, LOSS + 1, LOSS + 2]], 9)
+    models = _MODELS.take(values[:, CODEC].astype(np.int64), 0)
+    parts: list[bytes | Words] = [
+        *(b'{"conversation_id":"', ids.key, b'","start":', start, b',"end":', end, b',"frames":', frames),
+        *(b',"latency_ms":{"count":', latencies, b',"min":', least, b',"mean":', mean, b',"max":', most),
+        *(b',"p50":', p50, b',"p95":', p95, b',"p99":', p99),
+        *(b'},"packet_loss":{"count":', losses, b',"mean":', mean_loss, b',"max":', most_loss),
+        *(b'},"mos":{"value":', mos, b',"model":', models, b"}}\n"),
+    ]
+    return beside(len(values), parts)
+
+
+def _texts(columns: Floats, decimals: int) -> list[Words]:
+    """The texts of columns (n, m), which take less time together: m arrays of words."""
+    rows, count = columns.shape
+    words = number_texts(columns.ravel(), decimals).reshape(rows, count, -1)
+    return [words[:, column] for column in range(count)]
+
+
+def _repeated(column: Floats) -> Words:
+    """The texts of a column, one row at least, of which many rows in a row are the same."""
+    begin = np.flatnonzero(np.append(True, column[1:] != column[:-1]))
+    return words_of(list(map(orjson.dumps, column[begin].tolist()))).repeat(np.diff(begin, append=len(column)), 0)
