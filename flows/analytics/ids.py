@@ -120,8 +120,8 @@ class Ids:
 
 
 def widened(key: Words, words: int) -> Words:
-    """Keys of as many words."""
-    return np.pad(key, ((0, 0), (0, words - key.shape[1])))
+    """Keys of as many words: these, if they are."""
+    return key if key.shape[1] == words else np.pad(key, ((0, 0), (0, words - key.shape[1])))
 
 
 def alike(ids: Ids, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -96,32 +96,39 @@ class Rule:
         breach = values.value > values.limit
         if settings.policy == "frame":
             return [self._breaching_frame(values, int(index)) for index in np.flatnonzero(breach)]
-        concerned = self._concerned(values, breach, settings, frozen=frozen)
-        if concerned is None:
+        values = self._of_touched(values, breach)
+        if not len(values.slot):
             return []
-        one_by_one = concerned[values.slot]
+        one_by_one = self._concerned(values, settings, frozen=frozen).take(values.slot)
         self._stay_above(values, ~one_by_one, settings)
         return self._step(values, np.flatnonzero(one_by_one), settings, frozen=frozen)
 
-    def _concerned(self, values: Values, breach: Mask, settings: AlertSettings, *, frozen: Mask | None) -> Mask | None:
-        """The slots, as a mask, that these frames may raise or resolve; None if there is none."""
-        is_open = self.is_open[values.slot]
-        if not (self._history or breach.any() or is_open.any()):
-            return None
+    def _of_touched(self, values: Values, breach: Mask) -> Values:
+        """The frames of the few slots that have a breach here, an incident or a history: no other can change."""
+        if not (self._incident or self._history or breach.any()):
+            return Values._make(column[:0] for column in values)
+        touched = self.is_open.copy()
+        touched[values.slot[breach]] = True
+        touched[list(self._history)] = True
+        rows = np.flatnonzero(touched.take(values.slot))
+        return Values._make(column.take(rows) for column in values)
+
+    def _concerned(self, values: Values, settings: AlertSettings, *, frozen: Mask | None) -> Mask:
+        """The slots, as a mask, that these frames may raise or resolve."""
+        is_open = self.is_open.take(values.slot)
         mask = np.zeros(len(self.is_open), np.bool_)
-        mask[values.slot[breach & ~is_open]] = True
-        if self._history:
-            mask[list(self._history)] = True
+        mask[values.slot[(values.value > values.limit) & ~is_open]] = True
+        mask[list(self._history)] = True
         below = is_open & (values.value <= values.limit * settings.clear_ratio)
-        quiet = values.arrival - self._above_at[values.slot] >= settings.clear_after_s
+        quiet = values.arrival - self._above_at.take(values.slot) >= settings.clear_after_s
         if frozen is not None:
-            quiet &= ~frozen[values.slot]
+            quiet &= ~frozen.take(values.slot)
         mask[values.slot[below & quiet]] = True
         return mask
 
     def _stay_above(self, values: Values, rows: Mask, settings: AlertSettings) -> None:
         """Note the last value above the clear level for open incidents that no frame here can resolve."""
-        above = rows & self.is_open[values.slot] & (values.value > values.limit * settings.clear_ratio)
+        above = rows & self.is_open.take(values.slot) & (values.value > values.limit * settings.clear_ratio)
         self._above_at[values.slot[above]] = values.arrival[above]  # of a slot's several rows the last one stays
 
     def _step(

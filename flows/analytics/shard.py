@@ -267,7 +267,7 @@ class Shard:
         return slot, watched
 
     def _evaluate(self, rule: int, frames: _Kept, value: NDArray[np.float64], done: _Done) -> None:
-        values = Values(frames.row, frames.slot, frames.arrival, value, self._roster.limits[rule, frames.slot])
+        values = Values(frames.row, frames.slot, frames.arrival, value, self._roster.limits[rule].take(frames.slot))
         known = ~np.isnan(value)
         if not known.all():
             values = Values._make(column[known] for column in values)
@@ -301,7 +301,7 @@ class Shard:
             self._roster.remember(self._roster.watch_in(slot).conversation_id, arrival)
 
     def _first_seen(self, slot: NDArray[np.int32]) -> int:
-        if self._heard[slot].all():
+        if self._heard.take(slot).all():
             return 0
         present = np.zeros(len(self._heard), np.bool_)
         present[slot] = True

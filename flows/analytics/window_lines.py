@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 # So few are written one by one sooner than together.
 FEW_WINDOWS: Final = 200
-_MODELS: Final = words_of([orjson.dumps(model) for model in MODELS])
+_MODELS_AND_END: Final = words_of([b',"model":%b}}\n' % orjson.dumps(model) for model in MODELS])
 
 
 class WindowLines(NamedTuple):
@@ -87,13 +87,13 @@ def _whole_lines(ids: Ids, values: Floats) -> Words:
     frames, latencies, losses = _texts(values[:, [FRAMES, LATENCY, LOSS]], 0)
     least, most, p50, p95, p99, mos = _texts(values[:, [LATENCY + 1, *range(LATENCY + 3, LOSS), MOS]], 3)
     mean, mean_loss, most_loss = _texts(values[:, [LATENCY + 2, LOSS + 1, LOSS + 2]], 9)
-    models = _MODELS.take(values[:, CODEC].astype(np.int64), 0)
+    model_and_end = _MODELS_AND_END.take(values[:, CODEC].astype(np.int64), 0)
     parts: list[bytes | Words] = [
         *(b'{"conversation_id":"', ids.key, b'","start":', start, b',"end":', end, b',"frames":', frames),
         *(b',"latency_ms":{"count":', latencies, b',"min":', least, b',"mean":', mean, b',"max":', most),
         *(b',"p50":', p50, b',"p95":', p95, b',"p99":', p99),
         *(b'},"packet_loss":{"count":', losses, b',"mean":', mean_loss, b',"max":', most_loss),
-        *(b'},"mos":{"value":', mos, b',"model":', models, b"}}\n"),
+        *(b'},"mos":{"value":', mos, model_and_end),
     ]
     return beside(len(values), parts)
 
