@@ -123,22 +123,19 @@ def decode_block(data: bytes) -> Decoded:
     """Decode a block of complete lines; a last line without its newline may be torn, and then only counts as such."""
     bulk = _in_bulk(data)
     lines = _all_lines(data) if bulk is None else bulk[1]
-    rows, others = _line_by_line(lines)
+    rows, controls, unread = _line_by_line(lines)
     if bulk is not None:
         rows = together(bulk[0], rows)
-    kept: list[tuple[int, Control]] = []
     rejected: list[Rejected] = []
     torn = 0
-    for index, record in others:
-        if isinstance(record, Control):
-            kept.append((index, record))
-        elif index == len(lines.text) - 1 and not data.endswith(b"\n"):
+    for index, reason in unread.items():
+        if index == len(lines.text) - 1 and not data.endswith(b"\n"):
             torn = 1
         else:
             text = lines.text[index].decode(errors="replace")[:MAX_TEXT]
-            rejected.append(Rejected(int(lines.number[index]), record, text))
-    place = np.searchsorted(rows.line, lines.number[np.array([index for index, _ in kept], np.int64)])
-    return _decoded(rows, [control for _, control in kept], place, rejected, torn)
+            rejected.append(Rejected(int(lines.number[index]), reason, text))
+    place = np.searchsorted(rows.line, lines.number[np.array(list(controls), np.int64)])
+    return _decoded(rows, list(controls.values()), place, rejected, torn)
 
 
 def _all_lines(data: bytes) -> Lines:
@@ -170,11 +167,12 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _line_by_line(lines: Lines) -> tuple[Rows, list[tuple[int, Control | str]]]:
-    """The frames among the lines, and the others: index in `lines`, and the control record or why it is no record."""
+def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], dict[int, str]]:
+    """The frames among the lines, and by index in `lines` the control records, and why a line is no record."""
     received: list[float] = []
     frames: list[Frame | BareFrame] = []
-    others: list[tuple[int, Control | str]] = []
+    controls: dict[int, Control] = {}
+    unread: dict[int, str] = {}
     # The fast loop does not look into strings that it skips, so it is trusted only where all is UTF-8.
     trusted = _is_utf8(b"\n".join(lines.text))
     decode: Callable[[bytes], Any] = decode_frame_line
@@ -184,7 +182,8 @@ def _line_by_line(lines: Lines) -> tuple[Rows, list[tuple[int, Control | str]]]:
         if trusted:
             run = _run(rest, decode)
             if decode is decode_watch_line:
-                others.extend((at + n, Control(0, one.received_at, "watch", one.watch)) for n, one in enumerate(run))
+                watches = [Control(0, one.received_at, "watch", one.watch) for one in run]
+                controls.update(enumerate(watches, at))
             else:
                 _take(run, received, frames)
             at += len(run)
@@ -195,17 +194,17 @@ def _line_by_line(lines: Lines) -> tuple[Rows, list[tuple[int, Control | str]]]:
         try:
             record = parse_line(lines.text[at])
         except InvalidFrameError as error:
-            others.append((at, str(error)))
+            unread[at] = str(error)
         else:
             if isinstance(record, Control):
-                others.append((at, record))
+                controls[at] = record
                 decode = decode_watch_line if record.kind == "watch" else decode
             else:
                 _take([record], received, frames)
                 decode = decode_bare_frame if isinstance(record, BareFrame) else decode_frame_line
         at += 1
-    number = np.delete(lines.number, [index for index, _ in others])
-    return _rows(number, received, frames), others
+    number = np.delete(lines.number, [*controls, *unread])
+    return _rows(number, received, frames), controls, unread
 
 
 def _run(rest: Iterator[bytes], decode: Callable[[bytes], Any]) -> list[Any]:
