@@ -26,7 +26,7 @@ REPLAY_FLOW: Final = "tests.support.replay_flow"
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything: `frames` in most recordings, `many` where the length matters, `few` for what is slow."""
+    """How much of everything: `frames` in most recordings, `many` where the length matters, `few` where not."""
 
     rounds: int
     frames: int = 1_000_000
@@ -37,7 +37,7 @@ class Scale:
 
 
 def compared(scale: Scale, conversations: int, targets: dict[str, float]) -> Iterator[Measured]:
-    """The replay against each of the baselines over the same recording; of slow ones, over the first part of it."""
+    """The replay against each of the baselines over the same recording."""
     whole = recording(scale.frames, conversations)
     part = recording(scale.few, conversations)
     for name in sorted(set(targets) & set(OPTIONAL)):
@@ -49,9 +49,7 @@ def compared(scale: Scale, conversations: int, targets: dict[str, float]) -> Ite
         check(name, part)
     of = f"replay {conversations}"
     runs = [Run(of, scale.frames, lambda: replay(whole))]
-    for name in targets:
-        slow = name in ("stock", "documented", "pathway")
-        runs.append(baseline(name, part if slow else whole, scale.few if slow else scale.frames))
+    runs += [baseline(name, whole, scale.frames) for name in targets]
     costs = interleaved(runs, scale.rounds)
     for name, target in targets.items():
         yield measured(Ratio(f"{of} / {name}", of, name, target), costs)
