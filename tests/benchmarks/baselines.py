@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bytewax.operators import KeyedStream
     from bytewax.outputs import Sink
 
-__all__ = ["BASELINES", "OPTIONAL", "WINDOWED"]
+__all__ = ["BASELINES", "OPTIONAL", "SLOW", "WINDOWED"]
 
 LENGTH_S, SLIDE_S = 10, 5
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -294,6 +294,7 @@ BASELINES: dict[str, Callable[[Path, Path], None]] = {
 }
 WINDOWED = ("stock", "documented", "duckdb", "pathway")
 OPTIONAL = ("duckdb", "pathway")
+SLOW = ("stock", "documented", "pathway")
 
 
 def main() -> None:

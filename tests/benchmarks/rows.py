@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.benchmarks import live
 from tests.benchmarks.agreement import disagreement
-from tests.benchmarks.baselines import OPTIONAL, WINDOWED
+from tests.benchmarks.baselines import OPTIONAL, SLOW, WINDOWED
 from tests.benchmarks.measure import ROOT, Cost, Measured, Ratio, Run, environ, interleaved, measured, python, spent
 
 __all__ = ["ROWS", "Scale"]
@@ -37,8 +37,12 @@ class Scale:
 
 
 def compared(scale: Scale, conversations: int, targets: dict[str, float]) -> Iterator[Measured]:
-    """The replay against each of the baselines over the same recording."""
-    whole = recording(scale.frames, conversations)
+    """The replay against each of the baselines over the same recording.
+
+    Against the slow ones also over a longer recording, to which starting matters less. They would take minutes for it,
+    and be no faster.
+    """
+    whole, long = recording(scale.frames, conversations), recording(scale.many, conversations)
     part = recording(scale.few, conversations)
     for name in sorted(set(targets) & set(OPTIONAL)):
         if importlib.util.find_spec(name) is None:
@@ -48,11 +52,14 @@ def compared(scale: Scale, conversations: int, targets: dict[str, float]) -> Ite
     for name in sorted(set(targets) & set(WINDOWED)):
         check(name, part)
     of = f"replay {conversations}"
-    runs = [Run(of, scale.frames, lambda: replay(whole))]
+    of_long = f"{of}, {scale.many:,} frames"
+    runs = [Run(of, scale.frames, lambda: replay(whole)), Run(of_long, scale.many, lambda: replay(long))]
     runs += [baseline(name, whole, scale.frames) for name in targets]
     costs = interleaved(runs, scale.rounds)
     for name, target in targets.items():
         yield measured(Ratio(f"{of} / {name}", of, name, target), costs)
+        if name in SLOW:
+            yield measured(Ratio(f"{of_long} / {name}", of_long, name, target), costs)
 
 
 def thousand(scale: Scale) -> Iterator[Measured]:
