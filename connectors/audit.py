@@ -20,11 +20,21 @@ from typing import Any
 import orjson
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from connectors.errors import StateError
+from connectors.errors import StateError, UsageError
 from connectors.files import logged_failures, make_private_dir, open_private, state_errors, write_all
 from connectors.logs import get_logger
 
-__all__ = ["AuditEntry", "AuditFault", "AuditLog", "AuditSink", "AuditVerdict", "read", "verify", "verify_lines"]
+__all__ = [
+    "AuditEntry",
+    "AuditFault",
+    "AuditLog",
+    "AuditSink",
+    "AuditVerdict",
+    "read",
+    "read_log",
+    "verify",
+    "verify_lines",
+]
 
 _FIRST = "0" * 64
 _OWN_KEYS = frozenset({"time", "action", "conversation", "outcome", "prev"})
@@ -216,7 +226,7 @@ def verify_lines(lines: Iterable[bytes], head: tuple[int, str] | None = None) ->
             continue
         record = _record(line)
         if record is None:
-            faults.append(AuditFault(number, f"line {number} is not a line of an audit log"))
+            faults.append(AuditFault(number, _foreign(number)))
         elif record["prev"] == previous:
             pass
         elif record["prev"] == before and number > 1 and faults and faults[-1].line == number - 1:
@@ -246,6 +256,24 @@ def read(path: Path, *, start: int = 0) -> Iterator[dict[str, Any]]:
             record = _record(line)
             if record is not None:
                 yield record
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of the whole log at `path`, as `read` gives them. Raises UsageError for a file that holds none."""
+    records = read(path)
+    first = next(records, None)
+    if first is None:
+        found = _foreign(1) if path.stat().st_size else "the file is empty"
+        raise UsageError(
+            f"{path}: {found}; a log has a JSON object with time, action, outcome and prev on each line: "
+            "name that of a [state] dir, such as state/audit.jsonl"
+        )
+    yield first
+    yield from records
+
+
+def _foreign(number: int) -> str:
+    return f"line {number} is not a line of an audit log"
 
 
 def _break(number: int) -> tuple[int, str]:

@@ -164,13 +164,13 @@ def print_entry(entry: Entry) -> None:
 
 
 def print_audit(path: Path) -> None:
-    """An audit log as a table."""
+    """An audit log as a table. Raises UsageError for a file that holds no line of one."""
     from rich.text import Text
 
-    from connectors.audit import read
+    from connectors.audit import read_log
 
     console = _console()
-    for record in read(path):
+    for record in read_log(path):
         details = {k: v for k, v in record.items() if k not in ("time", "action", "conversation", "outcome", "prev")}
         time, action = _time(record.get("time")), str(record.get("action", "-"))
         line = Text(f"{time}  {action:<22} {record.get('conversation') or '-'}  ")
