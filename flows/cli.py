@@ -197,6 +197,7 @@ def replay(
 
 @app.command()
 def simulate(
+    context: typer.Context,
     *,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 0,
     conversations: Annotated[int, typer.Option(min=1, max=100_000, help="How many calls at a time.")] = 5,
@@ -216,7 +217,8 @@ def simulate(
     from flows.simulators import simulate as run_simulator
 
     simulation = Simulation(port, conversations, rate, seed, faults, serve, speed, url)
-    run_simulator(kind, simulation, os.environ)
+    options = [name for name in context.params if name not in ("kind", "log_json")]
+    run_simulator(kind, simulation, [name for name in options if _is_given(context, name)], os.environ)
 
 
 @outbox_app.command("list")
@@ -303,6 +305,11 @@ def _shutdown_on_signals() -> Shutdown:
     shutdown = Shutdown()
     shutdown.on_signals()
     return shutdown
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
 
 
 def _speed(text: str) -> float | None:

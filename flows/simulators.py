@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -14,26 +14,33 @@ __all__ = ["KINDS", "Simulation", "simulate"]
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """What `voicewatch simulate` was asked for; each kind uses what means something to it.
-
-    `url` is what the callers of kind `audiohook` dial.
-    """
+    """The options of `voicewatch simulate`, by their names there; `KINDS` tells which of them a kind takes."""
 
     port: int = 0
     conversations: int = 5
     rate: float = 10.0
     seed: int = 1
     faults: Path | None = None
-    recording: Path | None = None
+    serve: Path | None = None
     speed: float = 1.0
     url: str | None = None
 
 
-def simulate(kind: str, simulation: Simulation, environ: Mapping[str, str]) -> None:
-    """Run the simulator of a kind until SIGINT or SIGTERM, or until it has nothing more to do. Raises UsageError."""
+def simulate(kind: str, simulation: Simulation, given: Iterable[str], environ: Mapping[str, str]) -> None:
+    """Run the simulator of a kind until SIGINT or SIGTERM, or until it has nothing more to do.
+
+    Raises UsageError for an unknown kind, and if one of the options that were `given` is not the kind's.
+    """
     if kind not in KINDS:
         raise UsageError(f"--kind {kind}: is none of {', '.join(KINDS)}")
-    KINDS[kind](simulation, environ)
+    run, known = KINDS[kind]
+    if foreign := [name for name in given if name not in known]:
+        raise UsageError(f"--kind {kind}: does not take {_flags(foreign)}; it takes {_flags(known)}")
+    run(simulation, environ)
+
+
+def _flags(names: Iterable[str]) -> str:
+    return ", ".join(f"--{name}" for name in names)
 
 
 def _voice_events(simulation: Simulation, environ: Mapping[str, str]) -> None:  # noqa: ARG001
@@ -47,7 +54,7 @@ def _voice_events(simulation: Simulation, environ: Mapping[str, str]) -> None:  
             rate=simulation.rate,
             seed=simulation.seed,
             faults=Faults() if simulation.faults is None else load_faults(simulation.faults),
-            recording=simulation.recording,
+            recording=simulation.serve,
             speed=simulation.speed,
         )
     )
@@ -57,8 +64,6 @@ def _notifications(simulation: Simulation, environ: Mapping[str, str]) -> None: 
     from connectors.genesys.simulator import serve
     from connectors.genesys.simulator_notifications import NotificationsSimulator
 
-    if simulation.faults is not None or simulation.recording is not None:
-        raise UsageError("--kind notifications: knows neither --faults nor --serve")
     serve(
         NotificationsSimulator(
             port=simulation.port,
@@ -72,16 +77,15 @@ def _notifications(simulation: Simulation, environ: Mapping[str, str]) -> None: 
 def _audiohook(simulation: Simulation, environ: Mapping[str, str]) -> None:
     from connectors.genesys.simulator_audiohook import call_until_stopped, first_key
 
-    if simulation.faults is not None or simulation.recording is not None:
-        raise UsageError("--kind audiohook: knows neither --faults nor --serve")
     if simulation.url is None:
         raise UsageError("--kind audiohook: give --url, the AudioHook address that the callers dial")
     key, secret = first_key(environ)
     call_until_stopped(simulation.url, key, secret, seed=simulation.seed, conversations=simulation.conversations)
 
 
-KINDS: Final[dict[str, Callable[[Simulation, Mapping[str, str]], None]]] = {
-    "voice-events": _voice_events,
-    "notifications": _notifications,
-    "audiohook": _audiohook,
+KINDS: Final[dict[str, tuple[Callable[[Simulation, Mapping[str, str]], None], tuple[str, ...]]]] = {
+    "voice-events": (_voice_events, ("port", "conversations", "rate", "seed", "faults", "serve", "speed")),
+    "notifications": (_notifications, ("port", "conversations", "rate", "seed")),
+    "audiohook": (_audiohook, ("conversations", "seed", "url")),
 }
+"""What runs the simulator of each kind, and the options that it takes."""

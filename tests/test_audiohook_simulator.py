@@ -126,9 +126,9 @@ def test_without_a_key_the_caller_says_what_to_set(entry: str) -> None:
 def test_bad_usage_is_told() -> None:
     """An unknown kind, a missing address and one that is none are bad usage."""
     with pytest.raises(UsageError, match="--kind sip: is none of voice-events"):
-        simulate("sip", Simulation(), {})
+        simulate("sip", Simulation(), [], {})
     with pytest.raises(UsageError, match="give --url"):
-        simulate("audiohook", Simulation(), {})
+        simulate("audiohook", Simulation(), [], {})
     with pytest.raises(UsageError, match="must be like ws://"):
         call_until_stopped("http://x", "k", None, seed=1, conversations=1)
     assert {"voice-events", "audiohook"} <= set(KINDS)

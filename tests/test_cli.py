@@ -479,6 +479,20 @@ def test_simulate_refuses_bad_faults(tmp_path: Path) -> None:
     assert "faults.toml" in done.stderr
 
 
+def test_simulate_refuses_the_options_of_other_kinds() -> None:
+    """An option that would mean nothing is told, with the kind and what that takes; even if it is as by default."""
+    asked = {
+        "voice-events --url ws://localhost/a": "--url",
+        "notifications --serve a --faults b --seed 2": "--serve, --faults",
+        "notifications --speed 2": "--speed",
+        "audiohook --url ws://localhost/a --port 0 --rate 10 --speed 1": "--port, --rate, --speed",
+    }
+    commands = [["simulate", "--kind", *options.split()] for options in asked]
+    for done, (options, refused) in zip(several(commands), asked.items(), strict=True):
+        kind = options.partition(" ")[0]
+        assert fails(done, 2).startswith(f"--kind {kind}: does not take {refused}; it takes --")
+
+
 # outbox
 
 
