@@ -14,6 +14,7 @@ from connectors.audit import AuditLog
 from connectors.delivery import Delivery
 from connectors.errors import StateError, UsageError, VoicewatchError
 from connectors.files import StateLock, check_writable
+from connectors.genesys.audiohook.listener import listen
 from connectors.genesys.platform import GenesysPlatform, TokenProvider, credentials_from_environment
 from connectors.interceptors import InterceptorRegistry
 from connectors.logs import get_logger
@@ -103,6 +104,9 @@ def prepare(
     flow = live_flow(settings, environ, shutdown, tally, monitor)
     with StateLock(StateLayout(settings.state.dir).lock):
         recovery = recovery_of(settings)
+    if any(feed.kind == "audiohook" for feed in settings.feeds):
+        # The feed listens only when the flow is built, where Bytewax answers an error with a panic before it is told.
+        listen(*settings.audiohook.address).close()
     if on_bootstrap is not None and settings.uses_interceptors:
         _require_interceptors(settings, environ, on_bootstrap)
     return flow, recovery

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
+
+from connectors.genesys.simulator import running_simulator
+from connectors.genesys.simulator_audiohook import SECRETS_VARIABLE
 from connectors.receiver import CallbackReceiver
 from connectors.shutdown import Shutdown
 from flows.demo import STAGES
 from flows.run import run_live
 from flows.settings import parse_settings
+from tests.support.cli import voicewatch
 
 
 def test_a_late_and_a_lossy_call_are_told_to_the_quality_platform(tmp_path: Path) -> None:
@@ -49,3 +56,24 @@ def test_a_late_and_a_lossy_call_are_told_to_the_quality_platform(tmp_path: Path
     audit = [json.loads(line) for line in (tmp_path / "state" / "audit.jsonl").read_bytes().splitlines()]
     feeds = [(line["action"], line["feed"]) for line in audit if line["action"].startswith("FEED_")]
     assert feeds == [("FEED_UP", "audiohook"), ("FEED_DOWN", "audiohook")]
+
+
+@pytest.mark.parametrize("command", ["run", "cluster"])
+def test_an_address_that_is_taken_is_told_before_anything_starts(tmp_path: Path, command: str) -> None:
+    """One line and exit 2, without Bytewax' panic, and nothing is journaled or created at Genesys."""
+    with socket.create_server(("127.0.0.1", 0)) as other, running_simulator() as simulator:
+        address = "{}:{}".format(*other.getsockname())
+        config = tmp_path / "voicewatch.toml"
+        config.write_text(
+            f'[genesys]\nbase_url = "{simulator.base_url}"\n[state]\ndir = "{tmp_path / "state"}"\n'
+            f'[audiohook]\nlisten = "{address}"\napi_keys = ["key"]\n[[feed]]\nkind = "audiohook"\n[[feed]]\n'
+            '[[interceptor]]\nconversation_id = "c"\nleg_id = "l"\ninterceptor_address = "sip:qa@example.com"\n'
+            'qa_callback_url = "https://qa.example.com/alerts"\n'
+        )
+        done = voicewatch(command, config, **{SECRETS_VARIABLE: f"key={b64encode(b'secret' * 6).decode()}"})
+        assert simulator.created == []
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"voicewatch: the AudioHook feed cannot listen on {address}: Address already in use")
+    assert line.endswith("choose another [audiohook] listen")
+    assert not (tmp_path / "state" / "journal").exists()

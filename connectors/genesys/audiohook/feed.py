@@ -28,7 +28,7 @@ from websockets.http11 import Request, Response
 from connectors.errors import StateError, UsageError
 from connectors.feeds import FeedLimits
 from connectors.genesys.audiohook.connection import Connection
-from connectors.genesys.audiohook.listener import Listener, allow_connections
+from connectors.genesys.audiohook.listener import BACKLOG, Listener, allow_connections, listen
 from connectors.genesys.audiohook.monitor import Monitor, MonitorCounts
 from connectors.genesys.audiohook.session import Session, SessionTiming
 from connectors.genesys.audiohook.signature import Gate, Refusal, UpgradeRequest
@@ -41,7 +41,6 @@ __all__ = ["AudioHookFeed", "AudioHookTiming"]
 
 MAX_MESSAGE_BYTES: Final = 2**20
 MAX_SESSIONS: Final = 4000
-BACKLOG: Final = 1024
 _ID: Final = re.compile(r"[!-~]{1,64}")
 
 # At level DEBUG websockets logs every header of an upgrade, the API key among them. This logger is outside the
@@ -141,15 +140,10 @@ class AudioHookFeed:
 
     def start(self) -> None:
         """Listen, and start the thread; a feed starts once."""
-        host, port = self._listen
         try:
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            bound = socket.create_server((host, port), family=family, backlog=BACKLOG)
-        except OSError as error:
-            self._thread.failure = UsageError(
-                f"the AudioHook feed cannot listen on {host}:{port}: {error.strerror or error}; "
-                "choose another [audiohook] listen"
-            )
+            bound = listen(*self._listen)
+        except UsageError as error:
+            self._thread.failure = error
             return
         self._listener = listening = Listener(bound, allow_connections(2 * self._max_sessions))
         self._listen = listening.getsockname()[:2]

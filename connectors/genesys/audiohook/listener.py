@@ -8,10 +8,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
+from connectors.errors import UsageError
 from connectors.logs import get_logger
 
-__all__ = ["Listener", "allow_connections"]
+__all__ = ["BACKLOG", "Listener", "allow_connections", "listen"]
 
+BACKLOG: Final = 1024
 
 OTHER_FILES: Final = 256
 """What the rest of the process needs: journal, outbox, the other feeds, the health server."""
@@ -57,6 +59,18 @@ class _Accepted(socket.socket):
         told, self._on_close = self._on_close, None
         if told is not None:
             told()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises UsageError if the address is taken or is not of this machine."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise UsageError(
+            f"the AudioHook feed cannot listen on {host}:{port}: {error.strerror or error}; "
+            "choose another [audiohook] listen"
+        ) from error
 
 
 def allow_connections(wanted: int) -> int:
