@@ -259,17 +259,17 @@ def read(path: Path, *, start: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of the whole log at `path`, as `read` gives them. Raises UsageError for a file that holds none."""
+    """The records of the whole log at `path`, as `read` gives them. Raises UsageError if none of its lines is one."""
     records = read(path)
     first = next(records, None)
-    if first is None:
-        found = _foreign(1) if path.stat().st_size else "the file is empty"
+    if first is not None:
+        yield first
+        yield from records
+    elif path.stat().st_size:
         raise UsageError(
-            f"{path}: {found}; a log has a JSON object with time, action, outcome and prev on each line: "
+            f"{path}: {_foreign(1)}; a log has a JSON object with time, action, outcome and prev on each line: "
             "name that of a [state] dir, such as state/audit.jsonl"
         )
-    yield first
-    yield from records
 
 
 def _foreign(number: int) -> str:
