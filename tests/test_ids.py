@@ -45,6 +45,20 @@ def test_two_ids_are_the_same_if_their_texts_are(pairs: list[tuple[str, str]]) -
     assert are_same(some.key, others.key).tolist() == are_same(others.key, some.key).tolist() == expected
 
 
+@given(st.lists(texts))
+def test_rows_are_ordered_by_their_ids(ids: list[str]) -> None:
+    """As Python orders texts, and those of one id as they come."""
+    assert Ids.of(ids).order().tolist() == sorted(range(len(ids)), key=ids.__getitem__)
+
+
+@given(st.lists(texts))
+def test_digests_are_written_out(ids: list[str]) -> None:
+    """As orjson writes the ids, wherever their keys stand in a text."""
+    rows = Ids.of(ids)
+    text = b"".join(b'"%b"\n' % rows.key_text(row) for row in range(len(ids)))
+    assert rows.written_out(text) == b"".join(orjson.dumps(one) + b"\n" for one in ids)
+
+
 @given(st.lists(texts, max_size=30), st.data())
 def test_rows_that_are_alike_are_found(ids: list[str], data: st.DataObject) -> None:
     """Each conversation's rows together, in their order."""

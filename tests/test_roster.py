@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
+import pytest
+
 from flows.analytics.ids import Ids
 from flows.analytics.roster import Roster, Watch
 from flows.analytics.slots import NOBODY
@@ -110,6 +113,27 @@ def test_a_thousand_watches_have_a_thousand_slots_and_a_snapshot_keeps_them() ->
     assert again.limits[0, slots[9]] == 9.0
     assert again.over_until("7") == 86401.0
     assert release(again, 5.0) == [slots[7]]
+
+
+@pytest.mark.parametrize("conversation_id", ["c", "", "x" * 65])
+def test_a_slot_is_somebody_s_until_it_is_free(conversation_id: str) -> None:
+    """After the end too, and when another watch of the same conversation is on, also in a roster that is restored."""
+    roster = Roster()
+    first = roster.watch(watch(conversation_id), now=0.0)
+    roster.end(first, windows_end=10.0)
+    second = roster.watch(watch(conversation_id), now=10.0)
+    third = roster.watch(watch("d"), now=10.0)
+    again = Roster()
+    again.restore(pickle.loads(pickle.dumps(roster.snapshot())))
+    for one in (roster, again):
+        slots = np.array([third, first, second, first], np.int32)
+        assert one.ids(slots).texts() == ["d", *3 * [conversation_id]]
+        assert slot_of(one, conversation_id) == second
+        one.end(second, windows_end=20.0)
+        assert slot_of(one, conversation_id) == NOBODY
+        release(one, now=20.0)
+        assert [one.watch(watch(f"e{number}"), now=20.0) for number in range(2)] == [second, first]
+        assert one.ids(slots).texts() == ["d", "e1", "e0", "e1"]
 
 
 def test_a_lost_feed_concerns_its_conversations_and_those_of_none() -> None:

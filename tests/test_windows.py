@@ -191,7 +191,7 @@ def test_no_portion_and_no_restart_changes_a_window(
 @given(
     st.lists(
         st.tuples(
-            st.text(st.characters(exclude_categories=["Cs"])),
+            st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(["x" * 65, "é" * 33]),
             st.tuples(*[st.sampled_from([0.0, NAN, 1e300]) | st.floats(0, 1e10) for _ in range(11)]),
             st.tuples(*[st.integers(0, 3) for _ in range(3)]),
             st.integers(0, 2),
@@ -205,5 +205,15 @@ def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any]
     ids = [conversation_id for conversation_id, *_ in rows]
     values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec] for _, v, c, codec in rows]).reshape(-1, 15)
     expected = [orjson.dumps(window_object(one, row)) for one, row in zip(ids, values.tolist(), strict=True)]
-    lines = window_lines(Ids.of(ids), values)
-    assert [text_of(line) for line in lines] == [line + b"\n" for line in expected]
+    keys = Ids.of(ids)
+    lines = [keys.written_out(text_of(line)) for line in window_lines(keys, values)]
+    assert lines == [line + b"\n" for line in expected]
+
+
+@pytest.mark.parametrize("windows", [2, FEW_WINDOWS])
+def test_one_long_id_makes_no_other_line_longer(windows: int) -> None:
+    """For whoever names a conversation would else have a megabyte of memory for each window of all others."""
+    ids = Ids.of(["x" * 1_000_000, *map(str, range(windows - 1))])
+    lines = window_lines(ids, np.ones((windows, 15)))
+    assert lines.nbytes < windows * 1000
+    assert ids.written_out(text_of(lines[0])).startswith(b'{"conversation_id":"xxx')

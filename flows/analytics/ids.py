@@ -6,6 +6,7 @@ and it is what stands in most lines that are read and in all that are written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -22,6 +23,7 @@ Words = NDArray[np.uint64]
 MAX_ID_BYTES: Final = 64
 # In front of a digest, for it begins no text.
 LONG: Final = b"\xff"
+_DIGEST: Final = re.compile(LONG + rb"[0-9a-f]{62}")
 # Numbers without a pattern, odd: the square roots of the first primes, behind the point.
 _FACTORS: Final = np.array(
     [
@@ -92,14 +94,23 @@ class Ids:
         """A stretch of rows, which is not copied."""
         return Ids(self.key[rows], self.hash[rows], self.long)
 
+    def key_text(self, row: int) -> bytes:
+        """The key of a row without its end of zeros."""
+        text: bytes = self.key[row].tobytes().rstrip(b"\0")
+        return text
+
     def text(self, row: int) -> str:
         """The id of a row."""
-        key = self.key[row].tobytes().rstrip(b"\0")
+        key = self.key_text(row)
         return self.long[key] if key.startswith(LONG) else str(orjson.loads(b'"%b"' % key))
 
     def texts(self) -> list[str]:
         """The ids of all rows."""
         return [self.text(row) for row in range(len(self))]
+
+    def written_out(self, text: bytes) -> bytes:
+        """JSON text with the ids of these rows for their digests."""
+        return _DIGEST.sub(lambda key: orjson.dumps(self.long[key[0]])[1:-1], text) if self.long else text
 
     def order(self) -> NDArray[np.int64]:
         """The rows in the order of their ids, those of one id as they come.

@@ -140,7 +140,8 @@ def _in_order(shards: Sequence[WindowLines]) -> bytes:
     words = max(windows.text.shape[1] for windows in shards)
     text = np.concatenate([widened(windows.text, words) for windows in shards])
     by_id = ids.order()
-    return text_of(text.take(by_id.take(np.argsort(end.take(by_id), kind="stable")), 0))
+    in_order = by_id.take(np.argsort(end.take(by_id), kind="stable"))
+    return ids.written_out(text_of(text.take(in_order, 0)))
 
 
 def _lines(lines: list[bytes]) -> bytes:

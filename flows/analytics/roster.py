@@ -134,9 +134,9 @@ class Roster:
     def ids(self, slots: NDArray[np.int32]) -> Ids:
         """Whose each of these slots is, shape (n,)."""
         ids = self._indexed().ids(slots)
-        if not ids.is_long.any():
-            return ids
-        return Ids.of([self.watch_in(slot).conversation_id for slot in slots.tolist()])
+        for row in np.flatnonzero(ids.is_long).tolist():
+            ids.long[ids.key_text(row)] = self.watch_in(int(slots[row])).conversation_id
+        return ids
 
     def end(self, slot: int, windows_end: float) -> None:
         """The conversation is over; its slot stays until `windows_end`, when the last window of its last frame ends."""

@@ -20,12 +20,13 @@ Floats = NDArray[np.float64]
 
 # So few are written one by one sooner than together.
 FEW_WINDOWS: Final = 200
+_BEGIN: Final = b'{"conversation_id":"'
 _MODELS_AND_END: Final = words_of([b',"model":%b}}\n' % orjson.dumps(model) for model in MODELS])
 
 
 class WindowLines(NamedTuple):
     """Closed windows, in order of their ends, then conversations: `end` float64 (n,), epoch seconds; whose they are;
-    `text` uint64 (n, w), a JSON line in each row, with zeros that are left out.
+    `text` uint64 (n, w), a JSON line in each row, with zeros that are left out, and keys that `ids` write out.
     """
 
     end: Floats
@@ -58,8 +59,11 @@ def window_object(conversation_id: str, values: list[float]) -> dict[str, Any]:
 
 
 def window_lines(ids: Ids, values: Floats) -> Words:
-    """Rows of `Summaries.values` as JSON lines, in words (n, w): `window_object` of each, dumped by orjson."""
-    whole = (values[:, LATENCY] > 0) & (values[:, LOSS] > 0) & ~np.isnan(values[:, MOS]) & ~ids.is_long
+    """Rows of `Summaries.values` as JSON lines, in words (n, w): `window_object` of each, dumped by orjson.
+
+    Ids stand in them by their keys, so that no id, however long, makes all rows as wide as it is.
+    """
+    whole = (values[:, LATENCY] > 0) & (values[:, LOSS] > 0) & ~np.isnan(values[:, MOS])
     together, others = np.flatnonzero(whole), np.flatnonzero(~whole)
     if len(together) < FEW_WINDOWS:
         return _lines(ids, values)
@@ -74,12 +78,12 @@ def window_lines(ids: Ids, values: Floats) -> Words:
 
 
 def _lines(ids: Ids, values: Floats) -> Words:
-    objects = map(window_object, ids.texts(), values.tolist())
-    return words_of([orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in objects])
+    nobody_s = [orjson.dumps(window_object("", row), option=orjson.OPT_APPEND_NEWLINE) for row in values.tolist()]
+    return beside(len(values), [_BEGIN, ids.key, words_of([line[len(_BEGIN) :] for line in nobody_s])])
 
 
 def _whole_lines(ids: Ids, values: Floats) -> Words:
-    """The same for rows that have every metric, and an id that is no digest.
+    """The same for rows that have every metric.
 
     Latencies are whole microseconds, and means are rounded: none has more than nine decimals.
     """
@@ -89,7 +93,7 @@ def _whole_lines(ids: Ids, values: Floats) -> Words:
     mean, mean_loss, most_loss = _texts(values[:, [LATENCY + 2, LOSS + 1, LOSS + 2]], 9)
     model_and_end = _MODELS_AND_END.take(values[:, CODEC].astype(np.int64), 0)
     parts: list[bytes | Words] = [
-        *(b'{"conversation_id":"', ids.key, b'","start":', start, b',"end":', end, b',"frames":', frames),
+        *(_BEGIN, ids.key, b'","start":', start, b',"end":', end, b',"frames":', frames),
         *(b',"latency_ms":{"count":', latencies, b',"min":', least, b',"mean":', mean, b',"max":', most),
         *(b',"p50":', p50, b',"p95":', p95, b',"p99":', p99),
         *(b'},"packet_loss":{"count":', losses, b',"mean":', mean_loss, b',"max":', most_loss),

@@ -236,7 +236,8 @@ def replay_blocks(
 
 def rows_of(windows: WindowLines) -> list[tuple[float, str, bytes]]:
     """Closed windows one by one: end, conversation, line."""
-    return list(zip(windows.end.tolist(), windows.ids.texts(), map(text_of, windows.text), strict=True))
+    lines = [windows.ids.written_out(text_of(row)) for row in windows.text]
+    return list(zip(windows.end.tolist(), windows.ids.texts(), lines, strict=True))
 
 
 def _restarted(shard: Shard, overrides: Overrides | None) -> Shard:
