@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -22,6 +22,8 @@ from flows.analytics.shard import ShardResult
 from flows.analytics.window_lines import WindowLines
 
 __all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]
+
+LINES_TOGETHER: Final = 2000
 
 
 class Tally(NamedTuple):
@@ -141,7 +143,9 @@ def _in_order(shards: Sequence[WindowLines]) -> bytes:
     text = np.concatenate([widened(windows.text, words) for windows in shards])
     by_id = ids.order()
     in_order = by_id.take(np.argsort(end.take(by_id), kind="stable"))
-    return ids.written_out(text_of(text.take(in_order, 0)))
+    # Piece by piece, for a copy of the whole of each step would be the most memory that a replay takes.
+    pieces = (text.take(in_order[at : at + LINES_TOGETHER], 0) for at in range(0, len(in_order), LINES_TOGETHER))
+    return ids.written_out(b"".join(map(text_of, pieces)))
 
 
 def _lines(lines: list[bytes]) -> bytes:
