@@ -303,7 +303,7 @@ DAMAGE = st.tuples(
 @example((0.0, 10_000, b'{"prev":7}\n'), None, True)
 @example((0.0, 0, b""), b"[" * 100_000, True)
 def test_any_audit_log_has_a_verdict(damage: tuple[float, int, bytes], head: bytes | None, more: bool) -> None:
-    """A log of any bytes is judged, shown if a line of it is left, and gone on with; what was changed in it is found."""
+    """A log of any bytes is judged, shown if it has a line left, and gone on with; what was changed in it is found."""
     with directory() as place:
         path = place / "audit.jsonl"
         audit_log(path, 3)
