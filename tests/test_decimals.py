@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import Any
 
@@ -57,10 +58,13 @@ def test_any_numbers_are_written_as_by_orjson(values: list[float], decimals: int
     assert texts(column, decimals) == written(column, decimals)
 
 
-@pytest.mark.parametrize("value", [0.5, 0.0, 1e7, 1e6, 999999.999, 9999.999, 1e-4, 0.000123, 123456789.25, 1e15])
+EDGES = [0.5, 0.0, 1e7, 1e6, 999999.999, 99999.999, 9999.999, 1e-4, 0.000123, 1e-5, 1e-9, 123456789.25, 1e15, 1e300]
+
+
+@pytest.mark.parametrize("value", [*EDGES, *(math.nextafter(edge, 1.0) for edge in EDGES)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_edges(value: float, sign: int) -> None:
-    """Where a text gets another word, and where orjson begins to write an exponent."""
+    """Where a text gets another word or an exponent, where a number is no short decimal, or too large for a scale."""
     column = np.array([sign * value, 3.0])
     for decimals in (3, 6, 9):
         assert texts(column, decimals) == written(column, decimals)

@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import orjson
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from flows.analytics.ids import MAX_ID_BYTES, Ids, alike, are_same
@@ -46,6 +46,8 @@ def test_two_ids_are_the_same_if_their_texts_are(pairs: list[tuple[str, str]]) -
 
 
 @given(st.lists(texts))
+@example(["y", "x" * 65, "é", "w"])
+@example(["]", "\\", "[", "\0", "!"])
 def test_rows_are_ordered_by_their_ids(ids: list[str]) -> None:
     """As Python orders texts, and those of one id as they come."""
     assert Ids.of(ids).order().tolist() == sorted(range(len(ids)), key=ids.__getitem__)

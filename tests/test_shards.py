@@ -11,6 +11,7 @@ import pytest
 
 from flows.analytics.frames import decode_block
 from flows.analytics.ids import Ids
+from flows.analytics.merge import Merger, facts_of
 from flows.analytics.shard import Overrides, Shard
 from flows.analytics.shards import shards_of, split
 from tests.support.recordings import Replayed, replay_blocks, rows_of
@@ -91,6 +92,24 @@ def test_a_block_of_nothing_still_reaches_every_shard(data: bytes) -> None:
     assert [(part.number, len(part.row), len(part.ids), part.time) for part in parts] == [(3, 0, 0, -math.inf)] * 16
     windows, *rest = Shard().apply(parts[0])
     assert (rows_of(windows), *rest) == ([], [], 0, 0)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+@pytest.mark.parametrize("conversations", [6, 1000])
+def test_windows_are_reported_in_order_whatever_conversations_are_called(shards: int, conversations: int) -> None:
+    """By end, then conversation as Python orders texts; whole ids, however long, in each line."""
+    ids = ["z", "a\\", "a]", "é", "x" * 65, "\0", *map(str, range(conversations))]
+    lines = [watch(1.0, one) for one in ids] + [
+        frame(at, one, metrics={"packetLoss": 0}) for at in (2, 7) for one in ids
+    ]
+    decoded = decode_block(b"\n".join(lines) + b"\n")
+    merger = Merger(shards)
+    merger.add_facts(facts_of(0, "calls.jsonl", 1, decoded))
+    for part in split(0, decoded, shards, last=True):
+        merger.add_result(0, Shard().apply(part))
+    windows = [json.loads(line) for line in merger.reports()[0].windows.splitlines()]
+    expected = [(end, one) for end in (5.0, 10.0, 15.0) for one in sorted(ids)]
+    assert [(window["end"], window["conversation_id"]) for window in windows] == expected
 
 
 def test_a_new_watch_after_the_end_is_the_new_watch() -> None:
