@@ -41,6 +41,7 @@ def short_decimals(draw: st.DrawFn) -> tuple[NDArray[Any], int]:
 
 @given(short_decimals())
 def test_short_decimals_are_written_as_by_orjson_and_without_it(values: tuple[NDArray[Any], int]) -> None:
+    """Up to fifteen digits: those that windows are made of do not take the way through orjson."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "orjson", None)
         found = texts(*values)
@@ -52,6 +53,7 @@ def test_short_decimals_are_written_as_by_orjson_and_without_it(values: tuple[ND
     DECIMALS,
 )
 def test_any_numbers_are_written_as_by_orjson(values: list[float], decimals: int) -> None:
+    """Whatever else is in the column, and however many decimals are expected."""
     column = np.array(values, np.float64)
     if not decimals:
         column = np.rint(column)
@@ -72,6 +74,7 @@ def test_edges(value: float, sign: int) -> None:
 
 @given(st.lists(st.binary(max_size=20).filter(lambda text: b"\0" not in text)))
 def test_words_hold_texts(some: list[bytes]) -> None:
+    """Of any bytes but zeros, alone and beside others."""
     assert [text_of(row) for row in words_of(some)] == some
     assert text_of(beside(len(some), [b"<", words_of(some), b" in the middle ", words_of(some), b">"])) == b"".join(
         b"<" + text + b" in the middle " + text + b">" for text in some

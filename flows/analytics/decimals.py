@@ -57,7 +57,8 @@ def text_of(words: Words) -> bytes:
 def number_texts(values: Floats, decimals: int) -> Words:
     """What orjson writes for each of the numbers, shape (n,), one at least, as words (n, w).
 
-    Fast if none has more decimals, 0 to 14 of them; with none the numbers are written as the integers that they are.
+    Fast if none has more `decimals`, 0 to 14, and all are zero or of a size from 1e-4 to below 10^15 / 10^decimals.
+    With 0 they must be whole and fit into an int64, and are written without a dot.
     """
     scale = 10.0**decimals
     with np.errstate(over="ignore"):

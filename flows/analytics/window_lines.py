@@ -14,7 +14,7 @@ from flows.analytics.swar import Words
 from flows.analytics.voice_quality import MODELS
 from flows.analytics.windows import CODEC, END, FRAMES, LATENCY, LOSS, MOS, START
 
-__all__ = ["WindowLines", "window_lines", "window_object"]
+__all__ = ["FEW_WINDOWS", "WindowLines", "window_lines", "window_object"]
 
 Floats = NDArray[np.float64]
 
@@ -78,8 +78,8 @@ def window_lines(ids: Ids, values: Floats) -> Words:
 
 
 def _lines(ids: Ids, values: Floats) -> Words:
-    nobody_s = [orjson.dumps(window_object("", row), option=orjson.OPT_APPEND_NEWLINE) for row in values.tolist()]
-    return beside(len(values), [_BEGIN, ids.key, words_of([line[len(_BEGIN) :] for line in nobody_s])])
+    lines = [orjson.dumps(window_object("", row), option=orjson.OPT_APPEND_NEWLINE) for row in values.tolist()]
+    return beside(len(values), [_BEGIN, ids.key, words_of([line[len(_BEGIN) :] for line in lines])])
 
 
 def _whole_lines(ids: Ids, values: Floats) -> Words:
