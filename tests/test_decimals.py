@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from flows.analytics import decimals as module
-from flows.analytics.decimals import beside, number_texts, text_of, words_of
+from flows.analytics.decimals import number_texts, scaled
+from flows.analytics.texts import beside, text_of, words_of
 
 DECIMALS = st.sampled_from([0, 1, 3, 6, 7, 9, 14])
 
@@ -40,12 +40,10 @@ def short_decimals(draw: st.DrawFn) -> tuple[NDArray[Any], int]:
 
 
 @given(short_decimals())
-def test_short_decimals_are_written_as_by_orjson_and_without_it(values: tuple[NDArray[Any], int]) -> None:
-    """Up to fifteen digits: those that windows are made of do not take the way through orjson."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "orjson", None)
-        found = texts(*values)
-    assert found == written(*values)
+def test_short_decimals_are_written_as_by_orjson_and_without_it(column: tuple[NDArray[Any], int]) -> None:
+    """Up to fifteen digits: those that windows are made of."""
+    assert scaled(*column)[1].all()
+    assert texts(*column) == written(*column)
 
 
 @given(

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.analytics.decimals import text_of
 from flows.analytics.ids import Ids
+from flows.analytics.texts import text_of
 from flows.analytics.window_lines import FEW_WINDOWS, window_lines, window_object
 from flows.analytics.windows import Frames, OpenWindows, Summaries, by_end, pane_of
 

@@ -16,9 +16,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-__all__ = ["MAX_ID_BYTES", "Ids", "alike", "are_same", "widened"]
+from flows.analytics.swar import Words
+from flows.analytics.texts import widened, words_of
 
-Words = NDArray[np.uint64]
+__all__ = ["MAX_ID_BYTES", "Ids", "alike", "are_same"]
 
 MAX_ID_BYTES: Final = 64
 # In front of a digest, for it begins no text.
@@ -69,8 +70,7 @@ class Ids:
                 if len(text) > MAX_ID_BYTES:
                     texts[row] = LONG + blake2b(text, digest_size=31).hexdigest().encode()
                     long[texts[row]] = ids[row]
-        words = max(1, -(-min(longest, MAX_ID_BYTES) // 8))
-        return cls.of_key(np.array(texts, f"S{8 * words}").view(np.uint64).reshape(len(texts), words), long)
+        return cls.of_key(words_of(texts), long)
 
     @classmethod
     def of_key(cls, key: Words, long: dict[bytes, str] | None = None) -> Ids:
@@ -128,11 +128,6 @@ class Ids:
         words = max(self.key.shape[1], more.key.shape[1])
         key = np.concatenate([widened(self.key, words), widened(more.key, words)])
         return Ids(key, np.concatenate([self.hash, more.hash]), {**self.long, **more.long})
-
-
-def widened(key: Words, words: int) -> Words:
-    """Keys of as many words: these, if they are."""
-    return key if key.shape[1] == words else np.pad(key, ((0, 0), (0, words - key.shape[1])))
 
 
 def alike(ids: Ids, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

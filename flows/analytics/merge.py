@@ -14,11 +14,11 @@ import numpy as np
 import orjson
 
 from flows.analytics.alerts import Alert
-from flows.analytics.decimals import text_of
 from flows.analytics.frames import Decoded, Rejected
-from flows.analytics.ids import Ids, widened
+from flows.analytics.ids import Ids
 from flows.analytics.records import IGNORED
 from flows.analytics.shard import ShardResult
+from flows.analytics.texts import text_of, widened
 from flows.analytics.window_lines import WindowLines
 
 __all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]

@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.analytics.ids import Ids, are_same, widened
+from flows.analytics.ids import Ids, are_same
+from flows.analytics.texts import widened
 
 __all__ = ["NOBODY", "SlotIndex"]
 

@@ -21,6 +21,7 @@ __all__ = [
     "json_text",
     "keep_first",
     "long_decimal",
+    "repeat",
     "short_decimal",
 ]
 

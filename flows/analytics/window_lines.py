@@ -8,9 +8,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from flows.analytics.decimals import beside, number_texts, words_of
+from flows.analytics.decimals import number_texts
 from flows.analytics.ids import Ids
 from flows.analytics.swar import Words
+from flows.analytics.texts import beside, words_of
 from flows.analytics.voice_quality import MODELS
 from flows.analytics.windows import CODEC, END, FRAMES, LATENCY, LOSS, MOS, START
 
@@ -85,12 +86,13 @@ def _lines(ids: Ids, values: Floats) -> Words:
 def _whole_lines(ids: Ids, values: Floats) -> Words:
     """The same for rows that have every metric.
 
-    Latencies are whole microseconds, and means are rounded: none has more than nine decimals.
+    Latencies are whole microseconds, and means are rounded to six and to nine decimals.
     """
     start, end = _repeated(values[:, START]), _repeated(values[:, END])
     frames, latencies, losses = _texts(values[:, [FRAMES, LATENCY, LOSS]], 0)
     least, most, p50, p95, p99, mos = _texts(values[:, [LATENCY + 1, *range(LATENCY + 3, LOSS), MOS]], 3)
-    mean, mean_loss, most_loss = _texts(values[:, [LATENCY + 2, LOSS + 1, LOSS + 2]], 9)
+    mean, mean_loss = _texts(values[:, [LATENCY + 2, LOSS + 1]], 9)
+    (most_loss,) = _texts(values[:, [LOSS + 2]], 9)  # alone, for it has as many decimals as it came with
     model_and_end = _MODELS_AND_END.take(values[:, CODEC].astype(np.int64), 0)
     parts: list[bytes | Words] = [
         *(_BEGIN, ids.key, b'","start":', start, b',"end":', end, b',"frames":', frames),
