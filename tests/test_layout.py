@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flows.analytics.layout import learn, read
 from flows.analytics.records import BareFrame, FrameLine, parse_line
-from flows.analytics.swar import Words, decimal, long_decimal, short_decimal
+from flows.analytics.swar import Words, decimal, long_decimal, short_decimal, short_digits
 
 JOURNALLED = (
     b'{"received_at":1700000000.123456,"frame":{"event":"conversation.updated","entity":{"id":"1a2b3c4d-5e6f"},'
@@ -115,7 +115,8 @@ def test_numbers_like_the_sample_are_the_nearest_floats(numbers):
         assert read_it == (text.startswith("17") and 1 <= len(text) - 11 <= 7)
         assert not read_it or (number == float(text) and size == len(text))
     texts = [f"{whole % 10 ** (places % 7)}.{part:0{places}d}"[:23] for whole, part, places in numbers]
-    value, length, ok = short_decimal(as_words([text.encode() + b"}" for text in texts])[:2], ord("}"))
+    digits, decimals, length, ok = short_digits(as_words([text.encode() + b"}" for text in texts])[:2], ord("}"))
+    value = short_decimal(digits, decimals)
     for text, number, size, read_it in zip(texts, value.tolist(), length.tolist(), ok.tolist(), strict=True):
         assert read_it == (len(text) <= 8)
         assert not read_it or (number == float(text) and size == len(text))
@@ -124,7 +125,7 @@ def test_numbers_like_the_sample_are_the_nearest_floats(numbers):
 @pytest.mark.parametrize("text", ["", "1", ".5", "1.", "01.5", "-1.5", "1.5e5", "1.2.3", "+1.5", "1_0.5", "1. ", "é.5"])
 def test_what_does_not_look_like_the_sample_is_not_read(text):
     """Neither are other forms, nor what only begins like a number."""
-    _, _, ok = short_decimal(as_words([text.encode() + b","])[:2], ord(","))
+    _, _, _, ok = short_digits(as_words([text.encode() + b","])[:2], ord(","))
     assert not ok[0]
     _, _, ok = long_decimal(as_words([b"17" + text.encode() + b","]), b"1700000000.5", ord(","))
     assert not ok[0]

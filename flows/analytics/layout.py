@@ -19,14 +19,18 @@ from flows.analytics.ids import MAX_ID_BYTES, Ids
 from flows.analytics.records import BareFrame, FrameLine, InvalidFrameError, parse_line
 from flows.analytics.swar import (
     FIRST_BYTES,
+    LETTER,
     Words,
+    all_json_text,
     byte_index,
     decimal,
     find,
     json_text,
     keep_first,
     long_decimal,
+    repeat,
     short_decimal,
+    short_digits,
 )
 
 __all__ = ["Layout", "Lines", "Rows", "learn", "read", "together"]
@@ -211,7 +215,7 @@ def _followed(walk: _Walk, end: Ints) -> Rows:
         walk.numbers[role].take(line) if role in walk.numbers else unknown
         for role in ("received_at", "timestamp", "packet_loss")
     )
-    ids = Ids.of_key(np.stack(walk.id_words, axis=1).take(line, 0))
+    ids = Ids.of_key(walk.id_key.take(line, 0))
     return Rows(line, received_at, timestamp, packet_loss, walk.ended.take(line), ids)
 
 
@@ -232,17 +236,16 @@ class _Walk:
     """All lines of a block, followed through the layout together, field by field.
 
     `agree` tells which lines have agreed so far, `place` where each has got to. `numbers` are the values of number
-    fields by role, `ended` tells which events end their conversation; `id_words` are the characters of the ids, zeros
-    behind their end.
+    fields by role, `ended` tells which events end their conversation; `id_key` (n, w) are the characters of the ids,
+    zeros behind their end.
     """
 
-    id_words: list[Words]
+    id_key: Words
     ended: Mask
 
     def __init__(self, data: bytes, layout: Layout, begin: Ints) -> None:
-        self._reach = max(map(len, layout.runs)) + max(field.width for field in layout.fields) + 16
-        self._padded = b"".join((bytes(8), data, bytes(self._reach)))
-        self._length = len(data)
+        reach = sum(map(len, layout.runs)) + sum(field.width for field in layout.fields)
+        self._padded = b"".join((bytes(8), data, bytes(reach + 8)))
         self.place = begin
         self.agree: Mask = np.ones(len(begin), np.bool_)
         self.numbers: dict[str, Floats] = {}
@@ -250,21 +253,21 @@ class _Walk:
             self._pass_field(field, self._pass_run(run, field.width), next_run[0])
         self._pass_run(layout.runs[-1], 0)
 
-    def _pass_run(self, run: bytes, width: int) -> list[Words]:
-        """Compare what stands at the place with the run, go behind it, and give the `width` bytes there."""
+    def _pass_run(self, run: bytes, width: int) -> Words:
+        """Compare what stands at the place with the run, go behind it, and give the `width` bytes there, by word."""
         ahead = -len(run) % 8
         expected = bytes(ahead) + run
         # One copy of many bytes costs as much as one of eight: all that is looked at here is fetched at once.
         record = np.dtype(f"V{len(expected) + width}")
-        records = np.ndarray((self._length + 1,), record, self._padded, 8 - ahead, (1,))
-        words = records[np.minimum(self.place, self._length)].view(np.uint64).reshape(len(self.place), -1)
+        records = np.ndarray((len(self._padded) - 8 - record.itemsize,), record, self._padded, 8 - ahead, (1,))
+        words = records[self.place].view(np.uint64).reshape(len(self.place), -1).T
         for index, word in enumerate(np.frombuffer(expected, np.uint64)):
-            found = words[:, index] & ~FIRST_BYTES[ahead] if index == 0 else words[:, index]
+            found = words[index] & ~FIRST_BYTES[ahead] if index == 0 else words[index]
             self.agree &= found == word
         self.place = self.place + len(run)
-        return [words[:, index] for index in range(len(expected) // 8, words.shape[1])]
+        return words[len(expected) // 8 :]
 
-    def _pass_field(self, field: Field, words: list[Words], terminator: int) -> None:
+    def _pass_field(self, field: Field, words: Words, terminator: int) -> None:
         """Read the field at the place, which ends where the first byte of the next run is, and go behind it."""
         length = find(words, terminator)
         if field.is_number:
@@ -279,7 +282,7 @@ class _Walk:
                 self.ended = _is_ended(kept)
             else:
                 self.agree &= length <= MAX_ID_BYTES
-                self.id_words = kept[: MAX_ID_BYTES // 8]
+                self.id_key = np.stack(kept[: MAX_ID_BYTES // 8], axis=1)
         self.place = self.place + length
 
 
@@ -294,26 +297,39 @@ class _QuickWalk(_Walk):
         self.ended = np.full(len(begin), event == _ENDED)
         super().__init__(data, layout, begin)
 
-    def _pass_field(self, field: Field, words: list[Words], terminator: int) -> None:
+    def _pass_field(self, field: Field, words: Words, terminator: int) -> None:
         dot = field.sample.find(b".") if field.is_number else -1
         if dot in (9, 10):
-            self._pass_number(field, *long_decimal(list(map(np.ascontiguousarray, words)), field.sample, terminator))
+            value, length, ok = long_decimal(list(map(np.ascontiguousarray, words)), field.sample, terminator)
+            self.numbers[field.role] = value
+            self._pass_number(length, ok)
         elif 0 < dot < 8:
-            self._pass_number(field, *short_decimal(list(map(np.ascontiguousarray, words)), terminator))
+            self._pass_short(field.role, *short_digits(list(map(np.ascontiguousarray, words[:2])), terminator))
         elif field.role == "id":
             self._pass_id(len(field.sample), words)
         else:
             super()._pass_field(field, words, terminator)
 
-    def _pass_number(self, field: Field, value: Floats, length: Ints, ok: Mask) -> None:
-        self.numbers[field.role] = value
-        self.agree &= ok & (value <= 1.0) if field.role == "packet_loss" else ok
+    def _pass_short(self, role: str, digits: Words, decimals: Ints, length: Ints, ok: Mask) -> None:
+        if role:
+            self.numbers[role] = value = short_decimal(digits, decimals)
+            ok = ok & (value <= 1.0) if role == "packet_loss" else ok
+        self._pass_number(length, ok)
+
+    def _pass_number(self, length: Ints, ok: Mask) -> None:
+        self.agree &= ok
         self.place = self.place + length
 
-    def _pass_id(self, size: int, words: list[Words]) -> None:
-        used = words[: max(1, -(-size // 8))]
-        self.id_words = [keep_first(word, size - 8 * index) for index, word in enumerate(used)]
-        self.agree &= json_text(self.id_words, size)
+    def _pass_id(self, size: int, words: Words) -> None:
+        count = max(1, -(-size // 8))
+        last = size - 8 * (count - 1)
+        key = np.ascontiguousarray(words[:count].T)
+        key[:, -1] = keep_first(key[:, -1], last, LETTER)
+        key[~self.agree] = repeat(LETTER)  # what stands in other lines need not be text
+        if not all_json_text(key):
+            self.agree &= json_text(words, size)
+        key[:, -1] = keep_first(key[:, -1], last)
+        self.id_key = key
         self.place = self.place + size
 
 

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 __all__ = [
     "FIRST_BYTES",
+    "LETTER",
     "Words",
+    "all_json_text",
     "byte_index",
     "decimal",
     "find",
@@ -23,6 +25,7 @@ __all__ = [
     "long_decimal",
     "repeat",
     "short_decimal",
+    "short_digits",
 ]
 
 Words = NDArray[np.uint64]
@@ -30,7 +33,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-QUOTE, BACKSLASH, DOT, ZERO, LETTER = b'"\\.0a'
+QUOTE, BACKSLASH, DOT, ZERO, LETTER, SPACE, DELETE = b'"\\.0a \x7f'
 MAX_INTEGER_DIGITS: Final = 10
 MAX_DECIMALS: Final = 8
 # Below it, an integer and eight decimals together are exact in float64. From it on, midpoints between floats are whole
@@ -44,6 +47,9 @@ _U: Final = np.uint64
 def repeat(byte: int) -> np.uint64:
     """The byte eight times."""
     return _U(byte * 0x0101010101010101)
+
+
+_NO_DIGIT: Final = repeat(0xF0)
 
 
 def byte_index(flags: Words) -> Ints:
@@ -89,6 +95,18 @@ def json_text(words: Sequence[Words], length: Ints | int) -> Mask:
     return plain
 
 
+def all_json_text(words: Words) -> bool:
+    """Whether all characters of all rows are so, words (n, w): a quarter of the work.
+
+    >>> [all_json_text(np.frombuffer(text, np.uint64)) for text in (b"eight of", b'a "quote')]
+    [True, False]
+    """
+    text = words.view(np.uint8)
+    return bool(text.min() >= SPACE and text.max() <= DELETE) and not any(
+        (text == byte).any() for byte in (QUOTE, BACKSLASH)
+    )
+
+
 def decimal(words: Sequence[Words], length: Ints) -> tuple[Floats, Mask]:
     """The numbers that the first `length` characters of three words spell, and whether they do.
 
@@ -119,33 +137,43 @@ def long_decimal(words: Sequence[Words], sample: bytes, terminator: int) -> tupl
     head = _U(8 * (whole - 8))
     leading = _U(int.from_bytes(sample[: whole - 8], "little"))
     first, middle, last = words
-    integer, ok = _eight_digits((first >> head) | (middle << (_U(64) - head)))
     behind = middle >> head
     text = (behind >> _U(8)) | (last << (_U(56) - head))
-    before, decimals, found = _up_to(text, terminator)
-    billionths, decimals_ok = _eight_digits((text & before) | (repeat(ZERO) & ~before))
-    ok &= decimals_ok & found & ((behind & _U(0xFF)) == DOT) & ((first & FIRST_BYTES[whole - 8]) == leading)
-    return (int(sample[: whole - 8]) * 1e8 + integer) + billionths / 1e8, decimals + (whole + 1), ok
+    before, decimals, ok = _up_to(text, terminator)
+    integer = _values((first >> head) | (middle << (_U(64) - head)))
+    billionths = _values(text) & before
+    strange = (_strange(integer) | _strange(billionths)) & _NO_DIGIT
+    strange |= ((first ^ leading) & FIRST_BYTES[whole - 8]) | ((behind ^ _U(DOT)) & _U(0xFF))
+    ok &= strange == 0
+    value = (int(sample[: whole - 8]) * 1e8 + _number(integer)) + _number(billionths) / 1e8
+    return value, decimals + (whole + 1), ok
 
 
-def short_decimal(words: Sequence[Words], terminator: int) -> tuple[Floats, Ints, Mask]:
-    """The numbers at the beginning of two words that have a dot and two to seven digits: value, length, whether so."""
-    before, integers, has_dot = _up_to(words[0], DOT)
+def short_decimal(digits: Words, decimals: Ints) -> Floats:
+    """The numbers that `short_digits` has found."""
+    return _number(digits) / POWERS_OF_TEN.take(decimals)
+
+
+def short_digits(words: Sequence[Words], terminator: int) -> tuple[Words, Ints, Ints, Mask]:
+    """The digits of numbers at the beginning of two words that have a dot and two to seven digits.
+
+    That is: all digits, how many are behind the dot, how long the text is, and whether there is such a number.
+    """
+    before, integers, ok = _up_to(words[0], DOT)
     without_dot = (words[0] & before) | (((words[0] >> _U(8)) | (words[1] << _U(56))) & ~before)
-    _, digits, found = _up_to(without_dot, terminator)
-    gone = (_U(64) - (digits << 3).astype(np.uint64)) & _U(63)
-    value, ok = _eight_digits((without_dot << gone) | (repeat(ZERO) >> (_U(64) - gone)))
-    ok &= has_dot & found & (digits > integers) & (((words[0] & _U(0xFF)) != ZERO) | (integers == 1))
-    return value / POWERS_OF_TEN[np.maximum(digits - integers, 0)], digits + 1, ok
+    _, count, found = _up_to(without_dot, terminator)
+    digits = _values(without_dot) << (_U(64) - (count << 3).astype(np.uint64))
+    ok &= found & (count > integers) & ((_strange(digits) & _NO_DIGIT) == 0)
+    ok &= ((words[0] & _U(0xFF)) != ZERO) | (integers == 1)
+    return digits, np.maximum(count - integers, 0), count + 1, ok
 
 
 def _up_to(word: Words, byte: int) -> tuple[Words, Ints, Mask]:
     """The bytes before the first such byte, as a mask; how many; and whether there are some, and then such a byte."""
     flags = _zeros(word ^ repeat(byte))
-    lowest = flags & (~flags + _U(1))
-    before = (lowest >> _U(7)) - _U(1)
-    found: Mask = lowest > _U(0x80)
-    return before, np.bitwise_count(before).astype(np.int64) >> 3, found
+    before = (flags ^ (flags - _U(1))) >> _U(8)
+    found: Mask = (flags != 0) & (before != 0)
+    return before, (np.bitwise_count(before) >> 3).astype(np.int64), found
 
 
 def _integer(words: Sequence[Words], digits: Ints) -> tuple[Floats, Mask]:
@@ -170,9 +198,23 @@ def _pad(word: Words, count: Ints) -> Words:
 
 def _eight_digits(word: Words) -> tuple[Floats, Mask]:
     """The numbers that eight characters spell, and whether all of them are digits."""
-    high = repeat(0xF0)
-    ok = ((word & high) | (((word + repeat(6)) & high) >> _U(4))) == repeat(0x33)
-    word = ((word & repeat(0x0F)) * _U(2561)) >> _U(8)
+    values = _values(word)
+    return _number(values), (_strange(values) & _NO_DIGIT) == 0
+
+
+def _values(word: Words) -> Words:
+    """The values of eight characters as digits, below ten for those that are some."""
+    return word ^ repeat(ZERO)
+
+
+def _strange(values: Words) -> Words:
+    """Bits of `_NO_DIGIT` where a value is that of no digit."""
+    return values | (values + repeat(6))
+
+
+def _number(values: Words) -> Floats:
+    """The numbers that eight values of digits make."""
+    word = (values * _U(2561)) >> _U(8)
     word = ((word & _U(0x00FF00FF00FF00FF)) * _U(6553601)) >> _U(16)
     word = ((word & _U(0x0000FFFF0000FFFF)) * _U(42949672960001)) >> _U(32)
-    return word.astype(np.float64), ok
+    return word.astype(np.float64)
