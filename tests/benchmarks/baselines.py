@@ -250,25 +250,25 @@ def pathway(recording: Path, out: Path) -> None:
     """Pathway's windows over the whole file, as a batch; no rules."""
     import pathway as pw
 
-    class Record(pw.Schema):
-        received_at: float
-        frame: pw.Json | None = pw.column_definition(default_value=None)
-
     def latency_ms(received_at: float, timestamp: float) -> float:
         return round((received_at - timestamp) * 1e6) / 1000
 
-    records = pw.io.jsonlines.read(str(recording), schema=Record, mode="static")
+    column = pw.column_definition
+    schema = pw.schema_builder(
+        {"received_at": column(dtype=float), "frame": column(dtype=pw.Json | None, default_value=None)}
+    )
+    records = pw.io.jsonlines.read(str(recording), schema=schema, mode="static")
     frames = records.filter(records.frame.is_not_none())
     frame = pw.unwrap(pw.this.frame)
     columns = frames.select(
         pw.this.received_at,
-        id=frame["entity"]["id"].as_str(unwrap=True),
+        conversation=frame["entity"]["id"].as_str(unwrap=True),
         loss=frame["metrics"]["packetLoss"].as_float(unwrap=True),
         latency=pw.apply_with_type(latency_ms, float, pw.this.received_at, frame["timestamp"].as_float(unwrap=True)),
     )
     window = pw.temporal.sliding(hop=float(SLIDE_S), duration=float(LENGTH_S), origin=0.0)
-    windows = columns.windowby(columns.received_at, window=window, instance=columns.id).reduce(
-        id=pw.this._pw_instance,
+    windows = columns.windowby(columns.received_at, window=window, instance=columns.conversation).reduce(
+        conversation=pw.this._pw_instance,
         start=pw.this._pw_window_start,
         latency=pw.reducers.sorted_tuple(pw.this.latency),
         loss=pw.reducers.sorted_tuple(pw.this.loss),
@@ -278,7 +278,8 @@ def pathway(recording: Path, out: Path) -> None:
         kept = list(zip(latency, loss, strict=True))
         return json.dumps(_summary((conversation_id, (round(start / SLIDE_S), kept))))
 
-    texts = windows.select(text=pw.apply_with_type(line, str, windows.id, windows.start, windows.latency, windows.loss))
+    told = (windows.conversation, windows.start, windows.latency, windows.loss)
+    texts = windows.select(text=pw.apply_with_type(line, str, *told))
     with (out / "windows.jsonl").open("w") as file:
         pw.io.subscribe(texts, on_change=lambda key, row, time, is_addition: file.write(row["text"] + "\n"))
         pw.run(monitoring_level=pw.MonitoringLevel.NONE)
