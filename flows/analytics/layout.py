@@ -253,21 +253,21 @@ class _Walk:
             self._pass_field(field, self._pass_run(run, field.width), next_run[0])
         self._pass_run(layout.runs[-1], 0)
 
-    def _pass_run(self, run: bytes, width: int) -> Words:
-        """Compare what stands at the place with the run, go behind it, and give the `width` bytes there, by word."""
+    def _pass_run(self, run: bytes, width: int) -> list[Words]:
+        """Compare what stands at the place with the run, go behind it, and give the `width` bytes there."""
         ahead = -len(run) % 8
         expected = bytes(ahead) + run
         # One copy of many bytes costs as much as one of eight: all that is looked at here is fetched at once.
         record = np.dtype(f"V{len(expected) + width}")
         records = np.ndarray((len(self._padded) - 8 - record.itemsize,), record, self._padded, 8 - ahead, (1,))
-        words = records[self.place].view(np.uint64).reshape(len(self.place), -1).T
+        words = records[self.place].view(np.uint64).reshape(len(self.place), -1)
         for index, word in enumerate(np.frombuffer(expected, np.uint64)):
-            found = words[index] & ~FIRST_BYTES[ahead] if index == 0 else words[index]
+            found = words[:, index] & ~FIRST_BYTES[ahead] if index == 0 else words[:, index]
             self.agree &= found == word
         self.place = self.place + len(run)
-        return words[len(expected) // 8 :]
+        return [words[:, index] for index in range(len(expected) // 8, words.shape[1])]
 
-    def _pass_field(self, field: Field, words: Words, terminator: int) -> None:
+    def _pass_field(self, field: Field, words: list[Words], terminator: int) -> None:
         """Read the field at the place, which ends where the first byte of the next run is, and go behind it."""
         length = find(words, terminator)
         if field.is_number:
@@ -297,7 +297,7 @@ class _QuickWalk(_Walk):
         self.ended = np.full(len(begin), event == _ENDED)
         super().__init__(data, layout, begin)
 
-    def _pass_field(self, field: Field, words: Words, terminator: int) -> None:
+    def _pass_field(self, field: Field, words: list[Words], terminator: int) -> None:
         dot = field.sample.find(b".") if field.is_number else -1
         if dot in (9, 10):
             value, length, ok = long_decimal(list(map(np.ascontiguousarray, words)), field.sample, terminator)
@@ -320,10 +320,10 @@ class _QuickWalk(_Walk):
         self.agree &= ok
         self.place = self.place + length
 
-    def _pass_id(self, size: int, words: Words) -> None:
+    def _pass_id(self, size: int, words: list[Words]) -> None:
         count = max(1, -(-size // 8))
         last = size - 8 * (count - 1)
-        key = np.ascontiguousarray(words[:count].T)
+        key = np.stack(words[:count], axis=1)
         key[:, -1] = keep_first(key[:, -1], last, LETTER)
         key[~self.agree] = repeat(LETTER)  # what stands in other lines need not be text
         if not all_json_text(key):
