@@ -12,7 +12,7 @@ import pytest
 from flows.analytics.merge import Tally
 from flows.replay import replay
 from tests.benchmarks.agreement import disagreement
-from tests.benchmarks.baselines import BASELINES, OPTIONAL, WINDOWED
+from tests.benchmarks.baselines import BASELINES, LATENCY_MS, OPTIONAL, WINDOWED
 from tests.benchmarks.generate import generate
 from tests.benchmarks.measure import Cost, Ratio, Run, interleaved, measured
 
@@ -40,7 +40,8 @@ def test_a_baseline_finds_the_same_windows(name: str, recording: Path, tmp_path:
         (tmp_path / out).mkdir()
     replayed(recording, tmp_path / "job")
     BASELINES[name](recording, tmp_path / name)
-    assert disagreement(tmp_path / "job" / "windows.jsonl", tmp_path / name / "windows.jsonl") == ""
+    files = (tmp_path / out / "windows.jsonl" for out in ("job", name))
+    assert disagreement(*files, latency_ms=LATENCY_MS[name]) == ""
 
 
 def test_a_recording_is_what_it_says(recording: Path, tmp_path: Path) -> None:

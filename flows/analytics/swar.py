@@ -96,7 +96,7 @@ def json_text(words: Sequence[Words], length: Ints | int) -> Mask:
 
 
 def all_json_text(words: Words) -> bool:
-    """Whether all characters of all rows are so, words (n, w): a quarter of the work.
+    """Whether all characters of all rows, words (n, w), are what `json_text` asks for: a quarter of its work.
 
     >>> [all_json_text(np.frombuffer(text, np.uint64)) for text in (b"eight of", b'a "quote')]
     [True, False]

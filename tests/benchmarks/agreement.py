@@ -12,15 +12,19 @@ __all__ = ["disagreement"]
 QUANTILES = ("p50", "p95", "p99")
 
 
-def disagreement(one: Path, other: Path) -> str:
-    """The first difference between two files of windows, in any order; nothing if they agree."""
+def disagreement(one: Path, other: Path, *, latency_ms: float = 1e-6) -> str:
+    """The first difference between two files of windows, in any order; nothing if they agree.
+
+    `latency_ms` is how much latencies may differ.
+    """
     windows, others = _windows(one), _windows(other)
     if windows.keys() != others.keys():
         return f"{len(windows.keys() - others.keys())} windows are missing, {len(others.keys() - windows.keys())} extra"
     for key, window in windows.items():
         for group in ("latency_ms", "packet_loss"):
             for name, value in window[group].items():
-                tolerance = 0.01 * abs(value) if name in QUANTILES else 1e-6
+                exact = latency_ms if group == "latency_ms" else 1e-6
+                tolerance = 0.01 * abs(value) if name in QUANTILES else exact
                 found = others[key][group][name]
                 if not math.isclose(found, value, rel_tol=0.0, abs_tol=tolerance):
                     return f"{key}: {group}.{name} is {found!r}, not {value!r}"

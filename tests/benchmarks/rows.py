@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.benchmarks import live
 from tests.benchmarks.agreement import disagreement
-from tests.benchmarks.baselines import OPTIONAL, SLOW, WINDOWED
+from tests.benchmarks.baselines import LATENCY_MS, OPTIONAL, SLOW, WINDOWED
 from tests.benchmarks.measure import ROOT, Cost, Measured, Ratio, Run, environ, interleaved, measured, python, spent
 
 __all__ = ["ROWS", "Scale"]
@@ -221,7 +221,8 @@ def check(name: str, path: Path) -> None:
     """Raise RuntimeError unless a baseline finds the windows that the replay finds."""
     replay(path)
     baseline(name, path, 1).spend()
-    difference = disagreement(OUT / "replay" / "windows.jsonl", OUT / name / "windows.jsonl")
+    files = (OUT / out / "windows.jsonl" for out in ("replay", name))
+    difference = disagreement(*files, latency_ms=LATENCY_MS[name])
     if difference:
         raise RuntimeError(f"{name} does another job than the replay: {difference}")
 
