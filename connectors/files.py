@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
@@ -17,6 +18,7 @@ from connectors.errors import StateError, VoicewatchError
 from connectors.logs import get_logger
 
 __all__ = [
+    "LOCK_NAME",
     "JsonLinesSink",
     "StateLock",
     "check_writable",
@@ -27,6 +29,8 @@ __all__ = [
     "write_all",
 ]
 
+# Of the lock in a state directory; it stays when the run that held it has ended.
+LOCK_NAME: Final = "lock"
 _REMEDIES = {
     errno.EACCES: "give the user that runs voicewatch write permission, or choose another [state] dir",
     errno.EPERM: "give the user that runs voicewatch write permission, or choose another [state] dir",

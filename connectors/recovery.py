@@ -13,7 +13,7 @@ from typing import Final
 from bytewax.recovery import init_db_dir
 
 from connectors.errors import VoicewatchError
-from connectors.files import StateLock, make_private_dir, state_errors
+from connectors.files import LOCK_NAME, StateLock, make_private_dir, state_errors
 
 __all__ = ["make_recovery_store"]
 
@@ -58,7 +58,7 @@ if __name__ == "__main__":
     parser.add_argument("directory", type=Path)
     directory = parser.parse_args().directory
     try:
-        with StateLock(directory.absolute().with_name("lock")):
+        with StateLock(directory.absolute().with_name(LOCK_NAME)):
             make_recovery_store(directory.resolve())
     except VoicewatchError as error:
         sys.exit(f"{parser.prog}: {error}")

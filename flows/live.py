@@ -14,7 +14,7 @@ from bytewax.recovery import RecoveryConfig
 
 from connectors.audit import AuditLog, AuditSink
 from connectors.callback import CallbackSink
-from connectors.files import JsonLinesSink
+from connectors.files import LOCK_NAME, JsonLinesSink
 from connectors.journal import INTERRUPTED, Journal
 from connectors.logs import get_logger
 from connectors.recovery import make_recovery_store
@@ -46,7 +46,7 @@ class StateLayout:
     @property
     def lock(self) -> Path:
         """Held by the one run that uses the directory."""
-        return self.dir / "lock"
+        return self.dir / LOCK_NAME
 
     @property
     def stop(self) -> Path:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from bytewax.run import cli_main
 
-from connectors.files import JsonLinesSink, make_private_dir
+from connectors.errors import UsageError
+from connectors.files import LOCK_NAME, JsonLinesSink, make_private_dir
 from connectors.recording import Recording
 from connectors.source import RecordingSource
 from flows.analytics.merge import Tally
@@ -55,8 +56,11 @@ def replay(
     """Replay recorded files into `windows.jsonl`, `alerts.jsonl` and `rejected.jsonl` in the directory `out`.
 
     `settings` goes before what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, which keeps
-    what cannot be delivered. Raises RecordingError, StateError, ConfigurationError for a bad callback secret.
+    what cannot be delivered. Raises RecordingError, StateError, ConfigurationError for a bad callback secret, and
+    UsageError if `out` is the state directory of a run.
     """
+    if (out / LOCK_NAME).exists():
+        raise UsageError(f"{out} is the state directory of a run, whose results this would write over; choose another")
     recording = Recording(paths)
     make_private_dir(out)
     tally = TallySink()

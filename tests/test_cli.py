@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from connectors.audit import AuditLog
+from connectors.files import StateLock
 from connectors.genesys.simulator import running_simulator
 from connectors.genesys.simulator_faults import parse_faults
 from connectors.outbox import Callback, Outbox, Settlement
@@ -421,6 +422,17 @@ def test_replay_refuses_in_one_line(tmp_path: Path) -> None:
     for done, reason in zip(several(commands), reasons.values(), strict=True):
         assert reason in fails(done, 2)
     assert not out.exists()
+
+
+def test_replay_leaves_the_results_of_a_run_alone(tmp_path: Path) -> None:
+    """A state directory, whether a run uses it now or did once, is no place for the results of a replay."""
+    with StateLock(tmp_path / "lock"):
+        pass
+    (tmp_path / "windows.jsonl").write_text("{}\n")
+    done = voicewatch("replay", RECORDING, "--out", tmp_path)
+    assert f"{tmp_path} is the state directory of a run" in fails(done, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {"lock", "windows.jsonl"}
+    assert (tmp_path / "windows.jsonl").read_text() == "{}\n"
 
 
 def test_damage_that_shows_only_on_the_way_is_told_as_clearly(tmp_path: Path) -> None:
