@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Replayed", "replay"]
 
 DELIVERY_DRAIN_S = 60.0
+RESULTS = ("windows", "alerts", "rejected")
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,14 @@ def replay(
 
     `settings` goes before what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, which keeps
     what cannot be delivered. Raises RecordingError, StateError, ConfigurationError for a bad callback secret, and
-    UsageError if `out` is the state directory of a run.
+    UsageError if `out` is the state directory of a run, or a recording is where a result would go.
     """
-    if (out / LOCK_NAME).exists():
-        raise UsageError(f"{out} is the state directory of a run, whose results this would write over; choose another")
+    _refuse_to_lose(paths, out)
     recording = Recording(paths)
     make_private_dir(out)
     tally = TallySink()
     outputs = Outputs(
-        windows=JsonLinesSink(out / "windows.jsonl"),
-        alerts=JsonLinesSink(out / "alerts.jsonl"),
-        rejected=JsonLinesSink(out / "rejected.jsonl"),
+        **{name: JsonLinesSink(_result(out, name)) for name in RESULTS},
         tally=tally,
         **(_delivery(out, settings, environ) if deliver else {}),
     )
@@ -78,6 +76,20 @@ def replay(
     if source.failure is not None:
         raise source.failure
     return Replayed(tally.total, time.monotonic() - started, out, _outbox_counts(out) if deliver else None)
+
+
+def _result(out: Path, name: str) -> Path:
+    return out / f"{name}.jsonl"
+
+
+def _refuse_to_lose(paths: Sequence[Path], out: Path) -> None:
+    """Raise UsageError if the results of a run, or a recording, would be written over."""
+    if (out / LOCK_NAME).exists():
+        raise UsageError(f"{out} is the state directory of a run, whose results this would write over; choose another")
+    results = {_result(out, name).resolve() for name in RESULTS}
+    for path in paths:
+        if path.resolve() in results:
+            raise UsageError(f"{path} would be written over by the results; choose another directory for them")
 
 
 def _overrides(settings: Settings | None) -> Overrides:

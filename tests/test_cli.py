@@ -435,6 +435,16 @@ def test_replay_leaves_the_results_of_a_run_alone(tmp_path: Path) -> None:
     assert (tmp_path / "windows.jsonl").read_text() == "{}\n"
 
 
+def test_replay_leaves_its_recording_alone(tmp_path: Path) -> None:
+    """A recording that has the name of a result is not written over, by whatever path it is named."""
+    recording = tmp_path / "alerts.jsonl"
+    recording.write_bytes(RECORDING.read_bytes())
+    (tmp_path / "link").symlink_to(recording)
+    done = voicewatch("replay", tmp_path / "link", "--out", tmp_path)
+    assert f"{tmp_path / 'link'} would be written over by the results" in fails(done, 2)
+    assert recording.read_bytes() == RECORDING.read_bytes()
+
+
 def test_damage_that_shows_only_on_the_way_is_told_as_clearly(tmp_path: Path) -> None:
     """A large file that ends too early is exit 2 and a clear line, though its beginning has been replayed by then."""
     path = tmp_path / "cut.gz"

@@ -185,6 +185,8 @@ class WatchLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 decode_frame_line: Final = msgspec.json.Decoder(FrameLine).decode
 decode_bare_frame: Final = msgspec.json.Decoder(BareFrame).decode
 decode_watch_line: Final = msgspec.json.Decoder(WatchLine).decode
+# Described here, while there is one thread: two that are the first to use a type at once crash msgspec 0.22.
+_DESCRIBED: Final = [msgspec.json.Decoder(kind) for kind in (FeedState, FlowSettings)]
 
 
 def parse_line(line: bytes) -> FrameLine | BareFrame | Control:

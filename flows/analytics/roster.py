@@ -42,6 +42,9 @@ class Watch(NamedTuple):
         return bool(feeds) and (self.feed is None or self.feed in feeds)
 
 
+_decode_watches: Final = msgspec.msgpack.Decoder(list[Watch | None]).decode
+
+
 class Roster:
     """The watches of a shard by slot, and by conversation while their watch is on.
 
@@ -207,7 +210,7 @@ class Roster:
         arrays, watches, free, ended, retired, over = snapshot
         self._ranks = None
         self.limits, self.on_since, self.over_at, self.codec = (array.copy() for array in arrays)
-        self.watches = msgspec.msgpack.decode(watches, type=list[Watch | None])
+        self.watches = _decode_watches(watches)
         self._free, self._ended = list(free), dict(ended)
         self._retired, self._over = dict(retired), dict(over)
         taken = {slot: watch.conversation_id for slot, watch in enumerate(self.watches) if watch is not None}
