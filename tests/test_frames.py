@@ -6,6 +6,8 @@ import json
 import math
 import random
 import re
+import subprocess
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 from flows.analytics.frames import BULK_BYTES, Decoded, decode_block, ended_conversation, ended_conversations
 from flows.analytics.ids import Ids, are_same
 from flows.analytics.records import BareFrame, Control, FrameLine, InvalidFrameError, parse_frame, parse_line
+from tests.support.cli import ROOT
 from tests.support.reference_records import NoRecordError, parse
 
 FRAME = (
@@ -43,6 +46,31 @@ def bare_line(**more: Any) -> bytes:
 
 def block(*lines: bytes) -> Decoded:
     return decode_block(b"".join(one + b"\n" for one in lines))
+
+
+def test_threads_that_read_the_first_settings_at_once_survive() -> None:
+    """As the workers of one process do with their first blocks; before, msgspec crashed in every third such start."""
+    script = """
+import sys, threading
+from flows.analytics.frames import decode_block
+
+def work():
+    start.wait()
+    read.extend(control.kind for line in lines for control in decode_block(line).controls)
+
+sys.setswitchinterval(1e-6)
+lines = [b'{"received_at":1,"settings":{}}', b'{"received_at":1,"feed":{"name":"f","state":"up"}}']
+start, read = threading.Barrier(8), []
+threads = [threading.Thread(target=work) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(*sorted(set(read)), len(read))
+"""
+    for _ in range(5):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+        assert (done.returncode, done.stdout) == (0, "feed settings 16\n"), done.stderr
 
 
 def test_a_block_becomes_columns() -> None:
