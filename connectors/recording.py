@@ -21,13 +21,16 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 UTF8_MARK: Final = b"\xef\xbb\xbf"
 HEAD_BYTES: Final = 1 << 20
+MAX_EPOCH_S: Final = 1e10
 PACKED_BYTES: Final = 1 << 15
 
 
 def record_time(line: bytes) -> float | None:
     """A line's place in time: its `received_at`, a bare frame's `receivedAt`, else its `timestamp`; None for none.
 
-    >>> record_time(b'{"event":"x","timestamp":3.5,"receivedAt":4}'), record_time(b"junk")
+    What is no time in epoch seconds is none: the flow rejects such a line, and it must not hold back or move others.
+
+    >>> record_time(b'{"event":"x","timestamp":3.5,"receivedAt":4}'), record_time(b'{"received_at":1700000000000}')
     (4.0, None)
     """
     try:
@@ -36,8 +39,9 @@ def record_time(line: bytes) -> float | None:
         return None
     if not isinstance(record, dict):
         return None
-    times = (record.get(key) for key in ("received_at", "receivedAt", "timestamp"))
-    return next((float(t) for t in times if isinstance(t, int | float) and not isinstance(t, bool)), None)
+    keys = ("receivedAt", "timestamp") if "event" in record else ("received_at", "receivedAt", "timestamp")
+    times = (record[key] for key in keys if isinstance(record.get(key), int | float))
+    return next((float(t) for t in times if not isinstance(t, bool) and abs(t) <= MAX_EPOCH_S), None)
 
 
 class Recording:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.analytics.frames import BULK_BYTES, decode_block
 from flows.analytics.layout import learn, read
 from flows.analytics.records import BareFrame, FrameLine, parse_line
 from flows.analytics.swar import Words, decimal, long_decimal, short_decimal, short_digits
@@ -123,12 +124,31 @@ def test_numbers_like_the_sample_are_the_nearest_floats(numbers):
 
 
 @pytest.mark.parametrize("text", ["", "1", ".5", "1.", "01.5", "-1.5", "1.5e5", "1.2.3", "+1.5", "1_0.5", "1. ", "é.5"])
-def test_what_does_not_look_like_the_sample_is_not_read(text):
+def test_what_is_no_short_number_is_not_read(text):
     """Neither are other forms, nor what only begins like a number."""
     _, _, _, ok = short_digits(as_words([text.encode() + b","])[:2], ord(","))
     assert not ok[0]
-    _, _, ok = long_decimal(as_words([b"17" + text.encode() + b","]), b"1700000000.5", ord(","))
-    assert not ok[0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"1700000000x5",
+        b"17000000a0.5",
+        b"1700000000.5x",
+        b"1700000000.\xfa",
+        b"170000000\xfa.5",
+        b"1700000000.",
+        b"1700000000.12345678",
+        b"1700000000.1.2",
+        b"2700000000.5",
+        b"700000000.5",
+    ],
+)
+def test_what_is_no_long_number_like_the_sample_is_not_read(text):
+    """One character that is wrong is enough, wherever it stands."""
+    _, _, ok = long_decimal(as_words([b"1700000000.25,", text + b","]), b"1700000000.5", ord(","))
+    assert ok.tolist() == [True, False]
 
 
 def as_words(texts: list[bytes]) -> list[Words]:
@@ -159,11 +179,77 @@ def test_what_is_no_plain_number_is_not_read(text):
         b'{"received_at":1,"frame":{"metrics":{"packetLoss":1}},"frame":{"event":"x","entity":{"id":"c"},"timestamp":1}}',
         b'{"received_at":1,"extra":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1}}',
         b'{"frame":{"event":"x","entity":{"id":"c"},"timestamp":1}}',
+        b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1,"sent":1700000000000}}',
+        b'{"received_at":1,"frame":{"event":"x","entity":{"id":"c"},"timestamp":1,"metrics":{"jitter":0.123456789}}}',
     ],
 )
 def test_other_lines_have_no_layout(line):
     """What is no frame, or a frame of an unusual form, teaches nothing."""
     assert learn(line) is None
+
+
+@pytest.mark.parametrize(
+    ("begin", "key", "other", "end"),
+    [
+        (b'{"received_at":1.5,"frame":{', b"meta", b"metrics", b'{"packetLoss":0.25},%b}}'),
+        (b'{"received_at":1.5,"frame":{"metrics":{', b"extra", b"packetLoss", b'{"n":1}},%b}}'),
+        (b"{", b"meta", b"receivedAt", b'{"n":0.25},%b}'),
+    ],
+)
+def test_a_key_is_no_value(begin, key, other, end):
+    """What stands before a colon, with spaces or without, is the same in all lines that are read."""
+    frame = b'"event":"e","entity":{"id":"c"},"timestamp":1.25'
+    sample, odd = (b'%b"%b" :%b' % (begin, one, end % frame) for one in (key, other))
+    assert assert_agrees([*[sample] * 12, odd], sample) == 12
+
+
+@pytest.mark.parametrize("loss", [b"1.5", b"1.01"])
+def test_a_loss_of_more_than_everything_is_not_read(loss):
+    """Among lines like the sample, and among lines with another id, which are read in another way."""
+    longer = JOURNALLED.replace(b'"id":"', b'"id":"of-another-length-')
+    lines = [*[JOURNALLED] * 100, *[longer] * 100]
+    odd = [line.replace(b":0.01,", b":%b," % loss) for line in (JOURNALLED, longer)]
+    assert assert_agrees([*lines, *odd], JOURNALLED) == 200
+
+
+def test_a_sample_may_end_its_conversation():
+    """Then all lines that are like it do."""
+    ended = JOURNALLED.replace(b"conversation.updated", b"conversation.ended")
+    assert assert_agrees([ended] * 20, ended) == 20
+
+
+@pytest.mark.parametrize("character", [b'"', b"\\", b"\x00", b"\x1f", b"\x80", b"\xff"])
+def test_an_id_that_is_no_plain_text_is_not_read(character):
+    """However like the sample's it is otherwise; 0x7f is text."""
+    lines = [JOURNALLED.replace(b"-5e6f", b"-5" + one + b"6f") for one in (character, b"\x7f")]
+    assert assert_agrees([*[JOURNALLED] * 20, *lines], JOURNALLED) == 21
+
+
+def test_eight_decimals_are_the_nearest_floats():
+    """Below 2^26 and above, where the sum is exact and where it is not."""
+    texts = [f"{whole}.{part:08d}" for whole in (0, 7, 2**26 - 1, 2**26, 10**9) for part in (1, 12345679, 99999999)]
+    value, ok = decimal(as_words([text.encode() for text in texts]), np.array(list(map(len, texts))))
+    assert ok.all()
+    assert value.tolist() == list(map(float, texts))
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", JOURNALLED, JOURNALLED[:50]])
+def test_blank_lines_and_a_torn_end_are_those_of_a_small_block(end):
+    """A large block is as its lines are, one by one."""
+    lines = [JOURNALLED, JOURNALLED, b"", b"", b"{}"] * (BULK_BYTES // (2 * len(JOURNALLED)) + 1)
+    data = b"\n".join(lines) + b"\n" + end
+    decoded = decode_block(data)
+    assert len(data) > BULK_BYTES
+    assert len(decoded.arrival) == lines.count(JOURNALLED) + (end == JOURNALLED)
+    blank = [number for number, line in enumerate([*lines, *end.split(b"\n")[:-1]]) if line != JOURNALLED]
+    assert [rejected.line for rejected in decoded.rejected] == blank
+    assert decoded.torn == (end == JOURNALLED[:50])
+
+
+def test_the_lines_of_one_feed_of_several_have_a_layout():
+    """Each tells by which feed it was heard."""
+    sample = JOURNALLED.replace(b'"frame"', b'"via":"support","frame"')
+    assert assert_agrees([sample, sample.replace(b"support", b"s\\u0061les"), *[sample] * 10], sample) == 11
 
 
 def test_a_block_of_another_kind_is_left_alone():

@@ -206,6 +206,14 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
     assert first.data == lines(0, 5)
 
 
+def test_what_is_no_time_moves_no_file(tmp_path: Path) -> None:
+    """Lines that the flow rejects for their time, such as one in milliseconds, say nothing of when a file is."""
+    wrong = b'{"received_at":1700000000000,"tick":true}\n'
+    first = saved(tmp_path, "first", wrong + lines(0, 5) + wrong)
+    second = saved(tmp_path, "second", b'{"timestamp":1e12}\n' + lines(5, 9))
+    assert Recording([second, first]).paths == [first, second]
+
+
 # The source over it
 
 
@@ -221,6 +229,13 @@ def blocks_of(
             break
     part.close()
     return blocks
+
+
+def test_what_is_no_time_holds_nothing_back(tmp_path: Path) -> None:
+    """At a pace of its own, a recording goes on behind a line that the flow rejects for its time."""
+    text = lines(0, 2) + b'{"received_at":1700000000000,"tick":true}\n' + lines(2, 3)
+    source = RecordingSource(Recording([saved(tmp_path, "recording", text)]), speed=1000.0, stop=threading.Event())
+    assert b"".join(block.data for block in blocks_of(source)) == text
 
 
 def test_blocks_are_numbered_and_know_their_lines(tmp_path: Path) -> None:

@@ -60,7 +60,12 @@ _BARE_PATHS: Final = {
     ("metrics", "packetLoss"): "packet_loss",
 }
 _NUMBERS: Final = frozenset({"received_at", "timestamp", "packet_loss"})
-_TOKEN: Final = re.compile(rb'"(?P<string>[ !#-\[\]-~]*)"|(?P<number>[0-9][0-9.]*)|(?P<mark>[{}:, ])')
+# Numbers as `decimal` reads them: no other form of one is worth a walk.
+_TOKEN: Final = re.compile(
+    rb'"(?P<string>[ !#-\[\]-~]*)"(?P<colon> *:)?'
+    rb"|(?P<number>[0-9]{1,10}(?:\.[0-9]{1,8})?(?![0-9.]))"
+    rb"|(?P<mark>[{}, ])"
+)
 _ENDED: Final = b"conversation.ended"
 
 
@@ -109,7 +114,7 @@ def learn(line: bytes) -> Layout | None:
         return None
     paths = [path for path, *_ in values]
     bare = ("event",) in paths
-    if len(set(paths)) < len(paths) or (not bare and {path[0] for path in paths} != {"received_at", "frame"}):
+    if len(set(paths)) < len(paths) or (not bare and {path[0] for path in paths} - {"via"} != {"received_at", "frame"}):
         return None
     runs: list[bytes] = []
     fields: list[Field] = []
@@ -152,7 +157,7 @@ def _values(line: bytes) -> list[tuple[tuple[str, ...], int, int, bool]] | None:
         if token is None:
             return None
         at = token.end()
-        if token["string"] is not None and line[at : at + 1] == b":":
+        if token["colon"] is not None:
             key = token["string"].decode()
             if (*path[1:], key) in keys:
                 return None

@@ -98,7 +98,7 @@ def json_text(words: Sequence[Words], length: Ints | int) -> Mask:
 def all_json_text(words: Words) -> bool:
     """Whether all characters of all rows, words (n, w), are what `json_text` asks for: a quarter of its work.
 
-    >>> [all_json_text(np.frombuffer(text, np.uint64)) for text in (b"eight of", b'a "quote')]
+    >>> [all_json_text(np.frombuffer(text, np.uint64)[:, None]) for text in (b"eight of", b'a "quote')]
     [True, False]
     """
     text = words.view(np.uint8)
@@ -208,7 +208,7 @@ def _values(word: Words) -> Words:
 
 
 def _strange(values: Words) -> Words:
-    """Bits of `_NO_DIGIT` where a value is that of no digit."""
+    """Words that have bits of `_NO_DIGIT`, besides others, where a value is that of no digit."""
     return values | (values + repeat(6))
 
 
