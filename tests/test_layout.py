@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from flows.analytics.frames import BULK_BYTES, decode_block
 from flows.analytics.layout import learn, read
 from flows.analytics.records import BareFrame, FrameLine, parse_line
-from flows.analytics.swar import Words, decimal, long_decimal, short_decimal, short_digits
+from flows.analytics.swar import Words, decimal, long_decimal, short_digits, short_value
 
 JOURNALLED = (
     b'{"received_at":1700000000.123456,"frame":{"event":"conversation.updated","entity":{"id":"1a2b3c4d-5e6f"},'
@@ -117,7 +117,7 @@ def test_numbers_like_the_sample_are_the_nearest_floats(numbers):
         assert not read_it or (number == float(text) and size == len(text))
     texts = [f"{whole % 10 ** (places % 7)}.{part:0{places}d}"[:23] for whole, part, places in numbers]
     digits, decimals, length, ok = short_digits(as_words([text.encode() + b"}" for text in texts])[:2], ord("}"))
-    value = short_decimal(digits, decimals)
+    value = short_value(digits, decimals)
     for text, number, size, read_it in zip(texts, value.tolist(), length.tolist(), ok.tolist(), strict=True):
         assert read_it == (len(text) <= 8)
         assert not read_it or (number == float(text) and size == len(text))

@@ -29,8 +29,8 @@ from flows.analytics.swar import (
     keep_first,
     long_decimal,
     repeat,
-    short_decimal,
     short_digits,
+    short_value,
 )
 
 __all__ = ["Layout", "Lines", "Rows", "learn", "read", "together"]
@@ -317,7 +317,7 @@ class _QuickWalk(_Walk):
 
     def _pass_short(self, role: str, digits: Words, decimals: Ints, length: Ints, ok: Mask) -> None:
         if role:
-            self.numbers[role] = value = short_decimal(digits, decimals)
+            self.numbers[role] = value = short_value(digits, decimals)
             ok = ok & (value <= 1.0) if role == "packet_loss" else ok
         self._pass_number(length, ok)
 

@@ -24,8 +24,8 @@ __all__ = [
     "keep_first",
     "long_decimal",
     "repeat",
-    "short_decimal",
     "short_digits",
+    "short_value",
 ]
 
 Words = NDArray[np.uint64]
@@ -149,8 +149,8 @@ def long_decimal(words: Sequence[Words], sample: bytes, terminator: int) -> tupl
     return value, decimals + (whole + 1), ok
 
 
-def short_decimal(digits: Words, decimals: Ints) -> Floats:
-    """The numbers that `short_digits` has found."""
+def short_value(digits: Words, decimals: Ints) -> Floats:
+    """The numbers whose digits `short_digits` has found, so many of them behind the dot."""
     return _number(digits) / POWERS_OF_TEN.take(decimals)
 
 
