@@ -86,9 +86,9 @@ def _refuse_to_lose(paths: Sequence[Path], out: Path) -> None:
     """Raise UsageError if the results of a run, or a recording, would be written over."""
     if (out / LOCK_NAME).exists():
         raise UsageError(f"{out} is the state directory of a run, whose results this would write over; choose another")
-    results = {_result(out, name).resolve() for name in RESULTS}
+    results = [path for path in (_result(out, name) for name in RESULTS) if path.exists()]
     for path in paths:
-        if path.resolve() in results:
+        if path.exists() and any(path.samefile(result) for result in results):
             raise UsageError(f"{path} would be written over by the results; choose another directory for them")
 
 

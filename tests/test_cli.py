@@ -410,6 +410,7 @@ def test_replay_refuses_in_one_line(tmp_path: Path) -> None:
     }
     reasons = {
         ("missing",): "missing: cannot be read: No such file or directory",
+        ("loop",): "loop: cannot be read: Too many levels of symbolic links",
         ("empty",): "empty: the file is empty; a recording has a JSON object on each line",
         ("utf16",): "utf16: not UTF-8 text; a recording is JSON Lines, plain, gzip (.gz) or Zstandard (.zst)",
         ("recording", "copy"): "overlap in time",
@@ -417,6 +418,7 @@ def test_replay_refuses_in_one_line(tmp_path: Path) -> None:
     }
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
     out = tmp_path / "out"
     commands = [["replay", *(tmp_path / name for name in files), "--out", out] for files in reasons]
     for done, reason in zip(several(commands), reasons.values(), strict=True):
