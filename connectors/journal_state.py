@@ -6,18 +6,17 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import orjson
 
 from connectors.files import state_errors
 from connectors.logs import get_logger
+from connectors.recording import MAX_EPOCH_S
 from connectors.segments import SUFFIX, number_of, segments
 
 __all__ = ["Ended", "JournalState", "recover"]
-
-MAX_EPOCH_S: Final = 1e10
 
 Ended = Callable[[Sequence[bytes]], tuple[Collection[str], Mapping[int, str]]]
 """Of some messages, the conversations that they end; and the index, in order, of each that is no frame, with why."""

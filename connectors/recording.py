@@ -15,7 +15,7 @@ import zstandard
 
 from connectors.errors import RecordingError
 
-__all__ = ["UTF8_MARK", "Recording", "read_again", "record_time"]
+__all__ = ["MAX_EPOCH_S", "UTF8_MARK", "Recording", "read_again", "record_time"]
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"

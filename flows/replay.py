@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bytewax.run import cli_main
 
 from connectors.errors import UsageError
-from connectors.files import LOCK_NAME, JsonLinesSink, make_private_dir
+from connectors.files import LOCK_NAME, JsonLinesSink, make_private_dir, state_errors
 from connectors.recording import Recording
 from connectors.source import RecordingSource
 from flows.analytics.merge import Tally
@@ -60,8 +60,9 @@ def replay(
     what cannot be delivered. Raises RecordingError, StateError, ConfigurationError for a bad callback secret, and
     UsageError if `out` is the state directory of a run, or a recording is where a result would go.
     """
-    _refuse_to_lose(paths, out)
     recording = Recording(paths)
+    with state_errors(f"looking into {out}"):
+        _refuse_to_lose(paths, out)
     make_private_dir(out)
     tally = TallySink()
     outputs = Outputs(
@@ -88,7 +89,7 @@ def _refuse_to_lose(paths: Sequence[Path], out: Path) -> None:
         raise UsageError(f"{out} is the state directory of a run, whose results this would write over; choose another")
     results = [path for path in (_result(out, name) for name in RESULTS) if path.exists()]
     for path in paths:
-        if path.exists() and any(path.samefile(result) for result in results):
+        if any(path.samefile(result) for result in results):
             raise UsageError(f"{path} would be written over by the results; choose another directory for them")
 
 

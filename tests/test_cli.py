@@ -424,6 +424,10 @@ def test_replay_refuses_in_one_line(tmp_path: Path) -> None:
     for done, reason in zip(several(commands), reasons.values(), strict=True):
         assert reason in fails(done, 2)
     assert not out.exists()
+    no_name = tmp_path / ("x" * 300)
+    assert f"looking into {no_name} failed: File name too long" in fails(
+        voicewatch("replay", RECORDING, "--out", no_name), 1
+    )
 
 
 def test_replay_leaves_the_results_of_a_run_alone(tmp_path: Path) -> None:

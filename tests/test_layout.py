@@ -236,14 +236,23 @@ def test_eight_decimals_are_the_nearest_floats():
 @pytest.mark.parametrize("end", [b"", b"\n", JOURNALLED, JOURNALLED[:50]])
 def test_blank_lines_and_a_torn_end_are_those_of_a_small_block(end):
     """A large block is as its lines are, one by one."""
-    lines = [JOURNALLED, JOURNALLED, b"", b"", b"{}"] * (BULK_BYTES // (2 * len(JOURNALLED)) + 1)
+    lines = [*[JOURNALLED] * 12, b"", b"", b"{}"] * (BULK_BYTES // (12 * len(JOURNALLED)) + 1)
     data = b"\n".join(lines) + b"\n" + end
     decoded = decode_block(data)
+    layout = learn(JOURNALLED)
+    assert layout is not None
     assert len(data) > BULK_BYTES
+    assert read(data, layout) is not None
     assert len(decoded.arrival) == lines.count(JOURNALLED) + (end == JOURNALLED)
     blank = [number for number, line in enumerate([*lines, *end.split(b"\n")[:-1]]) if line != JOURNALLED]
     assert [rejected.line for rejected in decoded.rejected] == blank
     assert decoded.torn == (end == JOURNALLED[:50])
+
+
+def test_a_large_block_may_hold_one_line_without_an_end():
+    """A frame with any number of spaces behind it is what it is in a small block."""
+    decoded = decode_block(JOURNALLED + b" " * BULK_BYTES)
+    assert (decoded.ids.texts(), decoded.rejected, decoded.torn) == (["1a2b3c4d-5e6f"], [], 0)
 
 
 def test_the_lines_of_one_feed_of_several_have_a_layout():

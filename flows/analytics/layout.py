@@ -179,6 +179,8 @@ def read(data: bytes, layout: Layout) -> tuple[Rows, Lines] | None:
     A last line without its newline is one of the others.
     """
     end = _newlines(data)
+    if not len(end):
+        return None
     begin = np.concatenate([[0], end + 1])
     left = np.arange(len(end))
     rows: Rows | None = None

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-__all__ = ["Heard", "is_notification", "place_in_time", "read_notification", "topic_of"]
+__all__ = ["MAX_EPOCH_S", "Heard", "is_notification", "place_in_time", "read_notification", "topic_of"]
 
 MAX_EPOCH_S: Final = 1e10
 STARTED: Final = "conversation.started"

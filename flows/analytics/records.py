@@ -13,7 +13,14 @@ import msgspec
 import numpy as np
 import orjson
 
-from flows.analytics.notifications import Heard, is_notification, place_in_time, read_notification, topic_of
+from flows.analytics.notifications import (
+    MAX_EPOCH_S,
+    Heard,
+    is_notification,
+    place_in_time,
+    read_notification,
+    topic_of,
+)
 
 __all__ = [
     "IGNORED",
@@ -38,7 +45,6 @@ __all__ = [
 
 IGNORED: Final = "ignored"
 CONTROL_KINDS: Final = ("invalid", "tick", "feed", "watch", "settings")
-MAX_EPOCH_S: Final = 1e10
 MAX_OVERLAP: Final = 1000
 
 Seconds = Annotated[float, msgspec.Meta(ge=-MAX_EPOCH_S, le=MAX_EPOCH_S)]
