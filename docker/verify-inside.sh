@@ -28,13 +28,13 @@ export VOICEWATCH_METRICS__LISTEN=127.0.0.1:9464
 began=$(now)
 voicewatch run voicewatch.toml >run.out 2>run.log &
 run=$!
-until python -m connectors.probe /readyz >ready.json 2>&1; do
+until voicewatch probe /readyz >ready.json 2>&1; do
     kill -0 "$run" || { cat run.log >&2; exit 1; }
     sleep 0.05
 done
 say "ready $(since "$began") after the start: $(cat ready.json)"
-python -m connectors.probe /livez >/dev/null && say "alive, as the image's HEALTHCHECK asks"
-say "$(python -m connectors.probe /metrics | grep -c '^voicewatch_') samples of metrics"
+voicewatch probe /livez >/dev/null && say "alive, as the image's HEALTHCHECK asks"
+say "$(voicewatch probe /metrics | grep -c '^voicewatch_') samples of metrics"
 say "memory $(awk '/^VmRSS/ { printf "%.0f MB", $2 / 1000 }' "/proc/$run/status")"
 began=$(now)
 kill -TERM "$run"

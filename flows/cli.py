@@ -15,8 +15,8 @@ import typer
 from connectors.errors import UsageError, VoicewatchError
 
 if TYPE_CHECKING:
-    from connectors.shutdown import Shutdown
-    from flows.settings import Settings
+    from connectors.runtime.shutdown import Shutdown
+    from flows.settings.models import Settings
 
 app = typer.Typer(
     name="voicewatch",
@@ -27,8 +27,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 outbox_app = typer.Typer(help="Pending and dead callbacks: look at them, send them again.", no_args_is_help=True)
+recovery_app = typer.Typer(help="Bytewax' recovery store: create one.", no_args_is_help=True)
 audit_app = typer.Typer(help="The audit log: read it, check its chain.", no_args_is_help=True)
 app.add_typer(outbox_app, name="outbox")
+app.add_typer(recovery_app, name="recovery")
 app.add_typer(audit_app, name="audit")
 
 
@@ -74,8 +76,8 @@ def demo(
     """The whole job with nothing to set up: simulator, live flow, callback receiver, then a summary."""
     if log_json:
         _logs(as_json=True)
-    from flows.demo import run_demo
-    from flows.summary import print_demo
+    from flows.commands.demo import run_demo
+    from flows.commands.output import print_demo
 
     shutdown = _shutdown_on_signals()
     print(f"Watching simulated calls for {seconds:g} seconds ...", file=sys.stderr)
@@ -92,9 +94,8 @@ def check(
     """Check a configuration: every mistake in it at once, with its key."""
     if log_json:
         _logs(as_json=True)
-    from flows.feeds import tls_of
-    from flows.live import secrets_of
-    from flows.run import check_online
+    from flows.commands.run import check_online
+    from flows.live import secrets_of, tls_of
 
     settings = _settings(config)
     secrets_of(os.environ)
@@ -119,8 +120,8 @@ def bootstrap(
     """Create the interceptors; running it again creates none twice."""
     if log_json:
         _logs(as_json=True)
-    from flows.run import run_bootstrap
-    from flows.summary import print_bootstrap
+    from flows.commands.output import print_bootstrap
+    from flows.commands.run import run_bootstrap
 
     report = run_bootstrap(_settings(config), os.environ, retry_unknown=retry_unknown)
     print_bootstrap(report)
@@ -138,8 +139,8 @@ def run(
     """Bootstrap, then watch live until a signal; go on where the last run stopped."""
     if log_json:
         _logs(as_json=True)
-    from flows.run import run_live
-    from flows.summary import print_bootstrap, print_tally
+    from flows.commands.output import print_bootstrap, print_tally
+    from flows.commands.run import run_live
 
     settings = _settings(config)
     shutdown = _shutdown_on_signals()
@@ -157,8 +158,8 @@ def cluster(
     """Like run, on a cluster of local Bytewax processes; all are started again when one dies."""
     if log_json:
         _logs(as_json=True)
-    from flows.cluster import run_cluster
-    from flows.summary import print_bootstrap
+    from flows.commands.cluster import run_cluster
+    from flows.commands.output import print_bootstrap
 
     settings = _settings(config)
     shutdown = _shutdown_on_signals()
@@ -183,8 +184,8 @@ def replay(
     """Replay recordings through the same flow, without a network, into DIR."""
     if log_json:
         _logs(as_json=True)
-    from flows.replay import replay as replay_files
-    from flows.summary import print_replay
+    from flows.commands.output import print_replay
+    from flows.commands.replay import replay as replay_files
 
     pace = _speed(speed)
     settings = None if config is None else _settings(config)
@@ -213,8 +214,8 @@ def simulate(
     """The local Genesys: token, REST and event WebSocket; prints its base URL as one JSON line when ready."""
     if log_json:
         _logs(as_json=True)
-    from flows.simulators import Simulation
-    from flows.simulators import simulate as run_simulator
+    from flows.commands.simulate import Simulation
+    from flows.commands.simulate import simulate as run_simulator
 
     simulation = Simulation(port, conversations, rate, seed, faults, serve, speed, url)
     options = [name for name in context.params if name not in ("kind", "log_json")]
@@ -224,7 +225,7 @@ def simulate(
 @outbox_app.command("list")
 def outbox_list(config: Config) -> None:
     """Pending and dead callbacks, oldest first."""
-    from flows.summary import print_outbox
+    from flows.commands.output import print_outbox
 
     with _outbox(_settings(config)) as outbox:
         print_outbox(outbox.entries(), outbox.counts())
@@ -233,7 +234,7 @@ def outbox_list(config: Config) -> None:
 @outbox_app.command("show")
 def outbox_show(config: Config, alert_id: Annotated[str, typer.Argument(metavar="ALERT_ID")]) -> None:
     """One callback with all that is known of it, as JSON."""
-    from flows.summary import print_entry
+    from flows.commands.output import print_entry
 
     with _outbox(_settings(config)) as outbox:
         entry = outbox.show(alert_id)
@@ -254,9 +255,31 @@ def outbox_retry(
     """Send dead callbacks again: now, or by the run that is using the outbox."""
     if log_json:
         _logs(as_json=True)
-    from flows.run import retry_outbox
+    from flows.commands.run import retry_outbox
 
     print(retry_outbox(_settings(config), os.environ, alert_ids or None))
+
+
+@recovery_app.command("init")
+def recovery_init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory, such as state/recovery.")],
+) -> None:
+    """Create the recovery store of a cluster; do nothing if the directory already holds one."""
+    from connectors.state.files import LOCK_NAME, StateLock
+    from connectors.state.recovery import make_recovery_store
+
+    with StateLock(directory.absolute().with_name(LOCK_NAME)):
+        make_recovery_store(directory.resolve())
+
+
+@app.command(add_help_option=True)
+def probe(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="/livez, /readyz or /metrics.")],
+) -> None:
+    """Ask the metrics server of this machine (VOICEWATCH_METRICS__LISTEN); exit 0 if it answers 200."""
+    from connectors.runtime.probe import main
+
+    raise typer.Exit(main([path], os.environ))
 
 
 @audit_app.command("show")
@@ -264,7 +287,7 @@ def audit_show(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The log, such as state/audit.jsonl.")],
 ) -> None:
     """The log's lines, for people; the file itself is JSON Lines."""
-    from flows.summary import print_audit
+    from flows.commands.output import print_audit
 
     print_audit(path)
 
@@ -272,7 +295,7 @@ def audit_show(
 @audit_app.command("verify")
 def audit_verify(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
     """Check that no line was changed, removed or inserted."""
-    from connectors.audit import verify
+    from connectors.state.audit import verify
 
     verdict = verify(path)
     for note in verdict.notes:
@@ -286,7 +309,7 @@ def audit_verify(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
 
 
 def _logs(*, as_json: bool) -> None:
-    from flows.logs import LOG_JSON, configure_logs, run_id_of
+    from connectors.runtime.logs import LOG_JSON, configure_logs, run_id_of
 
     configure_logs(as_json=as_json, run_id=run_id_of(os.environ) if as_json else None)
     if as_json:
@@ -294,13 +317,13 @@ def _logs(*, as_json: bool) -> None:
 
 
 def _settings(path: Path) -> Settings:
-    from flows.settings import load_settings
+    from flows.settings.models import load_settings
 
     return load_settings(path, os.environ)
 
 
 def _shutdown_on_signals() -> Shutdown:
-    from connectors.shutdown import Shutdown
+    from connectors.runtime.shutdown import Shutdown
 
     shutdown = Shutdown()
     shutdown.on_signals()
@@ -326,8 +349,8 @@ def _speed(text: str) -> float | None:
 
 @contextmanager
 def _outbox(settings: Settings) -> Iterator[Any]:
-    from connectors.outbox import Outbox
-    from flows.live import StateLayout
+    from connectors.callbacks.outbox import Outbox
+    from flows.state import StateLayout
 
     path = StateLayout(settings.state.dir).outbox
     if not path.exists():

@@ -58,8 +58,8 @@ def fuzz(target: str, seconds: int) -> None:
 
 
 def _frames() -> Callable[[bytes], None]:
-    from flows.analytics.frames import decode_block, ended_conversation
-    from flows.analytics.records import Control, FrameLine, InvalidFrameError, parse_line
+    from connectors.format.decode import decode_block, ended_conversation
+    from connectors.format.records import Control, FrameLine, InvalidFrameError, parse_line
 
     def test(data: bytes) -> None:
         decoded = decode_block(data)
@@ -89,11 +89,11 @@ def _frames() -> Callable[[bytes], None]:
 
 def _journal() -> Callable[[bytes], None]:
     from connectors.errors import RecordingError
-    from connectors.journal import Journal
-    from connectors.recording import Recording
-    from connectors.segments import JournalTail, segments
-    from flows.analytics.frames import decode_block, ended_conversations
-    from flows.settings import Settings
+    from connectors.format.decode import decode_block, ended_conversations
+    from connectors.journal.recording import Recording
+    from connectors.journal.segments import JournalTail, segments
+    from connectors.journal.writer import Journal
+    from flows.settings.models import Settings
 
     settings = Settings().flow_record()
     memory = Path("/dev/shm")

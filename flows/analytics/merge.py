@@ -13,12 +13,12 @@ from typing import Final, NamedTuple
 import numpy as np
 import orjson
 
+from connectors.format.decode import Decoded, Rejected
+from connectors.format.ids import Ids
+from connectors.format.records import IGNORED
+from connectors.format.words import text_of, widened
 from flows.analytics.alerts import Alert
-from flows.analytics.frames import Decoded, Rejected
-from flows.analytics.ids import Ids
-from flows.analytics.records import IGNORED
 from flows.analytics.shard import ShardResult
-from flows.analytics.texts import text_of, widened
 from flows.analytics.window_lines import WindowLines
 
 __all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]

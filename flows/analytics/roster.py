@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.analytics.ids import Ids
+from connectors.format.ids import Ids
 from flows.analytics.slots import NOBODY, SlotIndex
 from flows.analytics.voice_quality import CODECS
 

@@ -7,14 +7,27 @@ conversations whose state this block may change.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.analytics.records import AlertSettings
+from connectors.format.records import AlertSettings
+from flows.analytics.windows import END, MOS, Summaries
 
-__all__ = ["LATENCY", "LOSS", "NO_FRAME", "QUALITY", "RULES", "STALLS", "Rule", "Transition", "Values"]
+__all__ = [
+    "LATENCY",
+    "LOSS",
+    "NO_FRAME",
+    "QUALITY",
+    "RULES",
+    "STALLS",
+    "Rule",
+    "Transition",
+    "Values",
+    "evaluate_windows",
+]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -201,3 +214,28 @@ class Rule:
         self.is_open[list(above_at)] = True
         self._above_at[list(above_at)] = list(above_at.values())
         self._incident, self._history, self._latest = dict(incident), dict(history), dict(latest)
+
+
+PERFECT: Final = 5.0
+
+
+def evaluate_windows(
+    rule: Rule,
+    ended: Summaries,
+    in_watch: NDArray[np.bool_],
+    settings: AlertSettings,
+    mos_below: float,
+    frozen: NDArray[np.bool_] | None,
+) -> Iterator[tuple[Transition, list[float]]]:
+    """Apply windows in order of their ends, of those `in_watch` that have a MOS; each change with its window.
+
+    Values and limits of the changes are MOS, the limit `mos_below`. `frozen` is that of `Rule.evaluate`.
+    """
+    rows = np.flatnonzero(in_watch & ~np.isnan(ended.values[:, MOS]))
+    # Rounded, so that what is missing to a perfect score compares as the scores themselves do.
+    missing = np.round(PERFECT - ended.values[rows, MOS], 3)
+    limit = np.full(len(rows), round(PERFECT - mos_below, 9))
+    values = Values(rows, ended.slot[rows], ended.values[rows, END], missing, limit)
+    for found in rule.evaluate(values, settings, frozen=frozen):
+        window = ended.values[found.row].tolist()
+        yield found._replace(row=NO_FRAME, value=window[MOS], limit=mos_below), window

@@ -13,17 +13,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.analytics.alerts import Alert, Change
-from flows.analytics.evidence import LastWindows
-from flows.analytics.ids import Ids, alike
-from flows.analytics.quality import evaluate_windows
-from flows.analytics.records import Control, FlowSettings, WatchSettings
+from connectors.format.ids import Ids, alike
+from connectors.format.records import Control, FlowSettings, WatchSettings
+from flows.analytics.alerts import Alert, Change, LastWindows
 from flows.analytics.roster import Roster, Watch
-from flows.analytics.rules import LATENCY, LOSS, QUALITY, RULES, STALLS, Rule, Transition, Values
-from flows.analytics.shards import ShardBlock
+from flows.analytics.rules import LATENCY, LOSS, QUALITY, RULES, STALLS, Rule, Transition, Values, evaluate_windows
+from flows.analytics.shards import ShardBlock, days, last_frames, stretches
 from flows.analytics.slots import NOBODY
 from flows.analytics.stalls import Arrivals, Stalls
-from flows.analytics.stretches import days, last_frames, stretches
 from flows.analytics.voice_quality import CODECS
 from flows.analytics.window_lines import WindowLines, window_lines
 from flows.analytics.windows import END, START, Frames, OpenWindows, Summaries, by_end

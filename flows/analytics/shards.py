@@ -6,17 +6,20 @@ it holds nothing for it, so that it can apply them in journal order whoever deco
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.analytics.frames import Decoded
-from flows.analytics.ids import Ids
-from flows.analytics.records import Control
+from connectors.format.decode import Decoded
+from connectors.format.ids import Ids
+from connectors.format.records import Control
+from flows.analytics.roster import REMEMBER_S
 
-__all__ = ["ShardBlock", "shards_of", "split"]
+__all__ = ["ShardBlock", "days", "last_frames", "shards_of", "split", "stretches"]
 
 
 class ShardBlock(NamedTuple):
@@ -80,3 +83,50 @@ def _controls_by_shard(controls: list[Control], shards: int) -> list[list[Contro
             for told in by_shard:
                 told.append(control)
     return by_shard
+
+
+def stretches(block: ShardBlock) -> Iterator[tuple[ShardBlock, list[Control]]]:
+    """Cut a block's rows where controls stand: each stretch of frames with the controls that follow it."""
+    if not block.controls:
+        yield block, []
+        return
+    places = np.searchsorted(block.row, [control.frames_before for control in block.controls]).tolist()
+    placed = groupby(zip(places, block.controls, strict=True), key=itemgetter(0))
+    begin = 0
+    for place, controls in placed:
+        yield _rows(block, begin, place), [control for _, control in controls]
+        begin = place
+    yield _rows(block, begin, len(block.row)), []
+
+
+def days(frames: ShardBlock) -> Iterator[ShardBlock]:
+    """Cut a stretch into parts so short that no conversation that ends in one can be watched again in it."""
+    begin, rows = 0, len(frames.row)
+    while begin < rows:
+        is_within = frames.arrival[-1] < frames.arrival[begin] + REMEMBER_S
+        end = rows if is_within else int(np.searchsorted(frames.arrival, frames.arrival[begin] + REMEMBER_S))
+        yield _rows(frames, begin, end)
+        begin = end
+
+
+def last_frames(slot: NDArray[np.int32], watched: NDArray[np.bool_], ended: NDArray[np.bool_]) -> dict[int, int]:
+    """The slots whose conversation ends in a stretch, each with the index of its last frame."""
+    ends: dict[int, int] = {}
+    if ended.any():
+        for index in np.flatnonzero(ended & watched).tolist():
+            ends.setdefault(int(slot[index]), index)
+    return ends
+
+
+def _rows(block: ShardBlock, begin: int, end: int) -> ShardBlock:
+    if end - begin == len(block.row):
+        return block
+    rows = slice(begin, end)
+    return block._replace(
+        row=block.row[rows],
+        arrival=block.arrival[rows],
+        latency_us=block.latency_us[rows],
+        packet_loss=block.packet_loss[rows],
+        ended=block.ended[rows],
+        ids=block.ids.part(rows),
+    )

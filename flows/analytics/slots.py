@@ -7,8 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.analytics.ids import Ids, are_same
-from flows.analytics.texts import widened
+from connectors.format.ids import Ids, are_same
+from connectors.format.words import widened
 
 __all__ = ["NOBODY", "SlotIndex"]
 

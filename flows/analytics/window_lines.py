@@ -8,10 +8,9 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from flows.analytics.decimals import number_texts
-from flows.analytics.ids import Ids
-from flows.analytics.swar import Words
-from flows.analytics.texts import beside, words_of
+from connectors.format.decimals import number_texts
+from connectors.format.ids import Ids
+from connectors.format.words import Words, beside, words_of
 from flows.analytics.voice_quality import MODELS
 from flows.analytics.windows import CODEC, END, FRAMES, LATENCY, LOSS, MOS, START
 

@@ -16,8 +16,8 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from connectors.journal import MAX_SEGMENT_BYTES, Journal
-from flows.analytics.frames import ended_conversations
+from connectors.format.decode import ended_conversations
+from connectors.journal.writer import MAX_SEGMENT_BYTES, Journal
 
 __all__: list[str] = []
 

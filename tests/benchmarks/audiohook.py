@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from connectors.genesys.audiohook.caller import CallPlan, plan_call
-from connectors.genesys.simulator_audiohook import upgrade
+from connectors.genesys.simulator.audiohook import upgrade
+from connectors.genesys.simulator.caller import CallPlan, plan_call
 from tests.benchmarks.measure import environ, python
 
 __all__ = ["Load", "load"]
@@ -240,8 +240,8 @@ async def load(url: str, server: _Server, sessions: int, rate: float, seconds: f
 
 def _serve(directory: Path) -> None:
     """The feed's process: says where it listens, counts when asked, and ends with its standard input."""
-    from connectors.genesys.audiohook.feed import AudioHookFeed
-    from flows.logs import configure_logs
+    from connectors.genesys.feeds.audiohook.feed import AudioHookFeed
+    from connectors.runtime.logs import configure_logs
     from tests.support.audiohook import LIMITS, open_journal
 
     configure_logs(as_json=False)

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from connectors.genesys.simulator_server import Answer, Connection, HttpRequest, encode_message
+from connectors.genesys.simulator.server import Answer, Connection, HttpRequest, encode_message
 from tests.benchmarks.generate import conversation_ids
 from tests.benchmarks.measure import environ, python
 

@@ -236,7 +236,7 @@ def in_bytewax(path: Path, *, out: Path = OUT / "flow", snaps: int = 0, processe
     if snaps:
         store = BENCH / "recovery"
         shutil.rmtree(store, ignore_errors=True)
-        subprocess.run(python("-m", "connectors.recovery", store), check=True, env=environ())
+        subprocess.run(python("-m", "flows", "recovery", "init", store), check=True, env=environ())
         flow += ["-r", str(store), "-s", str(snaps), "-b", "0"]
     if processes > 1:
         addresses = ";".join(f"127.0.0.1:{2101 + number}" for number in range(processes))

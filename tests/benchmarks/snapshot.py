@@ -13,12 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from connectors.recording import Recording
-from connectors.recovery import make_recovery_store
-from flows.analytics.frames import decode_block
+from connectors.format.decode import decode_block
+from connectors.journal.recording import Recording
+from connectors.state.recovery import make_recovery_store
 from flows.analytics.shard import Shard
 from flows.analytics.shards import split
-from flows.voice_qa import SHARDS
+from flows.dataflow import SHARDS
 
 __all__: list[str] = []
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import orjson
 
-from connectors.genesys.calls import ENDED, STARTED, UPDATED
+from connectors.genesys.simulator.calls import ENDED, STARTED, UPDATED
 
 __all__ = ["HOSTILE", "first_ids", "write_calls"]
 

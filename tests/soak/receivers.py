@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
-from connectors.receiver import CallbackReceiver, Received, Reply
+from connectors.callbacks.receiver import CallbackReceiver, Received, Reply
 
 __all__ = ["Receivers"]
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from connectors.genesys.simulator import Simulator, running_simulator
-from connectors.genesys.simulator_faults import Faults, parse_faults
-from connectors.outbox import Outbox
+from connectors.callbacks.outbox import Outbox
+from connectors.genesys.simulator.faults import Faults, parse_faults
+from connectors.genesys.simulator.voice_events import Simulator, running_simulator
 from tests.soak.calls import HOSTILE, RATE, write_calls
 from tests.soak.job import CREDENTIALS, LENGTH_S, SECRET, Job, write_config
 from tests.soak.receivers import Receivers

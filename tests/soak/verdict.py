@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from connectors.audit import verify
-from connectors.genesys.simulator import Simulator
-from connectors.outbox import Outbox
-from connectors.receiver import Received
-from connectors.recording import Recording
-from connectors.segments import segments
+from connectors.callbacks.outbox import Outbox
+from connectors.callbacks.receiver import Received
+from connectors.genesys.simulator.voice_events import Simulator
+from connectors.journal.recording import Recording
+from connectors.journal.segments import segments
+from connectors.state.audit import verify
 from tests.soak.job import Job
 from tests.soak.receivers import Receivers
 

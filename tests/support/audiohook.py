@@ -10,14 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from connectors.feeds import FeedLimits
-from connectors.genesys.audiohook.caller import Caller, CallPlan, Fault, plan_call
-from connectors.genesys.audiohook.feed import AudioHookFeed, AudioHookTiming
-from connectors.genesys.audiohook.monitor import Monitor, MonitoredSession
-from connectors.genesys.audiohook.session import Session, SessionTiming
-from connectors.journal import Journal
-from connectors.segments import segments
-from flows.analytics.frames import ended_conversations
+from connectors.format.decode import ended_conversations
+from connectors.genesys.feeds.audiohook.feed import AudioHookFeed, AudioHookTiming
+from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitoredSession
+from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
+from connectors.genesys.feeds.base import FeedLimits
+from connectors.genesys.simulator.caller import Caller, CallPlan, Fault, plan_call
+from connectors.journal.segments import segments
+from connectors.journal.writer import Journal
 
 DEADLINE_S = 20.0
 KEY = "dGVzdC1rZXk"

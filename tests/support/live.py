@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from connectors.audit import verify
-from connectors.genesys.calls import conversation_ids
-from connectors.genesys.simulator import Simulator
-from connectors.outbox import Outbox
-from connectors.segments import segments
-from flows.live import StateLayout
-from flows.replay import replay
-from flows.run import run_bootstrap
-from flows.settings import load_settings
+from connectors.callbacks.outbox import Outbox
+from connectors.genesys.simulator.calls import conversation_ids
+from connectors.genesys.simulator.voice_events import Simulator
+from connectors.journal.segments import segments
+from connectors.state.audit import verify
+from flows.commands.replay import replay
+from flows.commands.run import run_bootstrap
+from flows.settings.models import load_settings
+from flows.state import StateLayout
 from tests.support.cli import DEADLINE_S, Running, configuration, environ, running, started
 
 __all__ = ["Live"]

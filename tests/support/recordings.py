@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
 
+from connectors.format.decode import decode_block
+from connectors.format.words import text_of
 from flows.analytics.alerts import Alert
-from flows.analytics.frames import decode_block
 from flows.analytics.shard import Overrides, Shard
 from flows.analytics.shards import split
-from flows.analytics.texts import text_of
 from flows.analytics.window_lines import WindowLines
 
 __all__ = ["CONVERSATIONS", "Replayed", "blocks_of", "nasty_lines", "nasty_overrides", "replay_blocks", "rows_of"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from bytewax.dataflow import Dataflow
 
-from connectors.files import JsonLinesSink
-from connectors.recording import Recording
-from connectors.source import RecordingSource
-from flows.memory import keep_freed_memory
-from flows.voice_qa import Outputs, build
+from connectors.journal.recording import Recording
+from connectors.journal.source import RecordingSource
+from connectors.state.files import JsonLinesSink
+from flows.commands.replay import keep_freed_memory
+from flows.dataflow import Outputs, build
 
 
 def flow() -> Dataflow:

@@ -13,9 +13,11 @@ from bytewax.testing import TestingSource, run_main
 
 sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
-from connectors.audit import AuditEntry, AuditLog, AuditSink
-from connectors.callback import Callback, CallbackSink, DeliveryPolicy
-from connectors.files import JsonLinesSink
+from connectors.callbacks.outbox import Callback
+from connectors.callbacks.policy import DeliveryPolicy
+from connectors.callbacks.sink import CallbackSink
+from connectors.state.audit import AuditEntry, AuditLog, AuditSink
+from connectors.state.files import JsonLinesSink
 
 
 def main(recovery: Path, state: Path, url: str, total: int) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from flows.analytics.frames import ended_conversation
+from connectors.format.decode import ended_conversation
 
 DEADLINE_S = 15.0
 

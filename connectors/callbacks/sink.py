@@ -1,0 +1,101 @@
+"""QA callbacks from a Bytewax flow: into a durable outbox first, then to their receivers, at least once.
+
+The parts, beside this module: `outbox` stores callbacks, `delivery` schedules attempts, `http` sends them, `policy`
+decides what an answer means, `signing` signs, `addresses` rejects private destinations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from connectors.callbacks.delivery import Delivery, DeliveryMetrics
+from connectors.callbacks.outbox import Callback, Outbox
+from connectors.callbacks.policy import DeliveryPolicy
+from connectors.runtime.logs import get_logger
+from connectors.state.audit import AuditLog
+from connectors.state.files import logged_failures
+
+__all__ = ["CallbackSink"]
+
+
+class _CallbackPartition(StatefulSinkPartition[Sequence[Callback], int]):
+    def __init__(self, outbox: Outbox, delivery: Delivery, now: Callable[[], float], drain_s: float) -> None:
+        self._outbox = outbox
+        self._delivery = delivery
+        self._now = now
+        self._drain_s = drain_s
+
+    def write_batch(self, values: list[Sequence[Callback]]) -> None:
+        callbacks = [callback for batch in values for callback in batch]
+        with logged_failures("outbox_insert_failed"):
+            self._delivery.check()
+            if callbacks:
+                self._outbox.insert(callbacks, self._now())
+                self._delivery.wake()
+
+    def snapshot(self) -> int:
+        return 1  # the outbox itself is the state; the value is only a version
+
+    def close(self) -> None:
+        # Must not raise: Bytewax calls it while another exception unwinds, and a second one aborts the process.
+        try:
+            self._delivery.stop(self._drain_s)
+            self._outbox.close()
+        except Exception:
+            get_logger(__name__).exception("callback_sink_close_failed")
+
+
+class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):
+    """Bytewax sink of items `(key, callbacks)`: an outbox at `path`, and a thread that delivers from it.
+
+    Building the partition also takes up what an earlier run has left behind. Bytewax builds it with the first item,
+    so a flow should send one early, if only an empty sequence. At the end of the flow what is due is
+    still sent, for `drain_s` seconds at most; the rest stays in the outbox for the next run. A batch is one
+    transaction, on the disk before the flow goes on; sending never holds up the flow.
+
+    Delivery guarantee: at least once, with recovery on. After a crash the flow inserts some callbacks again, and the
+    outbox knows them by their ids, for a week after their delivery. A callback whose answer was lost in a crash is
+    sent again under the same id.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        audit: AuditLog,
+        secrets: Sequence[str] = (),
+        policy: DeliveryPolicy | None = None,
+        drain_s: float = 5.0,
+        now: Callable[[], float] = time.time,
+        metrics: DeliveryMetrics | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._audit = audit
+        self._secrets = tuple(secrets)
+        self._policy = policy or DeliveryPolicy()
+        self._drain_s = drain_s
+        self._now = now
+        self._metrics = metrics
+
+    def list_parts(self) -> list[str]:
+        """One partition, whatever the number of workers."""
+        return ["outbox"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _CallbackPartition:  # noqa: ARG002
+        """Open the files; raises StateError if that fails."""
+        with logged_failures("outbox_open_failed", step=step_id):
+            outbox = Outbox(self._path)
+            delivery = Delivery(
+                outbox,
+                audit=self._audit,
+                secrets=self._secrets,
+                policy=self._policy,
+                now=self._now,
+                metrics=self._metrics,
+            )
+            delivery.start()
+            return _CallbackPartition(outbox, delivery, self._now, self._drain_s)

@@ -1,0 +1,273 @@
+"""Bytes to columns: a block of journal lines becomes arrays, one row a frame, and a short list of everything else.
+
+Three decoders, each stricter than the next, and none laxer. In a large block, lines that share one layout are read in
+bulk (`layout`). The others are decoded by msgspec into typed structs, many lines in one C loop. Whatever that loop
+refuses is read by `parse_line`, on top of orjson's own decoder, which is the definition of a valid line and gives the
+reason when it is not one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from connectors.format.bulk import Lines, Rows, learn, read, together
+from connectors.format.ids import Ids
+from connectors.format.records import (
+    BareFrame,
+    Control,
+    Frame,
+    InvalidFrameError,
+    decode_bare_frame,
+    decode_frame_line,
+    decode_watch_line,
+    parse_frame,
+    parse_line,
+)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+__all__ = ["Decoded", "Rejected", "decode_block", "ended_conversation", "ended_conversations"]
+
+ENDED: Final = "conversation.ended"
+MAX_TEXT: Final = 4096
+# Smaller blocks are decoded line by line sooner than in bulk.
+BULK_BYTES: Final = 1 << 19
+SAMPLE_BYTES: Final = 1 << 14
+
+
+class Rejected(NamedTuple):
+    """A line that is no record; `line` counts from 0 at the block's first line, `text` is cut at 4096 characters."""
+
+    line: int
+    reason: str
+    text: str
+
+
+class Decoded(NamedTuple):
+    """A block of lines as columns of n rows, in journal order.
+
+    `arrival` float64, epoch seconds: the largest time in the block up to and including the row.
+    `latency_us` float64: arrival as written minus timestamp, in whole microseconds; NaN where no arrival was written.
+    `packet_loss` float64 ratio; NaN where the frame carries none.
+    `ended` bool: the row is the conversation's last.
+    `ids`: the conversations that they are frames of.
+    `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
+    """
+
+    arrival: NDArray[np.float64]
+    latency_us: NDArray[np.float64]
+    packet_loss: NDArray[np.float64]
+    ended: NDArray[np.bool_]
+    ids: Ids
+    controls: list[Control]
+    rejected: list[Rejected]
+    time: float
+    torn: int
+
+
+_decode_frame = msgspec.json.Decoder(Frame).decode
+
+
+def ended_conversation(message: bytes) -> str | None:
+    """The conversation that a received frame ends, if it ends one.
+
+    Raises InvalidFrameError with the reason when the message is no valid frame.
+
+    >>> ended_conversation(b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}')
+    'c1'
+    """
+    try:
+        if not message.isascii():
+            message.decode()  # msgspec does not look into strings that it skips
+        frame = _decode_frame(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        frame = parse_frame(message)
+    return frame.entity.id if frame.event == ENDED else None
+
+
+def ended_conversations(messages: Sequence[bytes]) -> tuple[list[str], dict[int, str]]:
+    """The conversations that frames among some messages end, and by its index, in order, why a message is no frame.
+
+    The same as by `ended_conversation` of each.
+
+    >>> ended_conversations([b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}', b""])
+    (['c1'], {1: 'an empty line'})
+    """
+    # What msgspec takes begins and ends with ASCII, so that no two such messages make a character together.
+    if len(messages) > 1 and _is_utf8(b"".join(messages)):
+        try:
+            return [frame.entity.id for frame in map(_decode_frame, messages) if frame.event == ENDED], {}
+        except (msgspec.DecodeError, RecursionError):
+            pass  # one of them at least is to be read by the definition
+    ended: list[str] = []
+    invalid: dict[int, str] = {}
+    for at, message in enumerate(messages):
+        try:
+            over = ended_conversation(message)
+        except InvalidFrameError as error:
+            invalid[at] = str(error)
+        else:
+            if over is not None:
+                ended.append(over)
+    return ended, invalid
+
+
+def decode_block(data: bytes) -> Decoded:
+    """Decode a block of complete lines; a last line without its newline may be torn, and then only counts as such."""
+    bulk = _in_bulk(data)
+    lines = _all_lines(data) if bulk is None else bulk[1]
+    rows, controls, unread = _line_by_line(lines)
+    if bulk is not None:
+        rows = together(bulk[0], rows)
+    rejected: list[Rejected] = []
+    torn = 0
+    for index, reason in unread.items():
+        if index == len(lines.text) - 1 and not data.endswith(b"\n"):
+            torn = 1
+        else:
+            text = lines.text[index].decode(errors="replace")[:MAX_TEXT]
+            rejected.append(Rejected(int(lines.number[index]), reason, text))
+    place = np.searchsorted(rows.line, lines.number[np.array(list(controls), np.int64)])
+    return _decoded(rows, list(controls.values()), place, rejected, torn)
+
+
+def _all_lines(data: bytes) -> Lines:
+    text = data.split(b"\n")
+    if not text[-1]:
+        text.pop()
+    return Lines(text, np.arange(len(text)))
+
+
+def _in_bulk(data: bytes) -> tuple[Rows, Lines] | None:
+    """The frames of a large block of one layout, and what other lines are in it; None if there is no such layout."""
+    if len(data) < BULK_BYTES:
+        return None
+    middle = data.find(b"\n", len(data) // 2) + 1
+    for line in data[middle : middle + SAMPLE_BYTES].split(b"\n"):
+        layout = learn(line)
+        if layout is not None:
+            return read(data, layout)
+    return None
+
+
+def _is_utf8(data: bytes) -> bool:
+    if data.isascii():
+        return True
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], dict[int, str]]:
+    """The frames among the lines, and by index in `lines` the control records, and why a line is no record."""
+    received: list[float] = []
+    frames: list[Frame | BareFrame] = []
+    controls: dict[int, Control] = {}
+    unread: dict[int, str] = {}
+    # The fast loop does not look into strings that it skips, so it is trusted only where all is UTF-8.
+    trusted = _is_utf8(b"\n".join(lines.text))
+    decode: Callable[[bytes], Any] = decode_frame_line
+    rest = iter(lines.text)
+    at = 0
+    while at < len(lines.text):
+        if trusted:
+            run = _run(rest, decode)
+            if decode is decode_watch_line:
+                watches = [Control(0, one.received_at, "watch", one.watch) for one in run]
+                controls.update(enumerate(watches, at))
+            else:
+                _take(run, received, frames)
+            at += len(run)
+            if at == len(lines.text):
+                break
+        else:
+            next(rest)
+        try:
+            record = parse_line(lines.text[at])
+        except InvalidFrameError as error:
+            unread[at] = str(error)
+        else:
+            if isinstance(record, Control):
+                controls[at] = record
+                decode = decode_watch_line if record.kind == "watch" else decode
+            else:
+                _take([record], received, frames)
+                decode = decode_bare_frame if isinstance(record, BareFrame) else decode_frame_line
+        at += 1
+    number = np.delete(lines.number, [*controls, *unread])
+    return _rows(number, received, frames), controls, unread
+
+
+def _run(rest: Iterator[bytes], decode: Callable[[bytes], Any]) -> list[Any]:
+    """Decode lines of one form until one is of another, which is consumed."""
+    run: list[Any] = []
+    # An exception leaves in the list what was decoded before it, and the iterator behind the refused line.
+    with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        run.extend(map(decode, rest))
+    return run
+
+
+def _take(run: list[Any], received: list[float], frames: list[Frame | BareFrame]) -> None:
+    """Add the frames of lines of one form, and when they arrived."""
+    if run and isinstance(run[0], BareFrame):
+        received.extend([np.nan if frame.receivedAt is None else frame.receivedAt for frame in run])
+        frames.extend(run)
+    else:
+        received.extend([line.received_at for line in run])
+        frames.extend([line.frame for line in run])
+
+
+def _rows(line: NDArray[np.int64], received: list[float], frames: list[Frame | BareFrame]) -> Rows:
+    index: dict[str, int] = {}
+    code = np.array([index.setdefault(frame.entity.id, len(index)) for frame in frames], np.int64)
+    loss = [np.nan if (m := frame.metrics) is None or m.packetLoss is None else m.packetLoss for frame in frames]
+    return Rows(
+        line,
+        np.array(received, np.float64),
+        np.array([frame.timestamp for frame in frames], np.float64),
+        np.array(loss, np.float64),
+        np.array([frame.event == ENDED for frame in frames], np.bool_),
+        Ids.of(list(index)).take(code),
+    )
+
+
+def _decoded(rows: Rows, controls: list[Control], place: Ints, rejected: list[Rejected], torn: int) -> Decoded:
+    placed = np.where(np.isnan(rows.received_at), rows.timestamp, rows.received_at)
+    written = np.array([control.time for control in controls])
+    arrival, times, time = _running_time(placed, place, written)
+    timed = zip(place.tolist(), times.tolist(), controls, strict=True)
+    return Decoded(
+        arrival=arrival,
+        latency_us=np.rint((rows.received_at - rows.timestamp) * 1e6) + 0.0,  # -0 of a tiny negative one becomes 0
+        packet_loss=rows.packet_loss,
+        ended=rows.ended,
+        ids=rows.ids,
+        controls=[Control(before, at, control.kind, control.value) for before, at, control in timed],
+        rejected=rejected,
+        time=time,
+        torn=torn,
+    )
+
+
+def _running_time(frames: Floats, place: Ints, controls: Floats) -> tuple[Floats, Floats, float]:
+    """The time at each frame and at each control, which has `place` frames before it: the largest so far. And at last.
+
+    Shapes (n,), (m,), (m,); epoch seconds as written.
+    """
+    if not len(place):
+        running = np.maximum.accumulate(frames)
+        return running, controls, float(running[-1]) if len(running) else -np.inf
+    floor = np.append(frames, -np.inf)
+    np.maximum.at(floor, place, controls)
+    running = np.maximum.accumulate(floor)
+    before = np.append(-np.inf, running)[place]
+    return running[:-1], np.maximum(np.maximum.accumulate(controls), before), float(running[-1])

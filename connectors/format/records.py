@@ -1,0 +1,342 @@
+"""What a journal line may be: the definition of a valid record, with a reason for everything that is none.
+
+`parse_line` and `parse_frame` read one line on top of orjson's own decoder. The structs, and the decoders made of
+them, are shared with the fast loop in `frames`, which may refuse what is valid here, and never takes what is not.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import orjson
+
+from connectors.format.notifications import (
+    MAX_EPOCH_S,
+    Heard,
+    is_notification,
+    place_in_time,
+    read_notification,
+    topic_of,
+)
+
+__all__ = [
+    "IGNORED",
+    "AlertSettings",
+    "BareFrame",
+    "Control",
+    "DefaultLimits",
+    "FeedState",
+    "FlowSettings",
+    "Frame",
+    "FrameLine",
+    "InvalidFrameError",
+    "WatchLine",
+    "WatchSettings",
+    "WindowSettings",
+    "decode_bare_frame",
+    "decode_frame_line",
+    "decode_watch_line",
+    "parse_frame",
+    "parse_line",
+]
+
+IGNORED: Final = "ignored"
+CONTROL_KINDS: Final = ("invalid", "tick", "feed", "watch", "settings")
+MAX_OVERLAP: Final = 1000
+
+Seconds = Annotated[float, msgspec.Meta(ge=-MAX_EPOCH_S, le=MAX_EPOCH_S)]
+Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
+WindowSeconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
+Frames = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+Mos = Annotated[float, msgspec.Meta(ge=1, le=4.5)]
+StallSeconds = Annotated[float, msgspec.Meta(ge=0.001, le=86400)]
+CodecName = Literal["g711", "g711-no-plc", "g729a"]
+
+
+class Entity(msgspec.Struct, gc=False):
+    """What a frame is about; the id is opaque text."""
+
+    id: str
+
+
+class Metrics(msgspec.Struct, gc=False):
+    """The measurements that a frame may carry: loss as a ratio 0..1, jitter in milliseconds."""
+
+    packetLoss: Ratio | None = None  # noqa: N815 - Genesys' spelling
+    jitter: float | None = None
+
+
+class Frame(msgspec.Struct, gc=False):
+    """A voice event as Genesys sends it; `timestamp` in epoch seconds. Unknown keys are ignored."""
+
+    event: str
+    entity: Entity
+    timestamp: Seconds
+    metrics: Metrics | None = None
+
+
+class FrameLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A journal line that holds a frame; any other key beside it sends the line to `parse_line`."""
+
+    received_at: Seconds
+    frame: Frame
+    via: str | None = None
+
+
+class BareFrame(msgspec.Struct, gc=False):
+    """A line that is itself a frame, with its arrival time when somebody noted it."""
+
+    event: str
+    entity: Entity
+    timestamp: Seconds
+    metrics: Metrics | None = None
+    receivedAt: Seconds | None = None  # noqa: N815 - Genesys' spelling
+
+
+class InvalidFrameError(ValueError):
+    """A line or a message that is not what it should be; the text is the reason, for a person."""
+
+
+class Control(NamedTuple):
+    """A record that is not a frame: `kind` is its key, `frames_before` its place among the block's frames.
+
+    A notification that tells nothing of a voice conversation is one of the kind `IGNORED`, its topic the value.
+    `time` is the largest in the block up to and including this record. `value` is that of the key: of a watch
+    `WatchSettings`, of others plain JSON values.
+    """
+
+    frames_before: int
+    time: float
+    kind: str
+    value: Any
+
+
+class FeedState(msgspec.Struct, gc=False):
+    """The value of a `feed` record."""
+
+    name: str
+    state: Literal["up", "down"]
+    reason: str | None = None
+
+
+class WatchSettings(msgspec.Struct, gc=False):
+    """What the dataflow needs of a `watch` record.
+
+    `feed` names the one that the conversation is heard of by, None for any; `codec` is None for that of `[windows]`.
+    """
+
+    conversation_id: str
+    leg_id: str | None = None
+    max_latency_ms: float = 150.0
+    packet_loss_threshold: float = 0.02
+    qa_callback_url: str | None = None
+    feed: str | None = None
+    codec: CodecName | None = None
+
+
+class WindowSettings(msgspec.Struct, gc=False):
+    """The `[windows]` table: lengths in seconds, whole milliseconds, slide divides length; the codec of the MOS."""
+
+    length_s: WindowSeconds = 10.0
+    slide_s: WindowSeconds = 5.0
+    codec: CodecName = "g711"
+
+    def __post_init__(self) -> None:
+        length_ms, slide_ms = round(self.length_s * 1000), round(self.slide_s * 1000)
+        if length_ms % slide_ms:
+            raise ValueError("slide_s must divide length_s")
+        if length_ms // slide_ms > MAX_OVERLAP:
+            raise ValueError(f"a frame would be part of more than {MAX_OVERLAP} windows")
+
+
+class AlertSettings(msgspec.Struct, gc=False):
+    """The `[alerts]` table; None turns a rule off."""
+
+    policy: Literal["incident", "frame"] = "incident"
+    raise_n: Frames = 1
+    raise_m: Frames = 1
+    clear_ratio: Ratio = 0.9
+    clear_after_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    unwatched: Literal["ignore", "default"] = "ignore"
+    mos_below: Mos | None = None
+    stalled_after_s: StallSeconds | None = None
+
+
+class DefaultLimits(msgspec.Struct, gc=False):
+    """The limits of conversations that nobody named, for `unwatched = "default"`."""
+
+    max_latency_ms: float = 150.0
+    packet_loss_threshold: float = 0.02
+    qa_callback_url: str | None = None
+
+
+class FlowSettings(msgspec.Struct, gc=False):
+    """The value of a `settings` record: the tables in force."""
+
+    windows: WindowSettings = msgspec.field(default_factory=WindowSettings)
+    alerts: AlertSettings = msgspec.field(default_factory=AlertSettings)
+    defaults: DefaultLimits = msgspec.field(default_factory=DefaultLimits)
+
+
+class WatchLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """A journal line that holds a watch; any other key beside it sends the line to `parse_line`."""
+
+    received_at: Seconds
+    watch: WatchSettings
+
+
+decode_frame_line: Final = msgspec.json.Decoder(FrameLine).decode
+decode_bare_frame: Final = msgspec.json.Decoder(BareFrame).decode
+decode_watch_line: Final = msgspec.json.Decoder(WatchLine).decode
+# Described here, while there is one thread: two that are the first to use a type at once crash msgspec 0.22.
+_DESCRIBED: Final = [msgspec.json.Decoder(kind) for kind in (FeedState, FlowSettings)]
+
+
+def parse_line(line: bytes) -> FrameLine | BareFrame | Control:
+    """Read one line by the definition, as the first of a block; raises InvalidFrameError with why it is no record."""
+    try:
+        record = _load_object(line)
+    except InvalidFrameError:
+        if (unread := _with_unread_numbers(line)) is None:
+            raise
+        return unread
+    if "event" in record:
+        frame = _as_frame(record)
+        arrival = record.get("receivedAt")
+        if arrival is not None:
+            arrival = _number(arrival, "receivedAt", -MAX_EPOCH_S, MAX_EPOCH_S)
+        return BareFrame(frame.event, frame.entity, frame.timestamp, frame.metrics, arrival)
+    if is_notification(record):
+        return _bare_notification(record)
+    if "received_at" not in record:
+        raise InvalidFrameError("neither a record (received_at is missing) nor a frame (event is missing)")
+    received_at = _number(record["received_at"], "received_at", -MAX_EPOCH_S, MAX_EPOCH_S)
+    kinds = [kind for kind in ("frame", *CONTROL_KINDS) if kind in record]
+    if len(kinds) != 1:
+        found = " and ".join(kinds) or "none"
+        raise InvalidFrameError(f"a record has exactly one of frame, {', '.join(CONTROL_KINDS)}; found {found}")
+    if kinds[0] == "frame":
+        message = _object(record["frame"], "frame")
+        if not is_notification(message):
+            return FrameLine(received_at, _as_frame(message))
+        heard = read_notification(message, received_at)
+        if heard is None:
+            return Control(0, received_at, IGNORED, topic_of(message))
+        return FrameLine(received_at, _frame_of(heard))
+    return Control(0, received_at, kinds[0], _control_value(kinds[0], record))
+
+
+def parse_frame(message: bytes) -> Frame:
+    """Read a message as a frame by the definition; raises InvalidFrameError with the reason if it is none.
+
+    A notification becomes the frame that it amounts to, one that is ignored a frame of the event `IGNORED`.
+    """
+    record = _load_object(message)
+    _load_object(b'{"frame":%b}' % message)  # in its line it will be nested a level deeper, and must be read there
+    if not is_notification(record):
+        return _as_frame(record)
+    heard = read_notification(record)
+    return Frame(IGNORED, Entity(""), np.nan) if heard is None else _frame_of(heard)
+
+
+def _bare_notification(record: dict[str, Any]) -> BareFrame | Control:
+    """A notification that was captured as it is; without a time to place it at, it tells nothing."""
+    arrival, sent = place_in_time(record)
+    placed = sent if np.isnan(arrival) else arrival
+    heard = read_notification(record, placed)
+    if heard is None or np.isnan(placed):
+        return Control(0, -np.inf if np.isnan(placed) else placed, IGNORED, topic_of(record))
+    frame = _frame_of(heard)
+    if np.isnan(arrival):
+        return BareFrame(frame.event, frame.entity, placed, frame.metrics)
+    return BareFrame(frame.event, frame.entity, frame.timestamp, frame.metrics, arrival)
+
+
+def _frame_of(heard: Heard) -> Frame:
+    """A message as a frame; its timestamp is NaN if its latency is unknown."""
+    metrics = None if np.isnan(heard.packet_loss) else Metrics(heard.packet_loss)
+    return Frame(heard.event, Entity(heard.conversation_id), heard.timestamp, metrics)
+
+
+def _with_unread_numbers(line: bytes) -> FrameLine | BareFrame | Control | None:
+    """A record that orjson refuses for a number that no float64 holds, though it is under a key that nobody reads."""
+    with suppress(UnicodeDecodeError):
+        line.decode()  # msgspec does not look into strings that it skips
+        for decode in (decode_frame_line, decode_bare_frame, decode_watch_line):
+            with suppress(msgspec.DecodeError, RecursionError):
+                read = decode(line)
+                return Control(0, read.received_at, "watch", read.watch) if isinstance(read, WatchLine) else read
+    return None
+
+
+def _control_value(kind: str, record: dict[str, Any]) -> Any:
+    """The checked value of a control record; `invalid` comes with its reason."""
+    value = record[kind]
+    if kind == "invalid":
+        if not isinstance(value, str):
+            raise InvalidFrameError("invalid must be the text received")
+        reason = record.get("reason")
+        return {"text": value, "reason": reason if isinstance(reason, str) else "invalid when it was received"}
+    if kind == "tick":
+        if value is not True:
+            raise InvalidFrameError("tick must be true")
+        return True
+    try:
+        if kind == "feed":
+            return msgspec.to_builtins(msgspec.convert(value, FeedState))
+        if kind == "watch":
+            return msgspec.convert(value, WatchSettings)
+        return msgspec.to_builtins(msgspec.convert(value, FlowSettings))
+    except msgspec.ValidationError as error:
+        raise InvalidFrameError(f"{kind}: {error}") from None
+
+
+def _load_object(line: bytes) -> dict[str, Any]:
+    if not line.strip():
+        raise InvalidFrameError("an empty line")
+    try:
+        loaded = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise InvalidFrameError(f"not JSON: {error}") from None
+    return _object(loaded, "the line")
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidFrameError(f"{name} must be a JSON object")
+    return value
+
+
+def _as_frame(record: dict[str, Any]) -> Frame:
+    """The contract's definition of a valid frame; raises InvalidFrameError."""
+    event = record.get("event")
+    if not isinstance(event, str):
+        raise InvalidFrameError("event is missing" if event is None else "event must be a string")
+    entity = _object(record.get("entity", {}), "entity")
+    conversation_id = entity.get("id")
+    if not isinstance(conversation_id, str):
+        raise InvalidFrameError("entity.id is missing" if conversation_id is None else "entity.id must be a string")
+    if record.get("timestamp") is None:
+        raise InvalidFrameError("timestamp is missing")
+    timestamp = _number(record["timestamp"], "timestamp", -MAX_EPOCH_S, MAX_EPOCH_S)
+    given = record.get("metrics")
+    metrics = None if given is None else _object(given, "metrics")
+    loss = jitter = None
+    if metrics is not None:
+        if metrics.get("packetLoss") is not None:
+            loss = _number(metrics["packetLoss"], "metrics.packetLoss", 0, 1)
+        if metrics.get("jitter") is not None:
+            jitter = _number(metrics["jitter"], "metrics.jitter", -np.inf, np.inf)
+    return Frame(event, Entity(conversation_id), timestamp, None if metrics is None else Metrics(loss, jitter))
+
+
+def _number(value: Any, name: str, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidFrameError(f"{name} must be a number")
+    if not low <= value <= high:
+        allowed = "epoch seconds" if high == MAX_EPOCH_S else f"within {low:g} and {high:g}"
+        raise InvalidFrameError(f"{name} must be {allowed}, not {value!r}")
+    return float(value)

@@ -1,1 +1,0 @@
-"""The AudioHook feed: Genesys dials us, and streams the audio of calls."""

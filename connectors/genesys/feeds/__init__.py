@@ -1,0 +1,1 @@
+"""The feeds: where messages about conversations come from."""

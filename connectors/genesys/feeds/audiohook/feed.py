@@ -1,0 +1,311 @@
+"""The AudioHook feed: Genesys dials us and streams a conversation's audio, which is measured and dropped at once.
+
+Delivery guarantee: best effort. What Genesys sends while nobody listens is lost. What was received is measured, and
+the measurements reach the recorder in order, once.
+
+The server has a thread and an event loop of its own. Everything about the protocol is in `audiohook_session`, about who
+may dial in `audiohook_signature`, about the measurements in `audiohook_metrics` and `audiohook_monitor`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+import ssl
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, Final, Literal, cast
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.frames import CloseCode
+from websockets.http11 import Request, Response
+
+from connectors.errors import StateError, UsageError
+from connectors.genesys.feeds.audiohook.connection import Connection
+from connectors.genesys.feeds.audiohook.listener import BACKLOG, Listener, allow_connections, listen
+from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitorCounts
+from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
+from connectors.genesys.feeds.audiohook.signature import Gate, Refusal, UpgradeRequest
+from connectors.genesys.feeds.base import FeedLimits
+from connectors.journal.writer import Recorder
+from connectors.runtime.logs import get_logger
+from connectors.runtime.threads import FeedThread
+
+__all__ = ["AudioHookFeed", "AudioHookTiming"]
+
+
+MAX_MESSAGE_BYTES: Final = 2**20
+MAX_SESSIONS: Final = 4000
+_ID: Final = re.compile(r"[!-~]{1,64}")
+
+# At level DEBUG websockets logs every header of an upgrade, the API key among them. This logger is outside the
+# hierarchy, so that no configuration of logging can turn it on.
+_SILENT = logging.Logger("websockets-silenced", level=logging.CRITICAL + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioHookTiming:
+    """The feed's rhythm and patience, all in seconds.
+
+    Each session is measured every `sample_s`, which is looked after every `pulse_s`. A record stays in the recorder's
+    buffer for `flush_s` at most. When the feed stops, clients have `stop_s` to close their sessions.
+    """
+
+    session: SessionTiming = field(default_factory=SessionTiming)
+    sample_s: float = 1.0
+    pulse_s: float = 0.05
+    flush_s: float = 0.004
+    handshake_s: float = 5.0
+    hang_up_s: float = 2.0
+    stop_s: float = 5.0
+
+
+class AudioHookFeed:
+    """Serves AudioHook at `path` of `listen` (host, port), and records what it measures of the calls.
+
+    `keys` are the API keys that are let in, each with its client secret, or None if its requests need no signature.
+    Without `tls` the connections are plain, as behind a proxy that ends TLS. A conversation that is not watched when
+    its first session opens is watched, with `limits`.
+
+    Starting, stopping and failing go to `recorder.feed` and then to `on_state`, in the feed's thread. A StateError or
+    OSError of the recorder (a full disk), or an address that is taken, ends the feed: see `failure`. Clients are asked
+    to close their sessions before it ends.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        listen: tuple[str, int],
+        path: str,
+        keys: Mapping[str, bytes | None],
+        recorder: Recorder,
+        limits: FeedLimits,
+        tls: ssl.SSLContext | None = None,
+        on_state: Callable[[str, str, str], None] | None = None,
+        max_sessions: int = MAX_SESSIONS,
+        timing: AudioHookTiming = AudioHookTiming(),
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._name = name
+        self._listen = listen
+        self._path = path
+        self._gate = Gate(keys, since=now())
+        self._recorder = recorder
+        self._monitor = Monitor(recorder, limits, wall=now, recorded=self._flush_soon)
+        self._tls = tls
+        self._on_state = on_state
+        self._max_sessions = max_sessions
+        self._timing = timing
+        self._now = now
+        self._thread = FeedThread(name, self._run, self._wake)
+        self._woken = asyncio.Event()
+        self._broken: Exception | None = None
+        self._listener: Listener | None = None
+        self._admitted: set[Connection] = set()
+        self._rounds: deque[tuple[float, Connection]] = deque()
+        self._refused: Counter[str] = Counter()
+        self._refused_told = 0
+        self._tell_at = 0.0
+        self._pulsing: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.TimerHandle | None = None
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the feed, other than `stop`; None while it is well."""
+        return self._thread.failure
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the feed listens; with the port that it got, once it has started."""
+        return self._listen
+
+    @property
+    def counts(self) -> MonitorCounts:
+        """What has been seen of sessions."""
+        return self._monitor.counts
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """How many upgrades and connections were refused, by reason."""
+        refused = dict(self._refused)
+        if self._listener is not None and self._listener.turned_away:
+            refused["too many connections"] = self._listener.turned_away
+        return refused
+
+    def start(self) -> None:
+        """Listen, and start the thread; a feed starts once."""
+        try:
+            bound = listen(*self._listen)
+        except UsageError as error:
+            self._thread.failure = error
+            return
+        self._listener = listening = Listener(bound, allow_connections(2 * self._max_sessions))
+        self._listen = listening.getsockname()[:2]
+        self._thread.start()
+
+    def stop(self, reason: str = "stopped", *, timeout_s: float = 10.0) -> None:
+        """Ask the clients to close, wait until they have, record the feed as down with `reason`, and stop listening.
+
+        Returns after `timeout_s` in any case; calling it again, or before `start`, does no harm.
+        """
+        self._thread.interrupt(reason)
+        self._thread.join(timeout_s)
+
+    def _run(self, runner: asyncio.Runner) -> None:
+        assert self._listener is not None
+        runner.run(self._serve(self._listener))
+
+    async def _serve(self, listening: socket.socket) -> None:
+        if self._thread.stopping.is_set():
+            self._woken.set()
+        server = await self._server(listening)
+        host, port = self.address
+        try:
+            self._monitor.end_interrupted()
+            self._change("up", f"listening on {host}:{port}{self._path}")
+            self._pulse()
+            await self._woken.wait()
+            server.close(close_connections=False)
+            await self._say_goodbye()
+        finally:
+            if self._pulsing is not None:
+                self._pulsing.cancel()
+            server.close()
+            await server.wait_closed()
+        self.guard(self._monitor.expire)
+        self.guard(self._flush)
+        if self._broken is not None:
+            raise self._broken
+        self._change("down", self._thread.reason)
+
+    async def _server(self, listening: socket.socket) -> Server:
+        def connection(*args: Any, **kwargs: Any) -> Connection:
+            return Connection(self, *args, **kwargs)
+
+        # A connection holds a file in the handshake and in the farewell of TLS, too.
+        tls: dict[str, Any] = {"ssl": self._tls}
+        if self._tls is not None:
+            tls["ssl_handshake_timeout"] = self._timing.handshake_s
+            tls["ssl_shutdown_timeout"] = self._timing.hang_up_s
+        # Off: compression (audio does not shrink, inflating costs), and websockets' keepalive (Genesys pings).
+        return await serve(
+            self._until_closed,
+            sock=listening,
+            backlog=BACKLOG,
+            compression=None,
+            process_request=cast("Callable[[ServerConnection, Request], Response | None]", self._admit),
+            server_header=None,
+            open_timeout=self._timing.handshake_s,
+            close_timeout=self._timing.hang_up_s,
+            ping_interval=None,
+            max_size=MAX_MESSAGE_BYTES,
+            logger=_SILENT,
+            create_connection=cast("type[ServerConnection]", connection),
+            **tls,
+        )
+
+    def _admit(self, connection: Connection, request: Request) -> Response | None:
+        """Let an upgrade in, or refuse it without a word about why."""
+        headers = {name.lower(): ", ".join(request.headers.get_all(name)) for name in request.headers}
+        session_id = headers.get("audiohook-session-id", "")
+        organization_id = headers.get("audiohook-organization-id", "")
+        refusal = None
+        if request.path.partition("?")[0] != self._path:
+            refusal = Refusal("other path")
+        elif not _ID.fullmatch(session_id) or not _ID.fullmatch(organization_id):
+            refusal = Refusal("no session or organization")
+        refusal = refusal or self._gate.check(UpgradeRequest(request.path, headers), self._now())
+        if refusal is not None:
+            self._refused[refusal.reason] += 1
+            return connection.respond(HTTPStatus.UNAUTHORIZED, "unauthorized\n")
+        if len(self._admitted) >= self._max_sessions or self._woken.is_set():
+            self._refused["too many sessions"] += 1
+            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy\n")
+        now = connection.loop.time()
+        session = Session(session_id, organization_id, now, timing=self._timing.session)
+        connection.monitored = self._monitor.session(session)
+        self._admitted.add(connection)
+        self._rounds.append((now + self._timing.sample_s, connection))
+        return None
+
+    async def _until_closed(self, connection: ServerConnection) -> None:
+        await connection.wait_closed()
+
+    def forget(self, connection: Connection) -> None:
+        """A TCP connection is over; for the connections."""
+        self._admitted.discard(connection)
+
+    def guard(self, work: Callable[..., None], *arguments: Any) -> bool:
+        """Do something that writes to the recorder, whose exceptions end the feed; for the connections.
+
+        False after any other exception: it is a fault of ours that one client brings about, and costs that one only.
+        """
+        try:
+            work(*arguments)
+        except (StateError, OSError) as error:
+            self._fail(error)
+        except Exception:
+            get_logger(__name__).exception("audiohook_connection_failed", feed=self._name)
+            return False
+        return True
+
+    def _fail(self, error: Exception) -> None:
+        # Not raised into asyncio, which would log and forget it.
+        if self._broken is None:
+            self._broken = error
+            self._wake()
+
+    def _flush_soon(self) -> None:
+        if self._flushing is None:
+            loop = asyncio.get_running_loop()
+            self._flushing = loop.call_later(self._timing.flush_s, self.guard, self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = None
+        self._recorder.flush()
+
+    def _wake(self) -> None:
+        self._woken.set()
+
+    def _pulse(self) -> None:
+        """Measure the sessions whose second is over, and see to deadlines."""
+        loop = asyncio.get_running_loop()
+        self._pulsing = loop.call_later(self._timing.pulse_s, self._pulse)
+        now = loop.time()
+        while self._rounds and self._rounds[0][0] <= now:
+            due, connection = self._rounds.popleft()
+            if connection in self._admitted:
+                self._rounds.append((max(due, now - self._timing.sample_s) + self._timing.sample_s, connection))
+                connection.tend(now)
+        self.guard(self._monitor.expire, now)
+        refused = self.refused
+        if sum(refused.values()) > self._refused_told and now >= self._tell_at:
+            self._tell_at = now + 1.0
+            self._refused_told = sum(refused.values())
+            get_logger(__name__).warning("audiohook_upgrades_refused", feed=self._name, reasons=refused)
+
+    async def _say_goodbye(self) -> None:
+        """Ask every client to close, wait for it, and hang up on those that do not."""
+        loop = asyncio.get_running_loop()
+        reason: Literal["completed", "error"] = "completed" if self._broken is None else "error"
+        for connection in list(self._admitted):
+            connection.disconnect(reason, loop.time())
+        waiting = [asyncio.ensure_future(connection.wait_closed()) for connection in self._admitted]
+        if waiting:
+            await asyncio.wait(waiting, timeout=self._timing.stop_s)
+        if self._admitted:
+            get_logger(__name__).warning("audiohook_clients_hung_up_on", feed=self._name, sessions=len(self._admitted))
+            await asyncio.gather(*(connection.close(CloseCode.GOING_AWAY) for connection in list(self._admitted)))
+
+    def _change(self, state: Literal["up", "down"], reason: str) -> None:
+        self._recorder.feed(self._name, state, reason)
+        self._recorder.flush()
+        get_logger(__name__).info("feed_changed", feed=self._name, state=state, reason=reason)
+        if self._on_state is not None:
+            self._on_state(self._name, state, reason)

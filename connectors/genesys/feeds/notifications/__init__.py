@@ -1,0 +1,1 @@
+"""The notifications feed: topics of Genesys' Notifications API, over WebSocket channels."""

@@ -1,0 +1,427 @@
+"""The Notifications feed: a thread that keeps notification channels connected and records what they say.
+
+Delivery guarantee: best effort. Genesys keeps nothing for a channel that nobody is connected to; what is sent while the
+feed is down is lost, and the recorder is told when it went down, why, and when it was back. A channel is replaced
+before it expires, the new one connected before the old one is dropped, and what both tell is recorded once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+import orjson
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from connectors.errors import GenesysError
+from connectors.genesys.auth import TokenProvider
+from connectors.genesys.client import Patience, budget_of
+from connectors.genesys.endpoints import Endpoints
+from connectors.genesys.feeds.base import EndedConversations, FeedLimits
+from connectors.genesys.feeds.notifications.channels import Channel, NotificationsRest
+from connectors.genesys.feeds.notifications.enrichment import Enricher, EnrichTiming, MediaQueue
+from connectors.genesys.feeds.notifications.sockets import MAX_REASON, ChannelSocket, NotificationTiming, RecentlyHeard
+from connectors.genesys.feeds.notifications.topics import in_channels
+from connectors.journal.writer import Recorder
+from connectors.retry import backoff_s, retry_after_s
+from connectors.runtime.logs import get_logger
+from connectors.runtime.threads import FeedThread, in_daemon_thread
+
+__all__ = ["Heard", "NotificationTiming", "NotificationsFeed"]
+
+
+INVALID_CHARACTERS = 4096
+METADATA_TOPIC = "channel.metadata"
+SYSTEM_TOPIC = "v2.system."
+CLOSING_TOPIC = "v2.system.socket_closing"
+CHANNEL_IS_OVER = ("token_revoked", "no_longer_subscribed")
+
+
+class Heard(Protocol):
+    """What a message says of its conversation: `begins` if it is reason to watch it, `ended` if it is the last."""
+
+    @property
+    def conversation_id(self) -> str:
+        """Which conversation."""
+
+    @property
+    def leg_id(self) -> str | None:
+        """Which of its legs, if that is known."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether the conversation is going on."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+
+
+class _Slot:
+    """Some of the topics: the channel that they are subscribed on, and the connection to it."""
+
+    def __init__(self, number: int, topics: Sequence[str]) -> None:
+        self.number = number
+        self.topics = topics
+        self.channel: Channel | None = None
+        self.renew_at = 0.0
+        self.current: ChannelSocket | None = None
+
+
+class _NotOpened(NamedTuple):
+    """Why there is no connection."""
+
+    reason: str
+    cause: Exception
+
+
+class NotificationsFeed:
+    """Keeps as many channels as `topics` need connected, and records what they say as it was received.
+
+    `read` tells what a message says of a voice conversation, None for nothing. A conversation heard of for the first
+    time is watched under `limits`. Heartbeats and pongs are not recorded; what is not JSON, or cannot be handled,
+    becomes an `invalid` record with the reason.
+    The feed is up while every channel is connected; changes go to `recorder.feed` and then to `on_state`, in the feed's
+    thread. A channel that cannot be had is logged and tried again, for as long as the feed runs.
+
+    With an `enrich_queue`, an end is recorded with a top-level `"enrich": true`, and the conversation ends with the
+    media record that analytics gives later, or with one that says there is none. After a gap, or a restart, analytics
+    is also asked about the conversations that were going on: their ends may have been missed.
+
+    An exception of the recorder (a full disk) ends the feed: see `failure`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        tokens: TokenProvider,
+        endpoints: Endpoints,
+        topics: Sequence[str],
+        recorder: Recorder,
+        limits: FeedLimits,
+        read: Callable[[Mapping[str, Any]], Heard | None],
+        on_state: Callable[[str, str, str], None] | None = None,
+        enrich_queue: Path | None = None,
+        timing: NotificationTiming = NotificationTiming(),  # noqa: B008 - frozen
+        enrich_timing: EnrichTiming = EnrichTiming(),  # noqa: B008 - frozen
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+        now: Callable[[], float] = time.time,
+        u: Callable[[], float] = random.random,
+    ) -> None:
+        self._name = name
+        self._recorder = recorder
+        self._limits = limits
+        self._read = read
+        self._on_state = on_state
+        self._timing = timing
+        self._now = now
+        self._u = u
+        self._slots = [_Slot(number, group) for number, group in enumerate(in_channels(topics), 1)]
+        self._thread = FeedThread(name, self._run, self._interrupt)
+
+        def rest() -> NotificationsRest:
+            return NotificationsRest(endpoints, tokens, patience=patience, now=now, sleep=self._sleep, u=u)
+
+        def enricher(path: Path) -> Enricher:
+            budget = budget_of(endpoints.api_url)
+            return Enricher(
+                MediaQueue(path, now=now), rest(), recorder, budget, name=name, timing=enrich_timing, now=now, u=u
+            )
+
+        self._rest = rest()
+        self._enricher: Enricher | None = None
+        self._make_enricher = None if enrich_queue is None else lambda: enricher(enrich_queue)
+        self._ended = EndedConversations()
+        self._recent = RecentlyHeard(timing.duplicate_s)
+        self._is_up = False
+        self._flush_due: asyncio.TimerHandle | None = None
+        self._main: asyncio.Task[None] | None = None
+        self._reading: dict[asyncio.Task[None], ChannelSocket] = {}
+
+    @property
+    def failure(self) -> Exception | None:
+        """What ended the feed, other than `stop`; None while it is well."""
+        return self._thread.failure or (None if self._enricher is None else self._enricher.failure)
+
+    @property
+    def duplicates(self) -> int:
+        """How many messages were not recorded because they had been already."""
+        return self._recent.duplicates
+
+    def start(self) -> None:
+        """Start the thread; a feed starts once."""
+        self._thread.start()
+
+    def stop(self, reason: str = "stopped", *, timeout_s: float = 5.0) -> None:
+        """Close the connections, record the feed as down with `reason`, and wait up to `timeout_s` for its threads.
+
+        Returns in any case; calling it again, or before `start`, does no harm.
+        """
+        self._thread.interrupt(reason)
+        if self._enricher is not None:
+            self._enricher.stop(timeout_s)
+        self._thread.join(timeout_s)
+
+    def _interrupt(self) -> None:
+        if self._main is not None:
+            self._main.cancel()
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait between two requests. Raises GenesysError when the feed is stopped."""
+        if self._thread.stopping.wait(seconds):
+            raise GenesysError("given up, because the feed is being stopped")
+
+    def _run(self, runner: asyncio.Runner) -> None:
+        if self._make_enricher is not None:
+            self._enricher = self._make_enricher()
+            self._enricher.start()
+        runner.run(self._stay_connected())
+
+    async def _stay_connected(self) -> None:
+        """Keep every slot connected until the feed is stopped. Raises what the recorder raises."""
+        self._main = asyncio.current_task()
+        self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rest_is_free = asyncio.Lock()
+        keeping = [asyncio.create_task(self._guarded(self._keep(slot))) for slot in self._slots]
+        try:
+            if not self._thread.stopping.is_set():
+                await asyncio.wait({self._failed})  # which, unlike awaiting it, a stop does not cancel
+        except asyncio.CancelledError:
+            if not self._thread.stopping.is_set():
+                raise
+        finally:
+            self._main = None  # from here on a stop has nothing to interrupt: the rest is quick and must be whole
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*keeping, return_exceptions=True)
+            # What arrives before the server's answer to the close is still recorded.
+            await asyncio.gather(*(connection.close() for connection in self._reading.values()))
+            if self._reading:
+                await asyncio.wait(self._reading, timeout=self._timing.close_s)
+        if self._failed.done():
+            self._failed.result()
+        self._flush()
+        if self._is_up:
+            self._change("down", self._thread.reason)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do some of the feed's work, and end the feed if that fails."""
+        try:
+            await work
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(error)
+
+    async def _keep(self, slot: _Slot) -> None:
+        """Have a connection for the topics of a slot, always."""
+        failures = 0
+        while True:
+            opened = await self._open(slot)
+            if isinstance(opened, _NotOpened):
+                failures += 1
+                await self._pause(slot, opened.reason, self._wait_s(opened.cause, failures))
+                continue
+            self._switch(slot, opened)
+            reading = asyncio.create_task(self._guarded(self._listen(slot, opened)))
+            self._reading[reading] = opened
+            reading.add_done_callback(self._reading.pop)
+            awaited: set[asyncio.Future[Any]] = {reading, opened.replace}
+            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():  # and it is read on until there is another one
+                slot.channel = None
+                get_logger(__name__).info(
+                    "channel_replaced", feed=self._name, channel=slot.number, reason=opened.replace.result()
+                )
+                continue
+            lasted_s = asyncio.get_running_loop().time() - opened.opened_at
+            failures = 1 if lasted_s >= self._timing.healthy_s else failures + 1
+            if opened.is_channel_over:
+                slot.channel = None
+            wait_s = 0.0 if opened.is_channel_over and failures == 1 else self._backoff_s(failures)
+            await self._pause(slot, opened.reason, wait_s)
+
+    async def _pause(self, slot: _Slot, reason: str, wait_s: float) -> None:
+        get_logger(__name__).warning(
+            "feed_waits", feed=self._name, channel=slot.number, reason=reason, wait_s=round(wait_s, 3)
+        )
+        await asyncio.sleep(wait_s)
+
+    def _backoff_s(self, failures: int) -> float:
+        return backoff_s(failures, self._u(), base_s=self._timing.base_s, cap_s=self._timing.cap_s)
+
+    def _wait_s(self, cause: Exception, failures: int) -> float:
+        """How long to wait after `failures` failures in a row, the last of them because of `cause`."""
+        if isinstance(cause, InvalidStatus):
+            if cause.response.status_code in (401, 404) and failures == 1:
+                return 0.0  # the channel is gone, and the next one is new
+            headers = {name.lower(): value for name, value in cause.response.headers.raw_items()}
+            asked_s = retry_after_s(headers, self._now(), cap_s=self._timing.retry_after_cap_s)
+            if asked_s is not None:
+                return asked_s
+        if isinstance(cause, GenesysError) and cause.status is not None and cause.status < 500:
+            return self._backoff_s(64)  # until somebody gives the client a role, or the minute is over
+        return self._backoff_s(failures)
+
+    async def _open(self, slot: _Slot) -> ChannelSocket | _NotOpened:
+        """Connect to the slot's channel, or to a new one if it has none."""
+        try:
+            channel = slot.channel
+            if channel is None:
+                async with self._rest_is_free:
+                    channel = await in_daemon_thread(lambda: self._rest.open_channel(slot.topics), name="notifications")
+                share = self._timing.renew_ratio - 0.05 * self._u()  # so that not all are replaced at once
+                slot.renew_at = asyncio.get_running_loop().time() + channel.life_s * share
+                slot.channel = channel
+            return await ChannelSocket.connect(channel, self._timing, slot.renew_at)
+        except GenesysError as error:
+            return _NotOpened(str(error), error)
+        except InvalidStatus as refused:
+            slot.channel = None
+            return _NotOpened(f"upgrade refused with {refused.response.status_code}", refused)
+        except (OSError, EOFError, ValueError, WebSocketException) as error:
+            # No more than its kind: the text may quote the address of a channel, which lets anybody read it.
+            return _NotOpened(f"cannot connect: {type(error).__name__}", error)
+
+    def _switch(self, slot: _Slot, new: ChannelSocket) -> None:
+        """Let a new connection take the place of the slot's old one, which is read for a while yet."""
+        old, slot.current = slot.current, new
+        if old is not None:
+            loop = asyncio.get_running_loop()
+            loop.call_later(self._timing.overlap_s, old.end, "replaced")
+        if not self._is_up and all(each.current is not None for each in self._slots):
+            topics = sum(len(each.topics) for each in self._slots)
+            self._change("up", f"connected: {topics} topic(s) on {len(self._slots)} channel(s)")
+            if self._enricher is not None:
+                self._enricher.look_for_ends()
+
+    async def _listen(self, slot: _Slot, connection: ChannelSocket) -> None:
+        """Record what a connection says until it is over; if there is no other one, the feed is down."""
+        await connection.read(self._take)
+        self._flush()
+        if slot.current is not connection:
+            return
+        slot.current = None
+        if self._is_up and not self._thread.stopping.is_set():
+            of_several = "" if len(self._slots) == 1 else f"channel {slot.number} of {len(self._slots)}: "
+            self._change("down", of_several + connection.reason)
+
+    def _take(self, connection: ChannelSocket, message: str | bytes) -> None:
+        """Record a message, or do what it says about the channel."""
+        if isinstance(message, bytes):
+            text = message[: 4 * INVALID_CHARACTERS].decode("utf-8", "backslashreplace")
+            self._recorder.invalid(text[:INVALID_CHARACTERS], "binary message")
+            self._flush_soon()
+            return
+        try:
+            content = _object(message)
+            if carried := "enrich" in content:
+                del content["enrich"]
+            if self._is_dealt_with(connection, content):
+                return
+            heard = self._read(content)
+        except Exception as error:  # nothing is recorded in there: whatever it is, it is about this message alone
+            reason = f"it cannot be handled: {type(error).__name__}: {error}"[:MAX_REASON]
+            get_logger(__name__).warning("message_not_handled", feed=self._name, reason=reason)
+            self._recorder.invalid(message[:INVALID_CHARACTERS], reason)
+        else:
+            self._record(message, content, heard, carried=carried)
+        self._flush_soon()
+
+    def _is_dealt_with(self, connection: ChannelSocket, content: Mapping[str, Any]) -> bool:
+        """Do what a message says about the channel; whether that was all, or the message was heard before."""
+        topic, body, result = content.get("topicName"), content.get("eventBody"), content.get("result")
+        if topic == METADATA_TOPIC:
+            return True
+        if topic is None and isinstance(result, str | int | float):
+            if str(result) != "200":
+                connection.end(f"Genesys answered {result} on the channel", is_channel_over=True)
+            return True
+        if not isinstance(topic, str):
+            return False
+        if topic.startswith(SYSTEM_TOPIC):
+            self._heed(connection, topic, body)
+            return False
+        return self._recent.is_repeated(topic, body, connection.heard_at)
+
+    def _heed(self, connection: ChannelSocket, topic: str, body: Any) -> None:
+        kind = body.get("systemTopicType") if isinstance(body, Mapping) else None
+        if topic == CLOSING_TOPIC:
+            connection.ask_for_another("Genesys is about to close its socket")
+        elif topic.removeprefix(SYSTEM_TOPIC) in CHANNEL_IS_OVER or kind in CHANNEL_IS_OVER:
+            connection.end(f"Genesys has ended the channel ({topic})", is_channel_over=True)
+
+    def _record(self, message: str, content: Mapping[str, Any], heard: Heard | None, *, carried: bool) -> None:
+        """Record a message as it is, with the watch that it is reason for, and want the media of what is over.
+
+        `carried` says that it came with an `enrich` of its own, which is not Genesys' to say.
+        """
+        if heard is None:
+            self._recorder.frame(_annotated(message, enrich=False, carried=carried))
+            return
+        enrich = False
+        id_ = heard.conversation_id
+        if heard.begins and id_ not in self._ended and not self._recorder.is_watching(id_):
+            self._recorder.watch(self._limits.watch(id_, heard.leg_id))
+            if self._enricher is not None:
+                self._enricher.note(id_)
+        if self._enricher is not None and self._recorder.is_watching(id_):
+            if heard.ended:
+                if id_ not in self._ended:
+                    self._enricher.want(id_, ended=True)
+                enrich = True
+            elif str(content.get("topicName")).endswith(".user.end"):
+                self._enricher.want(id_, ended=False)
+        if heard.ended:
+            self._ended.add(id_)
+        self._recorder.frame(_annotated(message, enrich=enrich, carried=carried))
+
+    def _flush_soon(self) -> None:
+        if self._flush_due is None:
+            self._flush_due = asyncio.get_running_loop().call_later(self._timing.flush_s, self._flush_in_time)
+
+    def _flush_in_time(self) -> None:
+        try:
+            self._flush()
+        except Exception as error:  # must not be raised into asyncio, which would log and forget it
+            self._fail(error)
+
+    def _flush(self) -> None:
+        """Have the recorder write what it holds."""
+        if self._flush_due is not None:
+            self._flush_due.cancel()
+            self._flush_due = None
+            self._recorder.flush()
+
+    def _change(self, state: Literal["up", "down"], reason: str) -> None:
+        self._is_up = state == "up"
+        self._recorder.feed(self._name, state, reason)
+        self._recorder.flush()
+        get_logger(__name__).info("feed_changed", feed=self._name, state=state, reason=reason)
+        if self._on_state is not None:
+            self._on_state(self._name, state, reason)
+
+
+def _annotated(message: str, *, enrich: bool, carried: bool) -> str:
+    """A message that is an object, with our `enrich` if it is true, and in any case if it `carried` one: then ours is
+    behind it, because of two keys of one name the last counts.
+    """
+    if carried:
+        return f'{message.rstrip()[:-1]},"enrich":{"true" if enrich else "false"}}}'
+    return '{"enrich":true,' + message.lstrip()[1:] if enrich else message
+
+
+def _object(message: str) -> dict[str, Any]:
+    """A message as an object, empty if it is none: that is for the recorder to say."""
+    try:
+        content = orjson.loads(message)
+    except orjson.JSONDecodeError:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -1,1 +1,0 @@
-"""The Notifications feed: Genesys' published events over WebSocket channels."""

@@ -1,0 +1,1 @@
+"""A local Genesys: token, REST, event streams and AudioHook callers."""

@@ -1,0 +1,128 @@
+"""How far the source of a run has come in its journal: noted a block at a time, read by metrics and health checks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import orjson
+
+from connectors.journal.segments import COMPRESSED, Position, number_of, segments
+
+__all__ = ["Lag", "SourceProgress"]
+
+CAUGHT_UP_BYTES: Final = 4096
+
+
+class Lag(NamedTuple):
+    """What is in the journal and not yet read: its bytes, and how long ago its oldest record arrived."""
+
+    bytes: int
+    seconds: float
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the reader is at the end, give or take what the last milliseconds brought."""
+        return self.bytes < CAUGHT_UP_BYTES
+
+
+class SourceProgress:
+    """Where the source is in a journal, when it was last polled, and what it has read by feed.
+
+    The worker's thread writes it, a block at a time; any thread may read it. `feeds` are the names of the feeds that
+    sign their records with `via`; records without a name are counted under `default_feed`. Nothing is known before
+    `began`, and in the processes of a cluster that do not hold the source nothing ever is.
+    """
+
+    def __init__(
+        self,
+        journal: Path,
+        *,
+        default_feed: str,
+        feeds: tuple[str, ...] = (),
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.began = threading.Event()
+        self._journal = journal
+        self._default_feed = default_feed
+        self._marks = {
+            (name, kind): b'"via":%b,"%b":' % (orjson.dumps(name), kind.encode())
+            for name in feeds
+            for kind in ("frame", "invalid")
+        }
+        self._messages = dict.fromkeys([(default_feed, "frame"), (default_feed, "invalid"), *self._marks], 0)
+        self._now = now
+        self._monotonic = monotonic
+        self._polled_at = 0.0
+        self._position = Position("")
+        self._last_line = b""
+
+    def begin(self, position: Position) -> None:
+        """The source is built, and will read from here."""
+        self._position = position
+        self._polled_at = self._monotonic()
+        self.began.set()
+
+    def polled(self, position: Position, data: bytes) -> None:
+        """The source was asked for more; it had read `data`, and is at `position` now."""
+        self._polled_at = self._monotonic()
+        if not data:
+            return
+        self._position = position
+        self._last_line = data[data.rfind(b"\n", 0, -1) + 1 :]
+        self._count(data)
+
+    def _count(self, data: bytes) -> None:
+        # A search for a few bytes runs at gigabytes a second; parsing would cost more than all the rest of a block.
+        for kind in ("frame", "invalid"):
+            unnamed = data.count(b',"%b":' % kind.encode())
+            for (name, other), mark in self._marks.items():
+                if other == kind:
+                    signed = data.count(mark)
+                    unnamed -= signed
+                    self._messages[name, kind] += signed
+            self._messages[self._default_feed, kind] += max(unnamed, 0)
+
+    @property
+    def messages(self) -> dict[tuple[str, str], int]:
+        """Messages read since the start, by feed and kind, which is `frame` or `invalid`."""
+        return dict(self._messages)
+
+    @property
+    def idle_s(self) -> float | None:
+        """Seconds since the source was polled; None while there is none."""
+        return self._monotonic() - self._polled_at if self.began.is_set() else None
+
+    def lag(self) -> Lag:
+        """What is still to be read, by the sizes of the segments. Raises OSError."""
+        position, last_line = self._position, self._last_line
+        behind = -position.offset
+        for segment in segments(self._journal):
+            if position.segment and number_of(segment.name) >= number_of(position.segment):
+                packed = segment.suffix == COMPRESSED  # read from memory; what is left of it is not known
+                behind += position.offset if packed and segment.name.startswith(position.segment) else _size(segment)
+        behind = max(behind, 0)
+        return Lag(behind, self._age_s(last_line) if behind >= CAUGHT_UP_BYTES else 0.0)
+
+    def journal_bytes(self) -> int:
+        """What all segments take on the disk. Raises OSError."""
+        return sum(map(_size, segments(self._journal)))
+
+    def _age_s(self, line: bytes) -> float:
+        """How long ago the line arrived that was read last: the next one is hardly younger."""
+        try:
+            received_at = orjson.loads(line)["received_at"]
+        except (ValueError, TypeError, KeyError):
+            return 0.0
+        return max(self._now() - float(received_at), 0.0)
+
+
+def _size(segment: Path) -> int:
+    try:
+        return segment.stat().st_size
+    except FileNotFoundError:
+        return 0  # compressed or removed meanwhile

@@ -1,0 +1,213 @@
+"""The segments of a journal: their names and order, and a reader that follows them while they are written."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import zstandard
+
+from connectors.errors import StateError
+from connectors.runtime.logs import get_logger
+from connectors.state.files import open_private, state_errors
+
+__all__ = [
+    "COMPRESSED",
+    "SUFFIX",
+    "JournalTail",
+    "Position",
+    "Retention",
+    "SafePlace",
+    "compress",
+    "number_of",
+    "segments",
+    "tidy",
+]
+
+SUFFIX: Final = ".jsonl"
+COMPRESSED: Final = ".zst"
+
+
+class Position(NamedTuple):
+    """A place between two lines: the segment's name, the offset in it in bytes, the number of lines before it."""
+
+    segment: str
+    offset: int = 0
+    lines: int = 0
+
+
+def number_of(segment: str) -> int:
+    """The number of a segment, from its name."""
+    return int(segment.partition(".")[0])
+
+
+def segments(directory: Path) -> list[Path]:
+    """The segments of a journal, oldest first; one that is there plain and compressed comes once, plain."""
+    found = {
+        path.name.removesuffix(COMPRESSED): path
+        for pattern in (f"*{SUFFIX}{COMPRESSED}", f"*{SUFFIX}")
+        for path in directory.glob(pattern)
+        if path.name.partition(".")[0].isdigit()
+    }
+    return [found[name] for name in sorted(found)]
+
+
+class JournalTail:
+    """Reads a journal while it is written, complete lines only. Raises StateError where its place is gone."""
+
+    def __init__(self, directory: Path, position: Position | None) -> None:
+        self._directory = directory
+        self._fd = -1
+        self.position = position or Position(segments(directory)[0].name.removesuffix(COMPRESSED))
+        self._open()
+
+    def read(self, max_bytes: int) -> tuple[Position, bytes]:
+        """The next complete lines, about `max_bytes` of them at most, with the place of the first; b"" for none yet."""
+        while True:
+            begin = self.position
+            with state_errors(f"reading the journal segment {begin.segment}"):
+                data = os.pread(self._fd, max_bytes, begin.offset)
+            end = data.rfind(b"\n") + 1
+            if end:
+                data = data[:end]
+                self.position = Position(begin.segment, begin.offset + end, begin.lines + data.count(b"\n"))
+                return begin, data
+            if len(data) == max_bytes:
+                max_bytes *= 2  # a line that is longer than that
+            elif not self._next_segment(seen=begin.offset + len(data)):
+                return begin, b""
+
+    def close(self) -> None:
+        """Close the segment being read."""
+        os.close(self._fd)
+
+    def _next_segment(self, *, seen: int) -> bool:
+        """Leave a segment that was read up to `seen`, if another follows; False if there is nothing to read yet."""
+        if not (os.path.exists(self._following) or os.path.exists(self._following + COMPRESSED)):  # noqa: PTH110
+            return False  # asked after every block, so without the cost of a Path
+        if os.fstat(self._fd).st_size > seen:
+            return True  # it grew before it was left
+        os.close(self._fd)
+        self.position = Position(os.path.basename(self._following))  # noqa: PTH119
+        self._open()
+        return True
+
+    def _open(self) -> None:
+        path = self._directory / self.position.segment
+        self._following = str(path.with_name(f"{number_of(path.name) + 1:08d}{SUFFIX}"))
+        packed = path.with_name(path.name + COMPRESSED)
+        if not path.exists() and not packed.exists():
+            raise StateError(
+                f"the journal segment {path} is gone, and the recovery state goes on from it; put it back, "
+                "or move the recovery directory away to go through the journal that is left from its beginning"
+            )
+        with state_errors(f"opening the journal segment {path}"):
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path.exists() else _unpacked(packed)
+            if os.fstat(self._fd).st_size < self.position.offset:
+                raise StateError(
+                    f"the journal segment {path} is shorter than what has been read of it; it was cut after a power "
+                    "loss or by hand. Move the recovery directory away to go through the journal from its beginning"
+                )
+
+
+def _unpacked(path: Path) -> int:
+    """A descriptor of a compressed segment's text, in memory."""
+    fd = os.memfd_create(path.name)
+    with path.open("rb") as packed, os.fdopen(os.dup(fd), "wb") as text:
+        try:
+            zstandard.ZstdDecompressor().copy_stream(packed, text)
+        except zstandard.ZstdError as error:
+            os.close(fd)
+            raise StateError(f"the journal segment {path} is damaged ({error}); restore it from a backup") from error
+    return fd
+
+
+LEVEL: Final = 3
+CHUNK_BYTES: Final = 1 << 20
+EVERY_S: Final = 60.0
+SNAPSHOTS_BACK: Final = 10
+
+
+class SafePlace:
+    """The oldest segment that a restart may still need.
+
+    Bytewax resumes from the last epoch that every worker has written down, which is behind the latest snapshot, and a
+    power loss may set it back a little more. So a segment counts as left behind only some snapshots later.
+    """
+
+    def __init__(self) -> None:
+        self._recent: deque[int] = deque(maxlen=SNAPSHOTS_BACK)
+
+    def note(self, segment: str) -> None:
+        """A snapshot was taken in this segment."""
+        self._recent.append(number_of(segment))
+
+    @property
+    def number(self) -> int:
+        """Segments with a smaller number are not needed; 0 while that is not known."""
+        return self._recent[0] if len(self._recent) == SNAPSHOTS_BACK else 0
+
+
+class Retention(threading.Thread):
+    """Tidies a journal once a minute, until stopped. A failure is logged and tried again: nothing depends on it."""
+
+    def __init__(
+        self, directory: Path, safe: SafePlace, *, keep_s: float, now: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(name="voicewatch-retention", daemon=True)
+        self._directory = directory
+        self._safe = safe
+        self._keep_s = keep_s
+        self._now = now
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Tidy until stopped."""
+        while not self._stopped.wait(EVERY_S):
+            try:
+                tidy(self._directory, self._safe.number, self._now() - self._keep_s)
+            except OSError as error:
+                get_logger(__name__).warning("journal_tidy_failed", error=str(error))
+
+    def stop(self) -> None:
+        """Stop after the segment at hand."""
+        self._stopped.set()
+        self.join()
+
+
+def tidy(directory: Path, below: int, before: float) -> None:
+    """Compress the segments numbered below `below`, and remove those of them last written before `before`.
+
+    `before` is in epoch seconds. Raises OSError.
+    """
+    for segment in segments(directory):
+        if number_of(segment.name) >= below:
+            return
+        if segment.stat().st_mtime < before:
+            segment.unlink()
+        elif segment.suffix != COMPRESSED:
+            compress(segment)
+
+
+def compress(segment: Path) -> Path:
+    """Replace a segment by its Zstandard form, with the same time of last change, and return its path.
+
+    The plain file is removed only when the compressed one is on the disk under its name. Raises OSError.
+    """
+    target = segment.with_name(segment.name + COMPRESSED)
+    unnamed = target.with_name(target.name + ".new")
+    status = segment.stat()
+    descriptor = open_private(unnamed, os.O_WRONLY | os.O_TRUNC)
+    with segment.open("rb") as plain, os.fdopen(descriptor, "wb") as packed:
+        zstandard.ZstdCompressor(level=LEVEL).copy_stream(plain, packed, read_size=CHUNK_BYTES)
+        packed.flush()
+        os.fsync(packed.fileno())
+    os.utime(unnamed, ns=(status.st_atime_ns, status.st_mtime_ns))
+    unnamed.rename(target)
+    segment.unlink()
+    return target

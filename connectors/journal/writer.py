@@ -1,0 +1,399 @@
+"""The journal: everything the dataflow will consume, written down before it does. Also the recording format.
+
+JSON Lines in numbered segments, `00000001.jsonl` and so on. A segment begins with the settings, the watches and the
+feed states in force, so that it can be replayed alone, and appears under its name only when that much is in it.
+A record is appended with its time, which never goes backward, whatever the clock does.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, Protocol
+
+import orjson
+
+from connectors.errors import StateError
+from connectors.journal.recording import read_again
+from connectors.journal.restore import Ended, recover
+from connectors.journal.segments import SUFFIX
+from connectors.state.files import logged_failures, make_private_dir, open_private, state_errors, write_all
+
+__all__ = ["Block", "Journal", "Recorder"]
+
+INTERRUPTED: Final = "the run before this one ended without stopping"
+MAX_INVALID_TEXT: Final = 4096
+BUFFER_BYTES: Final = 256 * 1024
+MAX_SEGMENT_BYTES: Final = 64 * 1024 * 1024
+
+
+class Block(NamedTuple):
+    """Some complete lines of a journal, in order; the last line of a torn recording may lack its newline.
+
+    `number` counts blocks from 0 without a gap. `line` is the first line's number in `source`, from 1. `last` says
+    that the recording ends with this block. `offset` is where in the file `source` the data stand, if they stand in one
+    as they are. Such a block goes to another process without them, and they are read there.
+    """
+
+    number: int
+    source: str
+    line: int
+    data: bytes
+    last: bool = False
+    offset: int | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., Block], tuple[Any, ...]]:
+        if self.offset is None:
+            return Block, tuple(self)
+        return _fetched, (len(self.data), self._replace(data=b"", offset=None), self.offset)
+
+
+def _fetched(size: int, block: Block, offset: int) -> Block:
+    """A block from another process, with its data. Raises RecordingError."""
+    with logged_failures("recording_read_failed"):
+        return block._replace(data=read_again(Path(block.source), offset, size), offset=offset)
+
+
+class Recorder(Protocol):
+    """What a feed writes to; safe to call from any thread."""
+
+    def frame(self, text: str | bytes, *, at: float | None = None) -> None:
+        """A message as received, now or `at` epoch seconds; it becomes a `frame` record, or an `invalid` one with the
+        reason.
+        """
+
+    def frames(self, messages: Sequence[bytes]) -> None:
+        """Messages that arrived together, now, in order; each is recorded as by `frame`."""
+
+    def invalid(self, text: str, reason: str) -> None:
+        """A message that cannot be a frame at all, such as a binary one."""
+
+    def feed(self, name: str, state: Literal["up", "down"], reason: str) -> None:
+        """A feed connected or was lost."""
+
+    def watch(self, settings: dict[str, Any]) -> None:
+        """A conversation is to be watched from here on, under these settings; or these are its new limits."""
+
+    def is_watching(self, conversation_id: str) -> bool:
+        """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
+
+    def watched_by(self, feed: str) -> list[str]:
+        """The conversations whose watch a feed of this name began, also in an earlier run."""
+
+    def watch_feed(self, conversation_id: str) -> str | None:
+        """The feed that began the watch in force of this conversation; None without one, or if no feed began it."""
+
+    def flush(self) -> None:
+        """Write what is buffered; to be called a few milliseconds after the first record that is."""
+
+
+class Journal:
+    """The one writer of a journal; safe to call from any thread.
+
+    `ended(messages)` must return the ids of the conversations that frames among them end, and which messages are no
+    valid frame: the index of each, in order, and the reason. Opening repairs what a crash left behind: a torn last line
+    is cut off, and a feed that was up is noted as lost.
+
+    Raises StateError if the directory cannot be written; once a write has failed, every further call raises it.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        settings: dict[str, Any],
+        ended: Ended,
+        now: Callable[[], float] = time.time,
+        max_segment_bytes: int = MAX_SEGMENT_BYTES,
+        max_segment_age_s: float = 3600.0,
+        sync_always: bool = False,
+    ) -> None:
+        self._directory = directory
+        self._settings = settings
+        self._ended = ended
+        self._now = now
+        self._max_segment_bytes = max_segment_bytes
+        self._max_segment_age_s = max_segment_age_s
+        self._sync_always = sync_always
+        self._lock = threading.Lock()
+        self._written = threading.Condition(self._lock)
+        self._writes = 0
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._failure: StateError | None = None
+        make_private_dir(directory)
+        self._state = recover(directory, ended)
+        self._fd = -1
+        self.interrupted = interrupted = [name for name, state in self._state.feeds.items() if state == "up"]
+        """The feeds that were up when the run before this one ended without stopping."""
+        self._state.feeds.update(dict.fromkeys(interrupted, "down"))
+        # They have been down since the last record, not only now: nothing that was live then has stalled meanwhile.
+        at = self._state.time if interrupted else None
+        self._roll(at, dict.fromkeys(interrupted, INTERRUPTED))
+        if interrupted:
+            self._segment_since = self._now()
+
+    @property
+    def directory(self) -> Path:
+        """Where the segments are."""
+        return self._directory
+
+    @property
+    def writes(self) -> int:
+        """How often something has been written; whoever reads along knows from it whether there may be more to read."""
+        return self._writes
+
+    def wait_for_write(self, seen: int, timeout_s: float) -> None:
+        """Return when there have been more than `seen` writes, after `timeout_s` at the latest."""
+        with self._written:
+            if self._writes <= seen:
+                self._written.wait(timeout_s)
+
+    def is_watching(self, conversation_id: str) -> bool:
+        """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
+        return conversation_id in self._state.watches
+
+    def watched_by(self, feed: str) -> list[str]:
+        """The conversations whose watch a feed of this name began, also in an earlier run."""
+        return [one for one, settings in list(self._state.watches.items()) if settings.get("feed") == feed]
+
+    def watch_feed(self, conversation_id: str) -> str | None:
+        """The feed that began the watch in force of this conversation; None without one, or if no feed began it."""
+        return self._state.watches.get(conversation_id, {}).get("feed")
+
+    def recorder(self, name: str) -> Recorder:
+        """This journal for one feed of several: its name is `via` in the frames and invalid messages it records."""
+        return _NamedRecorder(self, name)
+
+    def frame(self, text: str | bytes, *, at: float | None = None, via: str | None = None) -> None:
+        """Append a message as received, now or `at` epoch seconds: as a `frame`, or as `invalid` with the reason."""
+        # Before the lock: waiting for another thread's write is no latency of the call's.
+        arrived = self._now() if at is None else at
+        message = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+        self._keep(arrived, [message], via)
+
+    def frames(self, messages: Sequence[bytes], *, via: str | None = None) -> None:
+        """Append messages that arrived together, now, in order: as `frame` for each, several times as fast."""
+        if messages:
+            self._keep(self._now(), messages, via)
+
+    def invalid(self, text: str, reason: str, *, via: str | None = None) -> None:
+        """Append a message that is no frame, cut at 4096 characters."""
+        with self._lock:
+            self._append(_invalid_line(_head_of(self._time(), via), text, reason))
+
+    def tick(self) -> None:
+        """Append a tick, and bring everything so far to the disk."""
+        with self._lock:
+            self._record({"tick": True})
+        self.sync()
+
+    def feed(self, name: str, state: Literal["up", "down"], reason: str) -> None:
+        """Append that a feed connected or was lost."""
+        with self._lock:
+            self._state.feeds[name] = state
+            self._record({"feed": {"name": name, "state": state, "reason": reason}})
+
+    def watch(self, settings: dict[str, Any]) -> None:
+        """Append the watch of a conversation, or its new limits, and write it."""
+        with self._lock:
+            self._state.watches[settings["conversation_id"]] = settings
+            self._record({"watch": settings})
+            self._write()
+
+    def flush(self) -> None:
+        """Write what is buffered; a reader sees it at once, and kill -9 does not lose it."""
+        with self._lock:
+            self._write()
+
+    def sync(self) -> None:
+        """Write what is buffered, and wait until everything is on the disk: a power loss does not cost it."""
+        with self._lock:
+            if self._fd < 0:
+                return
+            self._write()
+            with self._failing("syncing"):
+                fd = os.dup(self._fd)
+        try:
+            with self._failing("syncing"):  # without the lock, so that no feed waits for the disk
+                os.fdatasync(fd)
+        finally:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Write and sync what is left. Raises StateError if that fails."""
+        with self._lock:
+            if self._fd < 0:
+                return
+            try:
+                self._write()
+                with self._failing("syncing"):
+                    os.fsync(self._fd)
+            finally:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _keep(self, arrived: float, messages: Sequence[bytes], via: str | None) -> None:
+        """Append messages that arrived together, the frames among them and the others."""
+        ended, invalid = self._ended(messages)
+        with self._lock:
+            for conversation_id in ended:  # before the append, which may begin a segment with the watches in force
+                self._state.watches.pop(conversation_id, None)
+            head = _head_of(self._time(arrived), via)
+            self._append(_lines(head, messages, invalid) if invalid else _frame_lines(head, messages))
+
+    def _time(self, now: float | None = None) -> bytes:
+        self._state.time = max(self._state.time, self._now() if now is None else now)
+        return repr(self._state.time).encode()
+
+    def _record(self, record: dict[str, Any]) -> None:
+        self._append(b'{"received_at":%b,%b\n' % (self._time(), orjson.dumps(record)[1:]))
+
+    def _append(self, line: bytes) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._buffer.append(line)
+        self._buffered += len(line)
+        if self._buffered >= BUFFER_BYTES:
+            self._write()
+
+    def _write(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if not self._buffer:
+            return
+        data = b"".join(self._buffer)
+        self._buffer.clear()
+        self._buffered = 0
+        with self._failing("writing"):
+            write_all(self._fd, data)
+            if self._sync_always:
+                os.fdatasync(self._fd)
+        self._segment_bytes += len(data)
+        self._writes += 1
+        self._written.notify_all()
+        if (
+            self._segment_bytes >= self._max_segment_bytes
+            or self._state.time - self._segment_since >= self._max_segment_age_s
+        ):
+            self._roll()
+
+    @contextmanager
+    def _failing(self, doing: str) -> Iterator[None]:
+        """Turn an OSError into the StateError that this call and every later one raises.
+
+        For good, because the kernel tells of a lost page only once, and because nothing may follow a torn line.
+        """
+        try:
+            with state_errors(f"{doing} the journal in {self._directory}"):
+                yield
+        except StateError as error:
+            self._failure = error
+            raise
+
+    def _roll(self, at: float | None = None, feed_reasons: Mapping[str, str] | None = None) -> None:
+        """Go on in a new segment, which appears with its head already in it, of now or of `at` epoch seconds."""
+        with self._failing("starting a segment of"):
+            head = b"".join(self._head(self._time(at), feed_reasons or {}))
+            self._state.segment += 1
+            path = self._directory / f"{self._state.segment:08d}{SUFFIX}"
+            unnamed = path.with_suffix(".new")
+            fd = open_private(unnamed, os.O_WRONLY | os.O_TRUNC)
+            write_all(fd, head)
+            os.fsync(fd)
+            unnamed.rename(path)
+            _sync_directory(self._directory)
+            if self._fd >= 0:
+                os.fsync(self._fd)
+                os.close(self._fd)
+            self._fd = fd
+        self._segment_bytes = len(head)
+        self._segment_since = self._state.time
+
+    def _head(self, at: bytes, feed_reasons: Mapping[str, str]) -> list[bytes]:
+        records: list[dict[str, Any]] = [{"settings": self._settings}]
+        records += [{"watch": settings} for settings in self._state.watches.values()]
+        records += [
+            {"feed": {"name": name, "state": state, "reason": feed_reasons.get(name, "as in the segment before")}}
+            for name, state in self._state.feeds.items()
+        ]
+        return [b'{"received_at":%b,%b\n' % (at, orjson.dumps(record)[1:]) for record in records]
+
+
+class _NamedRecorder:
+    """A journal's recorder for the feed of a name."""
+
+    def __init__(self, journal: Journal, name: str) -> None:
+        self._journal = journal
+        self._name = name
+        self.feed = journal.feed
+        self.watch = journal.watch
+        self.is_watching = journal.is_watching
+        self.watched_by = journal.watched_by
+        self.watch_feed = journal.watch_feed
+        self.flush = journal.flush
+
+    def frame(self, text: str | bytes, *, at: float | None = None) -> None:
+        self._journal.frame(text, at=at, via=self._name)
+
+    def frames(self, messages: Sequence[bytes]) -> None:
+        self._journal.frames(messages, via=self._name)
+
+    def invalid(self, text: str, reason: str) -> None:
+        self._journal.invalid(text, reason, via=self._name)
+
+
+def _head_of(time: bytes, via: str | None) -> bytes:
+    """What the record of a message begins with."""
+    return b'{"received_at":%b,' % time if via is None else b'{"received_at":%b,"via":%b,' % (time, orjson.dumps(via))
+
+
+def _frame_lines(head: bytes, messages: Sequence[bytes]) -> bytes:
+    """The records of frames, of which there is one at least."""
+    together = b"".join(messages)
+    if b"\n" in together or b"\r" in together:
+        # Between tokens only: inside a string they are not JSON.
+        messages = [message.replace(b"\n", b" ").replace(b"\r", b" ") for message in messages]
+    del together  # or there would be two large pieces of memory at a time, which the allocator returns to the system
+    begin = head + b'"frame":'
+    if len(messages) == 1:  # which most are while little happens, and what follows takes a tenth more of the time
+        return b"%b%b}\n" % (begin, messages[0])
+    ends = [*messages]
+    ends[0] = begin + ends[0]
+    ends[-1] += b"}\n"
+    return (b"}\n" + begin).join(ends)
+
+
+def _lines(head: bytes, messages: Sequence[bytes], invalid: Mapping[int, str]) -> bytes:
+    """The records of messages, some of which are `invalid`."""
+    lines: list[bytes] = []
+    behind = 0
+    for at, reason in invalid.items():
+        if behind < at:
+            lines.append(_frame_lines(head, messages[behind:at]))
+        lines.append(_invalid_line(head, messages[at].decode("utf-8", "replace"), reason))
+        behind = at + 1
+    if behind < len(messages):
+        lines.append(_frame_lines(head, messages[behind:]))
+    return b"".join(lines)
+
+
+def _invalid_line(head: bytes, text: str, reason: str) -> bytes:
+    record = {"invalid": _encodable(text[:MAX_INVALID_TEXT]), "reason": _encodable(reason)}
+    return b"%b%b\n" % (head, orjson.dumps(record)[1:])
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""The process: logs, threads, signals, systemd, tracing, the health probe."""

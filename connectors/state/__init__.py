@@ -1,0 +1,1 @@
+"""The state directory: private files, the audit log, the interceptor registry, Bytewax' recovery store."""

@@ -1,0 +1,234 @@
+"""Files of the state directory: private, locked, probed, and an exactly-once JSON Lines output for Bytewax."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from connectors.errors import StateError, VoicewatchError
+from connectors.runtime.logs import get_logger
+
+__all__ = [
+    "LOCK_NAME",
+    "JsonLinesSink",
+    "StateLock",
+    "check_writable",
+    "logged_failures",
+    "make_private_dir",
+    "open_private",
+    "state_errors",
+    "write_all",
+]
+
+# Of the lock in a state directory; it stays when the run that held it has ended.
+LOCK_NAME: Final = "lock"
+_REMEDIES = {
+    errno.EACCES: "give the user that runs voicewatch write permission, or choose another [state] dir",
+    errno.EPERM: "give the user that runs voicewatch write permission, or choose another [state] dir",
+    errno.EROFS: "the file system is mounted read-only; choose a [state] dir on a writable one",
+    errno.ENOSPC: "free some space, or choose a [state] dir on another disk",
+    errno.EDQUOT: "the disk quota is used up; free some space or raise the quota",
+    errno.ENOTDIR: "a part of the path is a file; move it away or choose another [state] dir",
+    errno.EEXIST: "there is a file where the directory should be; move it away or choose another [state] dir",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+}
+
+
+@contextlib.contextmanager
+def state_errors(doing: str) -> Iterator[None]:
+    """Turn an OSError inside into a StateError that says what was being done and how to fix the cause."""
+    try:
+        yield
+    except OSError as error:
+        remedy = _REMEDIES.get(error.errno or 0, "check the disk and the path")
+        raise StateError(f"{doing} failed: {error.strerror or error}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def logged_failures(event: str, **fields: object) -> Iterator[None]:
+    """Log an exception that passes through: in a cluster Bytewax hides the text of what a connector raised."""
+    try:
+        yield
+    except VoicewatchError as error:  # which says itself what happened
+        get_logger(__name__).error(event, error=str(error), **fields)
+        raise
+    except Exception:
+        get_logger(__name__).exception(event, **fields)
+        raise
+
+
+def make_private_dir(path: Path) -> None:
+    """Create `path` and its missing parents, readable by the owner alone (0700). Raises StateError.
+
+    A directory that exists keeps its mode: it may have been shared on purpose.
+    """
+    with state_errors(f"creating the directory {path}"):
+        missing = [p for p in (path, *path.parents) if not p.exists()]
+        for directory in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                directory.mkdir(mode=0o700)
+        if not path.is_dir():
+            raise FileExistsError(errno.EEXIST, "not a directory", str(path))
+
+
+def open_private(path: Path, flags: int) -> int:
+    """Open `path` with `flags`, creating it readable and writable by the owner alone (0600). Raises StateError."""
+    with state_errors(f"opening {path}"):
+        return os.open(path, flags | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of `data`, in one call unless the kernel takes less. Raises OSError."""
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, data[written:])
+
+
+def check_writable(directory: Path, *, need_bytes: int = 64 * 1024 * 1024) -> None:
+    """Prove that `directory` can hold state: create it (0700), write and sync a file in it, look at the space.
+
+    Raises StateError that names the cause and the fix, before anything else was started.
+    """
+    import tempfile
+
+    make_private_dir(directory)
+    with state_errors(f"writing a test file in {directory}"):
+        # No tempfile.TemporaryFile: it may use O_TMPFILE, which proves nothing about creating a name.
+        fd, probe = tempfile.mkstemp(prefix=".probe-", dir=directory)
+        try:
+            write_all(fd, b"voicewatch\n" * 400)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+            Path(probe).unlink()
+        free = shutil.disk_usage(directory).free
+    if free < need_bytes:
+        raise StateError(
+            f"{directory} has {free // 2**20} MiB left and {-(-need_bytes // 2**20)} MiB are needed; "
+            "free some space, or choose a [state] dir on another disk"
+        )
+
+
+class StateLock:
+    """The right to use a state directory: an flock on `path`, which the kernel drops when the process dies.
+
+    `acquire` raises StateError naming the process that holds it. Usable as a context manager.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock and write this process' id into the file, or raise StateError at once."""
+        make_private_dir(self._path.parent)
+        fd = open_private(self._path, os.O_RDWR)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(fd)
+            raise StateError(
+                f"{self._path.parent} is in use by another voicewatch (process {holder}); "
+                "stop that one, or give this one a [state] dir of its own"
+            ) from None
+        with state_errors(f"writing {self._path}"):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let go of the lock; the file stays. Harmless when it is not held."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+    def __enter__(self) -> StateLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class _JsonLinesPartition(StatefulSinkPartition[bytes, int]):
+    def __init__(self, path: Path, resume_at: int) -> None:
+        self._path = path
+        make_private_dir(path.parent)
+        self._fd = open_private(path, os.O_WRONLY | os.O_APPEND)
+        try:
+            size = os.fstat(self._fd).st_size
+            if size < resume_at:
+                raise StateError(
+                    f"{path} is {size} bytes long but held {resume_at} at the last snapshot: it was cut, replaced or "
+                    "lost; put the file back, or move the recovery directory away to start afresh"
+                )
+            with state_errors(f"truncating {path}"):
+                os.ftruncate(self._fd, resume_at)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._size = resume_at
+        self._synced = resume_at
+
+    def write_batch(self, values: list[bytes]) -> None:
+        data = b"".join(values)
+        with (
+            logged_failures("output_write_failed", path=str(self._path)),
+            state_errors(f"writing {self._path}"),
+        ):
+            if data:
+                write_all(self._fd, data)
+        self._size += len(data)
+
+    def snapshot(self) -> int:
+        if self._size != self._synced:
+            with (
+                logged_failures("output_sync_failed", path=str(self._path)),
+                state_errors(f"syncing {self._path}"),
+            ):
+                os.fdatasync(self._fd)
+            self._synced = self._size
+        return self._size
+
+    def close(self) -> None:
+        # Must not raise: Bytewax calls it while another exception unwinds, and a second one aborts the process.
+        try:
+            os.close(self._fd)
+        except OSError as error:
+            get_logger(__name__).warning("output_close_failed", path=str(self._path), error=str(error))
+
+
+class JsonLinesSink(FixedPartitionedSink[bytes, int]):
+    """Bytewax sink of items `(key, chunk)` into one file; a chunk is one or more complete lines as bytes.
+
+    Without a resume state the file starts empty. With one it is cut back to its length at that snapshot, and the
+    flow writes the rest again. A file that is shorter than that raises StateError. The file is synced at each
+    snapshot that follows a write, so the recovery store never runs ahead of it.
+
+    Delivery guarantee: exactly once, with recovery on. A crash (`kill -9`) or a power loss costs nothing; lines
+    past the last snapshot are on view before they are final.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(path)
+
+    def list_parts(self) -> list[str]:
+        """One partition, whatever the number of workers."""
+        return ["file"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _JsonLinesPartition:  # noqa: ARG002
+        """Open the files; raises StateError if that fails."""
+        with logged_failures("output_open_failed", step=step_id, path=str(self._path)):
+            return _JsonLinesPartition(self._path, resume_state or 0)

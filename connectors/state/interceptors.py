@@ -1,0 +1,102 @@
+"""What is known of the interceptors that were asked for, so that none is created twice."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from connectors.errors import StateError
+from connectors.state.files import make_private_dir, open_private, state_errors
+
+__all__ = ["InterceptorEntry", "InterceptorRegistry", "Phase"]
+
+Phase = Literal["creating", "created", "failed"]
+
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterceptorEntry:
+    """What is known of one conversation's interceptor.
+
+    `creating`: asked for, and no clear answer came; it may exist. `created`: it exists. `failed`: refused, for
+    `reason`; nothing exists, unless `interceptor_id` names what came out wrong. `watch` is the watch record that was
+    journaled last.
+    """
+
+    phase: Phase
+    interceptor_id: str | None = None
+    reason: str | None = None
+    watch: Mapping[str, Any] | None = None
+
+
+class InterceptorRegistry:
+    """A JSON file of interceptor entries by conversation, replaced as a whole and durable when `put` returns.
+
+    It has one writer: the process that holds the state directory's lock. Raises `StateError` if the file is damaged,
+    unreadable or cannot be written; a file that is not there is an empty registry.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._entries = self._load()
+
+    def get(self, conversation_id: str) -> InterceptorEntry | None:
+        """The entry of a conversation, or None if none was ever asked for."""
+        return self._entries.get(conversation_id)
+
+    def put(self, conversation_id: str, entry: InterceptorEntry) -> None:
+        """Remember an entry in place of the one before; on return it is on the disk."""
+        entries = {**self._entries, conversation_id: entry}
+        document = {
+            "version": VERSION,
+            "interceptors": {conversation: asdict(known) for conversation, known in entries.items()},
+        }
+        self._replace(json.dumps(document, ensure_ascii=False, indent=1).encode() + b"\n")
+        self._entries = entries
+
+    def _load(self) -> dict[str, InterceptorEntry]:
+        with state_errors(f"reading {self._path}"):
+            try:
+                content = self._path.read_bytes()
+            except FileNotFoundError:
+                return {}
+        try:
+            document = json.loads(content)
+            if document["version"] != VERSION:
+                raise ValueError(f"version {document['version']!r}, expected {VERSION}")
+            return {conversation: _entry(known) for conversation, known in document["interceptors"].items()}
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            raise StateError(
+                f"{self._path}: damaged ({error}); restore it from a backup, or look at Genesys which interceptors "
+                "exist, delete those and this file, and run bootstrap again"
+            ) from error
+
+    def _replace(self, content: bytes) -> None:
+        """Write a new file beside the old one and move it over: a crash leaves one of them, whole."""
+        directory = self._path.parent
+        make_private_dir(directory)
+        beside = directory / f".{self._path.name}.new"
+        with state_errors(f"writing {self._path}"):
+            beside.unlink(missing_ok=True)  # left by a crash, perhaps with another mode
+            with open(open_private(beside, os.O_WRONLY | os.O_EXCL), "wb") as file:  # noqa: PTH123 - a descriptor
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(self._path)
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+def _entry(known: dict[str, Any]) -> InterceptorEntry:
+    entry = InterceptorEntry(**known)
+    if entry.phase not in get_args(Phase):
+        raise ValueError(f"phase {entry.phase!r}")
+    return entry

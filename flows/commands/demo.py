@@ -1,0 +1,203 @@
+"""The demo: the real job against the simulator, with a receiver for its callbacks, in a directory of its own."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import threading
+from base64 import b64decode, b64encode
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from connectors.callbacks.outbox import Outbox
+from connectors.callbacks.receiver import CallbackReceiver
+from connectors.errors import UsageError, VoicewatchError
+from connectors.format.decode import decode_block
+from connectors.genesys.simulator.calls import conversation_ids
+from connectors.genesys.simulator.voice_events import running_simulator
+from connectors.runtime.shutdown import Shutdown
+from connectors.state.audit import verify
+from flows.analytics.merge import Tally
+from flows.commands.run import run_live
+from flows.settings.models import Settings, parse_settings
+from flows.state import StateLayout
+
+__all__ = ["DemoResult", "DemoRow", "Stage", "run_demo"]
+
+SEED: Final = 7
+CALLS: Final = 5
+FRAMES_PER_S: Final = 10.0
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """What was seen of one conversation; losses as ratios, None where nothing was measured."""
+
+    conversation_id: str
+    frames: int
+    windows: int
+    worst_p95_ms: float | None
+    worst_loss: float | None
+    raised: int
+    resolved: int
+    delivered: int
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What a demo did; `delivered` counts the callbacks that the receiver got and whose signature it verified."""
+
+    conversations: list[DemoRow]
+    tally: Tally
+    delivered: int
+    pending: int
+    audit_lines: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a demo is about: configuration tables, variables of the environment, and the calls that will be seen.
+
+    With `bootstrap`, interceptors are created first.
+    """
+
+    tables: dict[str, Any]
+    environ: dict[str, str]
+    conversation_ids: list[str]
+    bootstrap: bool
+
+
+def run_demo(seconds: float, shutdown: Shutdown, kind: str = "voice-events") -> DemoResult:
+    """Run the whole job for so many seconds, or until `shutdown` is requested. Raises UsageError for no such kind."""
+    if kind not in STAGES:
+        raise UsageError(f"--kind {kind}: is none of {', '.join(STAGES)}")
+    secret = "whsec_" + b64encode(secrets.token_bytes(32)).decode()
+    environ = {
+        "GENESYS_CLIENT_ID": "demo",
+        "GENESYS_CLIENT_SECRET": secrets.token_urlsafe(16),
+        "VOICEWATCH_CALLBACK_SECRET": secret,
+    }
+    with (
+        tempfile.TemporaryDirectory(prefix="voicewatch-demo-") as directory,
+        CallbackReceiver(secrets=[secret]) as receiver,
+        STAGES[kind]() as stage,
+    ):
+        tables = _tables(receiver.url, Path(directory)) | stage.tables
+        settings = parse_settings(tables, "the demo")
+        timer = threading.Timer(seconds, shutdown.requested.set)
+        timer.daemon = True
+        if not stage.bootstrap:
+            timer.start()
+        on_bootstrap = (lambda _: timer.start()) if stage.bootstrap else None
+        tally = run_live(settings, environ | stage.environ, shutdown, on_bootstrap=on_bootstrap)
+        return _result(settings, stage.conversation_ids, tally, receiver)
+
+
+def _tables(receiver_url: str, directory: Path) -> dict[str, Any]:
+    """Any demo's configuration: shorter windows and quiet times than usual, so that there is something to see."""
+    return {
+        "windows": {"length_s": 4, "slide_s": 2},
+        "alerts": {"clear_after_s": 2},
+        "delivery": {"allow_private_addresses": True},
+        "state": {"dir": str(directory / "state")},
+        "defaults": {
+            "interceptor_address": "sip:qa@monitoring.internal",
+            "qa_callback_url": f"{receiver_url}/alerts",
+        },
+    }
+
+
+@contextmanager
+def _voice_events() -> Iterator[Stage]:
+    with running_simulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S) as simulator:
+        ids = conversation_ids(SEED, CALLS)
+        interceptors = [{"conversation_id": id_, "leg_id": f"leg-{number}"} for number, id_ in enumerate(ids, 1)]
+        yield Stage({"genesys": {"base_url": simulator.base_url}, "interceptor": interceptors}, {}, ids, bootstrap=True)
+
+
+@contextmanager
+def _notifications() -> Iterator[Stage]:
+    from connectors.genesys.simulator.notifications import NotificationsSimulator
+    from connectors.genesys.simulator.voice_events import running
+
+    # The seconds that the SDK takes to be imported are not to be those of the demo.
+    import_module("PureCloudPlatformClientV2")
+    # Notifications arrive after a fifth of a second when all is well.
+    feed = {"kind": "notifications", "defaults": {"max_latency_ms": 330}}
+    with running(NotificationsSimulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S)) as simulator:
+        ids = conversation_ids(SEED, CALLS)
+        tables = {"genesys": {"base_url": simulator.base_url}, "feed": [{**feed, "conversations": ids}]}
+        yield Stage(tables, {}, ids, bootstrap=False)
+
+
+@contextmanager
+def _audiohook() -> Iterator[Stage]:
+    from connectors.genesys.simulator.audiohook import calling, unused_port
+
+    key, secret = "demo-key", b64encode(secrets.token_bytes(32)).decode()
+    listen = f"127.0.0.1:{unused_port()}"
+    tables = {
+        "feed": [{"kind": "audiohook"}],
+        "audiohook": {"listen": listen, "path": "/audiohook", "api_keys": [key]},
+    }
+    environ = {"VOICEWATCH_AUDIOHOOK_SECRETS": f"{key}={secret}"}
+    with calling(f"ws://{listen}/audiohook", key, b64decode(secret), seed=SEED, conversations=CALLS) as ids:
+        yield Stage(tables, environ, ids, bootstrap=False)
+
+
+STAGES: Final[dict[str, Callable[[], AbstractContextManager[Stage]]]] = {
+    "voice-events": _voice_events,
+    "notifications": _notifications,
+    "audiohook": _audiohook,
+}
+
+
+def _result(settings: Settings, ids: list[str], tally: Tally, receiver: CallbackReceiver) -> DemoResult:
+    state = StateLayout(settings.state.dir)
+    windows = _read(state.windows)
+    alerts = _read(state.alerts)
+    received = {one.id: orjson.loads(one.body) for one in receiver.received if one.verified}
+    delivered = Counter(alert["conversationId"] for alert in received.values())
+    frames = _frames(state.journal)
+    rows = []
+    for id_ in ids:
+        own = [window for window in windows if window["conversation_id"] == id_]
+        p95 = [window["latency_ms"]["p95"] for window in own if window["latency_ms"]]
+        loss = [window["packet_loss"]["max"] for window in own if window["packet_loss"]]
+        states = Counter(alert["state"] for alert in alerts if alert["conversationId"] == id_)
+        rows.append(
+            DemoRow(
+                id_,
+                frames[id_],
+                len(own),
+                max(p95, default=None),
+                max(loss, default=None),
+                states["raised"],
+                states["resolved"],
+                delivered[id_],
+            )
+        )
+    outbox = Outbox(state.outbox)
+    pending = outbox.counts()["pending"]
+    outbox.close()
+    verdict = verify(state.audit)
+    if not verdict.ok:
+        raise VoicewatchError(f"the demo's audit log is not intact: {verdict.faults[0].text}")
+    return DemoResult(rows, tally, len(received), pending, verdict.lines)
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def _frames(journal: Path) -> Counter[str]:
+    """Frames by conversation, as they stand in the journal."""
+    blocks = [decode_block(segment.read_bytes()) for segment in sorted(journal.iterdir())]
+    return Counter(conversation_id for block in blocks for conversation_id in block.ids.texts())

@@ -1,0 +1,186 @@
+"""What commands print, for people, on standard output: tables by Rich, and plain text, which needs no import of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import orjson
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from connectors.callbacks.outbox import Entry
+    from flows.analytics.merge import Tally
+    from flows.commands.bootstrap import BootstrapReport
+    from flows.commands.demo import DemoResult
+    from flows.commands.replay import Replayed
+
+__all__ = [
+    "print_audit",
+    "print_bootstrap",
+    "print_demo",
+    "print_entry",
+    "print_outbox",
+    "print_replay",
+    "print_tally",
+]
+
+# Wide enough that nothing is folded outside a terminal: an id in two pieces can be neither found nor copied.
+PLAIN_WIDTH = 10_000
+MAX_TIME = 253_402_300_800.0  # the year 10000
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    # No markup and no emoji: what is in brackets or colons may be part of a path or an id.
+    width = None if sys.stdout.isatty() else PLAIN_WIDTH
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def _table(*columns: str) -> Table:
+    """A table of these columns; those whose names begin with # are aligned to the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        justify: Literal["left", "right"] = "right" if name.startswith("#") else "left"
+        table.add_column(name.removeprefix("#"), justify=justify, overflow="fold")
+    return table
+
+
+def print_tally(tally: Tally) -> None:
+    """The counts of a live run."""
+    print(
+        f"{tally.frames} frames of {tally.conversations} watched conversation(s); {tally.windows} windows; "
+        f"{tally.raised} alerts raised, {tally.resolved} resolved; {tally.unwatched} frames unwatched, "
+        f"{tally.invalid + tally.rejected} invalid" + (f", {tally.ignored} ignored" if tally.ignored else "")
+    )
+
+
+def print_bootstrap(report: BootstrapReport) -> None:
+    """What became of each interceptor."""
+    for conversation_id in report.created:
+        print(f"created   {conversation_id}")
+    for conversation_id in report.existing:
+        print(f"existing  {conversation_id}")
+    for failure in report.failed:
+        print(f"FAILED    {failure.conversation_id}: {failure.reason}")
+    print(f"{len(report.created)} created, {len(report.existing)} existing, {len(report.failed)} failed")
+
+
+def print_replay(replayed: Replayed) -> None:
+    """The summary of a replay."""
+    tally = replayed.tally
+    rate = tally.frames / replayed.elapsed_s if replayed.elapsed_s else 0.0
+    rows = [
+        ("frames", f"{tally.frames}"),
+        ("  unwatched", f"{tally.unwatched}"),
+        *([("ignored messages", f"{tally.ignored}")] if tally.ignored else []),
+        ("invalid messages", f"{tally.invalid}"),
+        ("rejected lines", f"{tally.rejected}"),
+        ("torn last lines", f"{tally.torn}"),
+        ("conversations watched", f"{tally.conversations}"),
+        ("windows", f"{tally.windows}"),
+        ("alerts raised", f"{tally.raised}"),
+        ("alerts resolved", f"{tally.resolved}"),
+    ]
+    name_width, value_width = (max(map(len, column)) for column in zip(*rows, strict=True))
+    for name, value in rows:
+        print(f"{name:<{name_width}}  {value:>{value_width}}")
+    print(f"{replayed.elapsed_s:.2f} s, {rate:,.0f} frames/s; results in {replayed.out}")
+    if replayed.outbox is not None:
+        print("callbacks: " + ", ".join(f"{count} {state}" for state, count in replayed.outbox.items()))
+        if replayed.outbox["pending"] or replayed.outbox["dead"]:
+            listing = f"VOICEWATCH_STATE__DIR={replayed.out} voicewatch outbox list CONFIG"
+            print(f"`{listing}` tells why; `outbox retry` sends dead ones again")
+    if tally.rejected and not tally.frames + tally.invalid + tally.ignored:
+        print("Every line was rejected: is this a recording? rejected.jsonl has the reason for each.")
+    if tally.frames and tally.unwatched == tally.frames:
+        print(
+            "No frame was of a watched conversation: the recording holds no watch records for them. "
+            'Give a --config with [alerts] unwatched = "default" to watch every conversation.'
+        )
+
+
+def print_demo(result: DemoResult) -> None:
+    """The summary of a demo: a row for each conversation."""
+    table = _table(
+        "conversation", "#frames", "#windows", "#worst p95 ms", "#worst loss %", "#raised", "#resolved", "#delivered"
+    )
+    for row in result.conversations:
+        table.add_row(
+            row.conversation_id,
+            f"{row.frames}",
+            f"{row.windows}",
+            "-" if row.worst_p95_ms is None else f"{row.worst_p95_ms:.0f}",
+            "-" if row.worst_loss is None else f"{row.worst_loss * 100:.1f}",
+            f"{row.raised}",
+            f"{row.resolved}",
+            f"{row.delivered}",
+        )
+    console = _console()
+    console.print(table)
+    console.print()
+    print_tally(result.tally)
+    console.print(
+        f"{result.delivered} callbacks delivered and verified by the receiver, "
+        f"{result.pending} pending; audit log intact: {result.audit_lines} lines"
+    )
+
+
+def print_outbox(entries: Sequence[Entry], counts: Mapping[str, int]) -> None:
+    """Pending and dead callbacks."""
+    from rich.text import Text
+
+    console = _console()
+    if entries:
+        table = _table("alert", "conversation", "state", "#attempts", "next attempt", "last error", "url")
+        for entry in entries:
+            due = _time(entry.due_at) if entry.state == "pending" else "-"
+            table.add_row(
+                entry.id,
+                Text(entry.conversation_id),
+                entry.state,
+                f"{entry.attempts}",
+                due,
+                Text(entry.last_error or "-"),
+                Text(entry.url),
+            )
+        console.print(table)
+    console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
+
+
+def print_entry(entry: Entry) -> None:
+    """A callback as JSON; its body as the object that it is."""
+    shown: dict[str, Any] = {name: getattr(entry, name) for name in entry.__dataclass_fields__}
+    shown["body"] = None if entry.body is None else orjson.loads(entry.body)
+    print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
+
+
+def print_audit(path: Path) -> None:
+    """An audit log as a table. Raises UsageError for a file that holds no line of one."""
+    from rich.text import Text
+
+    from connectors.state.audit import read_log
+
+    console = _console()
+    for record in read_log(path):
+        details = {k: v for k, v in record.items() if k not in ("time", "action", "conversation", "outcome", "prev")}
+        time, action = _time(record.get("time")), str(record.get("action", "-"))
+        line = Text(f"{time}  {action:<22} {record.get('conversation') or '-'}  ")
+        line.append(str(record.get("outcome", "")))
+        if details:
+            line.append("  " + " ".join(f"{key}={value}" for key, value in details.items()))
+        console.print(line, soft_wrap=True)
+
+
+def _time(at: Any) -> str:
+    if not isinstance(at, int | float) or not 0 <= at < MAX_TIME:
+        return f"{at!r:<24}"  # of a line that was tampered with
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"

@@ -1,0 +1,218 @@
+"""The dataflow: journal blocks in; windows, alerts, callbacks, audit entries and rejected lines out.
+
+::
+
+    journal ─▶ spread ─▶ decode ─┬─▶ shards ─┬─▶ in_order ─┬─▶ windows, alerts, rejected   (JSON Lines)
+     blocks                      └── facts ──┘   reports   ├─▶ callbacks                   (outbox)
+                                                           └─▶ audit, tally
+
+One flow serves live running and replay; they differ in the source and in the sinks. It reads no clock and no
+configuration: the records of the journal are all it goes by.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import Source
+from bytewax.operators import KeyedStream, StatefulBatchLogic
+from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
+
+from connectors.format.decode import Decoded, decode_block
+from connectors.journal.writer import Block
+from connectors.state.files import logged_failures
+from flows.analytics.merge import BlockFacts, Merger, Report, Tally, facts_of
+from flows.analytics.shard import Overrides, Shard, ShardResult
+from flows.analytics.shards import ShardBlock, split
+
+if TYPE_CHECKING:
+    from connectors.callbacks.outbox import Callback
+    from connectors.state.audit import AuditEntry
+    from flows.monitoring.monitor import Monitor
+
+__all__ = ["SHARDS", "Outputs", "TallySink", "build"]
+
+# Few, for each block costs each shard the same, however little is in it. The names are such that Bytewax, which routes
+# by their hash, gives two, three and four workers as equal shares as there can be. They are in every recovery store.
+SHARDS: Final = ("0an", "1at", "2ah", "3aa")
+ALL: Final = "all"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where the flow's results go; each sink takes items `(key, value)`, None for a result that nobody wants.
+
+    `windows`, `alerts` and `rejected` get bytes of whole JSON lines, `callbacks` gets lists of `Callback`, `audit` gets
+    `AuditEntry`, `tally` gets `Tally`.
+    """
+
+    windows: Sink[Any]
+    alerts: Sink[Any]
+    rejected: Sink[Any] | None = None
+    callbacks: Sink[Any] | None = None
+    audit: Sink[Any] | None = None
+    tally: Sink[Any] | None = None
+
+
+def build(
+    source: Source[Block], outputs: Outputs, *, overrides: Overrides | None = None, monitor: Monitor | None = None
+) -> Dataflow:
+    """The dataflow from a source of journal blocks to the outputs.
+
+    `overrides` is what a replay's configuration puts before the recording's. `monitor` measures the steps.
+    """
+    decode = decode_block if monitor is None else monitor.decode
+    dataflow = Dataflow("voice_qa")
+    blocks = op.input("journal", dataflow, source)
+    parts = op.flat_map("decode", op.redistribute("spread", blocks), partial(_decode, decode=decode))
+    decoded = op.branch("facts", parts, lambda part: part[0] == ALL)
+    shard_blocks = cast("KeyedStream[ShardBlock]", decoded.falses)
+    results = op.stateful_batch("shards", shard_blocks, lambda state: _ShardLogic(overrides, state, monitor))
+    of_a_block = op.merge("together", decoded.trues, op.map("for_all", results, lambda part: (ALL, part[1])))
+    reports = op.stateful_batch("in_order", of_a_block, lambda state: _MergeLogic(state, monitor))
+    _connect(reports, outputs)
+    return dataflow
+
+
+def _connect(reports: KeyedStream[Report], outputs: Outputs) -> None:
+    # Bytewax builds a sink's partition with its first item. So files and callbacks get one for each report, if only
+    # an empty one: an output that stays empty is there, and what an earlier run left undelivered is taken up.
+    results: list[tuple[str, Sink[Any] | None, Callable[[Report], Iterable[Any]]]] = [
+        ("windows", outputs.windows, lambda report: [report.windows]),
+        ("alerts", outputs.alerts, lambda report: [report.alert_lines]),
+        ("rejected", outputs.rejected, lambda report: [report.rejected]),
+        ("callbacks", outputs.callbacks, _callbacks),
+        ("audit", outputs.audit, _audit_entries),
+        ("tally", outputs.tally, lambda report: [report.tally]),
+    ]
+    for name, sink, pick in results:
+        if sink is not None:
+            op.output(name, op.flat_map_value(f"pick_{name}", reports, pick), sink)
+
+
+def _decode(block: Block, *, decode: Callable[[bytes], Decoded]) -> list[tuple[str, ShardBlock | BlockFacts]]:
+    """A block's part for each shard, under the shard's key, and its facts for all."""
+    with logged_failures("decode_failed", source=block.source, line=block.line):
+        decoded = decode(block.data)
+        parts = split(block.number, decoded, len(SHARDS), last=block.last)
+        facts = facts_of(block.number, block.source, block.line, decoded)
+        return [*zip(SHARDS, parts, strict=True), (ALL, facts)]
+
+
+class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[Any, ...]]):
+    """Applies a shard's blocks in order of their numbers, whoever decoded them first."""
+
+    def __init__(
+        self, overrides: Overrides | None, resume_state: tuple[Any, ...] | None, monitor: Monitor | None
+    ) -> None:
+        self._shard = Shard(overrides)
+        self._apply = self._shard.apply if monitor is None else partial(monitor.apply, self._shard)
+        self._number = 0
+        self._early: dict[int, ShardBlock] = {}
+        if resume_state is not None:
+            self._number = resume_state[0]
+            with logged_failures("shard_restore_failed"):
+                self._shard.restore(resume_state[1])
+
+    def on_batch(self, values: list[ShardBlock]) -> tuple[list[tuple[int, ShardResult]], bool]:
+        with logged_failures("shard_failed"):
+            self._early.update((block.number, block) for block in values)
+            results = []
+            while (block := self._early.pop(self._number, None)) is not None:
+                results.append((self._number, self._apply(block)))
+                self._number += 1
+            return results, StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> tuple[Any, ...]:
+        # All blocks of an epoch are here before it ends, so that none can be waiting for an earlier one.
+        if self._early:
+            raise RuntimeError(f"the shard waits for block {self._number} and has {sorted(self._early)}")
+        return (self._number, self._shard.snapshot())
+
+
+class _MergeLogic(StatefulBatchLogic[BlockFacts | tuple[int, ShardResult], Report, int]):
+    """Gives the reports of the blocks in order."""
+
+    def __init__(self, resume_state: int | None, monitor: Monitor | None) -> None:
+        self._merger = Merger(len(SHARDS), resume_state or 0)
+        self._monitor = monitor
+
+    def on_batch(self, values: list[BlockFacts | tuple[int, ShardResult]]) -> tuple[list[Report], bool]:
+        with logged_failures("merge_failed"):
+            for value in values:
+                if isinstance(value, BlockFacts):
+                    self._merger.add_facts(value)
+                else:
+                    self._merger.add_result(*value)
+            reports = self._merger.reports()
+            if self._monitor is not None:
+                self._monitor.reported(reports)
+            return reports, StatefulBatchLogic.RETAIN
+
+    def snapshot(self) -> int:
+        if not self._merger.is_empty:
+            raise RuntimeError(f"block {self._merger.number} is incomplete at the end of an epoch")
+        return self._merger.number
+
+
+def _callbacks(report: Report) -> list[list[Callback]]:
+    from connectors.callbacks.outbox import Callback
+
+    told = [alert for alert in report.alerts if alert.url is not None]
+    return [[Callback(alert.alert_id, alert.conversation_id, str(alert.url), alert.body) for alert in told]]
+
+
+def _audit_entries(report: Report) -> list[AuditEntry]:
+    from connectors.state.audit import AuditEntry
+
+    return [
+        AuditEntry(
+            f"ALERT_{alert.state.upper()}",
+            alert.conversation_id,
+            alert.reason or alert.state,
+            {"id": alert.alert_id, "rule": alert.rule},
+        )
+        for alert in report.alerts
+    ]
+
+
+class TallySink(FixedPartitionedSink[Tally, tuple[int, ...]]):
+    """Adds up tallies; `total` is readable from any thread of the process that holds the one partition.
+
+    Exactly once: the total is part of the snapshot.
+    """
+
+    def __init__(self) -> None:
+        self.total = Tally()
+        self._lock = threading.Lock()
+
+    def list_parts(self) -> list[str]:
+        """The one partition."""
+        return ["tally"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: tuple[int, ...] | None) -> _TallyPartition:  # noqa: ARG002
+        """Go on from the total of the snapshot."""
+        self.total = Tally(*resume_state) if resume_state else Tally()
+        return _TallyPartition(self)
+
+    def add(self, tallies: list[Tally]) -> None:
+        """Add to the total."""
+        with self._lock:
+            self.total = Tally(*map(sum, zip(self.total, *tallies, strict=True)))
+
+
+class _TallyPartition(StatefulSinkPartition[Tally, tuple[int, ...]]):
+    def __init__(self, sink: TallySink) -> None:
+        self._sink = sink
+
+    def write_batch(self, values: list[Tally]) -> None:
+        self._sink.add(values)
+
+    def snapshot(self) -> tuple[int, ...]:
+        return tuple(self._sink.total)

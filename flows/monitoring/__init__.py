@@ -1,0 +1,1 @@
+"""Metrics, health, and the monitor of a run."""

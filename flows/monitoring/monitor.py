@@ -1,0 +1,190 @@
+"""Watching a run from outside the dataflow: its metrics, its health, and what systemd is told.
+
+The dataflow stays a pure function of the journal: it is measured around its steps, by the methods that this hands to
+`flows.dataflow.build`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Final, Protocol
+
+from connectors.format.decode import Decoded, decode_block
+from connectors.journal.progress import SourceProgress
+from connectors.runtime.shutdown import Shutdown
+from connectors.runtime.systemd import Notifier
+from flows.analytics.merge import Report
+from flows.analytics.rules import RULES
+from flows.analytics.shard import Shard, ShardResult
+from flows.analytics.shards import ShardBlock
+from flows.monitoring.health import Health, HealthServer, Limits
+from flows.monitoring.metrics import Metrics
+from flows.settings.metrics import MetricsSettings
+from flows.settings.models import Settings
+from flows.state import StateLayout
+
+__all__ = ["Monitor", "process_number"]
+
+DEFAULT_FEED: Final = "voice-events"
+
+
+class Tokens(Protocol):
+    """Whoever has the access token; `connectors.genesys.auth.TokenProvider` does."""
+
+    @property
+    def fetched_at(self) -> float | None:
+        """When it was fetched, in epoch seconds; None before the first."""
+
+
+class Monitor:
+    """Metrics and health of one process of a run. Nothing is opened before `start`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        shutdown: Shutdown,
+        *,
+        process: int = 0,
+        port_offset: int = 0,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        state = StateLayout(settings.state.dir)
+        names = tuple(feed.name for feed in settings.feeds)
+        self._directory = settings.state.dir
+        self._address = settings.metrics.address(port_offset)
+        self.metrics = Metrics(_version(), process, now=now)
+        self.progress = SourceProgress(state.journal, default_feed=DEFAULT_FEED, feeds=names, now=now)
+        self._health = Health(
+            _limits(settings.metrics),
+            self.progress,
+            directory=self._directory,
+            outbox=state.outbox,
+            has_source=process == 0,
+            now=now,
+        )
+        self.metrics.watch_state(self._directory, state.outbox, self.progress)
+        self.metrics.expect_alerts(RULES)
+        if process == 0:
+            for name in names or (DEFAULT_FEED,):
+                self.metrics.feed_expected(name)
+        self._notifier = Notifier(
+            environ,
+            ready=self.progress.began,
+            stopping=shutdown.requested,
+            is_live=lambda: self._health.live().ok,
+        )
+        self._server: HealthServer | None = None
+
+    @classmethod
+    def of_run(
+        cls,
+        settings: Settings,
+        environ: Mapping[str, str],
+        shutdown: Shutdown,
+        *,
+        process: int = 0,
+        port_offset: int = 0,
+    ) -> Monitor | None:
+        """The monitor of a run; None if nobody wants to know: no `[metrics] listen`, and no systemd."""
+        if settings.metrics.listen is None and "NOTIFY_SOCKET" not in environ:
+            return None
+        return cls(settings, environ, shutdown, process=process, port_offset=port_offset)
+
+    @property
+    def port(self) -> int | None:
+        """Where it is served, once it is."""
+        return None if self._server is None else self._server.port
+
+    def start(self) -> None:
+        """Serve and tell, until `stop` or the end of the process. Raises VoicewatchError if the port is taken."""
+        if self._address is not None:
+            self._server = HealthServer(*self._address, self.metrics.text, self._health)
+            self._server.start()
+        self._notifier.start()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Started, and stopped at the end."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """Stop serving and telling."""
+        self._notifier.stop()
+        if self._server is not None:
+            self._server.stop()
+
+    def feed_changed(self, feed: str, state: str) -> None:
+        """A feed is `up` or `down` now."""
+        self.metrics.feed_changed(feed, state)
+        self._health.feed_changed(feed, state)
+
+    def watch_token(self, tokens: Tokens) -> None:
+        """Tell the age of the token that is there from now on."""
+        self.metrics.watch_token(lambda: tokens.fetched_at)
+
+    def decode(self, data: bytes) -> Decoded:
+        """`decode_block`, measured."""
+        began = time.perf_counter()
+        decoded = decode_block(data)
+        self.metrics.decoded(decoded.latency_us, decoded.packet_loss, time.perf_counter() - began)
+        return decoded
+
+    def apply(self, shard: Shard, block: ShardBlock) -> ShardResult:
+        """`shard.apply`, measured."""
+        began = time.perf_counter()
+        result = shard.apply(block)
+        self.metrics.shard_done(id(shard), shard.watching, time.perf_counter() - began)
+        return result
+
+    def reported(self, reports: Sequence[Report]) -> None:
+        """What the flow made of some blocks."""
+        for report in reports:
+            tally = report.tally
+            self.metrics.reported(
+                frames=tally.frames, unwatched=tally.unwatched, rejected=tally.rejected, windows=tally.windows
+            )
+            for alert in report.alerts:
+                self.metrics.alert(alert.rule, alert.state)
+
+
+def process_number(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[int, int]:
+    """The number of this process in its cluster, and what it adds to the port, from what Bytewax' runner was told.
+
+    Processes numbered with `-i` or BYTEWAX_PROCESS_ID may share a machine, and so add their number. Pods of a
+    StatefulSet have addresses of their own, and add nothing.
+
+    >>> process_number(["flows.voice_qa", "-i", "2"], {})
+    (2, 2)
+    >>> process_number([], {"BYTEWAX_POD_NAME": "voicewatch-1", "BYTEWAX_STATEFULSET_NAME": "voicewatch"})
+    (1, 0)
+    >>> process_number([], {})
+    (0, 0)
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-i", "--process-id", default=environ.get("BYTEWAX_PROCESS_ID", ""))
+    told = parser.parse_known_args(arguments)[0].process_id
+    if told.isdigit():
+        return int(told), int(told)
+    pod, group = environ.get("BYTEWAX_POD_NAME", ""), environ.get("BYTEWAX_STATEFULSET_NAME", "")
+    ordinal = pod.removeprefix(f"{group}-")
+    return (int(ordinal) if group and ordinal.isdigit() else 0), 0
+
+
+def _limits(metrics: MetricsSettings) -> Limits:
+    return Limits(metrics.stalled_after_s, metrics.outbox_limit, metrics.disk_floor_mib * 2**20)
+
+
+def _version() -> str:
+    try:
+        return version("voicewatch")
+    except PackageNotFoundError:  # run from a checkout that was not installed
+        return "unknown"

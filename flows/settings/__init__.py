@@ -1,0 +1,1 @@
+"""The configuration: models, environment, and errors that name every mistake."""

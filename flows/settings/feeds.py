@@ -1,0 +1,199 @@
+"""The configuration of feeds: the `[[feed]]` list and the `[audiohook]` table."""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from connectors.errors import ConfigurationError
+from connectors.genesys.feeds.notifications.topics import MAX_TOPICS, topics_of
+from flows.settings.values import (
+    Between,
+    HttpUrl,
+    Mistake,
+    Table,
+    api_key,
+    feed_name,
+    host_and_port,
+    is_loopback,
+    no_mistake,
+    path_text,
+    split_host,
+    topic_id,
+    url_path,
+)
+
+__all__ = ["AUDIOHOOK_SECRETS", "AudioHookSettings", "FeedDefaults", "FeedSettings", "audiohook_keys", "complete_feeds"]
+
+AUDIOHOOK_SECRETS = "VOICEWATCH_AUDIOHOOK_SECRETS"  # the name of the variable
+
+_SOURCES = ("conversations", "queues", "users")
+
+
+def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("must not name one twice")
+    return values
+
+
+Ids = Annotated[
+    tuple[Annotated[str, AfterValidator(topic_id)], ...],
+    Field(strict=False),
+    AfterValidator(_distinct),
+    BeforeValidator(no_mistake),
+]
+File = Annotated[Path, Field(strict=False), BeforeValidator(path_text)]
+
+
+class FeedDefaults(Table):
+    """`[feed.defaults]`: the limits of the conversations that a feed hears of; None means those of `[defaults]`."""
+
+    max_latency_ms: Annotated[float, AfterValidator(Between(50, 10_000))] | None = None
+    packet_loss_threshold: Annotated[float, AfterValidator(Between(0, 0.1))] | None = None
+    qa_callback_url: HttpUrl | None = None
+
+
+class FeedSettings(Table):
+    """`[[feed]]`: something to listen to; its name, unless it has one, is its kind."""
+
+    kind: Annotated[Literal["voice-events", "notifications", "audiohook"], BeforeValidator(no_mistake)] = "voice-events"
+    name: Annotated[str, AfterValidator(feed_name), BeforeValidator(no_mistake)] = "voice-events"
+    conversations: Ids = ()
+    queues: Ids = ()
+    users: Ids = ()
+    enrich: bool = False
+    defaults: FeedDefaults = FeedDefaults()
+
+    @field_validator("conversations", "queues", "users", "enrich")
+    @classmethod
+    def _of_notifications(cls, value: Any, info: ValidationInfo) -> Any:
+        if value and info.data.get("kind", "notifications") != "notifications":
+            raise ValueError(f'belongs to kind = "notifications", not to "{info.data["kind"]}"')
+        return value
+
+    @field_validator("conversations", "queues", "users")
+    @classmethod
+    def _within_channels(cls, ids: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        named = {key: info.data.get(key, ()) for key in _SOURCES} | {str(info.field_name): ids}
+        topics = len(topics_of(**named))
+        if topics > MAX_TOPICS:
+            raise ValueError(f"the feed would need {topics} topics (allowed: {MAX_TOPICS}); name fewer ids")
+        return ids
+
+    @field_validator("defaults")
+    @classmethod
+    def _of_its_own(cls, defaults: FeedDefaults, info: ValidationInfo) -> FeedDefaults:
+        if defaults.model_fields_set and info.data.get("kind") == "voice-events":
+            raise ValueError("the limits of a voice-events feed are those of [[interceptor]] and [defaults]")
+        return defaults
+
+
+class AudioHookSettings(Table):
+    """`[audiohook]`: where Genesys' AudioHook Monitor connects to; the client secrets are read from the environment."""
+
+    listen: Annotated[str, AfterValidator(host_and_port)] = "127.0.0.1:8443"
+    path: Annotated[str, AfterValidator(url_path)] = "/audiohook"
+    tls_cert: File | None = None
+    tls_key: Annotated[File | None, Field(validate_default=True)] = None
+    api_keys: Annotated[
+        tuple[Annotated[str, AfterValidator(api_key)], ...],
+        Field(strict=False),
+        AfterValidator(_distinct),
+        BeforeValidator(no_mistake),
+    ] = ()
+
+    @field_validator("tls_key")
+    @classmethod
+    def _both_or_none(cls, tls_key: Path | None, info: ValidationInfo) -> Path | None:
+        if tls_key is None and info.data.get("tls_cert") is not None:
+            raise ValueError("is missing, and tls_cert is of no use without it")
+        if tls_key is not None and info.data.get("tls_cert", tls_key) is None:
+            raise ValueError("is of no use without tls_cert, which is missing")
+        return tls_key
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port to listen on."""
+        return split_host(self.listen)
+
+    def doubts(self) -> Iterator[tuple[str, str]]:
+        """Keys, each with what is doubtful about its value."""
+        if self.tls_cert is None and not is_loopback(f"http://{self.listen}"):
+            yield "listen", "without tls_cert and tls_key, calls cross the network in clear text"
+
+
+def complete_feeds(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables with `feed` as a list of which every one has a name, and with a mistake where two contradict."""
+    rows = tables.get("feed")
+    if isinstance(rows, Mapping):
+        rows = [rows]
+    if not isinstance(rows, list):
+        return dict(tables)
+    names: dict[str, int] = {}
+    feeds: list[Any] = []
+    hooks: list[int] = []
+    for index, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            feeds.append(row)
+            continue
+        feed = {"kind": "voice-events", **row}
+        kind = feed["kind"]
+        name = feed.setdefault("name", kind if isinstance(kind, str) else "feed")
+        if isinstance(name, str) and names.setdefault(name, index) != index:
+            feed["name"] = Mistake(f"is the name of feed[{names[name]}] already; give each a name of its own")
+        if kind == "notifications" and not any(feed.get(key) for key in _SOURCES) and "conversations" not in feed:
+            feed["conversations"] = Mistake("one of conversations, queues and users must name an id to listen for")
+        if kind == "audiohook":
+            hooks.append(index)
+            if len(hooks) > 1:
+                feed["kind"] = Mistake(f'feed[{hooks[0]}] is "audiohook" already, and there can be only one')
+        feeds.append(feed)
+    completed = {**tables, "feed": feeds}
+    hook = tables.get("audiohook", {})
+    if hooks and isinstance(hook, Mapping) and not hook.get("api_keys"):
+        completed["audiohook"] = {**hook, "api_keys": Mistake("must hold a key: a feed of kind audiohook needs one")}
+    return completed
+
+
+def audiohook_keys(
+    settings: AudioHookSettings, environ: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, bytes | None]:
+    """The client secret of every API key, None where connections need not be signed.
+
+    Raises ConfigurationError, which lists every mistake in `VOICEWATCH_AUDIOHOOK_SECRETS` and repeats no secret.
+    """
+    found: dict[str, bytes | None] = {}
+    mistakes: list[str] = []
+    longest_first = sorted(settings.api_keys, key=len, reverse=True)  # a key may end in "=", and so may a secret
+    entries = [entry.strip() for entry in environ.get(AUDIOHOOK_SECRETS, "").split(",") if entry.strip()]
+    for number, entry in enumerate(entries, 1):
+        key = next((key for key in longest_first if entry.startswith(f"{key}=")), None)
+        if key is None:
+            mistakes.append(f"entry {number} begins with none of audiohook.api_keys and a =")
+            continue
+        try:
+            found[key] = b64decode(_padded(entry.removeprefix(f"{key}=")), validate=True) or None
+        except binascii.Error:
+            mistakes.append(f"entry {number} is no base64 behind its key")
+            found[key] = None
+    for index, key in enumerate(settings.api_keys):
+        if key not in found:
+            mistakes.append(
+                f'has no entry for audiohook.api_keys[{index}]; write "key=base64secret", or "key=" for connections '
+                "that are not signed"
+            )
+    if mistakes:
+        raise ConfigurationError(AUDIOHOOK_SECRETS, mistakes)
+    return found
+
+
+def _padded(secret: str) -> str:
+    bare = re.sub(r"=+$", "", secret)
+    return bare + "=" * (-len(bare) % 4)

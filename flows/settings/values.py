@@ -1,0 +1,238 @@
+"""What a single value of the configuration may be. Pure: nothing is resolved or opened."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+from flows.settings.errors import shown
+
+__all__ = [
+    "Between",
+    "HttpBase",
+    "HttpUrl",
+    "Mistake",
+    "SocketUrl",
+    "Table",
+    "Text",
+    "UrlRule",
+    "api_key",
+    "channels",
+    "conversation_path",
+    "feed_name",
+    "host_and_port",
+    "is_loopback",
+    "is_private",
+    "language_tag",
+    "no_mistake",
+    "non_empty",
+    "path_text",
+    "sip_address",
+    "split_host",
+    "topic_id",
+    "url_path",
+]
+
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """The limits of a number, both allowed."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: N) -> N:
+        """The value itself. Raises ValueError if it is outside."""
+        if self.low <= value <= self.high:
+            return value
+        side = f"below {shown(self.low)}" if value < self.low else f"above {shown(self.high)}"
+        raise ValueError(f"{shown(value)} is {side} (allowed: {shown(self.low)} to {shown(self.high)})")
+
+
+def non_empty(value: str) -> str:
+    """The text itself. Raises ValueError if there is nothing in it."""
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+def sip_address(value: str) -> str:
+    """The address itself. Raises ValueError if it does not begin with sip: or sips:."""
+    if not re.fullmatch(r"sips?:[^\s]+", value):
+        raise ValueError(f"must be a SIP address like sip:qa@example.com, not {shown(value)}")
+    return value
+
+
+def language_tag(value: str) -> str:
+    """The tag itself. Raises ValueError if it is not formed like one of BCP 47."""
+    if not re.fullmatch(r"([a-z]{2,8}|[xi](?=-))(-[a-z0-9]{1,8})*", value, re.IGNORECASE):
+        raise ValueError(f"must be a BCP 47 language tag like en-US, not {shown(value)}")
+    return value
+
+
+def url_path(value: str) -> str:
+    """The path itself. Raises ValueError if it is none."""
+    if not re.fullmatch(r"/[!-~]*", value) or "?" in value or "#" in value:
+        raise ValueError("must be a path that begins with /, without spaces, ? and #")
+    return value
+
+
+def conversation_path(value: str) -> str:
+    """The path itself. Raises ValueError if it is none, or has no place for the conversation id."""
+    if value.count("{conversationId}") != 1:
+        raise ValueError("must hold {conversationId} once: the id is put there")
+    return url_path(value)
+
+
+def channels(value: tuple[str, ...]) -> tuple[str, ...]:
+    """The channels themselves. Raises ValueError if there are none, or one is there twice."""
+    if not value:
+        raise ValueError('must name a channel: "mono", "stereo" or both')
+    if len(set(value)) < len(value):
+        raise ValueError("must not name a channel twice")
+    return value
+
+
+def feed_name(value: str) -> str:
+    """The name itself. Raises ValueError if it does not fit into logs, metrics and file names as it is."""
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError(f"must be a name of letters, digits, dots, - and _ (64 at most), not {shown(value)}")
+    return value
+
+
+def topic_id(value: str) -> str:
+    """The id itself. Raises ValueError if it cannot be a part of a topic's name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value):
+        raise ValueError(f"must be an id like 1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d, not {shown(value)}")
+    return value
+
+
+def api_key(value: str) -> str:
+    """The key itself. Raises ValueError, which does not repeat it, if it is none that Genesys takes."""
+    if not re.fullmatch(r"[a-zA-Z0-9+/_-]+={0,2}", value):
+        raise ValueError("must be an API key: letters, digits and + / _ -, with at most two = at its end")
+    return value
+
+
+def host_and_port(value: str) -> str:
+    """The text itself. Raises ValueError if it is not a host, a colon and a port."""
+    try:
+        split_host(value)
+    except ValueError:
+        raise ValueError(f"must be a host and a port like 127.0.0.1:8443, not {shown(value)}") from None
+    return value
+
+
+def split_host(value: str) -> tuple[str, int]:
+    """Host and port of a text like `127.0.0.1:8443` or `[::1]:8443`. Raises ValueError if it is none."""
+    found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", value)
+    if found is None or int(found[3]) > 65_535:
+        raise ValueError(value)
+    host = found[1] or found[2]
+    _check_host(host)
+    return host, int(found[3])
+
+
+def path_text(value: object) -> object:
+    """The value itself. Raises ValueError if it is a text that is no path, though Python would take it."""
+    if isinstance(value, str) and "\0" in value:
+        raise ValueError("must hold no NUL character")
+    return non_empty(value) if isinstance(value, str) else value
+
+
+@dataclass(frozen=True, slots=True)
+class UrlRule:
+    """The URLs of these schemes; a `base`, to which paths are appended, has neither a query nor a trailing slash."""
+
+    schemes: tuple[str, ...]
+    base: bool = False
+
+    def __call__(self, url: str) -> str:
+        """The URL, without the trailing slashes of a base.
+
+        Raises ValueError, which says what is wrong and shows nothing of the URL: it may hold a password.
+        """
+        if not (url.isascii() and url.isprintable()) or " " in url:
+            raise ValueError("must be an ASCII URL without spaces: percent-encode what is not")
+        beginnings = tuple(f"{scheme}://" for scheme in self.schemes)
+        if not url.startswith(beginnings):
+            raise ValueError(f"must begin with {' or '.join(beginnings)}")
+        try:
+            parts = urlsplit(url)
+            parts.port  # noqa: B018 - raises ValueError unless it is a port
+            _check_host(parts.hostname or "")
+        except ValueError:
+            raise ValueError("is no URL: look at its host and its port") from None
+        if not parts.hostname:
+            raise ValueError("must name a host")
+        if "@" in parts.netloc:
+            raise ValueError("must hold no user name or password: the URL is written to logs")
+        if not self.base:
+            return url
+        if parts.query or parts.fragment:
+            raise ValueError("must have neither a query nor a fragment")
+        return url.rstrip("/")
+
+
+def _check_host(host: str) -> None:
+    """Raise ValueError if a host looks like an address and is none."""
+    if ":" in host or host.replace(".", "").isdecimal():
+        ipaddress.ip_address(host)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine, as far as its text tells."""
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    address = _address(host)
+    return address is not None and address.is_loopback
+
+
+def is_private(url: str) -> bool:
+    """Whether a URL's host is this machine or an address that is not public, as far as its text tells."""
+    address = _address(urlsplit(url).hostname or "")
+    return is_loopback(url) or (address is not None and not address.is_global)
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        return None
+
+
+Text = Annotated[str, AfterValidator(non_empty)]
+HttpUrl = Annotated[str, AfterValidator(UrlRule(("http", "https")))]
+HttpBase = Annotated[str, AfterValidator(UrlRule(("http", "https"), base=True))]
+SocketUrl = Annotated[str, AfterValidator(UrlRule(("ws", "wss")))]
+
+
+class Table(BaseModel):
+    """A table of the configuration, immutable.
+
+    A file says what it means: "50" is no number, and a misspelt key no key. Variables are converted before.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """Stands for a value that is wrong because of what another table says, or that is missing because of it."""
+
+    text: str
+
+
+def no_mistake(value: object) -> object:
+    """The value itself. Raises ValueError if a mistake stands in its place."""
+    if isinstance(value, Mistake):
+        raise ValueError(value.text)
+    return value

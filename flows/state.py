@@ -1,0 +1,66 @@
+"""Where everything is in a state directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectors.state.files import LOCK_NAME
+
+__all__ = ["StateLayout"]
+
+
+@dataclass(frozen=True)
+class StateLayout:
+    """Where everything is in a state directory."""
+
+    dir: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one run that uses the directory."""
+        return self.dir / LOCK_NAME
+
+    @property
+    def stop(self) -> Path:
+        """Left by a process of a cluster that was told to stop, for the one that can."""
+        return self.dir / "stop"
+
+    @property
+    def journal(self) -> Path:
+        """The segments of the journal."""
+        return self.dir / "journal"
+
+    @property
+    def outbox(self) -> Path:
+        """The callbacks that are due, under way or dead."""
+        return self.dir / "outbox" / "outbox.sqlite3"
+
+    @property
+    def recovery(self) -> Path:
+        """Bytewax' snapshots."""
+        return self.dir / "recovery"
+
+    def enrichment(self, feed: str) -> Path:
+        """The conversations whose media a feed has yet to ask for."""
+        return self.dir / "enrichment" / f"{feed}.sqlite3"
+
+    @property
+    def audit(self) -> Path:
+        """The audit log."""
+        return self.dir / "audit.jsonl"
+
+    @property
+    def interceptors(self) -> Path:
+        """What the bootstrap has created."""
+        return self.dir / "interceptors.json"
+
+    @property
+    def windows(self) -> Path:
+        """The windows, a line each."""
+        return self.dir / "windows.jsonl"
+
+    @property
+    def alerts(self) -> Path:
+        """The alerts, a line each."""
+        return self.dir / "alerts.jsonl"

@@ -1,0 +1,128 @@
+"""How many connections an AudioHook feed takes, those that never finish their handshake among them."""
+
+from __future__ import annotations
+
+import select
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from connectors.genesys.feeds.audiohook.listener import Listener
+from tests.support.audiohook import DEADLINE_S, QUICK, listening
+
+TLS = Path(__file__).parents[4] / "data" / "tls"
+FILES = 300
+
+FEW_FILES = f"""
+import resource, ssl, sys
+from dataclasses import replace
+from pathlib import Path
+import structlog
+from connectors.journal.writer import Journal
+from connectors.format.decode import ended_conversations
+from tests.support.audiohook import QUICK, SETTINGS, listening
+
+structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))
+directory, certificate = map(Path, sys.argv[1:])
+tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+tls.load_cert_chain(certificate)
+journal = Journal(directory, settings=SETTINGS, ended=ended_conversations, max_segment_bytes=1000)
+timing = replace(QUICK, handshake_s=600.0)
+with listening(directory, timing, journal=journal, tls=tls, max_sessions={FILES}) as listener:
+    print("port", listener.feed.address[1], flush=True)
+    for _ in sys.stdin:
+        for _ in range(60):
+            journal.tick()
+        print("well", listener.feed.failure, listener.feed.refused, flush=True)
+"""
+
+
+def wait_until_closed(connections: list[socket.socket], number: int) -> int:
+    """How many of the connections the other side has closed, when there are `number` of them or in the end."""
+    waiting = select.poll()
+    by_file = {connection.fileno(): connection for connection in connections}
+    for file in by_file:
+        waiting.register(file, select.POLLIN)
+    end = time.monotonic() + DEADLINE_S
+    closed = 0
+    while closed < number and time.monotonic() < end:
+        for file, _ in waiting.poll(1000):
+            waiting.unregister(file)
+            closed += 1
+    return closed
+
+
+def test_the_journal_is_written_while_many_say_nothing(tmp_path: Path) -> None:
+    """Connections that never begin TLS leave the files that the journal needs, and room for others when they go."""
+    command = [sys.executable, "-c", FEW_FILES, str(tmp_path / "journal"), str(TLS / "server.pem")]
+    pipe, log = subprocess.PIPE, tmp_path / "log"
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=errors, text=True) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        address = ("127.0.0.1", int(process.stdout.readline().removeprefix("port ")))
+        with ExitStack() as stack:
+            silent = [stack.enter_context(socket.create_connection(address, DEADLINE_S)) for _ in range(FILES + 50)]
+            assert wait_until_closed(silent, 200) == 200
+            print(file=process.stdin, flush=True)
+            assert process.stdout.readline() == "well None {'too many connections': 200}\n"
+        assert shake_hands(address) == "TLSv1.3"
+        process.stdin.close()
+        assert process.wait(DEADLINE_S) == 0
+    assert "open_files_are_few" in log.read_text()
+
+
+def shake_hands(address: tuple[str, int]) -> str | None:
+    client = ssl.create_default_context(cafile=TLS / "ca.pem")
+    end = time.monotonic() + DEADLINE_S
+    while True:  # those that have gone are let go of one after the other
+        try:
+            with (
+                socket.create_connection(address, DEADLINE_S) as plain,
+                client.wrap_socket(plain, server_hostname="qa.example.test") as connection,
+            ):
+                return connection.version()
+        except OSError:
+            if time.monotonic() > end:
+                raise
+
+
+def test_a_tls_handshake_has_its_time(tmp_path: Path) -> None:
+    """A connection that never begins TLS is closed after the time that a handshake may take."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(TLS / "server.pem")
+    with (
+        listening(tmp_path, replace(QUICK, handshake_s=0.2), tls=tls) as listener,
+        socket.create_connection(listener.feed.address, DEADLINE_S) as silent,
+    ):
+        assert silent.recv(1) == b""
+
+
+def test_a_place_is_free_again_when_a_connection_is_closed() -> None:
+    """At most so many are open at a time, and one more is closed at once."""
+    with Listener(socket.create_server(("127.0.0.1", 0)), 1) as listener, ExitStack() as stack:
+
+        def dial() -> socket.socket:
+            return stack.enter_context(socket.create_connection(listener.getsockname(), DEADLINE_S))
+
+        dial()
+        taken, _ = listener.accept()
+        late = dial()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        assert late.recv(1) == b""
+        assert listener.turned_away == 1
+        taken.close()
+        taken.close()
+        dial()
+        listener.accept()[0].close()

@@ -1,0 +1,96 @@
+"""Old segments are compressed and removed, and never one that a restart may need."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from connectors.errors import StateError
+from connectors.journal.recording import Recording
+from connectors.journal.segments import SNAPSHOTS_BACK, JournalTail, Position, SafePlace, compress, segments, tidy
+from connectors.journal.writer import Journal
+
+
+def write_segments(directory: Path, count: int) -> list[bytes]:
+    """A journal of `count` segments with a few frames in each; the text of each segment."""
+    times = iter(range(1_700_000_000, 1_800_000_000))
+    journal = Journal(
+        directory, settings={}, ended=lambda _: ((), {}), now=lambda: float(next(times)), max_segment_bytes=400
+    )
+    while len(segments(directory)) < count:
+        journal.frame(b'{"event":"x","entity":{"id":"c"},"timestamp":1}')
+        journal.flush()
+    journal.close()
+    return [path.read_bytes() for path in segments(directory)]
+
+
+def read_all(tail: JournalTail) -> bytes:
+    """Everything that a tail has to give."""
+    text = b""
+    while data := tail.read(1 << 16)[1]:
+        text += data
+    return text
+
+
+def test_a_compressed_segment_says_the_same_to_everybody(tmp_path):
+    """The tail of the journal, a resume within it, and a replay read a compressed segment like the plain one."""
+    texts = write_segments(tmp_path, 3)
+    packed = compress(segments(tmp_path)[0])
+    assert not packed.with_suffix("").exists()
+    assert stat.S_IMODE(packed.stat().st_mode) == 0o600
+    assert segments(tmp_path)[0] == packed
+    assert read_all(JournalTail(tmp_path, None)) == b"".join(texts)
+    offset = texts[0].index(b"\n") + 1
+    assert read_all(JournalTail(tmp_path, Position("00000001.jsonl", offset, 1))) == b"".join(texts)[offset:]
+    recording = Recording(segments(tmp_path))
+    assert b"".join(b"".join(recording.chunks(n, 0, 100)) for n in range(3)) == b"".join(texts)
+
+
+def test_only_what_no_restart_needs_is_touched(tmp_path):
+    """Segments from the safe place on stay as they are; older ones are compressed, and in the end removed."""
+    write_segments(tmp_path, 5)
+    first, second = segments(tmp_path)[:2]
+    os.utime(first, (1000, 1000))
+    tidy(tmp_path, 4, before=2000)
+    names = [path.name for path in segments(tmp_path)]
+    assert names == ["00000002.jsonl.zst", "00000003.jsonl.zst", "00000004.jsonl", "00000005.jsonl"]
+    os.utime(tmp_path / "00000002.jsonl.zst", (1000, 1000))
+    tidy(tmp_path, 4, before=2000)
+    assert [path.name for path in segments(tmp_path)] == names[1:]
+    assert not second.exists()
+
+
+def test_a_crash_in_the_middle_of_compressing_costs_nothing(tmp_path):
+    """Before the rename the plain segment counts; after it, both are there and the plain one counts once."""
+    texts = write_segments(tmp_path, 2)
+    plain = segments(tmp_path)[0]
+    text = plain.read_bytes()
+    packed = compress(plain)
+    plain.write_bytes(text)
+    (tmp_path / "00000002.jsonl.zst.new").write_bytes(b"half")
+    assert read_all(JournalTail(tmp_path, None)) == b"".join(texts)
+    tidy(tmp_path, 2, before=0.0)
+    assert not plain.exists()
+    assert packed.exists()
+
+
+def test_a_damaged_segment_is_named(tmp_path):
+    """A compressed segment that cannot be read is one clear error."""
+    write_segments(tmp_path, 2)
+    compress(segments(tmp_path)[0]).write_bytes(b"\x28\xb5\x2f\xfd junk")
+    with pytest.raises(StateError, match=r"00000001\.jsonl\.zst is damaged"):
+        JournalTail(tmp_path, None)
+
+
+def test_the_safe_place_lags_behind_the_snapshots():
+    """Nothing is safe before enough snapshots were taken; then it is the segment of one some snapshots ago."""
+    safe = SafePlace()
+    for number in range(1, SNAPSHOTS_BACK):
+        safe.note(f"{number:08d}.jsonl")
+        assert safe.number == 0
+    for number in range(SNAPSHOTS_BACK, SNAPSHOTS_BACK + 5):
+        safe.note(f"{number:08d}.jsonl")
+        assert safe.number == number - SNAPSHOTS_BACK + 1

@@ -1,0 +1,1 @@
+"""The whole job: real processes, real sockets."""

@@ -1,0 +1,315 @@
+"""The configuration of feeds: `[[feed]]`, `[feed]`, `[feed.defaults]`, `[audiohook]`, and what becomes of it."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from connectors.errors import ConfigurationError, CredentialsError
+from connectors.format.decode import ended_conversations
+from connectors.genesys.auth import Credentials, TokenProvider
+from connectors.genesys.client import RequestBudget, budget_of
+from connectors.genesys.endpoints import Endpoints
+from connectors.genesys.feeds.notifications.feed import NotificationsFeed
+from connectors.genesys.feeds.voice_events import VoiceEventsFeed
+from connectors.journal.writer import Journal
+from connectors.state.audit import AuditLog
+from flows.commands.run import check_online
+from flows.live import feeds_of
+from flows.settings.models import Settings, audiohook_keys, parse_settings
+from tests.support.cli import environ
+from tests.support.genesys_server import RestServer
+
+SECRET = "TXlTdXBlclNlY3JldEtleVRlbGxOby0xITJAMyM0JDU="
+HOOK = "[feed]\nkind = 'audiohook'\n[audiohook]\napi_keys = ['SGVsbG8=', 'SGVsbG8']\n"
+
+
+def parsed(toml: str, variables: Mapping[str, str] | None = None) -> Settings:
+    return parse_settings(tomllib.loads(toml), "test", variables or {})
+
+
+def mistakes_in(toml: str, variables: Mapping[str, str] | None = None) -> list[str]:
+    with pytest.raises(ConfigurationError) as caught:
+        parsed(toml, variables)
+    return sorted(caught.value.mistakes)
+
+
+def test_without_feeds() -> None:
+    """Without any, there is the voice event feed, which needs interceptors."""
+    assert parsed("").feeds == ()
+    assert parsed("").uses_interceptors
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        ("[feed]", [("voice-events", "voice-events")]),
+        ("[feed]\nkind = 'notifications'\nqueues = ['q']", [("notifications", "notifications")]),
+        (
+            (
+                "[[feed]]\nkind = 'notifications'\nname = 'a'\nusers = ['u']\n[[feed]]\n[[feed]]\nkind='audiohook'\n"
+                "[audiohook]\napi_keys = ['k']"
+            ),
+            [("notifications", "a"), ("voice-events", "voice-events"), ("audiohook", "audiohook")],
+        ),
+    ],
+)
+def test_kinds_and_names(toml: str, expected: list[tuple[str, str]]) -> None:
+    """A feed is of the contract's kind unless it says otherwise, and called like its kind."""
+    settings = parsed(toml)
+    assert [(feed.kind, feed.name) for feed in settings.feeds] == expected
+    assert settings.uses_interceptors == any(kind == "voice-events" for kind, _ in expected)
+
+
+def test_limits() -> None:
+    """A feed's limits are its own, then those of the defaults, then the built-in ones."""
+    settings = parsed(
+        "[defaults]\nmax_latency_ms = 200\nqa_callback_url = 'https://qa.example.com/a'\n"
+        "[[feed]]\nkind = 'notifications'\nqueues = ['q']\n"
+        "[feed.defaults]\nmax_latency_ms = 600\n"
+        "[[feed]]\nkind = 'notifications'\nname = 'b'\nqueues = ['q']\n"
+    )
+    assert settings.limits_of(settings.feeds[0]) == {
+        "max_latency_ms": 600.0,
+        "packet_loss_threshold": 0.02,
+        "qa_callback_url": "https://qa.example.com/a",
+    }
+    assert settings.limits_of(settings.feeds[1])["max_latency_ms"] == 200
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        (
+            "[[feed]]\nkind = 'notification'",
+            ['feed[0].kind: must be "voice-events", "notifications" or "audiohook", not "notification"'],
+        ),
+        (
+            "[feed]\nkind = 'notifications'\nqueue = ['a']\nqueues = ['a']",
+            ["feed.queue: unknown key (did you mean queues?)"],
+        ),
+        (
+            "[feed]\nkind = 'notifications'",
+            ["feed.conversations: one of conversations, queues and users must name an id to listen for"],
+        ),
+        (
+            "[feed]\nkind = 'notifications'\nqueues = ['a.b', 'c']",
+            ['feed.queues[0]: must be an id like 1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d, not "a.b"'],
+        ),
+        ("[feed]\nkind = 'notifications'\nqueues = ['a', 'a']", ["feed.queues: must not name one twice"]),
+        ("[feed]\nenrich = true", ['feed.enrich: belongs to kind = "notifications", not to "voice-events"']),
+        (
+            "[feed]\n[feed.defaults]\nmax_latency_ms = 100",
+            ["feed.defaults: the limits of a voice-events feed are those of [[interceptor]] and [defaults]"],
+        ),
+        (
+            "[feed]\nkind = 'notifications'\nusers = ['u']\n[feed.defaults]\nmax_latency_ms = 20\nfoo = 1",
+            [
+                "feed.defaults.foo: unknown key",
+                "feed.defaults.max_latency_ms: 20 is below 50 (allowed: 50 to 10000)",
+            ],
+        ),
+        (
+            "[[feed]]\n[[feed]]\n[[feed]]\nname = 'a b'",
+            [
+                "feed[1].name: is the name of feed[0] already; give each a name of its own",
+                'feed[2].name: must be a name of letters, digits, dots, - and _ (64 at most), not "a b"',
+            ],
+        ),
+        (
+            "[[feed]]\nkind = 'audiohook'\n[[feed]]\nkind = 'audiohook'\nname = 'b'",
+            [
+                "audiohook.api_keys: must hold a key: a feed of kind audiohook needs one",
+                'feed[1].kind: feed[0] is "audiohook" already, and there can be only one',
+            ],
+        ),
+        ("feed = 'x'", ['feed: must be a list, not "x"']),
+        ("feed = ['x']", ['feed[0]: must be a table, not "x"']),
+        (
+            "[audiohook]\nlisten = 'x:99999'",
+            ['audiohook.listen: must be a host and a port like 127.0.0.1:8443, not "x:99999"'],
+        ),
+        (
+            "[audiohook]\nlisten = '1.2.3:4'",
+            ['audiohook.listen: must be a host and a port like 127.0.0.1:8443, not "1.2.3:4"'],
+        ),
+        ("[audiohook]\npath = 'x'", ["audiohook.path: must be a path that begins with /, without spaces, ? and #"]),
+        ("[audiohook]\ntls_cert = 'a'", ["audiohook.tls_key: is missing, and tls_cert is of no use without it"]),
+        ("[audiohook]\ntls_key = 'a'", ["audiohook.tls_key: is of no use without tls_cert, which is missing"]),
+        (
+            "[audiohook]\napi_keys = ['a b']",
+            ["audiohook.api_keys[0]: must be an API key: letters, digits and + / _ -, with at most two = at its end"],
+        ),
+        (
+            "[audiohook]\nclient_secret = 'hunter2'",
+            ["audiohook.client_secret: is read from VOICEWATCH_AUDIOHOOK_SECRETS in the environment, and nowhere else"],
+        ),
+    ],
+)
+def test_a_mistake_names_its_key(toml: str, expected: list[str]) -> None:
+    """Every mistake is told at once, with its key as its author wrote it."""
+    assert mistakes_in(toml) == expected
+
+
+def test_too_many_topics() -> None:
+    """What 20 channels cannot hold is said before anything runs."""
+    ids = [f"q{number}" for number in range(20_001)]
+    assert mistakes_in(f"[feed]\nkind = 'notifications'\nqueues = {ids}") == [
+        "feed.queues: the feed would need 20001 topics (allowed: 20000); name fewer ids"
+    ]
+
+
+def test_variables() -> None:
+    """The `[audiohook]` table can be set by variables; the secrets are no setting, and the list of feeds has none."""
+    variables = {
+        "VOICEWATCH_AUDIOHOOK_LISTEN": "[::1]:8443",
+        "VOICEWATCH_AUDIOHOOK__API_KEYS": '["k"]',
+        "VOICEWATCH_AUDIOHOOK_SECRETS": "k=",
+    }
+    settings = parsed("[feed]\nkind = 'audiohook'", variables)
+    assert settings.audiohook.address == ("::1", 8443)
+    assert settings.audiohook.api_keys == ("k",)
+    assert mistakes_in("", {"VOICEWATCH_FEED_KIND": "x"}) == ["VOICEWATCH_FEED_KIND: unknown variable"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"SGVsbG8=={SECRET},SGVsbG8=", {"SGVsbG8=": b"MySuperSecretKeyTellNo-1!2@3#4$5", "SGVsbG8": None}),
+        (
+            f" SGVsbG8={SECRET.rstrip('=')} , SGVsbG8==",
+            {"SGVsbG8=": None, "SGVsbG8": b"MySuperSecretKeyTellNo-1!2@3#4$5"},
+        ),
+    ],
+)
+def test_audiohook_secrets(text: str, expected: dict[str, bytes | None]) -> None:
+    """Keys and secrets may both end in an equals sign; an empty secret allows unsigned connections."""
+    assert audiohook_keys(parsed(HOOK).audiohook, {"VOICEWATCH_AUDIOHOOK_SECRETS": text}) == expected
+
+
+def test_bad_audiohook_secrets() -> None:
+    """All mistakes at once, without repeating a secret; `check` warns of them."""
+    variables = {"VOICEWATCH_AUDIOHOOK_SECRETS": "SGVsbG8=hunter2!,other=x"}
+    with pytest.raises(ConfigurationError) as caught:
+        audiohook_keys(parsed(HOOK).audiohook, variables)
+    assert caught.value.where == "VOICEWATCH_AUDIOHOOK_SECRETS"
+    said = [mistake.partition(";")[0] for mistake in caught.value.mistakes]
+    assert said == [
+        "entry 1 is no base64 behind its key",
+        "entry 2 begins with none of audiohook.api_keys and a =",
+        "has no entry for audiohook.api_keys[0]",
+    ]
+    assert "hunter2" not in str(caught.value)
+    warnings = parsed(HOOK).warnings(variables)
+    assert [line for line in warnings if line.startswith("VOICEWATCH_AUDIOHOOK_SECRETS: entry 1")]
+
+
+@pytest.mark.parametrize(
+    ("toml", "expected"),
+    [
+        (
+            "[feed]\nkind = 'notifications'\nqueues = ['q']",
+            "feed[0].defaults.qa_callback_url: is missing, so its alerts go nowhere",
+        ),
+        (
+            "[feed]\nkind = 'notifications'\nqueues = ['q']\n[feed.defaults]\nqa_callback_url = 'http://127.0.0.1/x'",
+            "feed[0].defaults.qa_callback_url: 127.0.0.1 is a private address: set delivery.allow_private_addresses",
+        ),
+        (
+            "[defaults]\nqa_callback_url = 'https://qa.example.com'\n" + HOOK + "listen = '0.0.0.0:443'",
+            "audiohook.listen: without tls_cert and tls_key, calls cross the network in clear text",
+        ),
+        (
+            (
+                "[audiohook]\npath = '/x'\n[alerts]\nunwatched = 'default'\n"
+                "[defaults]\nqa_callback_url = 'https://qa.example.com'"
+            ),
+            "audiohook: without a feed of kind audiohook, nothing listens",
+        ),
+        (
+            (
+                "[feed]\nkind = 'notifications'\nqueues = ['q']\n[defaults]\nqa_callback_url = 'https://qa.example.com'\n"
+                "[[interceptor]]\nconversation_id = 'c'\nleg_id = 'l'\ninterceptor_address = 'sip:a@b'"
+            ),
+            "interceptor: without a feed of kind voice-events, none is created",
+        ),
+    ],
+)
+def test_warnings(toml: str, expected: str) -> None:
+    """What is allowed and probably not meant is said."""
+    assert parsed(toml).warnings() == [expected]
+
+
+class TestMaking:
+    """What a configuration becomes."""
+
+    def made(self, toml: str, tmp_path: Path, variables: Mapping[str, str]) -> tuple[list[Any], Journal]:
+        settings = parsed(toml)
+        journal = Journal(tmp_path / "journal", settings=settings.flow_record(), ended=ended_conversations)
+        make = feeds_of(settings, variables, lambda name: tmp_path / f"{name}.sqlite3")
+        return list(make(AuditLog(tmp_path / "audit.jsonl"), journal)), journal
+
+    def test_the_default_feed_writes_what_it_always_did(self, tmp_path: Path) -> None:
+        """Without feeds in the configuration, records say nothing about where they come from."""
+        (feed,), journal = self.made("", tmp_path, environ({}))
+        assert isinstance(feed, VoiceEventsFeed)
+        assert feed._recorder is journal
+
+    def test_named_feeds(self, tmp_path: Path) -> None:
+        """With feeds in the configuration, each writes its name."""
+        toml = "[[feed]]\nname = 'a'\n[[feed]]\nkind = 'notifications'\nqueues = ['q']\nenrich = true"
+        feeds, journal = self.made(toml, tmp_path, environ({}))
+        assert [type(feed) for feed in feeds] == [VoiceEventsFeed, NotificationsFeed]
+        feeds[0]._recorder.frame(b'{"event":"x","entity":{"id":"c"},"timestamp":1}')
+        journal.close()
+        assert b'"via":"a"' in (tmp_path / "journal" / "00000001.jsonl").read_bytes()
+
+    def test_credentials(self, tmp_path: Path) -> None:
+        """Only a feed that talks to Genesys needs credentials; AudioHook needs its secrets and its certificate."""
+        with pytest.raises(CredentialsError):
+            self.made("[feed]\nkind = 'notifications'\nqueues = ['q']", tmp_path, {})
+        with pytest.raises(ConfigurationError, match="VOICEWATCH_AUDIOHOOK_SECRETS"):
+            self.made(HOOK, tmp_path, {})
+        variables = {"VOICEWATCH_AUDIOHOOK_SECRETS": "SGVsbG8==,SGVsbG8="}
+        with pytest.raises(ConfigurationError, match=r"tls_cert: .*none: No such file"):
+            self.made(f"{HOOK}tls_cert = '{tmp_path}/none'\ntls_key = '{tmp_path}/none'", tmp_path, variables)
+        assert "nothing to try" in check_online(parsed(HOOK), {})
+
+
+class TestBudget:
+    """Requests a minute."""
+
+    def test_what_can_wait_waits(self) -> None:
+        """A reserve is left to what cannot wait, and a minute later there is room again."""
+        now = [1000.0]
+        budget = RequestBudget(10, now=lambda: now[0])
+        for _ in range(8):
+            assert budget.wait_s(reserve=2) == 0
+            budget.spend()
+            now[0] += 1
+        assert budget.wait_s(reserve=2) == 52
+        assert budget.wait_s() == 0
+        now[0] += 52
+        assert budget.wait_s(reserve=2) == 0
+        budget.hold(5)
+        assert budget.wait_s() == 5
+
+    def test_one_for_a_region(self) -> None:
+        """API and login host of a region share a budget, and no other does."""
+        budget = budget_of("https://api.mypurecloud.ie/api/v2/x")
+        assert budget is budget_of("https://login.mypurecloud.ie/oauth/token")
+        assert budget is not budget_of("https://api.mypurecloud.de")
+
+    def test_every_request_counts(self) -> None:
+        """Whatever asks the platform for something, such as a token, takes it from the budget of its region."""
+        with RestServer() as server:
+            assert budget_of(server.url).wait_s(reserve=299) == 0
+            tokens = TokenProvider(Endpoints.from_base_url(server.url), Credentials("id", "secret"))
+            tokens.token()
+            tokens.close()
+            assert budget_of(server.url).wait_s(reserve=299) > 50
+            assert budget_of(server.url).wait_s(reserve=298) == 0

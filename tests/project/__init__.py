@@ -1,0 +1,1 @@
+"""Tests of the repository: pages, manifests, packaging."""
