@@ -225,7 +225,7 @@ def test_the_image_is_checked_by_what_it_serves() -> None:
     """HEALTHCHECK asks where the image tells voicewatch to listen, and the scripts can be run."""
     text = (DOCKER / "Dockerfile").read_text()
     assert "VOICEWATCH_METRICS__LISTEN=127.0.0.1:9464" in text
-    assert 'HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-m", ' in text
+    assert 'HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 CMD ["voicewatch", "probe", ' in text
     for script in ("verify.sh", "verify-inside.sh"):
         done = subprocess.run(["sh", "-n", DOCKER / script], capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
