@@ -5,10 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -225,18 +223,20 @@ def simulate(
 @outbox_app.command("list")
 def outbox_list(config: Config) -> None:
     """Pending and dead callbacks, oldest first."""
+    from flows.commands.outbox import open_outbox
     from flows.commands.output import print_outbox
 
-    with _outbox(_settings(config)) as outbox:
+    with open_outbox(_settings(config)) as outbox:
         print_outbox(outbox.entries(), outbox.counts())
 
 
 @outbox_app.command("show")
 def outbox_show(config: Config, alert_id: Annotated[str, typer.Argument(metavar="ALERT_ID")]) -> None:
     """One callback with all that is known of it, as JSON."""
+    from flows.commands.outbox import open_outbox
     from flows.commands.output import print_entry
 
-    with _outbox(_settings(config)) as outbox:
+    with open_outbox(_settings(config)) as outbox:
         entry = outbox.show(alert_id)
     if entry is None:
         raise UsageError(f"there is no callback {alert_id}; `voicewatch outbox list {config}` shows those there are")
@@ -255,7 +255,7 @@ def outbox_retry(
     """Send dead callbacks again: now, or by the run that is using the outbox."""
     if log_json:
         _logs(as_json=True)
-    from flows.commands.run import retry_outbox
+    from flows.commands.outbox import retry_outbox
 
     print(retry_outbox(_settings(config), os.environ, alert_ids or None))
 
@@ -345,18 +345,3 @@ def _speed(text: str) -> float | None:
     if not 0 < speed < float("inf"):
         raise UsageError(f"--speed {text}: is neither max nor a number above 0")
     return speed
-
-
-@contextmanager
-def _outbox(settings: Settings) -> Iterator[Any]:
-    from connectors.callbacks.outbox import Outbox
-    from flows.state import StateLayout
-
-    path = StateLayout(settings.state.dir).outbox
-    if not path.exists():
-        raise UsageError(f"{path} does not exist: nothing has run yet with this [state] dir")
-    outbox = Outbox(path)
-    try:
-        yield outbox
-    finally:
-        outbox.close()

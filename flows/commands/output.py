@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from connectors.callbacks.outbox import Entry
+    from connectors.callbacks.outbox import Entry, State
     from flows.analytics.merge import Tally
     from flows.commands.bootstrap import BootstrapReport
     from flows.commands.demo import DemoResult
@@ -134,7 +134,7 @@ def print_demo(result: DemoResult) -> None:
     )
 
 
-def print_outbox(entries: Sequence[Entry], counts: Mapping[str, int]) -> None:
+def print_outbox(entries: Sequence[Entry], counts: Mapping[State, int]) -> None:
     """Pending and dead callbacks."""
     from rich.text import Text
 

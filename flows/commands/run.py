@@ -1,18 +1,15 @@
-"""The commands that talk to Genesys: bootstrap, live run, online check; and re-sending from the outbox."""
+"""The commands that talk to Genesys: bootstrap, live run, online check."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 
-from connectors.callbacks.delivery import Delivery
-from connectors.callbacks.outbox import Outbox
-from connectors.errors import StateError, UsageError, VoicewatchError
+from connectors.errors import VoicewatchError
 from connectors.genesys.auth import TokenProvider, credentials_from_environment
 from connectors.genesys.feeds.audiohook.listener import listen
 from connectors.genesys.interceptors import GenesysPlatform
@@ -25,14 +22,12 @@ from connectors.state.interceptors import InterceptorRegistry
 from flows.analytics.merge import Tally
 from flows.commands.bootstrap import BootstrapReport, bootstrap
 from flows.dataflow import TallySink
-from flows.live import SNAPSHOT_EVERY, endpoints_of, live_flow, open_journal, policy_of, recovery_of, secrets_of
+from flows.live import SNAPSHOT_EVERY, endpoints_of, live_flow, open_journal, recovery_of
 from flows.monitoring.monitor import Monitor
 from flows.settings.models import Settings
 from flows.state import StateLayout
 
-__all__ = ["check_online", "prepare", "retry_outbox", "run_bootstrap", "run_live"]
-
-RETRY_DRAIN_S = 60.0
+__all__ = ["check_online", "prepare", "run_bootstrap", "run_live"]
 
 
 def run_bootstrap(settings: Settings, environ: Mapping[str, str], *, retry_unknown: bool = False) -> BootstrapReport:
@@ -129,44 +124,3 @@ def check_online(settings: Settings, environ: Mapping[str, str]) -> str:
     active = GenesysPlatform(endpoints, tokens).check_load(settings.genesys.max_concurrent)
     allowed = settings.genesys.max_concurrent
     return f"online: token received, {active} active voice conversation(s), {allowed} allowed"
-
-
-def retry_outbox(settings: Settings, environ: Mapping[str, str], alert_ids: Sequence[str] | None) -> str:
-    """Put dead callbacks back in line and send them, unless a run is there to do it; a line that says what became."""
-    state = StateLayout(settings.state.dir)
-    if not state.outbox.exists():
-        raise UsageError(f"{state.outbox} does not exist: nothing has run yet with this [state] dir")
-    outbox = Outbox(state.outbox)
-    try:
-        queued = outbox.retry(alert_ids, time.time())
-        if not queued:
-            return "nothing to send again: no dead callback" + (" of that id" if alert_ids else "")
-        before = _undelivered(outbox)
-        lock = StateLock(state.lock)
-        try:
-            lock.acquire()
-        except StateError:
-            return f"{queued} callback(s) queued; the run that uses {state.dir} sends them"
-        try:
-            _deliver(outbox, settings, environ)
-        finally:
-            lock.release()
-        counts = outbox.counts()
-        delivered = before - _undelivered(outbox)
-        return f"{queued} queued, {delivered} delivered, {counts['pending']} pending, {counts['dead']} dead"
-    finally:
-        outbox.close()
-
-
-def _undelivered(outbox: Outbox) -> int:
-    # And not the number of delivered ones, which are forgotten after a week.
-    counts = outbox.counts()
-    return counts["pending"] + counts["dead"]
-
-
-def _deliver(outbox: Outbox, settings: Settings, environ: Mapping[str, str]) -> None:
-    configure_tracing(environ)
-    audit = AuditLog(StateLayout(settings.state.dir).audit)
-    delivery = Delivery(outbox, audit=audit, secrets=secrets_of(environ), policy=policy_of(settings))
-    delivery.start()
-    delivery.stop(RETRY_DRAIN_S)

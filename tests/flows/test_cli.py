@@ -589,7 +589,7 @@ def test_outbox_retry_sends_dead_callbacks_again(outbox_config: Path) -> None:
         assert done.stdout == "1 queued, 0 delivered, 1 pending, 1 dead\n"
         assert [one.id for one in receiver.received] == ["id-2", "id-1"]
         done = voicewatch("outbox", "retry", outbox_config, "id-2")
-        assert done.stdout == "nothing to send again: no dead callback of that id\n"
+        assert done.stdout == "nothing to send again: no dead callback with that id\n"
 
 
 # audit
