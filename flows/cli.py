@@ -94,13 +94,14 @@ def check(
         _logs(as_json=True)
     from flows.commands.run import check_online
     from flows.live import secrets_of, tls_of
+    from flows.settings.warnings import warnings_of
 
     settings = _settings(config)
     secrets_of(os.environ)
     tls_of(settings)
     feeds = f", {len(settings.feeds)} feed(s)" if settings.feeds else ""
     print(f"{config}: valid; {len(settings.interceptors)} interceptor(s){feeds}")
-    for warning in settings.warnings(os.environ):
+    for warning in warnings_of(settings, os.environ):
         print(f"warning: {warning}")
     if online:
         print(check_online(settings, os.environ))
@@ -317,7 +318,7 @@ def _logs(*, as_json: bool) -> None:
 
 
 def _settings(path: Path) -> Settings:
-    from flows.settings.models import load_settings
+    from flows.settings.loading import load_settings
 
     return load_settings(path, os.environ)
 

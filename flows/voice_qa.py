@@ -22,7 +22,7 @@ def flow() -> Dataflow:
     from connectors.runtime.shutdown import Shutdown
     from flows.live import live_flow
     from flows.monitoring.monitor import Monitor, process_number
-    from flows.settings.models import load_settings
+    from flows.settings.loading import load_settings
     from flows.state import StateLayout
 
     configure_logs(as_json=os.environ.get(LOG_JSON) == "1", run_id=run_id_of(os.environ))

@@ -26,7 +26,8 @@ from connectors.runtime.shutdown import Shutdown
 from connectors.state.audit import verify
 from flows.analytics.merge import Tally
 from flows.commands.run import run_live
-from flows.settings.models import Settings, parse_settings
+from flows.settings.loading import parse_settings
+from flows.settings.models import Settings
 from flows.state import StateLayout
 
 __all__ = ["DemoResult", "DemoRow", "Stage", "run_demo"]

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 
 from pydantic_core import ErrorDetails
 
-__all__ = ["Key", "credential_advice", "describe", "did_you_mean", "shown", "toml_key"]
+__all__ = ["Key", "credential_advice", "did_you_mean", "explain_error", "toml_key", "toml_repr"]
 
 Key = tuple[str | int, ...]
 
@@ -35,7 +35,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN = 60
 
 
-def describe(error: ErrorDetails, known: Iterable[str]) -> str:
+def explain_error(error: ErrorDetails, known: Iterable[str]) -> str:
     """What one of Pydantic's errors means to the author of the file; `known` are the keys of the table it is in."""
     kind, value = error["type"], error["input"]
     if kind == "missing":
@@ -49,9 +49,9 @@ def describe(error: ErrorDetails, known: Iterable[str]) -> str:
     if kind == "value_error":
         return str(error["ctx"]["error"])
     if kind == "literal_error":
-        return f"must be {error['ctx']['expected'].replace(chr(39), chr(34))}, not {shown(value)}"
+        return f"must be {error['ctx']['expected'].replace(chr(39), chr(34))}, not {toml_repr(value)}"
     if kind in _EXPECTED:
-        return f"{_EXPECTED[kind]}, not {shown(value)}"
+        return f"{_EXPECTED[kind]}, not {toml_repr(value)}"
     return error["msg"]
 
 
@@ -85,10 +85,10 @@ def toml_key(key: Key) -> str:
     return text
 
 
-def shown(value: object) -> str:
+def toml_repr(value: object) -> str:
     """A value as its author would write it, cut to what fits in a line.
 
-    >>> shown("fast"), shown(True), shown(20.0), shown([1]), shown({})
+    >>> toml_repr("fast"), toml_repr(True), toml_repr(20.0), toml_repr([1]), toml_repr({})
     ('"fast"', 'true', '20', 'a list', 'a table')
     """
     match value:

@@ -16,15 +16,15 @@ from connectors.errors import ConfigurationError
 from connectors.genesys.feeds.notifications.topics import MAX_TOPICS, topics_of
 from flows.settings.values import (
     Between,
+    CrossTableError,
     HttpUrl,
-    Mistake,
     Table,
     api_key,
     feed_name,
     host_and_port,
     is_loopback,
-    no_mistake,
     path_text,
+    refuse_cross_table_error,
     split_host,
     topic_id,
     url_path,
@@ -47,7 +47,7 @@ Ids = Annotated[
     tuple[Annotated[str, AfterValidator(topic_id)], ...],
     Field(strict=False),
     AfterValidator(_distinct),
-    BeforeValidator(no_mistake),
+    BeforeValidator(refuse_cross_table_error),
 ]
 File = Annotated[Path, Field(strict=False), BeforeValidator(path_text)]
 
@@ -63,8 +63,10 @@ class FeedDefaults(Table):
 class FeedSettings(Table):
     """`[[feed]]`: something to listen to; its name, unless it has one, is its kind."""
 
-    kind: Annotated[Literal["voice-events", "notifications", "audiohook"], BeforeValidator(no_mistake)] = "voice-events"
-    name: Annotated[str, AfterValidator(feed_name), BeforeValidator(no_mistake)] = "voice-events"
+    kind: Annotated[
+        Literal["voice-events", "notifications", "audiohook"], BeforeValidator(refuse_cross_table_error)
+    ] = "voice-events"
+    name: Annotated[str, AfterValidator(feed_name), BeforeValidator(refuse_cross_table_error)] = "voice-events"
     conversations: Ids = ()
     queues: Ids = ()
     users: Ids = ()
@@ -106,7 +108,7 @@ class AudioHookSettings(Table):
         tuple[Annotated[str, AfterValidator(api_key)], ...],
         Field(strict=False),
         AfterValidator(_distinct),
-        BeforeValidator(no_mistake),
+        BeforeValidator(refuse_cross_table_error),
     ] = ()
 
     @field_validator("tls_key")
@@ -147,18 +149,23 @@ def complete_feeds(tables: Mapping[str, Any]) -> dict[str, Any]:
         kind = feed["kind"]
         name = feed.setdefault("name", kind if isinstance(kind, str) else "feed")
         if isinstance(name, str) and names.setdefault(name, index) != index:
-            feed["name"] = Mistake(f"is the name of feed[{names[name]}] already; give each a name of its own")
+            feed["name"] = CrossTableError(f"is the name of feed[{names[name]}] already; give each a name of its own")
         if kind == "notifications" and not any(feed.get(key) for key in _SOURCES) and "conversations" not in feed:
-            feed["conversations"] = Mistake("one of conversations, queues and users must name an id to listen for")
+            feed["conversations"] = CrossTableError(
+                "one of conversations, queues and users must name an id to listen for"
+            )
         if kind == "audiohook":
             hooks.append(index)
             if len(hooks) > 1:
-                feed["kind"] = Mistake(f'feed[{hooks[0]}] is "audiohook" already, and there can be only one')
+                feed["kind"] = CrossTableError(f'feed[{hooks[0]}] is "audiohook" already, and there can be only one')
         feeds.append(feed)
     completed = {**tables, "feed": feeds}
     hook = tables.get("audiohook", {})
     if hooks and isinstance(hook, Mapping) and not hook.get("api_keys"):
-        completed["audiohook"] = {**hook, "api_keys": Mistake("must hold a key: a feed of kind audiohook needs one")}
+        completed["audiohook"] = {
+            **hook,
+            "api_keys": CrossTableError("must hold a key: a feed of kind audiohook needs one"),
+        }
     return completed
 
 

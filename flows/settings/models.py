@@ -5,35 +5,27 @@ built-in default. Every key outside the lists `[[interceptor]]` and `[[feed]]` c
 VOICEWATCH_STATE_DIR, VOICEWATCH_GENESYS__BASE_URL (one underscore or two between table and key; lists in JSON; an
 empty variable counts as unset). Credentials have no key: they are read from the environment where they are used.
 
-Relative paths are relative to the current directory. Nothing is opened but the file itself.
+Relative paths are relative to the current directory. `flows.settings.loading` reads the file.
 """
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from connectors.errors import ConfigurationError
-from flows.settings.environment import Overrides, read_overrides, tables_of
-from flows.settings.errors import describe, shown, toml_key
+from flows.settings.errors import toml_repr
 from flows.settings.feeds import (
-    AUDIOHOOK_SECRETS,
     AudioHookSettings,
     FeedDefaults,
     FeedSettings,
@@ -43,20 +35,18 @@ from flows.settings.feeds import (
 from flows.settings.metrics import MetricsSettings
 from flows.settings.values import (
     Between,
+    CrossTableError,
     HttpBase,
     HttpUrl,
-    Mistake,
     SocketUrl,
     Table,
     Text,
     channels,
     conversation_path,
-    is_loopback,
-    is_private,
     language_tag,
-    no_mistake,
     non_empty,
     path_text,
+    refuse_cross_table_error,
     sip_address,
     url_path,
 )
@@ -75,16 +65,9 @@ __all__ = [
     "StateSettings",
     "WindowSettings",
     "audiohook_keys",
-    "load_settings",
-    "parse_settings",
 ]
 
-_CALLBACK_SECRET = "VOICEWATCH_CALLBACK_SECRET"  # noqa: S105 - the name of the variable
-_NOT_SETTINGS = frozenset(
-    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", _CALLBACK_SECRET, AUDIOHOOK_SECRETS}
-)
 _MAX_OVERLAP = 1000
-_MEDIA_RATES_HZ = (8000, 16000)
 
 
 WindowSeconds = Annotated[float, AfterValidator(Between(0.001, 3600))]
@@ -130,7 +113,7 @@ class WindowSettings(Table):
     @classmethod
     def _whole_ms(cls, value: float) -> float:
         if _exact_ms(value) % 1:
-            raise ValueError(f"{shown(value)} is not a whole number of milliseconds")
+            raise ValueError(f"{toml_repr(value)} is not a whole number of milliseconds")
         return value
 
     @field_validator("slide_s")
@@ -140,10 +123,10 @@ class WindowSettings(Table):
         if length_s is None:
             return slide_s
         if _exact_ms(length_s) % _exact_ms(slide_s):
-            raise ValueError(f"{shown(slide_s)} must divide length_s, which is {shown(length_s)}")
+            raise ValueError(f"{toml_repr(slide_s)} must divide length_s, which is {toml_repr(length_s)}")
         if (overlap := round(length_s / slide_s)) > _MAX_OVERLAP:
             raise ValueError(
-                f"{shown(slide_s)} makes every frame part of {overlap} windows (allowed: {_MAX_OVERLAP}); "
+                f"{toml_repr(slide_s)} makes every frame part of {overlap} windows (allowed: {_MAX_OVERLAP}); "
                 "raise it, or lower length_s"
             )
         return slide_s
@@ -211,7 +194,7 @@ class InterceptorDefaults(Table):
 class InterceptorSettings(InterceptorDefaults):
     """`[[interceptor]]`: one conversation to watch, with the defaults filled in."""
 
-    conversation_id: Annotated[str, AfterValidator(non_empty), BeforeValidator(no_mistake)]
+    conversation_id: Annotated[str, AfterValidator(non_empty), BeforeValidator(refuse_cross_table_error)]
     leg_id: Text
     interceptor_address: Annotated[str, AfterValidator(sip_address)]
     qa_callback_url: HttpUrl
@@ -252,7 +235,7 @@ class Settings(Table):
         for index, row in enumerate(filled):
             id_ = row.get("conversation_id") if isinstance(row, dict) else None
             if isinstance(id_, str) and first.setdefault(id_, index) != index:
-                row["conversation_id"] = Mistake(f"is the id of interceptor[{first[id_]}] already")
+                row["conversation_id"] = CrossTableError(f"is the id of interceptor[{first[id_]}] already")
         return {**tables, "interceptor": filled}
 
     def flow_record(self) -> dict[str, Any]:
@@ -282,148 +265,3 @@ class Settings(Table):
         """The limits of the conversations that a feed hears of: its own, else those of `[defaults]`."""
         own = feed.defaults.model_dump(exclude_none=True)
         return {**self.defaults.model_dump(include=set(FeedDefaults.model_fields)), **own}
-
-    def warnings(self, environ: Mapping[str, str] | None = None) -> list[str]:
-        """What is allowed and probably not meant, a line each; the callback secret is looked for in `environ`."""
-        lines = [*self._interceptor_warnings(), *self._feed_warnings()]
-        if self.uses_interceptors and not self.interceptors and self.alerts.unwatched == "ignore":
-            lines.append("interceptor: there is none, so nothing is watched")
-        if self.alerts.unwatched == "default" and self.defaults.qa_callback_url is None:
-            lines.append("defaults.qa_callback_url: is missing, so alerts of unwatched conversations go nowhere")
-        if self.genesys.base_url.startswith("http://") and not is_loopback(self.genesys.base_url):
-            lines.append("genesys.base_url: http:// sends the client's credentials in clear text")
-        if environ is not None and not environ.get(_CALLBACK_SECRET):
-            lines.append(f"{_CALLBACK_SECRET} is not set: callbacks will not be signed")
-        if environ is not None and any(feed.kind == "audiohook" for feed in self.feeds):
-            try:
-                audiohook_keys(self.audiohook, environ)
-            except ConfigurationError as error:
-                lines += [f"{error.where}: {mistake}" for mistake in error.mistakes]
-        return lines
-
-    def _feed_warnings(self) -> Iterator[str]:
-        if self.interceptors and not self.uses_interceptors:
-            yield "interceptor: without a feed of kind voice-events, none is created"
-        if any(feed.kind == "audiohook" for feed in self.feeds):
-            yield from (f"audiohook.{key}: {doubt}" for key, doubt in self.audiohook.doubts())
-        elif self.audiohook.model_fields_set:
-            yield "audiohook: without a feed of kind audiohook, nothing listens"
-        for index, feed in enumerate(self.feeds):
-            if feed.kind == "voice-events":
-                continue
-            if self.limits_of(feed)["qa_callback_url"] is None:
-                yield f"feed[{index}].defaults.qa_callback_url: is missing, so its alerts go nowhere"
-            for key, doubt in self._limit_doubts(feed.defaults):
-                yield f"feed[{index}].defaults.{key}: {doubt}"
-
-    def _interceptor_warnings(self) -> Iterator[str]:
-        """The warnings about interceptors; what many have in common is said once, about the first."""
-        said: set[str] = set()
-        tables = {f"interceptor[{i}]": interceptor for i, interceptor in enumerate(self.interceptors)}
-        for where, table in ({"defaults": self.defaults} | tables).items():
-            for key, doubt in self._doubts(table):
-                if doubt not in said:
-                    said.add(doubt)
-                    yield f"{where}.{key}: {doubt}"
-
-    def _doubts(self, table: InterceptorDefaults) -> Iterator[tuple[str, str]]:
-        """Keys of an interceptor, or of the defaults, each with what is doubtful about its value."""
-        rate_hz = table.audio_sampling_rate
-        if rate_hz not in _MEDIA_RATES_HZ:
-            yield "audio_sampling_rate", f"media servers send 8000 or 16000 Hz, not {rate_hz}"
-        yield from self._limit_doubts(table)
-
-    def _limit_doubts(self, table: InterceptorDefaults | FeedDefaults) -> Iterator[tuple[str, str]]:
-        url = table.qa_callback_url
-        if table.packet_loss_threshold == 0:
-            yield "packet_loss_threshold", "0 raises an alert for every lost packet"
-        if url is None:
-            return
-        host = urlsplit(url).hostname
-        if is_private(url) and not self.delivery.allow_private_addresses:
-            yield "qa_callback_url", f"{host} is a private address: set delivery.allow_private_addresses"
-        elif url.startswith("http://") and not is_private(url):
-            yield "qa_callback_url", f"http:// sends callbacks to {host} in clear text"
-
-
-def load_settings(path: Path | str, environ: Mapping[str, str]) -> Settings:
-    """The configuration in a TOML file, with the variables of `environ` on top.
-
-    Raises ConfigurationError, which names the file and lists every mistake in it and in the variables, each with its
-    key; a file that cannot be read or is no TOML is one mistake.
-    """
-    try:
-        tables = _parse_toml(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
-    except ValueError as error:
-        raise ConfigurationError(str(path), [str(error)]) from error
-    return parse_settings(tables, str(path), environ)
-
-
-def parse_settings(
-    tables: Mapping[str, Any], where: str, environ: Mapping[str, str] = MappingProxyType({})
-) -> Settings:
-    """The configuration in tables as `tomllib` gives them; `where` is what a ConfigurationError calls it.
-
-    Raises ConfigurationError, which lists every mistake in the tables and in the variables of `environ`.
-    """
-    overrides = read_overrides(Settings, environ, _NOT_SETTINGS)
-    merged = _merged(tables, overrides.tables)
-    mistakes = list(overrides.mistakes)
-    try:
-        settings = Settings.model_validate(merged)
-    except ValidationError as error:
-        mistakes += _mistakes(error, merged, overrides)
-    if mistakes:
-        raise ConfigurationError(where, mistakes)
-    return settings
-
-
-def _parse_toml(raw: bytes) -> dict[str, Any]:
-    """The tables in a file's bytes. Raises ValueError, which names line and column."""
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line}: is not UTF-8 (byte 0x{raw[error.start]:02x})") from error
-    try:
-        return tomllib.loads(text)
-    except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
-    except ValueError as error:
-        # Python up to 3.13 gives the place in the text only: "… (at line 3, column 7)", "… (at end of document)".
-        found = re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", str(error), re.DOTALL)
-        if found is None:
-            raise ValueError(f"is no TOML: {error}") from error
-        place = found[2] if found[2].startswith("line") else f"line {len(text.splitlines())}, end of file"
-        raise ValueError(f"{place}: is no TOML: {found[1]}") from error
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Both in one; where both have a value, that of `above`, unless it is a table put where no table belongs."""
-    merged = dict(below)
-    for key, value in above.items():
-        if not isinstance(value, Mapping):
-            merged[key] = value
-        elif isinstance(old := merged.get(key, {}), Mapping):
-            merged[key] = _merged(old, value)
-    return merged
-
-
-def _mistakes(error: ValidationError, tables: Mapping[str, Any], overrides: Overrides) -> Iterator[str]:
-    """A line for each of Pydantic's errors; those of a default only once, where it was written."""
-    models = tables_of(Settings)
-    defaults = tables.get("defaults")
-    for details in error.errors(include_url=False):
-        key = details["loc"]
-        if key[:2] == ("feed", 0) and isinstance(tables.get("feed"), Mapping):
-            key = ("feed", *key[2:])  # written as one table, not as a list
-        if key[:1] == ("interceptor",) and len(key) > 2 and isinstance(defaults, Mapping) and key[2] in defaults:
-            row = tables["interceptor"][key[1]]
-            if key[2] not in row:
-                continue
-        model = models.get(tuple(part for part in key[:-1] if isinstance(part, str)))
-        known = [info.alias or name for name, info in model.model_fields.items()] if model else []
-        variable = overrides.variables.get(key)
-        yield f"{toml_key(key)}: {describe(details, known)}" + (f" [from {variable}]" if variable else "")

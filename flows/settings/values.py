@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from flows.settings.errors import shown
+from flows.settings.errors import toml_repr
 
 __all__ = [
     "Between",
+    "CrossTableError",
     "HttpBase",
     "HttpUrl",
-    "Mistake",
     "SocketUrl",
     "Table",
     "Text",
@@ -29,9 +29,9 @@ __all__ = [
     "is_loopback",
     "is_private",
     "language_tag",
-    "no_mistake",
     "non_empty",
     "path_text",
+    "refuse_cross_table_error",
     "sip_address",
     "split_host",
     "topic_id",
@@ -52,8 +52,8 @@ class Between:
         """The value itself. Raises ValueError if it is outside."""
         if self.low <= value <= self.high:
             return value
-        side = f"below {shown(self.low)}" if value < self.low else f"above {shown(self.high)}"
-        raise ValueError(f"{shown(value)} is {side} (allowed: {shown(self.low)} to {shown(self.high)})")
+        side = f"below {toml_repr(self.low)}" if value < self.low else f"above {toml_repr(self.high)}"
+        raise ValueError(f"{toml_repr(value)} is {side} (allowed: {toml_repr(self.low)} to {toml_repr(self.high)})")
 
 
 def non_empty(value: str) -> str:
@@ -66,14 +66,14 @@ def non_empty(value: str) -> str:
 def sip_address(value: str) -> str:
     """The address itself. Raises ValueError if it does not begin with sip: or sips:."""
     if not re.fullmatch(r"sips?:[^\s]+", value):
-        raise ValueError(f"must be a SIP address like sip:qa@example.com, not {shown(value)}")
+        raise ValueError(f"must be a SIP address like sip:qa@example.com, not {toml_repr(value)}")
     return value
 
 
 def language_tag(value: str) -> str:
     """The tag itself. Raises ValueError if it is not formed like one of BCP 47."""
     if not re.fullmatch(r"([a-z]{2,8}|[xi](?=-))(-[a-z0-9]{1,8})*", value, re.IGNORECASE):
-        raise ValueError(f"must be a BCP 47 language tag like en-US, not {shown(value)}")
+        raise ValueError(f"must be a BCP 47 language tag like en-US, not {toml_repr(value)}")
     return value
 
 
@@ -103,14 +103,14 @@ def channels(value: tuple[str, ...]) -> tuple[str, ...]:
 def feed_name(value: str) -> str:
     """The name itself. Raises ValueError if it does not fit into logs, metrics and file names as it is."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", value):
-        raise ValueError(f"must be a name of letters, digits, dots, - and _ (64 at most), not {shown(value)}")
+        raise ValueError(f"must be a name of letters, digits, dots, - and _ (64 at most), not {toml_repr(value)}")
     return value
 
 
 def topic_id(value: str) -> str:
     """The id itself. Raises ValueError if it cannot be a part of a topic's name."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value):
-        raise ValueError(f"must be an id like 1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d, not {shown(value)}")
+        raise ValueError(f"must be an id like 1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d, not {toml_repr(value)}")
     return value
 
 
@@ -126,7 +126,7 @@ def host_and_port(value: str) -> str:
     try:
         split_host(value)
     except ValueError:
-        raise ValueError(f"must be a host and a port like 127.0.0.1:8443, not {shown(value)}") from None
+        raise ValueError(f"must be a host and a port like 127.0.0.1:8443, not {toml_repr(value)}") from None
     return value
 
 
@@ -225,14 +225,14 @@ class Table(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Mistake:
+class CrossTableError:
     """Stands for a value that is wrong because of what another table says, or that is missing because of it."""
 
     text: str
 
 
-def no_mistake(value: object) -> object:
+def refuse_cross_table_error(value: object) -> object:
     """The value itself. Raises ValueError if a mistake stands in its place."""
-    if isinstance(value, Mistake):
+    if isinstance(value, CrossTableError):
         raise ValueError(value.text)
     return value

@@ -17,7 +17,7 @@ from connectors.genesys.simulator.voice_events import running_simulator
 from connectors.runtime.shutdown import Shutdown
 from flows.commands.demo import STAGES
 from flows.commands.run import run_live
-from flows.settings.models import parse_settings
+from flows.settings.loading import parse_settings
 from tests.support.cli import voicewatch
 
 

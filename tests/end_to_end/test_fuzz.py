@@ -36,7 +36,8 @@ from connectors.state import audit
 from connectors.state.audit import AuditLog, verify
 from connectors.state.interceptors import InterceptorRegistry
 from flows.commands.output import print_audit
-from flows.settings.models import Settings, load_settings
+from flows.settings.loading import load_settings
+from flows.settings.models import Settings
 from tests.connectors.format.test_decode import jsonish, mutations
 from tests.soak.calls import HOSTILE
 

@@ -18,7 +18,8 @@ from connectors.runtime.shutdown import Shutdown
 from connectors.state.audit import verify
 from flows.commands.replay import replay
 from flows.commands.run import check_online, run_live
-from flows.settings.models import Settings, parse_settings
+from flows.settings.loading import parse_settings
+from flows.settings.models import Settings
 from flows.state import StateLayout
 from tests.support.callbacks import eventually
 from tests.support.cli import DEADLINE_S, environ

@@ -20,7 +20,7 @@ from connectors.journal.progress import SourceProgress
 from connectors.journal.segments import Position
 from flows.analytics.rules import RULES as RULES_OF_ALERTS
 from flows.monitoring.metrics import Metrics
-from flows.settings.models import parse_settings
+from flows.settings.loading import parse_settings
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

@@ -32,8 +32,8 @@ from connectors.genesys.simulator.voice_events import running_simulator
 from flows.cli import app
 from flows.settings import models
 from flows.settings.feeds import FeedDefaults
+from flows.settings.loading import load_settings
 from flows.settings.metrics import MetricsSettings
-from flows.settings.models import load_settings
 from flows.settings.values import Between
 from tests.project.test_deployment import known_metrics
 

@@ -18,7 +18,7 @@ from connectors.journal.segments import segments
 from connectors.state.audit import verify
 from flows.commands.replay import replay
 from flows.commands.run import run_bootstrap
-from flows.settings.models import load_settings
+from flows.settings.loading import load_settings
 from flows.state import StateLayout
 from tests.support.cli import DEADLINE_S, Running, configuration, environ, running, started
 

@@ -52,7 +52,7 @@ from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Shutdown
 from flows.live import live_flow
 from connectors.runtime.logs import configure_logs
-from flows.settings.models import load_settings
+from flows.settings.loading import load_settings
 
 configure_logs(as_json=True)
 live_flow(load_settings(Path(sys.argv[1]), os.environ), os.environ, Shutdown())

@@ -17,7 +17,7 @@ from connectors.callbacks.receiver import CallbackReceiver
 from connectors.genesys.simulator.voice_events import running_simulator
 from flows.live import recovery_of
 from flows.monitoring.monitor import process_number
-from flows.settings.models import load_settings, parse_settings
+from flows.settings.loading import load_settings, parse_settings
 from tests.support.callbacks import eventually
 from tests.support.cli import started
 from tests.support.live import Live

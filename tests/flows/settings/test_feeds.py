@@ -20,7 +20,9 @@ from connectors.journal.writer import Journal
 from connectors.state.audit import AuditLog
 from flows.commands.run import check_online
 from flows.live import feeds_of
-from flows.settings.models import Settings, audiohook_keys, parse_settings
+from flows.settings.loading import parse_settings
+from flows.settings.models import Settings, audiohook_keys
+from flows.settings.warnings import warnings_of
 from tests.support.cli import environ
 from tests.support.genesys_server import RestServer
 
@@ -204,7 +206,7 @@ def test_bad_audiohook_secrets() -> None:
         "has no entry for audiohook.api_keys[0]",
     ]
     assert "hunter2" not in str(caught.value)
-    warnings = parsed(HOOK).warnings(variables)
+    warnings = warnings_of(parsed(HOOK), variables)
     assert [line for line in warnings if line.startswith("VOICEWATCH_AUDIOHOOK_SECRETS: entry 1")]
 
 
@@ -241,7 +243,7 @@ def test_bad_audiohook_secrets() -> None:
 )
 def test_warnings(toml: str, expected: str) -> None:
     """What is allowed and probably not meant is said."""
-    assert parsed(toml).warnings() == [expected]
+    assert warnings_of(parsed(toml)) == [expected]
 
 
 class TestMaking:

@@ -17,7 +17,9 @@ from pydantic import ValidationError
 
 from connectors.errors import ConfigurationError
 from flows.settings.environment import tables_of
-from flows.settings.models import InterceptorSettings, Settings, load_settings, parse_settings
+from flows.settings.loading import load_settings, parse_settings
+from flows.settings.models import InterceptorSettings, Settings
+from flows.settings.warnings import warnings_of
 
 CONTRACT_EXAMPLE = """
 [genesys]
@@ -100,7 +102,7 @@ def test_contract_example() -> None:
         "qa_callback_url": "https://qa.example.com/alerts",
     }
     assert config.state.dir == Path("state")
-    assert config.warnings() == []
+    assert warnings_of(config) == []
 
 
 def test_an_empty_file_holds_the_defaults_of_the_contract() -> None:
@@ -536,18 +538,18 @@ def test_a_warning_names_its_key(toml: str, expected: str) -> None:
         + ("" if "qa_callback_url" in toml else "qa_callback_url = 'https://qa.example.com'\n")
         for n in range(3)
     )
-    assert parsed(toml + rows).warnings() == [expected]
+    assert warnings_of(parsed(toml + rows)) == [expected]
 
 
 def test_warnings_about_what_is_missing() -> None:
     """No interceptor and no callback secret are worth a word; the secret only if there is an environment to ask."""
     nothing = "interceptor: there is none, so nothing is watched"
     unsigned = "VOICEWATCH_CALLBACK_SECRET is not set: callbacks will not be signed"
-    assert parsed("").warnings() == [nothing]
-    assert parsed("").warnings({}) == [nothing, unsigned]
-    assert parsed("").warnings({"VOICEWATCH_CALLBACK_SECRET": "whsec_x"}) == [nothing]
+    assert warnings_of(parsed("")) == [nothing]
+    assert warnings_of(parsed(""), {}) == [nothing, unsigned]
+    assert warnings_of(parsed(""), {"VOICEWATCH_CALLBACK_SECRET": "whsec_x"}) == [nothing]
     nowhere = "defaults.qa_callback_url: is missing, so alerts of unwatched conversations go nowhere"
-    assert parsed("[alerts]\nunwatched = 'default'").warnings() == [nowhere]
+    assert warnings_of(parsed("[alerts]\nunwatched = 'default'")) == [nowhere]
 
 
 def _keys(model: type[Any]) -> st.SearchStrategy[str]:
@@ -597,7 +599,7 @@ def test_anything_gives_settings_or_a_configuration_error(tables: Any, environ: 
     else:
         lines = ("fine: no mistakes",)
         json.dumps([config.flow_record(), *(row.watch_record() for row in config.interceptors)])
-        config.warnings({})
+        warnings_of(config, {})
     assert lines
     assert all(": " in line and "\n" not in line for line in lines)
 

@@ -1,0 +1,108 @@
+"""Read a configuration: a TOML file with the environment on top, and every mistake in them at once."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+
+from connectors.errors import ConfigurationError
+from flows.settings.environment import Overrides, read_overrides, tables_of
+from flows.settings.errors import explain_error, toml_key
+from flows.settings.feeds import AUDIOHOOK_SECRETS
+from flows.settings.models import Settings
+from flows.settings.warnings import CALLBACK_SECRET
+
+__all__ = ["load_settings", "parse_settings"]
+
+_NOT_SETTINGS = frozenset(
+    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", CALLBACK_SECRET, AUDIOHOOK_SECRETS}
+)
+
+
+def load_settings(path: Path | str, environ: Mapping[str, str]) -> Settings:
+    """The configuration in a TOML file, with the variables of `environ` on top.
+
+    Raises ConfigurationError, which names the file and lists every mistake in it and in the variables, each with its
+    key; a file that cannot be read or is no TOML is one mistake.
+    """
+    try:
+        tables = _parse_toml(Path(path).read_bytes())
+    except OSError as error:
+        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
+    except ValueError as error:
+        raise ConfigurationError(str(path), [str(error)]) from error
+    return parse_settings(tables, str(path), environ)
+
+
+def parse_settings(
+    tables: Mapping[str, Any], where: str, environ: Mapping[str, str] = MappingProxyType({})
+) -> Settings:
+    """The configuration in tables as `tomllib` gives them; `where` is what a ConfigurationError calls it.
+
+    Raises ConfigurationError, which lists every mistake in the tables and in the variables of `environ`.
+    """
+    overrides = read_overrides(Settings, environ, _NOT_SETTINGS)
+    merged = _merged(tables, overrides.tables)
+    mistakes = list(overrides.mistakes)
+    try:
+        settings = Settings.model_validate(merged)
+    except ValidationError as error:
+        mistakes += _mistakes(error, merged, overrides)
+    if mistakes:
+        raise ConfigurationError(where, mistakes)
+    return settings
+
+
+def _parse_toml(raw: bytes) -> dict[str, Any]:
+    """The tables in a file's bytes. Raises ValueError, which names line and column."""
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"line {line}: is not UTF-8 (byte 0x{raw[error.start]:02x})") from error
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("is nested too deeply") from error
+    except ValueError as error:
+        # Python up to 3.13 gives the place in the text only: "… (at line 3, column 7)", "… (at end of document)".
+        found = re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", str(error), re.DOTALL)
+        if found is None:
+            raise ValueError(f"is no TOML: {error}") from error
+        place = found[2] if found[2].startswith("line") else f"line {len(text.splitlines())}, end of file"
+        raise ValueError(f"{place}: is no TOML: {found[1]}") from error
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both in one; where both have a value, that of `above`, unless it is a table put where no table belongs."""
+    merged = dict(below)
+    for key, value in above.items():
+        if not isinstance(value, Mapping):
+            merged[key] = value
+        elif isinstance(old := merged.get(key, {}), Mapping):
+            merged[key] = _merged(old, value)
+    return merged
+
+
+def _mistakes(error: ValidationError, tables: Mapping[str, Any], overrides: Overrides) -> Iterator[str]:
+    """A line for each of Pydantic's errors; those of a default only once, where it was written."""
+    models = tables_of(Settings)
+    defaults = tables.get("defaults")
+    for details in error.errors(include_url=False):
+        key = details["loc"]
+        if key[:2] == ("feed", 0) and isinstance(tables.get("feed"), Mapping):
+            key = ("feed", *key[2:])  # written as one table, not as a list
+        if key[:1] == ("interceptor",) and len(key) > 2 and isinstance(defaults, Mapping) and key[2] in defaults:
+            row = tables["interceptor"][key[1]]
+            if key[2] not in row:
+                continue
+        model = models.get(tuple(part for part in key[:-1] if isinstance(part, str)))
+        known = [info.alias or name for name, info in model.model_fields.items()] if model else []
+        variable = overrides.variables.get(key)
+        yield f"{toml_key(key)}: {explain_error(details, known)}" + (f" [from {variable}]" if variable else "")

@@ -1,0 +1,92 @@
+"""What a configuration allows and its author probably does not mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from urllib.parse import urlsplit
+
+from connectors.errors import ConfigurationError
+from flows.settings.feeds import FeedDefaults, audiohook_keys
+from flows.settings.models import InterceptorDefaults, Settings
+from flows.settings.values import is_loopback, is_private
+
+__all__ = ["CALLBACK_SECRET", "warnings_of"]
+
+CALLBACK_SECRET = "VOICEWATCH_CALLBACK_SECRET"  # noqa: S105 - the name of the variable
+
+_MEDIA_RATES_HZ = (8000, 16000)
+
+
+def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) -> list[str]:
+    """Return a line for each value that is probably a mistake; `environ`, if given, is checked for secrets."""
+    lines = [*_interceptor_warnings(settings), *_feed_warnings(settings), *_general_warnings(settings)]
+    if environ is not None:
+        lines += _secret_warnings(settings, environ)
+    return lines
+
+
+def _general_warnings(settings: Settings) -> Iterator[str]:
+    if settings.uses_interceptors and not settings.interceptors and settings.alerts.unwatched == "ignore":
+        yield "interceptor: there is none, so nothing is watched"
+    if settings.alerts.unwatched == "default" and settings.defaults.qa_callback_url is None:
+        yield "defaults.qa_callback_url: is missing, so alerts of unwatched conversations go nowhere"
+    if settings.genesys.base_url.startswith("http://") and not is_loopback(settings.genesys.base_url):
+        yield "genesys.base_url: http:// sends the client's credentials in clear text"
+
+
+def _secret_warnings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    if not environ.get(CALLBACK_SECRET):
+        yield f"{CALLBACK_SECRET} is not set: callbacks will not be signed"
+    if any(feed.kind == "audiohook" for feed in settings.feeds):
+        try:
+            audiohook_keys(settings.audiohook, environ)
+        except ConfigurationError as error:
+            yield from (f"{error.where}: {mistake}" for mistake in error.mistakes)
+
+
+def _feed_warnings(settings: Settings) -> Iterator[str]:
+    if settings.interceptors and not settings.uses_interceptors:
+        yield "interceptor: without a feed of kind voice-events, none is created"
+    if any(feed.kind == "audiohook" for feed in settings.feeds):
+        yield from (f"audiohook.{key}: {doubt}" for key, doubt in settings.audiohook.doubts())
+    elif settings.audiohook.model_fields_set:
+        yield "audiohook: without a feed of kind audiohook, nothing listens"
+    for index, feed in enumerate(settings.feeds):
+        if feed.kind == "voice-events":
+            continue
+        if settings.limits_of(feed)["qa_callback_url"] is None:
+            yield f"feed[{index}].defaults.qa_callback_url: is missing, so its alerts go nowhere"
+        for key, doubt in _limit_doubts(settings, feed.defaults):
+            yield f"feed[{index}].defaults.{key}: {doubt}"
+
+
+def _interceptor_warnings(settings: Settings) -> Iterator[str]:
+    """Yield the warnings about interceptors; one that applies to several is reported once, for the first."""
+    reported: set[str] = set()
+    tables = {f"interceptor[{i}]": interceptor for i, interceptor in enumerate(settings.interceptors)}
+    for where, table in ({"defaults": settings.defaults} | tables).items():
+        for key, doubt in _doubts(settings, table):
+            if doubt not in reported:
+                reported.add(doubt)
+                yield f"{where}.{key}: {doubt}"
+
+
+def _doubts(settings: Settings, table: InterceptorDefaults) -> Iterator[tuple[str, str]]:
+    """Yield keys of an interceptor, or of the defaults, each with what is doubtful about its value."""
+    rate_hz = table.audio_sampling_rate
+    if rate_hz not in _MEDIA_RATES_HZ:
+        yield "audio_sampling_rate", f"media servers send 8000 or 16000 Hz, not {rate_hz}"
+    yield from _limit_doubts(settings, table)
+
+
+def _limit_doubts(settings: Settings, table: InterceptorDefaults | FeedDefaults) -> Iterator[tuple[str, str]]:
+    url = table.qa_callback_url
+    if table.packet_loss_threshold == 0:
+        yield "packet_loss_threshold", "0 raises an alert for every lost packet"
+    if url is None:
+        return
+    host = urlsplit(url).hostname
+    if is_private(url) and not settings.delivery.allow_private_addresses:
+        yield "qa_callback_url", f"{host} is a private address: set delivery.allow_private_addresses"
+    elif url.startswith("http://") and not is_private(url):
+        yield "qa_callback_url", f"http:// sends callbacks to {host} in clear text"
