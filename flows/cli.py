@@ -92,8 +92,9 @@ def check(
     """Check a configuration: every mistake in it at once, with its key."""
     if log_json:
         _logs(as_json=True)
-    from flows.commands.run import check_online
-    from flows.live import secrets_of, tls_of
+    from flows.commands.check import check_online
+    from flows.feeds import tls_of
+    from flows.live import secrets_of
     from flows.settings.warnings import warnings_of
 
     settings = _settings(config)
@@ -119,8 +120,8 @@ def bootstrap(
     """Create the interceptors; running it again creates none twice."""
     if log_json:
         _logs(as_json=True)
+    from flows.commands.bootstrap import run_bootstrap
     from flows.commands.output import print_bootstrap
-    from flows.commands.run import run_bootstrap
 
     report = run_bootstrap(_settings(config), os.environ, retry_unknown=retry_unknown)
     print_bootstrap(report)

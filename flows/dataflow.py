@@ -24,17 +24,17 @@ from bytewax.inputs import Source
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
 
-from connectors.format.decode import Decoded, decode_block
+from connectors.format.decode import Decoded
 from connectors.journal.writer import Block
 from connectors.state.files import logged_failures
 from flows.analytics.merge import BlockFacts, Merger, Report, Tally, facts_of
 from flows.analytics.shard import Overrides, Shard, ShardResult
 from flows.analytics.shards import ShardBlock, split
+from flows.monitoring.instruments import Instruments
 
 if TYPE_CHECKING:
     from connectors.callbacks.outbox import Callback
     from connectors.state.audit import AuditEntry
-    from flows.monitoring.monitor import Monitor
 
 __all__ = ["SHARDS", "Outputs", "TallySink", "build"]
 
@@ -61,21 +61,25 @@ class Outputs:
 
 
 def build(
-    source: Source[Block], outputs: Outputs, *, overrides: Overrides | None = None, monitor: Monitor | None = None
+    source: Source[Block],
+    outputs: Outputs,
+    *,
+    overrides: Overrides | None = None,
+    instruments: Instruments | None = None,
 ) -> Dataflow:
     """The dataflow from a source of journal blocks to the outputs.
 
-    `overrides` is what a replay's configuration puts before the recording's. `monitor` measures the steps.
+    `overrides` is what a replay's configuration puts before the recording's. `instruments` measure the steps.
     """
-    decode = decode_block if monitor is None else monitor.decode
+    instruments = instruments or Instruments()
     dataflow = Dataflow("voice_qa")
     blocks = op.input("journal", dataflow, source)
-    parts = op.flat_map("decode", op.redistribute("spread", blocks), partial(_decode, decode=decode))
+    parts = op.flat_map("decode", op.redistribute("spread", blocks), partial(_decode, decode=instruments.decode))
     decoded = op.branch("facts", parts, lambda part: part[0] == ALL)
     shard_blocks = cast("KeyedStream[ShardBlock]", decoded.falses)
-    results = op.stateful_batch("shards", shard_blocks, lambda state: _ShardLogic(overrides, state, monitor))
+    results = op.stateful_batch("shards", shard_blocks, lambda state: _ShardLogic(overrides, state, instruments))
     of_a_block = op.merge("together", decoded.trues, op.map("for_all", results, lambda part: (ALL, part[1])))
-    reports = op.stateful_batch("in_order", of_a_block, lambda state: _MergeLogic(state, monitor))
+    reports = op.stateful_batch("in_order", of_a_block, lambda state: _MergeLogic(state, instruments))
     _connect(reports, outputs)
     return dataflow
 
@@ -109,10 +113,10 @@ class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[
     """Applies a shard's blocks in order of their numbers, whoever decoded them first."""
 
     def __init__(
-        self, overrides: Overrides | None, resume_state: tuple[Any, ...] | None, monitor: Monitor | None
+        self, overrides: Overrides | None, resume_state: tuple[Any, ...] | None, instruments: Instruments
     ) -> None:
         self._shard = Shard(overrides)
-        self._apply = self._shard.apply if monitor is None else partial(monitor.apply, self._shard)
+        self._apply = partial(instruments.apply, self._shard)
         self._number = 0
         self._early: dict[int, ShardBlock] = {}
         if resume_state is not None:
@@ -139,9 +143,9 @@ class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[
 class _MergeLogic(StatefulBatchLogic[BlockFacts | tuple[int, ShardResult], Report, int]):
     """Gives the reports of the blocks in order."""
 
-    def __init__(self, resume_state: int | None, monitor: Monitor | None) -> None:
+    def __init__(self, resume_state: int | None, instruments: Instruments) -> None:
         self._merger = Merger(len(SHARDS), resume_state or 0)
-        self._monitor = monitor
+        self._instruments = instruments
 
     def on_batch(self, values: list[BlockFacts | tuple[int, ShardResult]]) -> tuple[list[Report], bool]:
         with logged_failures("merge_failed"):
@@ -151,8 +155,7 @@ class _MergeLogic(StatefulBatchLogic[BlockFacts | tuple[int, ShardResult], Repor
                 else:
                     self._merger.add_result(*value)
             reports = self._merger.reports()
-            if self._monitor is not None:
-                self._monitor.reported(reports)
+            self._instruments.reported(reports)
             return reports, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> int:

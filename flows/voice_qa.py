@@ -21,7 +21,7 @@ def flow() -> Dataflow:
     from connectors.runtime.logs import LOG_JSON, configure_logs, run_id_of
     from connectors.runtime.shutdown import Shutdown
     from flows.live import live_flow
-    from flows.monitoring.monitor import Monitor, process_number
+    from flows.monitoring.monitor import instruments_of, process_number
     from flows.settings.loading import load_settings
     from flows.state import StateLayout
 
@@ -33,8 +33,7 @@ def flow() -> Dataflow:
     shutdown = Shutdown(StateLayout(settings.state.dir).stop)
     shutdown.on_signals()
     process, port_offset = process_number(sys.argv[1:], os.environ)
-    monitor = Monitor.of_run(settings, os.environ, shutdown, process=process, port_offset=port_offset)
-    dataflow = live_flow(settings, os.environ, shutdown, monitor=monitor)
-    if monitor is not None:
-        monitor.start()
+    instruments = instruments_of(settings, os.environ, shutdown, process=process, port_offset=port_offset)
+    dataflow = live_flow(settings, os.environ, shutdown, instruments=instruments)
+    instruments.start()
     return dataflow

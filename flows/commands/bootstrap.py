@@ -11,10 +11,27 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, OutcomeUnknownError, SaturationError
+from connectors.genesys.auth import TokenProvider, credentials_from_environment
+from connectors.genesys.interceptors import GenesysPlatform
+from connectors.runtime.tracing import configure_tracing
+from connectors.state.audit import AuditLog
+from connectors.state.files import StateLock, check_writable
 from connectors.state.interceptors import InterceptorEntry, InterceptorRegistry
+from flows.feeds import endpoints_of
+from flows.live import open_journal
 from flows.settings.models import InterceptorSettings, InterceptorTexts, Settings
+from flows.state import StateLayout
 
-__all__ = ["AuditTrail", "BootstrapReport", "Failure", "Platform", "WatchJournal", "bootstrap", "create_body"]
+__all__ = [
+    "AuditTrail",
+    "BootstrapReport",
+    "Failure",
+    "Platform",
+    "WatchJournal",
+    "bootstrap",
+    "create_body",
+    "run_bootstrap",
+]
 
 
 class Platform(Protocol):
@@ -106,6 +123,28 @@ def bootstrap(
     directory fails.
     """
     return _Bootstrap(settings, platform, registry, journal, audit).run(retry_unknown=retry_unknown)
+
+
+def run_bootstrap(settings: Settings, environ: Mapping[str, str], *, retry_unknown: bool = False) -> BootstrapReport:
+    """Create what is missing at Genesys, and journal the watches. Raises StateError before anything is created."""
+    configure_tracing(environ)
+    state = StateLayout(settings.state.dir)
+    check_writable(state.dir)
+    with StateLock(state.lock):
+        endpoints = endpoints_of(settings)
+        tokens = TokenProvider(endpoints, credentials_from_environment(environ))
+        journal = open_journal(settings)
+        try:
+            return bootstrap(
+                settings,
+                GenesysPlatform(endpoints, tokens),
+                InterceptorRegistry(state.interceptors),
+                journal,
+                AuditLog(state.audit),
+                retry_unknown=retry_unknown,
+            )
+        finally:
+            journal.close()
 
 
 class _Bootstrap:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -18,9 +18,8 @@ from connectors.errors import VoicewatchError
 from connectors.retry import backoff_s
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Shutdown
-from flows.commands.bootstrap import BootstrapReport
-from flows.commands.run import prepare
-from flows.live import SNAPSHOT_EVERY
+from flows.commands.run import OnBootstrap, ensure_interceptors, preflight
+from flows.live import SNAPSHOT_EVERY, recovery_of
 from flows.settings.models import Settings
 from flows.state import StateLayout
 
@@ -39,14 +38,16 @@ def run_cluster(
     processes: int,
     shutdown: Shutdown,
     *,
-    on_bootstrap: Callable[[BootstrapReport], None] | None,
+    on_bootstrap: OnBootstrap | None,
 ) -> None:
     """Bootstrap, unless `on_bootstrap` is None, then run `processes` Bytewax processes until a shutdown.
 
     When one dies, all are ended and started again, from the last snapshot, after a while that grows. Raises
     VoicewatchError when they die too often in a row.
     """
-    prepare(settings, environ, shutdown, on_bootstrap=on_bootstrap)  # what is missing is told once, not by each process
+    preflight(settings, environ)  # here and not only in each process, which would all report the same error
+    recovery_of(settings)
+    ensure_interceptors(settings, environ, on_bootstrap)
     log = get_logger(__name__)
     stop = shutdown.requested
     failures = 0

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final, Protocol
+from typing import Final
 
 from connectors.format.decode import Decoded, decode_block
 from connectors.journal.progress import SourceProgress
@@ -22,25 +21,18 @@ from flows.analytics.rules import RULES
 from flows.analytics.shard import Shard, ShardResult
 from flows.analytics.shards import ShardBlock
 from flows.monitoring.health import Health, HealthServer, Limits
+from flows.monitoring.instruments import Instruments, Tokens
 from flows.monitoring.metrics import Metrics
 from flows.settings.metrics import MetricsSettings
 from flows.settings.models import Settings
 from flows.state import StateLayout
 
-__all__ = ["Monitor", "process_number"]
+__all__ = ["Monitor", "instruments_of", "process_number"]
 
 DEFAULT_FEED: Final = "voice-events"
 
 
-class Tokens(Protocol):
-    """Whoever has the access token; `connectors.genesys.auth.TokenProvider` does."""
-
-    @property
-    def fetched_at(self) -> float | None:
-        """When it was fetched, in epoch seconds; None before the first."""
-
-
-class Monitor:
+class Monitor(Instruments):
     """Metrics and health of one process of a run. Nothing is opened before `start`."""
 
     def __init__(
@@ -58,42 +50,27 @@ class Monitor:
         self._directory = settings.state.dir
         self._address = settings.metrics.address(port_offset)
         self.metrics = Metrics(_version(), process, now=now)
-        self.progress = SourceProgress(state.journal, default_feed=DEFAULT_FEED, feeds=names, now=now)
+        self._progress = SourceProgress(state.journal, default_feed=DEFAULT_FEED, feeds=names, now=now)
         self._health = Health(
             _limits(settings.metrics),
-            self.progress,
+            self._progress,
             directory=self._directory,
             outbox=state.outbox,
             has_source=process == 0,
             now=now,
         )
-        self.metrics.watch_state(self._directory, state.outbox, self.progress)
+        self.metrics.watch_state(self._directory, state.outbox, self._progress)
         self.metrics.expect_alerts(RULES)
         if process == 0:
             for name in names or (DEFAULT_FEED,):
                 self.metrics.feed_expected(name)
         self._notifier = Notifier(
             environ,
-            ready=self.progress.began,
+            ready=self._progress.began,
             stopping=shutdown.requested,
             is_live=lambda: self._health.live().ok,
         )
         self._server: HealthServer | None = None
-
-    @classmethod
-    def of_run(
-        cls,
-        settings: Settings,
-        environ: Mapping[str, str],
-        shutdown: Shutdown,
-        *,
-        process: int = 0,
-        port_offset: int = 0,
-    ) -> Monitor | None:
-        """The monitor of a run; None if nobody wants to know: no `[metrics] listen`, and no systemd."""
-        if settings.metrics.listen is None and "NOTIFY_SOCKET" not in environ:
-            return None
-        return cls(settings, environ, shutdown, process=process, port_offset=port_offset)
 
     @property
     def port(self) -> int | None:
@@ -107,23 +84,24 @@ class Monitor:
             self._server.start()
         self._notifier.start()
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Started, and stopped at the end."""
-        self.start()
-        try:
-            yield
-        finally:
-            self.stop()
-
     def stop(self) -> None:
         """Stop serving and telling."""
         self._notifier.stop()
         if self._server is not None:
             self._server.stop()
 
-    def feed_changed(self, feed: str, state: str) -> None:
-        """A feed is `up` or `down` now."""
+    @property
+    def progress(self) -> SourceProgress:
+        """Return where the source notes how far it has read."""
+        return self._progress
+
+    @property
+    def delivery(self) -> Metrics:
+        """Return where attempts to deliver callbacks are counted."""
+        return self.metrics
+
+    def feed_changed(self, feed: str, state: str, reason: str) -> None:  # noqa: ARG002
+        """Take that a feed is `up` or `down`, and why."""
         self.metrics.feed_changed(feed, state)
         self._health.feed_changed(feed, state)
 
@@ -154,6 +132,20 @@ class Monitor:
             )
             for alert in report.alerts:
                 self.metrics.alert(alert.rule, alert.state)
+
+
+def instruments_of(
+    settings: Settings,
+    environ: Mapping[str, str],
+    shutdown: Shutdown,
+    *,
+    process: int = 0,
+    port_offset: int = 0,
+) -> Instruments:
+    """Return a monitor if metrics are served or systemd is notified, otherwise instruments that measure nothing."""
+    if settings.metrics.listen is None and "NOTIFY_SOCKET" not in environ:
+        return Instruments()
+    return Monitor(settings, environ, shutdown, process=process, port_offset=port_offset)
 
 
 def process_number(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[int, int]:

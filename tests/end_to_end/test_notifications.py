@@ -16,8 +16,9 @@ from connectors.genesys.simulator.voice_events import running
 from connectors.journal.segments import segments
 from connectors.runtime.shutdown import Shutdown
 from connectors.state.audit import verify
+from flows.commands.check import check_online
 from flows.commands.replay import replay
-from flows.commands.run import check_online, run_live
+from flows.commands.run import run_live
 from flows.settings.loading import parse_settings
 from flows.settings.models import Settings
 from flows.state import StateLayout

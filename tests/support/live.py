@@ -16,8 +16,8 @@ from connectors.genesys.simulator.calls import conversation_ids
 from connectors.genesys.simulator.voice_events import Simulator
 from connectors.journal.segments import segments
 from connectors.state.audit import verify
+from flows.commands.bootstrap import run_bootstrap
 from flows.commands.replay import replay
-from flows.commands.run import run_bootstrap
 from flows.settings.loading import load_settings
 from flows.state import StateLayout
 from tests.support.cli import DEADLINE_S, Running, configuration, environ, running, started

@@ -18,8 +18,9 @@ from connectors.genesys.feeds.notifications.feed import NotificationsFeed
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
 from connectors.journal.writer import Journal
 from connectors.state.audit import AuditLog
-from flows.commands.run import check_online
-from flows.live import feeds_of
+from flows.commands.check import check_online
+from flows.feeds import feeds_of
+from flows.monitoring.instruments import Instruments
 from flows.settings.loading import parse_settings
 from flows.settings.models import Settings, audiohook_keys
 from flows.settings.warnings import warnings_of
@@ -252,7 +253,7 @@ class TestMaking:
     def made(self, toml: str, tmp_path: Path, variables: Mapping[str, str]) -> tuple[list[Any], Journal]:
         settings = parsed(toml)
         journal = Journal(tmp_path / "journal", settings=settings.flow_record(), ended=ended_conversations)
-        make = feeds_of(settings, variables, lambda name: tmp_path / f"{name}.sqlite3")
+        make = feeds_of(settings, variables, lambda name: tmp_path / f"{name}.sqlite3", Instruments())
         return list(make(AuditLog(tmp_path / "audit.jsonl"), journal)), journal
 
     def test_the_default_feed_writes_what_it_always_did(self, tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""Make the feeds of a configuration."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from connectors.errors import ConfigurationError
+from connectors.format.notifications import read_notification
+from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
+from connectors.genesys.endpoints import Endpoints
+from connectors.genesys.feeds.base import FeedLimits
+from connectors.genesys.feeds.notifications.topics import topics_of
+from connectors.genesys.feeds.voice_events import VoiceEventsFeed
+from connectors.journal.source import Feed
+from connectors.journal.writer import Journal, Recorder
+from connectors.state.audit import AuditLog
+from flows.monitoring.instruments import Instruments
+from flows.settings.models import FeedSettings, Settings, audiohook_keys
+
+__all__ = ["endpoints_of", "feeds_of", "tls_of"]
+
+OnState = Callable[[str, str, str], None]
+
+
+def endpoints_of(settings: Settings) -> Endpoints:
+    """Where the configuration says that Genesys is."""
+    genesys = settings.genesys
+    return Endpoints.from_base_url(
+        genesys.base_url,
+        login_url=genesys.login_url,
+        events_url=genesys.events_url,
+        load_path=genesys.load_path,
+        interceptor_path=genesys.interceptor_path,
+    )
+
+
+def feeds_of(
+    settings: Settings, environ: Mapping[str, str], enrichment: Callable[[str], Path], instruments: Instruments
+) -> Callable[[AuditLog, Journal], Sequence[Feed]]:
+    """Return what makes the feeds of a configuration, given an audit log and the journal that they write to.
+
+    `enrichment` gives the path of a named feed's queue. Errors are found now, before anything is opened: raises
+    CredentialsError if a feed needs credentials that the environment does not hold, ConfigurationError for bad
+    AudioHook secrets or TLS files.
+    """
+    kinds = {feed.kind for feed in settings.feeds} or {"voice-events"}
+    factory = _FeedFactory(
+        settings=settings,
+        endpoints=endpoints_of(settings),
+        credentials=credentials_from_environment(environ) if kinds != {"audiohook"} else None,
+        keys=audiohook_keys(settings.audiohook, environ) if "audiohook" in kinds else {},
+        tls=tls_of(settings) if "audiohook" in kinds else None,
+        enrichment=enrichment,
+        instruments=instruments,
+    )
+    return factory.make
+
+
+@dataclass(frozen=True, kw_only=True)
+class _FeedFactory:
+    settings: Settings
+    endpoints: Endpoints
+    credentials: Credentials | None
+    keys: dict[str, bytes | None]
+    tls: ssl.SSLContext | None
+    enrichment: Callable[[str], Path]
+    instruments: Instruments
+
+    def make(self, audit: AuditLog, journal: Journal) -> list[Feed]:
+        tokens = None if self.credentials is None else TokenProvider(self.endpoints, self.credentials)
+        if tokens is not None:
+            self.instruments.watch_token(tokens)
+        on_state = partial(_feed_changed, audit, self.instruments)
+        return [self._feed(row, tokens, journal, on_state) for row in self.settings.feeds or (FeedSettings(),)]
+
+    def _feed(self, row: FeedSettings, tokens: TokenProvider | None, journal: Journal, on_state: OnState) -> Feed:
+        # A lone feed that is not configured has no name in the records, as in recordings from when it was the only one.
+        recorder = journal.recorder(row.name) if self.settings.feeds else journal
+        if row.kind == "audiohook":
+            return self._audiohook(row, recorder, on_state)
+        assert tokens is not None
+        if row.kind == "notifications":
+            return self._notifications(row, tokens, recorder, on_state)
+        return VoiceEventsFeed(
+            url=self.endpoints.events_url, tokens=tokens, recorder=recorder, name=row.name, on_state=on_state
+        )
+
+    def _audiohook(self, row: FeedSettings, recorder: Journal | Recorder, on_state: OnState) -> Feed:
+        from connectors.genesys.feeds.audiohook.feed import AudioHookFeed
+
+        hook = self.settings.audiohook
+        return AudioHookFeed(
+            name=row.name,
+            listen=hook.address,
+            path=hook.path,
+            keys=self.keys,
+            recorder=recorder,
+            limits=self._limits(row),
+            tls=self.tls,
+            on_state=on_state,
+        )
+
+    def _notifications(
+        self, row: FeedSettings, tokens: TokenProvider, recorder: Journal | Recorder, on_state: OnState
+    ) -> Feed:
+        from connectors.genesys.feeds.notifications.feed import NotificationsFeed
+
+        return NotificationsFeed(
+            name=row.name,
+            tokens=tokens,
+            endpoints=self.endpoints,
+            topics=topics_of(row.conversations, row.queues, row.users),
+            recorder=recorder,
+            limits=self._limits(row),
+            read=read_notification,
+            on_state=on_state,
+            enrich_queue=self.enrichment(row.name) if row.enrich else None,
+        )
+
+    def _limits(self, row: FeedSettings) -> FeedLimits:
+        return FeedLimits(name=row.name, **self.settings.limits_of(row))
+
+
+def tls_of(settings: Settings) -> ssl.SSLContext | None:
+    """What Genesys is answered with over TLS, None for plain connections (behind a proxy that ends TLS).
+
+    Raises ConfigurationError for files that cannot be used.
+    """
+    cert, key = settings.audiohook.tls_cert, settings.audiohook.tls_key
+    if cert is None or key is None:
+        return None
+    for name, path in (("tls_cert", cert), ("tls_key", key)):
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise ConfigurationError("audiohook", [f"{name}: {path}: {error.strerror}"]) from error
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(cert, key)
+    except (ssl.SSLError, ValueError) as error:
+        mistake = f"tls_cert, tls_key: {cert} and {key} are no PEM certificate with its key"
+        raise ConfigurationError("audiohook", [mistake]) from error
+    return context
+
+
+def _feed_changed(audit: AuditLog, instruments: Instruments, name: str, state: str, reason: str) -> None:
+    instruments.feed_changed(name, state, reason)
+    audit.append(f"FEED_{state.upper()}", conversation=None, outcome=reason, feed=name)

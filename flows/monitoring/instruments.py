@@ -1,0 +1,75 @@
+"""What a run is measured with: a null object here, `flows.monitoring.monitor.Monitor` where metrics are wanted.
+
+The dataflow stays a pure function of the journal: instruments measure around its steps and never change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from connectors.format.decode import Decoded, decode_block
+from flows.analytics.merge import Report
+from flows.analytics.shard import Shard, ShardResult
+from flows.analytics.shards import ShardBlock
+
+if TYPE_CHECKING:
+    from connectors.callbacks.delivery import DeliveryMetrics
+    from connectors.journal.progress import SourceProgress
+
+__all__ = ["Instruments", "Tokens"]
+
+
+class Tokens(Protocol):
+    """Holder of the access token, such as `connectors.genesys.auth.TokenProvider`."""
+
+    @property
+    def fetched_at(self) -> float | None:
+        """Return when the token was fetched, in epoch seconds; None before the first one."""
+
+
+class Instruments:
+    """Measure nothing. A subclass overrides what it measures; every method may be called from any thread."""
+
+    @property
+    def progress(self) -> SourceProgress | None:
+        """Return where the source notes how far it has read."""
+        return None
+
+    @property
+    def delivery(self) -> DeliveryMetrics | None:
+        """Return where attempts to deliver callbacks are counted."""
+        return None
+
+    def start(self) -> None:
+        """Start to serve and to notify, until `stop` or the end of the process."""
+
+    def stop(self) -> None:
+        """Stop serving and notifying."""
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run from `start` to `stop`."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+
+    def decode(self, data: bytes) -> Decoded:
+        """Call `decode_block`."""
+        return decode_block(data)
+
+    def apply(self, shard: Shard, block: ShardBlock) -> ShardResult:
+        """Call `shard.apply`."""
+        return shard.apply(block)
+
+    def reported(self, reports: Sequence[Report]) -> None:
+        """Take the dataflow's results of some blocks."""
+
+    def feed_changed(self, feed: str, state: str, reason: str) -> None:
+        """Take that a feed is `up` or `down`, and why."""
+
+    def watch_token(self, tokens: Tokens) -> None:
+        """Report the age of this token from now on."""
