@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from connectors.errors import ConfigurationError
-from connectors.format.notifications import read_notification
 from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
 from connectors.genesys.endpoints import Endpoints
-from connectors.genesys.feeds.base import FeedLimits
+from connectors.genesys.feeds.base import FeedLimits, OnState
 from connectors.genesys.feeds.notifications.topics import topics_of
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
 from connectors.journal.source import Feed
@@ -22,8 +21,6 @@ from flows.monitoring.instruments import Instruments
 from flows.settings.models import FeedSettings, Settings, audiohook_keys
 
 __all__ = ["endpoints_of", "feeds_of", "tls_of"]
-
-OnState = Callable[[str, str, str], None]
 
 
 def endpoints_of(settings: Settings) -> Endpoints:
@@ -116,7 +113,6 @@ class _FeedFactory:
             topics=topics_of(row.conversations, row.queues, row.users),
             recorder=recorder,
             limits=self._limits(row),
-            read=read_notification,
             on_state=on_state,
             enrich_queue=self.enrichment(row.name) if row.enrich else None,
         )

@@ -1,28 +1,23 @@
-"""The access token: OAuth client credentials, renewed before it expires, shared by the REST calls and the feeds."""
+"""Get access tokens with OAuth client credentials, renew them before they expire, share them between threads."""
 
 from __future__ import annotations
 
-import random
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import httpx
 
 from connectors.errors import CredentialsError, GenesysError, UnavailableError
-from connectors.genesys.client import Patience, explain, http_client, retrying, transient
+from connectors.genesys.client import Clock, RetryPolicy, http_client, retrying, to_error, transient
+from connectors.genesys.endpoints import Endpoints
 from connectors.runtime.logs import get_logger
 from connectors.runtime.tracing import span
-
-if TYPE_CHECKING:
-    from connectors.genesys.endpoints import Endpoints
 
 __all__ = ["Credentials", "TokenProvider", "credentials_from_environment"]
 
 
-# The shortest life that an OAuth client can be given, for an answer that does not tell.
+# The shortest life of a token that Genesys lets be configured, for an answer without one.
 DEFAULT_LIFE_S = 300.0
 MARGIN_S = 60.0
 MARGIN_RATIO = 0.1
@@ -56,10 +51,9 @@ class _Held:
 
 
 class TokenProvider:
-    """Hands out one access token to any number of threads and renews it before it expires.
+    """Provide one access token to any number of threads and renew it before it expires.
 
-    `now` is the clock (epoch seconds), `sleep` and `u` the waiting and the chance of the retries. Whoever asks while
-    a renewal is under way waits for it: there is never more than one request for a token at a time.
+    A caller that asks during a renewal waits for it: there is never more than one request for a token at a time.
     """
 
     def __init__(
@@ -67,36 +61,32 @@ class TokenProvider:
         endpoints: Endpoints,
         credentials: Credentials,
         *,
-        patience: Patience = Patience(),  # noqa: B008 - frozen
-        now: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        u: Callable[[], float] = random.random,
+        policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
         self._endpoints = endpoints
         self._credentials = credentials
-        self._patience = patience
-        self._now = now
-        self._sleep = sleep
-        self._u = u
-        self._client = http_client(patience)
+        self._policy = policy
+        self._clock = clock
+        self._client = http_client(policy)
         self._lock = threading.Lock()
         self._held: _Held | None = None
 
     def token(self) -> str:
-        """A token that is good for a while yet (60 s, or a tenth of its life if that is less).
+        """Return a token that stays valid for a while (60 s, or a tenth of its life if that is less).
 
         Raises `CredentialsError`, `AccessDeniedError`, `UnavailableError` after bounded retries, or `GenesysError`.
         """
         held = self._held
-        if held is None or self._now() >= held.renew_at:
+        if held is None or self._clock.now() >= held.renew_at:
             with self._lock:
                 held = self._held
-                if held is None or self._now() >= held.renew_at:
+                if held is None or self._clock.now() >= held.renew_at:
                     held = self._held = self._fetch()
         return held.text
 
     def renew(self, rejected: str) -> str:
-        """A token other than `rejected`, which Genesys answered with 401; fetches one unless somebody already did.
+        """Return a token other than `rejected`, which Genesys answered with 401; fetch one unless it is there already.
 
         Raises what `token` raises.
         """
@@ -107,7 +97,7 @@ class TokenProvider:
 
     @property
     def fetched_at(self) -> float | None:
-        """When the token that is held was asked for, in epoch seconds; None before the first."""
+        """When the current token was requested, in epoch seconds; None before the first."""
         held = self._held
         return None if held is None else held.fetched_at
 
@@ -116,16 +106,14 @@ class TokenProvider:
         self._client.close()
 
     def _fetch(self) -> _Held:
-        asked_at = self._now()
+        asked_at = self._clock.now()
         try:
             response = retrying(
                 self._post,
                 what="token",
                 repeatable=transient,
-                patience=self._patience,
-                now=self._now,
-                sleep=self._sleep,
-                u=self._u,
+                policy=self._policy,
+                clock=self._clock,
             )
         except (httpx.HTTPStatusError, httpx.RequestError) as failure:
             raise self._refusal(failure) from failure
@@ -143,7 +131,7 @@ class TokenProvider:
 
     def _refusal(self, failure: httpx.HTTPStatusError | httpx.RequestError) -> GenesysError:
         if not isinstance(failure, httpx.HTTPStatusError) or failure.response.status_code not in {400, 401}:
-            return explain(failure, what="token request", endpoints=self._endpoints)
+            return to_error(failure, what="token request", endpoints=self._endpoints)
         status = failure.response.status_code
         if status == httpx.codes.UNAUTHORIZED or _oauth_error(failure.response) == "invalid_client":
             return CredentialsError(
@@ -159,7 +147,7 @@ class TokenProvider:
         )
 
     def _read(self, response: httpx.Response) -> tuple[str, float]:
-        """The token and its life in seconds; raises `UnavailableError` if this is no token answer."""
+        """Return the token and its life in seconds; raises `UnavailableError` for any other answer."""
         try:
             body = response.json()
         except ValueError:

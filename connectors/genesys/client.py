@@ -1,11 +1,12 @@
-"""How requests reach Genesys: one HTTP client, one retry loop, one place that turns failures into words.
+"""Send requests to Genesys: one HTTP client, one retry loop, one place that turns failures into errors.
 
-Classifying, waiting and sending are apart: `retrying` only repeats what its caller calls repeatable, `explain` only
-words what happened, and the transport for the platform SDK only sends.
+Classifying, waiting and sending are separate. `retrying` repeats what its caller calls repeatable, `to_error` words
+what happened, the transport for the platform SDK sends, and `GenesysClient.call` puts them together.
 """
 
 from __future__ import annotations
 
+import random
 import re
 import ssl
 import threading
@@ -13,43 +14,53 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from functools import cache, cached_property
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, UnavailableError
+from connectors.genesys.endpoints import Endpoints
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
-
-if TYPE_CHECKING:
-    from connectors.genesys.endpoints import Endpoints
+from connectors.runtime.tracing import span
 
 __all__ = [
     "REQUESTS_PER_MINUTE",
+    "Clock",
     "Failure",
-    "Patience",
+    "GenesysClient",
     "RequestBudget",
+    "RetryPolicy",
+    "Tokens",
     "budget_of",
-    "explain",
     "http_client",
     "retrying",
-    "sdk_client",
     "status_of",
     "tls_context",
+    "to_error",
     "transient",
 ]
 
 
 T = TypeVar("T")
 
-# What a request that went wrong is, before it is explained: httpx's word for an answer outside 2xx, or for no answer.
 Failure = httpx.HTTPStatusError | httpx.RequestError
+"""A failed request as httpx reports it: an answer outside 2xx, or no answer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Clock:
+    """The time (epoch seconds), the waiting (seconds) and the chance (0..1) that REST calls and feeds use."""
+
+    now: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    u: Callable[[], float] = random.random
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
     """How long one request may take and how often it is sent.
 
     `timeout_s` bounds connecting, sending, and every wait for more of the answer. At most `attempts` requests are
@@ -64,15 +75,25 @@ class Patience:
     retry_after_cap_s: float = 60.0
 
 
-def http_client(patience: Patience) -> httpx.Client:
-    """A client with timeouts that follows no redirect, opens a connection for each request, and counts them.
+class Tokens(Protocol):
+    """A source of access tokens; `connectors.genesys.auth.TokenProvider` is one."""
 
-    Without keep-alive a create never goes out on a connection that the server is closing at that moment: that
-    request would be lost, and look like one that may have happened.
+    def token(self) -> str:
+        """Return a valid token; raises GenesysError."""
+
+    def renew(self, rejected: str) -> str:
+        """Return a token other than the rejected one; raises GenesysError."""
+
+
+def http_client(policy: RetryPolicy) -> httpx.Client:
+    """Return a client with timeouts that follows no redirect, opens a connection for each request, and counts them.
+
+    Without keep-alive, a create is never sent on a connection that the server is closing at that moment: that
+    request would be lost, and look like one that may have taken effect.
     """
     return httpx.Client(
         verify=tls_context(),
-        timeout=patience.timeout_s,
+        timeout=policy.timeout_s,
         limits=httpx.Limits(max_keepalive_connections=0),
         follow_redirects=False,
         event_hooks={"request": [lambda request: budget_of(str(request.url)).spend()]},
@@ -81,17 +102,17 @@ def http_client(patience: Patience) -> httpx.Client:
 
 @cache
 def tls_context() -> ssl.SSLContext:
-    """The TLS settings of REST and events alike; reading the authorities takes 50 ms, so it is done once."""
+    """Return the TLS settings of REST and events; reading the authorities takes 50 ms, so it is done once."""
     return httpx.create_ssl_context()
 
 
 def status_of(failure: Failure) -> int | None:
-    """The HTTP status of the answer, or None if none came."""
+    """Return the HTTP status of the answer, or None if there was no answer."""
     return failure.response.status_code if isinstance(failure, httpx.HTTPStatusError) else None
 
 
 def transient(failure: Failure) -> bool:
-    """Whether a request that may be repeated is worth repeating: after 429, 5xx and connection errors."""
+    """Tell whether a repeatable request is worth repeating: after 429, 5xx and connection errors."""
     status = status_of(failure)
     return status is None or status == httpx.codes.TOO_MANY_REQUESTS or status >= 500
 
@@ -101,12 +122,10 @@ def retrying(
     *,
     what: str,
     repeatable: Callable[[Failure], bool],
-    patience: Patience,
-    now: Callable[[], float],
-    sleep: Callable[[float], None],
-    u: Callable[[], float],
+    policy: RetryPolicy,
+    clock: Clock,
 ) -> T:
-    """Call `send` until it succeeds, fails with something not `repeatable`, or `patience` is used up.
+    """Call `send` until it succeeds, fails with something not `repeatable`, or the attempts of `policy` are used up.
 
     Raises the last `httpx.HTTPStatusError` or `httpx.RequestError` as it is.
     """
@@ -116,9 +135,9 @@ def retrying(
         try:
             return send()
         except (httpx.HTTPStatusError, httpx.RequestError) as failure:
-            if attempt >= patience.attempts or not repeatable(failure):
+            if attempt >= policy.attempts or not repeatable(failure):
                 raise
-            wait_s = _wait_s(failure, attempt, patience=patience, now=now(), u=u())
+            wait_s = _wait_s(failure, attempt, policy=policy, now=clock.now(), u=clock.u())
             get_logger(__name__).warning(
                 "genesys_retry",
                 what=what,
@@ -127,19 +146,19 @@ def retrying(
                 attempt=attempt,
                 wait_s=round(wait_s, 3),
             )
-        sleep(wait_s)
+        clock.sleep(wait_s)
 
 
-def _wait_s(failure: Failure, attempt: int, *, patience: Patience, now: float, u: float) -> float:
+def _wait_s(failure: Failure, attempt: int, *, policy: RetryPolicy, now: float, u: float) -> float:
     if isinstance(failure, httpx.HTTPStatusError):
-        asked = retry_after_s(failure.response.headers, now, cap_s=patience.retry_after_cap_s)
+        asked = retry_after_s(failure.response.headers, now, cap_s=policy.retry_after_cap_s)
         if asked is not None:
             return asked
-    return backoff_s(attempt, u, base_s=patience.base_s, cap_s=patience.cap_s)
+    return backoff_s(attempt, u, base_s=policy.base_s, cap_s=policy.cap_s)
 
 
-def explain(failure: Failure, *, what: str, endpoints: Endpoints) -> GenesysError:
-    """The error for a request that was refused or not answered; its text names the cause and the fix."""
+def to_error(failure: Failure, *, what: str, endpoints: Endpoints) -> GenesysError:
+    """Return the error for a request that was refused or not answered; its text names the cause and the fix."""
     if not isinstance(failure, httpx.HTTPStatusError):
         return UnavailableError(
             f"{what}: no answer from {failure.request.url.host} ({_reason(failure)}); check [genesys] base_url (the "
@@ -152,7 +171,7 @@ def explain(failure: Failure, *, what: str, endpoints: Endpoints) -> GenesysErro
             f"grant type is Client Credentials, that it is active, and that {endpoints.api_url} is its region",
             status=status,
         )
-    said = _said(failure)
+    said = _server_message(failure)
     if status == httpx.codes.FORBIDDEN:
         return AccessDeniedError(
             f"{what}: access denied (403){said}; give the OAuth client a role with the permissions for voice "
@@ -162,7 +181,7 @@ def explain(failure: Failure, *, what: str, endpoints: Endpoints) -> GenesysErro
     if status == httpx.codes.TOO_MANY_REQUESTS:
         return UnavailableError(
             f"{what}: rate limited (429){said}, and still so after every retry; wait a minute and try again, or "
-            "give voicewatch an OAuth client of its own",
+            "give voicewatch a dedicated OAuth client",
             status=status,
         )
     if status >= 500:
@@ -183,8 +202,8 @@ def _reason(failure: httpx.RequestError) -> str:
     return f"{type(failure).__name__}: {words}" if words else type(failure).__name__
 
 
-def _said(failure: httpx.HTTPStatusError) -> str:
-    """Genesys' own words for a refusal, as ` "…"`, short and on one line; empty if there are none."""
+def _server_message(failure: httpx.HTTPStatusError) -> str:
+    """Return Genesys' own message of a refusal, as ` "…"`, short and on one line; empty without one."""
     try:
         body = failure.response.json()
     except ValueError:
@@ -216,8 +235,8 @@ class _Answer:
         return value
 
 
-def sdk_client(api_url: str, client: httpx.Client) -> Any:
-    """An `ApiClient` of Genesys' platform SDK that sends through `client`; imports the SDK (seconds, 200 MB).
+def _sdk_client(api_url: str, client: httpx.Client) -> Any:
+    """Return an `ApiClient` of Genesys' platform SDK that sends through `client`; imports the SDK (seconds, 200 MB).
 
     The SDK's own transport applies no timeout and re-sends a POST whose connection dropped. This one sends each
     request once and raises `httpx.HTTPStatusError` for any answer but 2xx, which the SDK passes through.
@@ -242,6 +261,79 @@ def sdk_client(api_url: str, client: httpx.Client) -> Any:
     return api
 
 
+class GenesysClient:
+    """REST calls to one Genesys region: each with its retries and one renewal of the token after a 401.
+
+    Every wait has a timeout and every retry a bound (`policy`). Whatever `clock.sleep` raises ends a call. Importing
+    this module does not import Genesys' SDK: the first call does. One thread at a time may use a client.
+    """
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        tokens: Tokens,
+        *,
+        policy: RetryPolicy = RetryPolicy(),
+        clock: Clock = Clock(),
+    ) -> None:
+        self.endpoints = endpoints
+        self.clock = clock
+        self._tokens = tokens
+        self._policy = policy
+        self._http = http_client(policy)
+
+    def close(self) -> None:
+        """Close the HTTP client; the owner of the token provider closes that one."""
+        self._http.close()
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        repeatable: Callable[[Failure], bool] = transient,
+        query: dict[str, str] | None = None,
+        body: Any = None,
+    ) -> Any:
+        """Send a request and return its answer as JSON values; raises httpx's errors, and those of the tokens."""
+        return retrying(
+            lambda: self.send_once(method, path, query=query, body=body),
+            what=what,
+            repeatable=repeatable,
+            policy=self._policy,
+            clock=self.clock,
+        )
+
+    def ask(self, method: str, path: str, *, what: str, query: dict[str, str] | None = None, body: Any = None) -> Any:
+        """Send a request that may be repeated, and return its answer as JSON values; raises GenesysError."""
+        try:
+            return self.call(method, path, what=what, query=query, body=body)
+        except (httpx.HTTPStatusError, httpx.RequestError) as failure:
+            raise to_error(failure, what=what, endpoints=self.endpoints) from failure
+
+    def send_once(self, method: str, path: str, *, query: dict[str, str] | None = None, body: Any = None) -> Any:
+        """Send a request without retries, and once more with a fresh token after a 401; raises httpx's errors."""
+        token = self._tokens.token()
+        try:
+            return self._send(method, path, token, query, body)
+        except httpx.HTTPStatusError as failure:
+            if failure.response.status_code != httpx.codes.UNAUTHORIZED:
+                raise
+        return self._send(method, path, self._tokens.renew(token), query, body)
+
+    @cached_property
+    def _sdk(self) -> Any:
+        return _sdk_client(self.endpoints.api_url, self._http)
+
+    def _send(self, method: str, path: str, token: str, query: dict[str, str] | None, body: Any) -> Any:
+        headers = {"Accept": "application/json", "Authorization": f"Bearer {token}"}
+        with span(f"genesys {method}", http_request_method=method, url_path=path):
+            return self._sdk.call_api(
+                path, method, query_params=query, header_params=headers, body=body, response_type="object"
+            )
+
+
 REQUESTS_PER_MINUTE: Final = 300
 WINDOW_S: Final = 60.0
 
@@ -249,8 +341,8 @@ WINDOW_S: Final = 60.0
 class RequestBudget:
     """Counts requests; safe to use from any thread. `now` is a monotonic clock, in seconds.
 
-    What somebody waits for is sent and only counted (`spend`). What can wait asks first (`wait_s`), so that it takes
-    what the others leave.
+    Urgent requests are sent at once and only counted (`spend`). Requests that can wait ask first (`wait_s`), so that
+    they use what the urgent ones leave.
     """
 
     def __init__(self, per_minute: int = REQUESTS_PER_MINUTE, *, now: Callable[[], float] = time.monotonic) -> None:
@@ -266,12 +358,12 @@ class RequestBudget:
             self._spent.append(self._now())
 
     def hold(self, seconds: float) -> None:
-        """Let nothing that can wait be sent for so long, because Genesys asked for it."""
+        """Delay requests that can wait by `seconds`, because Genesys asked for it."""
         with self._lock:
             self._held_until = max(self._held_until, self._now() + seconds)
 
     def wait_s(self, reserve: int = 0) -> float:
-        """Seconds until a request may be sent so that `reserve` more can follow it in its minute; 0 for now."""
+        """Return the seconds until a request may be sent so that `reserve` more fit into its minute; 0 for now."""
         with self._lock:
             now = self._now()
             allowed = max(1, self._per_minute - reserve)
@@ -282,7 +374,7 @@ class RequestBudget:
 
 
 def budget_of(url: str) -> RequestBudget:
-    """The one budget of this process for a Genesys region, from the URL of its API host or its login host."""
+    """Return the budget that this process has for a Genesys region, from the URL of its API or login host."""
     return _budget(urlsplit(url).netloc.lower().removeprefix("api.").removeprefix("login."))
 
 

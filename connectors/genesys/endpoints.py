@@ -6,35 +6,41 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, quote, urlsplit
 
 __all__ = [
+    "ACTIVITY_PATH",
+    "CHANNELS_PATH",
     "DEFAULT_BASE_URL",
+    "DETAILS_PATH",
     "EVENTS_PATH",
     "INTERCEPTOR_PATH",
     "LOAD_PATH",
     "LOAD_QUERY",
+    "QUEUES_PATH",
     "STATUS_PAGE",
+    "SUBSCRIPTIONS_PATH",
+    "SUBSCRIPTIONS_QUERY",
     "TOKEN_PATH",
+    "USERS_PATH",
+    "USERS_SEARCH_PATH",
     "Endpoints",
+    "path_of",
 ]
 
 DEFAULT_BASE_URL = "https://api.mypurecloud.com"
-
+STATUS_PAGE = "https://status.mypurecloud.com"
 
 TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
-
-
 LOAD_PATH = "/api/v2/conversations/voice"
-
-
 LOAD_QUERY = {"conversationType": "voice"}
-
-
 INTERCEPTOR_PATH = "/api/v2/conversations/voice/{conversationId}/interceptor"
-
-
 EVENTS_PATH = "/api/v2/events/conversations/voice"
-
-
-STATUS_PAGE = "https://status.mypurecloud.com"
+CHANNELS_PATH = "/api/v2/notifications/channels"
+SUBSCRIPTIONS_PATH = "/api/v2/notifications/channels/{channelId}/subscriptions"
+SUBSCRIPTIONS_QUERY = {"ignoreErrors": "true"}
+DETAILS_PATH = "/api/v2/analytics/conversations/{conversationId}/details"
+ACTIVITY_PATH = "/api/v2/analytics/conversations/activity/query"
+QUEUES_PATH = "/api/v2/routing/queues"
+USERS_PATH = "/api/v2/users"
+USERS_SEARCH_PATH = "/api/v2/users/search"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +66,7 @@ class Endpoints:
         interceptor_path: str | None = None,
         events_path: str | None = None,
     ) -> Endpoints:
-        """The endpoints of the API host `base_url`.
+        """Return the endpoints of the API host `base_url`.
 
         The login host is the API host with `api.` replaced by `login.`; a host without `api.` is its own login
         host. Events are on the API host, `wss` for `https` and `ws` for `http`. Paths are appended to their host,
@@ -91,11 +97,22 @@ class Endpoints:
         )
 
     def interceptor_path(self, conversation_id: str) -> str:
-        """The path of a conversation's interceptors; the id, which is opaque text, stays one path segment."""
-        segment = quote(conversation_id, safe="")
+        """Return the path of a conversation's interceptors."""
+        return path_of(self.interceptor_template, conversationId=conversation_id)
+
+
+def path_of(template: str, **segments: str) -> str:
+    """Fill in a path; each value is opaque text and stays one path segment.
+
+    >>> path_of("/a/{id}/b", id="x/..")
+    '/a/x%2F../b'
+    """
+    for name, value in segments.items():
+        segment = quote(value, safe="")
         if segment in {".", ".."}:  # unreserved letters, but as a segment they would mean a place
             segment = segment.replace(".", "%2E")
-        return self.interceptor_template.replace("{conversationId}", segment)
+        template = template.replace(f"{{{name}}}", segment)
+    return template
 
 
 def _split(url: str, key: str) -> SplitResult:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, OutcomeUnknownError, SaturationError
 from connectors.genesys.auth import TokenProvider, credentials_from_environment
+from connectors.genesys.client import GenesysClient
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.runtime.tracing import configure_tracing
 from connectors.state.audit import AuditLog
@@ -137,7 +138,7 @@ def run_bootstrap(settings: Settings, environ: Mapping[str, str], *, retry_unkno
         try:
             return bootstrap(
                 settings,
-                GenesysPlatform(endpoints, tokens),
+                GenesysPlatform(GenesysClient(endpoints, tokens)),
                 InterceptorRegistry(state.interceptors),
                 journal,
                 AuditLog(state.audit),

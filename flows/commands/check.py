@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from connectors.genesys.auth import TokenProvider, credentials_from_environment
+from connectors.genesys.client import GenesysClient
 from connectors.genesys.interceptors import GenesysPlatform
 from flows.feeds import endpoints_of
 from flows.settings.models import Settings
@@ -21,6 +22,6 @@ def check_online(settings: Settings, environ: Mapping[str, str]) -> str:
     if not settings.uses_interceptors:
         tokens.token()
         return "online: token received"
-    active = GenesysPlatform(endpoints, tokens).check_load(settings.genesys.max_concurrent)
+    active = GenesysPlatform(GenesysClient(endpoints, tokens)).check_load(settings.genesys.max_concurrent)
     allowed = settings.genesys.max_concurrent
     return f"online: token received, {active} active voice conversation(s), {allowed} allowed"

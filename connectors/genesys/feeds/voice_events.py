@@ -1,23 +1,18 @@
-"""The voice event WebSocket: a thread that keeps it connected and hands every message to a recorder.
+"""The voice events feed: keep the voice event WebSocket connected and hand every message to a recorder.
 
-Delivery guarantee: best effort. The protocol cannot rewind, so what is sent while the feed is down is lost; the
-recorder is told when it went down, why, and when it was back. What was received reaches the recorder in order, once.
+Delivery guarantee: best effort. The protocol cannot rewind: messages sent while the feed is down are lost, and the
+times when it was down are recorded, with the reason. Received messages reach the recorder in order, once.
 
-The feed has a thread and an event loop of its own, so that nothing else in the process can starve the socket.
-Between connections the thread blocks like any other: a token is fetched while no connection is open that could
-suffer from it.
+Between connections the thread may block: a token is fetched while no connection is open that could suffer from it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
@@ -28,34 +23,27 @@ from websockets.protocol import Event
 
 from connectors.errors import GenesysError
 from connectors.genesys.auth import TokenProvider
-from connectors.genesys.client import tls_context
+from connectors.genesys.client import Clock, tls_context
+from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES, SILENT, FeedBase, OnState, binary_text, headers_of
 from connectors.genesys.feeds.text_messages import TextMessages, hand_over_texts
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
-from connectors.runtime.threads import FeedThread
 
-__all__ = ["MAX_MESSAGE_BYTES", "SUBSCRIPTION", "FeedTiming", "VoiceEventsFeed"]
-
+__all__ = ["SUBSCRIPTION", "FeedTiming", "VoiceEventsFeed"]
 
 SUBSCRIPTION = (
     '{"eventTypes":["conversation.started","conversation.updated","conversation.ended"],'
     '"filters":{"entityTypes":["conversation"]}}'
 )
-MAX_MESSAGE_BYTES = 2**20
-INVALID_CHARACTERS = 4096
-
-# At level DEBUG websockets logs every header of the upgrade, the token among them. This logger is outside the
-# hierarchy, so that no configuration of logging can turn it on.
-_SILENT = logging.Logger("websockets-silenced", level=logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class FeedTiming:
-    """The feed's patience, all in seconds.
+    """The feed's waits, all in seconds.
 
-    After `quiet_s` without a byte a ping is sent; without a byte for `pong_s` more the connection is given up.
-    A connection that lasted `healthy_s` starts the backoff (from `base_s` to `cap_s`) anew.
+    After `quiet_s` without a byte a ping is sent; without a byte for `pong_s` more the connection is dropped.
+    A connection that lasted `healthy_s` resets the backoff (from `base_s` to `cap_s`).
     """
 
     quiet_s: float = 30.0
@@ -77,14 +65,11 @@ class _Ended:
     lasted_s: float = 0.0
 
 
-class VoiceEventsFeed:
-    """Keeps the voice event WebSocket at `url` connected and records what it says.
+class VoiceEventsFeed(FeedBase):
+    """Keep the voice event WebSocket at `url` connected and record its messages.
 
-    Every text message goes to `recorder.frames` or `recorder.frame` as bytes, a binary one to `recorder.invalid`, and
-    after what one read brought the recorder is told to write. Connecting and losing the connection go to
-    `recorder.feed` and then to `on_state`, once for each change, both called in the feed's thread. A connection that
-    never came to be is logged and tried again, for as long as the feed runs. An exception of the recorder (a full
-    disk) ends the feed: see `failure`.
+    Every text message goes to `recorder.frames` or `recorder.frame` as bytes, a binary one to `recorder.invalid`; the
+    recorder writes after each read. A failed connection is logged and tried again, for as long as the feed runs.
     """
 
     def __init__(
@@ -94,44 +79,23 @@ class VoiceEventsFeed:
         tokens: TokenProvider,
         recorder: Recorder,
         name: str = "voice-events",
-        on_state: Callable[[str, str, str], None] | None = None,
+        on_state: OnState | None = None,
         timing: FeedTiming = FeedTiming(),
-        now: Callable[[], float] = time.time,
-        u: Callable[[], float] = random.random,
+        clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
+        super().__init__(name, recorder, on_state)
         self._url = url
         self._tokens = tokens
-        self._recorder = recorder
-        self._name = name
-        self._on_state = on_state
         self._timing = timing
-        self._now = now
-        self._u = u
-        self._thread = FeedThread(name, self._stay_connected, self._interrupt)
+        self._now = clock.now
+        self._u = clock.u
         self._session: asyncio.Task[_Ended] | None = None
-
-    @property
-    def failure(self) -> Exception | None:
-        """What ended the feed, other than `stop`; None while it is well."""
-        return self._thread.failure
-
-    def start(self) -> None:
-        """Start the thread; a feed starts once."""
-        self._thread.start()
-
-    def stop(self, reason: str = "stopped", *, timeout_s: float = 5.0) -> None:
-        """Close the connection, record the feed as down with `reason`, and wait up to `timeout_s` for the thread.
-
-        Returns in any case; calling it again, or before `start`, does no harm.
-        """
-        self._thread.interrupt(reason)
-        self._thread.join(timeout_s)
 
     def _interrupt(self) -> None:
         if self._session is not None:
             self._session.cancel()
 
-    def _stay_connected(self, runner: asyncio.Runner) -> None:
+    def _run(self, runner: asyncio.Runner) -> None:
         failures = 0
         while not self._thread.stopping.is_set():
             ended = self._connect(runner)
@@ -153,15 +117,15 @@ class VoiceEventsFeed:
         return ended
 
     def _wait_s(self, cause: Exception | None, failures: int) -> float:
-        """How long to wait after `failures` failures in a row, the last of them because of `cause`."""
+        """Return the wait after `failures` failures in a row, the last of them because of `cause`."""
         slow_s = backoff_s(64, self._u(), cap_s=self._timing.cap_s)
         if isinstance(cause, InvalidStatus):
             status = cause.response.status_code
             if status == 401 and failures == 1:
                 return 0.0  # the token is a fresh one now
             if status == 403:
-                return slow_s  # until somebody gives the client a role
-            asked = retry_after_s(_headers(cause.response), self._now(), cap_s=self._timing.retry_after_cap_s)
+                return slow_s  # until the client has a role
+            asked = retry_after_s(headers_of(cause.response), self._now(), cap_s=self._timing.retry_after_cap_s)
             if asked is not None:
                 return asked
         if isinstance(cause, GenesysError) and cause.status is not None and cause.status < 500:
@@ -169,7 +133,7 @@ class VoiceEventsFeed:
         return backoff_s(failures, self._u(), base_s=self._timing.base_s, cap_s=self._timing.cap_s)
 
     async def _listen(self, token: str) -> _Ended:
-        """Connect, subscribe, and record until the connection is over or the feed is stopped."""
+        """Connect, subscribe, and record until the connection ends or the feed is stopped."""
         self._session = asyncio.current_task()
         connection: _Connection | None = None
         try:
@@ -196,9 +160,9 @@ class VoiceEventsFeed:
         def connection(*args: Any, **kwargs: Any) -> _Connection:
             return _Connection(self._recorder, *args, **kwargs)
 
-        # Off: compression (inflating costs half as much again as all the rest of receiving a frame, to save bytes
-        # that nobody lacks), and websockets' keepalive, which pings however much arrives and takes a pong that is
-        # queued behind a burst for a dead peer.
+        # Off: compression (inflating adds half of the cost of receiving a frame, to save bandwidth that is not
+        # scarce), and websockets' keepalive, which pings however much arrives and takes a pong that is queued behind a
+        # burst for a dead peer.
         opened = await connect(
             self._url,
             additional_headers={"Authorization": f"Bearer {token}"},
@@ -208,13 +172,13 @@ class VoiceEventsFeed:
             ping_interval=None,
             max_size=MAX_MESSAGE_BYTES,
             ssl=tls_context() if self._url.startswith("wss:") else None,
-            logger=_SILENT,
+            logger=SILENT,
             create_connection=cast("type[ClientConnection]", connection),
         )
         return cast(_Connection, opened)
 
     async def _record(self, connection: _Connection) -> _Ended:
-        """Record what the connection says until it is over."""
+        """Record the messages of the connection until it ends."""
         loop = asyncio.get_running_loop()
         since = loop.time()
         self._change("up", f"connected to {self._url}")
@@ -234,7 +198,7 @@ class VoiceEventsFeed:
         return _Ended(reason, lasted_s=loop.time() - since)
 
     async def _until_over(self, connection: _Connection, closed: asyncio.Task[str]) -> str:
-        """Wait until the connection closes or its peer is dead; returns the reason."""
+        """Wait until the connection closes or its peer is dead, and return the reason."""
         loop = asyncio.get_running_loop()
         while True:
             quiet_until = connection.heard_at + self._timing.quiet_s
@@ -251,13 +215,6 @@ class VoiceEventsFeed:
             if closed.done():
                 return closed.result()
 
-    def _change(self, state: Literal["up", "down"], reason: str) -> None:
-        self._recorder.feed(self._name, state, reason)
-        self._recorder.flush()
-        get_logger(__name__).info("feed_changed", feed=self._name, state=state, reason=reason)
-        if self._on_state is not None:
-            self._on_state(self._name, state, reason)
-
 
 class _Connection(ClientConnection):
     """A connection that hands messages to the recorder as they are parsed, and has it write after each of them."""
@@ -271,12 +228,12 @@ class _Connection(ClientConnection):
         self._fragments: list[Frame] = []
 
     def data_received(self, data: bytes) -> None:
-        """Note that the peer lives, whatever it sends."""
+        """Note that the peer is alive, whatever it sends."""
         self.heard_at = self.loop.time()
         super().data_received(data)
 
     def process_event(self, event: Event | TextMessages) -> None:
-        """Record messages, or let the library see to anything else."""
+        """Record messages; leave anything else to the library."""
         if isinstance(event, TextMessages):
             self._record(self._recorder.frames, event)
         elif isinstance(event, Frame) and event.opcode in (TEXT, BINARY, CONT):
@@ -288,7 +245,7 @@ class _Connection(ClientConnection):
             super().process_event(event)
 
     async def closed(self) -> str:
-        """Wait until the connection is closed; returns why."""
+        """Wait until the connection is closed, and return the reason."""
         try:
             while True:
                 await self.recv()  # which gets no message, since `process_event` takes them all
@@ -300,8 +257,7 @@ class _Connection(ClientConnection):
         if fragments[0].opcode is TEXT:
             self._record(self._recorder.frame, message)
         else:
-            text = message[: 4 * INVALID_CHARACTERS].decode("utf-8", "backslashreplace")[:INVALID_CHARACTERS]
-            self._record(self._recorder.invalid, text, "binary message")
+            self._record(self._recorder.invalid, binary_text(message), "binary message")
 
     def _record(self, record: Callable[..., None], *message: object) -> None:
         if self.failure is None:
@@ -312,10 +268,6 @@ class _Connection(ClientConnection):
             except Exception as error:
                 self.failure = error
                 self.transport.abort()
-
-
-def _headers(response: Response) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.headers.raw_items()}
 
 
 def _refusal(response: Response) -> str:

@@ -23,7 +23,7 @@ from connectors.errors import (
     UnavailableError,
 )
 from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
-from connectors.genesys.client import Patience
+from connectors.genesys.client import Clock, GenesysClient, RetryPolicy
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.interceptors import GenesysPlatform
 from tests.support.genesys_server import CREATE, DROP, HANG, LOAD, TOKEN, Answer, RestServer
@@ -44,11 +44,11 @@ class Bench:
     def __init__(self, base_url: str, *, timeout_s: float = 10.0, attempts: int = 4) -> None:
         self.waits: list[float] = []
         self.clock = 1_700_000_000.0
-        patience = Patience(timeout_s=timeout_s, attempts=attempts)
+        policy = RetryPolicy(timeout_s=timeout_s, attempts=attempts)
         endpoints = Endpoints.from_base_url(base_url)
-        chance = {"now": lambda: self.clock, "sleep": self.waits.append, "u": lambda: 1.0}
-        self.tokens = TokenProvider(endpoints, CREDENTIALS, patience=patience, **chance)
-        self.platform = GenesysPlatform(endpoints, self.tokens, patience=patience, **chance)
+        clock = Clock(now=lambda: self.clock, sleep=self.waits.append, u=lambda: 1.0)
+        self.tokens = TokenProvider(endpoints, CREDENTIALS, policy=policy, clock=clock)
+        self.platform = GenesysPlatform(GenesysClient(endpoints, self.tokens, policy=policy, clock=clock))
 
 
 def refused_url() -> str:
@@ -189,7 +189,7 @@ class TestToken:
         server.script(TOKEN, Answer(429, headers={"Retry-After": "3600"}))
         bench = Bench(server.url)
         bench.tokens.token()
-        assert bench.waits == [Patience().retry_after_cap_s]
+        assert bench.waits == [RetryPolicy().retry_after_cap_s]
 
     @pytest.mark.parametrize(
         ("answer", "fix"),
@@ -253,14 +253,14 @@ class TestLoadCheck:
         """It is repeated after 429, 5xx and a dropped connection."""
         server.script(LOAD, BUSY, Answer(500), DROP)
         bench = Bench(server.url)
-        assert bench.platform.active_conversations() == 0
+        assert bench.platform.active_conversations() == []
         assert bench.waits == [7.0, 1.0, 2.0]
 
     def test_renews_once_after_401(self, server: RestServer) -> None:
         """A 401 costs one renewal and no wait."""
         server.script(LOAD, Answer(401))
         bench = Bench(server.url)
-        assert bench.platform.active_conversations() == 0
+        assert bench.platform.active_conversations() == []
         assert server.last(LOAD).headers["authorization"] == "Bearer secret-token-2"
         assert bench.waits == []
 
@@ -367,8 +367,9 @@ class TestCreate:
         """A create whose connection is refused was never sent: unavailable, not unknown, and not repeated."""
         with_token = Bench(server.url)
         bench = Bench(refused_url())
+        clock = Clock(sleep=bench.waits.append, u=lambda: 1.0)
         platform = GenesysPlatform(
-            Endpoints.from_base_url(refused_url()), with_token.tokens, sleep=bench.waits.append, u=lambda: 1.0
+            GenesysClient(Endpoints.from_base_url(refused_url()), with_token.tokens, clock=clock)
         )
         with pytest.raises(UnavailableError, match="ConnectError"):
             platform.create_interceptor("c", {"a": 1})

@@ -11,7 +11,7 @@ import pytest
 
 from connectors.errors import StateError
 from connectors.genesys.auth import Credentials, TokenProvider
-from connectors.genesys.client import Patience
+from connectors.genesys.client import Clock, GenesysClient, RetryPolicy
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.state.interceptors import InterceptorEntry, InterceptorRegistry
@@ -66,9 +66,9 @@ class Bench:
         self.journal = Journal()
         self.audit = Audit()
         endpoints = Endpoints.from_base_url(server.url)
-        waits: dict[str, Any] = {"patience": Patience(attempts=2), "sleep": lambda _: None}
+        waits: dict[str, Any] = {"policy": RetryPolicy(attempts=2), "clock": Clock(sleep=lambda _: None)}
         tokens = TokenProvider(endpoints, Credentials("id", "client-secret"), **waits)
-        self.platform = GenesysPlatform(endpoints, tokens, **waits)
+        self.platform = GenesysPlatform(GenesysClient(endpoints, tokens, **waits))
 
     def run(self, *interceptors: dict[str, object], retry_unknown: bool = False, **genesys: object) -> BootstrapReport:
         settings = Settings.model_validate({"interceptor": list(interceptors), "genesys": genesys})

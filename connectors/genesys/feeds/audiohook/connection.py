@@ -21,17 +21,17 @@ MAX_FRAGMENTS: Final = 1024
 
 
 class Host(Protocol):
-    """What connections are told to."""
+    """The feed, as its connections use it."""
 
     def forget(self, connection: Connection) -> None:
-        """A TCP connection is over."""
+        """Forget a closed TCP connection."""
 
     def guard(self, work: Callable[..., None], *arguments: Any) -> bool:
-        """Do something that writes to a recorder, and see to its exceptions; False if the connection is at fault."""
+        """Do work that writes to a recorder and handle its exceptions; False if the connection is at fault."""
 
 
 class Connection(ServerConnection):
-    """A connection that takes in messages as they are parsed, without a queue, and answers within the same call."""
+    """A connection that handles messages as they are parsed, without a queue, and answers within the same call."""
 
     def __init__(self, host: Host, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -41,19 +41,19 @@ class Connection(ServerConnection):
         self._in_fragments = BINARY
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the feed and the session."""
+        """Notify the feed and the session."""
         super().connection_lost(exc)
         self._host.forget(self)
         if self.monitored is not None:
             self._host.guard(self.monitored.lost, self.loop.time())
 
     def data_received(self, data: bytes) -> None:
-        """Take in what has arrived; the library answers pings meanwhile, whether the client reads or not."""
+        """Handle received data; the library answers pings meanwhile, whether the client reads or not."""
         super().data_received(data)
         self._check_unread()
 
     def process_event(self, event: Event) -> None:
-        """Take in a message, or let the library see to anything else."""
+        """Handle a message; leave anything else to the library."""
         if self.monitored is None or type(event) is not Frame or event.opcode not in (BINARY, TEXT, CONT):
             super().process_event(event)
         elif event.fin and event.opcode is not CONT:
@@ -70,7 +70,7 @@ class Connection(ServerConnection):
                 self._take(self.monitored, self._in_fragments is TEXT, message)
 
     def tend(self, now: float) -> None:
-        """Measure the session, and see to its deadline."""
+        """Measure the session, and check its deadline."""
         if self.monitored is None:
             return
         self._guarded(self.monitored.expire, now)
@@ -93,7 +93,7 @@ class Connection(ServerConnection):
         self._send(monitored.session)
 
     def _send(self, session: Session) -> None:
-        """Write what the session has to say; a client that never reads is given up."""
+        """Write the session's messages; drop a client that never reads."""
         for text in session.to_send():
             if self.protocol.state is not OPEN:
                 return

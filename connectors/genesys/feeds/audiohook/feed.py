@@ -1,20 +1,17 @@
-"""The AudioHook feed: Genesys dials us and streams a conversation's audio, which is measured and dropped at once.
+"""The AudioHook feed: Genesys connects and streams a conversation's audio, which is measured and dropped at once.
 
-Delivery guarantee: best effort. What Genesys sends while nobody listens is lost. What was received is measured, and
-the measurements reach the recorder in order, once.
+Delivery guarantee: best effort. Audio that Genesys sends while the feed is down is lost. Received audio is measured,
+and the measurements reach the recorder in order, once.
 
-The server has a thread and an event loop of its own. Everything about the protocol is in `audiohook_session`, about who
-may dial in `audiohook_signature`, about the measurements in `audiohook_metrics` and `audiohook_monitor`.
+The protocol is in `session`, the authentication in `signature`, the measurements are in `metrics` and `monitor`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import socket
 import ssl
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,34 +23,29 @@ from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
 
 from connectors.errors import StateError, UsageError
+from connectors.genesys.client import Clock
 from connectors.genesys.feeds.audiohook.connection import Connection
 from connectors.genesys.feeds.audiohook.listener import BACKLOG, Listener, allow_connections, listen
 from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitorCounts
 from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
 from connectors.genesys.feeds.audiohook.signature import Gate, Refusal, UpgradeRequest
-from connectors.genesys.feeds.base import FeedLimits
+from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES, SILENT, DelayedFlush, FeedBase, FeedLimits, OnState
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
-from connectors.runtime.threads import FeedThread
 
 __all__ = ["AudioHookFeed", "AudioHookTiming"]
 
 
-MAX_MESSAGE_BYTES: Final = 2**20
 MAX_SESSIONS: Final = 4000
 _ID: Final = re.compile(r"[!-~]{1,64}")
-
-# At level DEBUG websockets logs every header of an upgrade, the API key among them. This logger is outside the
-# hierarchy, so that no configuration of logging can turn it on.
-_SILENT = logging.Logger("websockets-silenced", level=logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class AudioHookTiming:
-    """The feed's rhythm and patience, all in seconds.
+    """The feed's intervals and waits, all in seconds.
 
-    Each session is measured every `sample_s`, which is looked after every `pulse_s`. A record stays in the recorder's
-    buffer for `flush_s` at most. When the feed stops, clients have `stop_s` to close their sessions.
+    Each session is measured every `sample_s`, checked every `pulse_s`. A record stays in the recorder's buffer for
+    `flush_s` at most. When the feed stops, clients have `stop_s` to close their sessions.
     """
 
     session: SessionTiming = field(default_factory=SessionTiming)
@@ -65,16 +57,13 @@ class AudioHookTiming:
     stop_s: float = 5.0
 
 
-class AudioHookFeed:
-    """Serves AudioHook at `path` of `listen` (host, port), and records what it measures of the calls.
+class AudioHookFeed(FeedBase):
+    """Serve AudioHook at `path` of `listen` (host, port), and record the measurements of the calls.
 
-    `keys` are the API keys that are let in, each with its client secret, or None if its requests need no signature.
-    Without `tls` the connections are plain, as behind a proxy that ends TLS. A conversation that is not watched when
-    its first session opens is watched, with `limits`.
-
-    Starting, stopping and failing go to `recorder.feed` and then to `on_state`, in the feed's thread. A StateError or
-    OSError of the recorder (a full disk), or an address that is taken, ends the feed: see `failure`. Clients are asked
-    to close their sessions before it ends.
+    `keys` are the accepted API keys, each with its client secret, or None if its requests need no signature. Without
+    `tls` the connections are plain, as behind a proxy that ends TLS. A conversation that is not watched when its first
+    session opens is watched, with `limits`. An address that is taken ends the feed, too. Clients are asked to close
+    their sessions before it ends.
     """
 
     def __init__(
@@ -87,23 +76,21 @@ class AudioHookFeed:
         recorder: Recorder,
         limits: FeedLimits,
         tls: ssl.SSLContext | None = None,
-        on_state: Callable[[str, str, str], None] | None = None,
+        on_state: OnState | None = None,
         max_sessions: int = MAX_SESSIONS,
         timing: AudioHookTiming = AudioHookTiming(),
-        now: Callable[[], float] = time.time,
+        clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
-        self._name = name
+        super().__init__(name, recorder, on_state)
         self._listen = listen
         self._path = path
-        self._gate = Gate(keys, since=now())
-        self._recorder = recorder
-        self._monitor = Monitor(recorder, limits, wall=now, recorded=self._flush_soon)
+        self._gate = Gate(keys, since=clock.now())
+        self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
+        self._monitor = Monitor(recorder, limits, wall=clock.now, recorded=self._flush.soon)
         self._tls = tls
-        self._on_state = on_state
         self._max_sessions = max_sessions
         self._timing = timing
-        self._now = now
-        self._thread = FeedThread(name, self._run, self._wake)
+        self._now = clock.now
         self._woken = asyncio.Event()
         self._broken: Exception | None = None
         self._listener: Listener | None = None
@@ -113,26 +100,20 @@ class AudioHookFeed:
         self._refused_told = 0
         self._tell_at = 0.0
         self._pulsing: asyncio.TimerHandle | None = None
-        self._flushing: asyncio.TimerHandle | None = None
-
-    @property
-    def failure(self) -> Exception | None:
-        """What ended the feed, other than `stop`; None while it is well."""
-        return self._thread.failure
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where the feed listens; with the port that it got, once it has started."""
+        """Where the feed listens; once it has started, with the port that it got."""
         return self._listen
 
     @property
     def counts(self) -> MonitorCounts:
-        """What has been seen of sessions."""
+        """The counts of the sessions."""
         return self._monitor.counts
 
     @property
     def refused(self) -> dict[str, int]:
-        """How many upgrades and connections were refused, by reason."""
+        """The number of upgrades and connections refused, by reason."""
         refused = dict(self._refused)
         if self._listener is not None and self._listener.turned_away:
             refused["too many connections"] = self._listener.turned_away
@@ -154,8 +135,7 @@ class AudioHookFeed:
 
         Returns after `timeout_s` in any case; calling it again, or before `start`, does no harm.
         """
-        self._thread.interrupt(reason)
-        self._thread.join(timeout_s)
+        super().stop(reason, timeout_s=timeout_s)
 
     def _run(self, runner: asyncio.Runner) -> None:
         assert self._listener is not None
@@ -179,7 +159,7 @@ class AudioHookFeed:
             server.close()
             await server.wait_closed()
         self.guard(self._monitor.expire)
-        self.guard(self._flush)
+        self.guard(self._flush.now)
         if self._broken is not None:
             raise self._broken
         self._change("down", self._thread.reason)
@@ -205,13 +185,13 @@ class AudioHookFeed:
             close_timeout=self._timing.hang_up_s,
             ping_interval=None,
             max_size=MAX_MESSAGE_BYTES,
-            logger=_SILENT,
+            logger=SILENT,
             create_connection=cast("type[ServerConnection]", connection),
             **tls,
         )
 
     def _admit(self, connection: Connection, request: Request) -> Response | None:
-        """Let an upgrade in, or refuse it without a word about why."""
+        """Accept or reject an upgrade; the reason is counted and logged, never sent."""
         headers = {name.lower(): ", ".join(request.headers.get_all(name)) for name in request.headers}
         session_id = headers.get("audiohook-session-id", "")
         organization_id = headers.get("audiohook-organization-id", "")
@@ -238,13 +218,13 @@ class AudioHookFeed:
         await connection.wait_closed()
 
     def forget(self, connection: Connection) -> None:
-        """A TCP connection is over; for the connections."""
+        """Forget a closed TCP connection; for the connections."""
         self._admitted.discard(connection)
 
     def guard(self, work: Callable[..., None], *arguments: Any) -> bool:
-        """Do something that writes to the recorder, whose exceptions end the feed; for the connections.
+        """Do work that writes to the recorder, whose exceptions end the feed; for the connections.
 
-        False after any other exception: it is a fault of ours that one client brings about, and costs that one only.
+        Returns False after any other exception: a fault of ours that one client causes costs that client only.
         """
         try:
             work(*arguments)
@@ -259,22 +239,13 @@ class AudioHookFeed:
         # Not raised into asyncio, which would log and forget it.
         if self._broken is None:
             self._broken = error
-            self._wake()
+            self._woken.set()
 
-    def _flush_soon(self) -> None:
-        if self._flushing is None:
-            loop = asyncio.get_running_loop()
-            self._flushing = loop.call_later(self._timing.flush_s, self.guard, self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = None
-        self._recorder.flush()
-
-    def _wake(self) -> None:
+    def _interrupt(self) -> None:
         self._woken.set()
 
     def _pulse(self) -> None:
-        """Measure the sessions whose second is over, and see to deadlines."""
+        """Measure the sessions that are due, and check deadlines."""
         loop = asyncio.get_running_loop()
         self._pulsing = loop.call_later(self._timing.pulse_s, self._pulse)
         now = loop.time()
@@ -291,7 +262,7 @@ class AudioHookFeed:
             get_logger(__name__).warning("audiohook_upgrades_refused", feed=self._name, reasons=refused)
 
     async def _say_goodbye(self) -> None:
-        """Ask every client to close, wait for it, and hang up on those that do not."""
+        """Ask every client to close, wait for it, and close the connections of those that do not."""
         loop = asyncio.get_running_loop()
         reason: Literal["completed", "error"] = "completed" if self._broken is None else "error"
         for connection in list(self._admitted):
@@ -300,12 +271,5 @@ class AudioHookFeed:
         if waiting:
             await asyncio.wait(waiting, timeout=self._timing.stop_s)
         if self._admitted:
-            get_logger(__name__).warning("audiohook_clients_hung_up_on", feed=self._name, sessions=len(self._admitted))
+            get_logger(__name__).warning("audiohook_clients_not_closed", feed=self._name, sessions=len(self._admitted))
             await asyncio.gather(*(connection.close(CloseCode.GOING_AWAY) for connection in list(self._admitted)))
-
-    def _change(self, state: Literal["up", "down"], reason: str) -> None:
-        self._recorder.feed(self._name, state, reason)
-        self._recorder.flush()
-        get_logger(__name__).info("feed_changed", feed=self._name, state=state, reason=reason)
-        if self._on_state is not None:
-            self._on_state(self._name, state, reason)

@@ -4,9 +4,9 @@
     events = session.receive(message, now)          # text as str, audio as bytes
     for text in session.to_send(): ...              # at once: a pong is due within 5 s
 
-`deadline` is when `expire(now)` is to be called unless something is received before. When `over`, nothing more comes
-of the session, and the WebSocket is to be closed. A session never ends by itself: the client is asked to (`disconnect`)
-and closes, and only a client that does neither within 10 s is hung up on.
+`deadline` is when `expire(now)` is to be called unless something is received before. When `over`, the session is
+finished, and the WebSocket is to be closed. The client ends a session: it is asked to (`disconnect`) and closes. Only a
+client that does not close within 10 s is disconnected.
 """
 
 from __future__ import annotations
@@ -220,11 +220,6 @@ class Session:
             self._state = "disconnecting"
             self.deadline = now + self._timing.close_s
             self._send("disconnect", {"reason": reason, "info": info})
-
-    def reconnect(self, info: str) -> None:
-        """Ask the client to come back with a new session. Experimental at Genesys: off by default, and then ignored."""
-        if self._state in ("active", "paused"):
-            self._send("reconnect", {"info": info})
 
     def to_send(self) -> list[bytes]:
         """The text messages that are due, once."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import sqlite3
 import threading
 import time
@@ -22,7 +21,7 @@ import httpx
 import orjson
 
 from connectors.errors import GenesysError, StateError
-from connectors.genesys.client import RequestBudget
+from connectors.genesys.client import Clock, RequestBudget
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
@@ -218,7 +217,7 @@ class Enricher:
 
     A conversation that ended, as far as the feed or analytics know, is asked for until analytics knows its end and its
     media, or until the attempts are used up; the last record of it carries `"ended": true`, which ends its watch. An
-    exception of recorder or queue ends the thread: see `failure`. `now` gives epoch seconds.
+    exception of recorder or queue ends the thread: see `failure`.
     """
 
     def __init__(
@@ -230,8 +229,7 @@ class Enricher:
         *,
         name: str,
         timing: EnrichTiming = EnrichTiming(),
-        now: Callable[[], float] = time.time,
-        u: Callable[[], float] = random.random,
+        clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
         self._queue = queue
         self._rest = rest
@@ -239,8 +237,8 @@ class Enricher:
         self._budget = budget
         self._name = name
         self._timing = timing
-        self._now = now
-        self._u = u
+        self._now = clock.now
+        self._u = clock.u
         self._changed = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"enrich-{name}", daemon=True)

@@ -1,27 +1,35 @@
-"""The Notifications feed: a thread that keeps notification channels connected and records what they say.
+"""The Notifications feed: keep notification channels connected and record their messages.
 
-Delivery guarantee: best effort. Genesys keeps nothing for a channel that nobody is connected to; what is sent while the
-feed is down is lost, and the recorder is told when it went down, why, and when it was back. A channel is replaced
-before it expires, the new one connected before the old one is dropped, and what both tell is recorded once.
+Delivery guarantee: best effort. Genesys keeps nothing for a channel that is not connected; messages sent while the feed
+is down are lost, and the times when it was down are recorded, with the reason. A channel is replaced before it expires:
+the new one is connected before the old one is dropped, and a message of both is recorded once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import orjson
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from connectors.errors import GenesysError
-from connectors.genesys.auth import TokenProvider
-from connectors.genesys.client import Patience, budget_of
+from connectors.format.notifications import Heard, read_notification
+from connectors.genesys.client import Clock, GenesysClient, RetryPolicy, Tokens, budget_of
 from connectors.genesys.endpoints import Endpoints
-from connectors.genesys.feeds.base import EndedConversations, FeedLimits
+from connectors.genesys.feeds.base import (
+    INVALID_CHARACTERS,
+    DelayedFlush,
+    EndedConversations,
+    FeedBase,
+    FeedLimits,
+    OnState,
+    binary_text,
+    headers_of,
+)
 from connectors.genesys.feeds.notifications.channels import Channel, NotificationsRest
 from connectors.genesys.feeds.notifications.enrichment import Enricher, EnrichTiming, MediaQueue
 from connectors.genesys.feeds.notifications.sockets import MAX_REASON, ChannelSocket, NotificationTiming, RecentlyHeard
@@ -29,40 +37,19 @@ from connectors.genesys.feeds.notifications.topics import in_channels
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
-from connectors.runtime.threads import FeedThread, in_daemon_thread
+from connectors.runtime.threads import in_daemon_thread
 
-__all__ = ["Heard", "NotificationTiming", "NotificationsFeed"]
+__all__ = ["NotificationTiming", "NotificationsFeed"]
 
 
-INVALID_CHARACTERS = 4096
 METADATA_TOPIC = "channel.metadata"
 SYSTEM_TOPIC = "v2.system."
 CLOSING_TOPIC = "v2.system.socket_closing"
 CHANNEL_IS_OVER = ("token_revoked", "no_longer_subscribed")
 
 
-class Heard(Protocol):
-    """What a message says of its conversation: `begins` if it is reason to watch it, `ended` if it is the last."""
-
-    @property
-    def conversation_id(self) -> str:
-        """Which conversation."""
-
-    @property
-    def leg_id(self) -> str | None:
-        """Which of its legs, if that is known."""
-
-    @property
-    def begins(self) -> bool:
-        """Whether the conversation is going on."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is over."""
-
-
 class _Slot:
-    """Some of the topics: the channel that they are subscribed on, and the connection to it."""
+    """Some of the topics, the channel that they are subscribed on, and the connection to it."""
 
     def __init__(self, number: int, topics: Sequence[str]) -> None:
         self.number = number
@@ -79,83 +66,68 @@ class _NotOpened(NamedTuple):
     cause: Exception
 
 
-class NotificationsFeed:
-    """Keeps as many channels as `topics` need connected, and records what they say as it was received.
+class NotificationsFeed(FeedBase):
+    """Keep as many channels as `topics` need connected, and record their messages as received.
 
-    `read` tells what a message says of a voice conversation, None for nothing. A conversation heard of for the first
-    time is watched under `limits`. Heartbeats and pongs are not recorded; what is not JSON, or cannot be handled,
-    becomes an `invalid` record with the reason.
-    The feed is up while every channel is connected; changes go to `recorder.feed` and then to `on_state`, in the feed's
-    thread. A channel that cannot be had is logged and tried again, for as long as the feed runs.
+    A conversation is watched from its first message on, under `limits`. Heartbeats and pongs are not recorded; messages
+    that are not JSON, or cannot be handled, become `invalid` records with the reason. The feed is up while every
+    channel is connected. A failed connection is logged and tried again, for as long as the feed runs.
 
     With an `enrich_queue`, an end is recorded with a top-level `"enrich": true`, and the conversation ends with the
-    media record that analytics gives later, or with one that says there is none. After a gap, or a restart, analytics
-    is also asked about the conversations that were going on: their ends may have been missed.
-
-    An exception of the recorder (a full disk) ends the feed: see `failure`.
+    media record that analytics gives later, or with an empty one. After a gap, or a restart, analytics is also asked
+    about the conversations that were going on: their ends may have been missed.
     """
 
     def __init__(
         self,
         *,
         name: str,
-        tokens: TokenProvider,
+        tokens: Tokens,
         endpoints: Endpoints,
         topics: Sequence[str],
         recorder: Recorder,
         limits: FeedLimits,
-        read: Callable[[Mapping[str, Any]], Heard | None],
-        on_state: Callable[[str, str, str], None] | None = None,
+        on_state: OnState | None = None,
         enrich_queue: Path | None = None,
         timing: NotificationTiming = NotificationTiming(),  # noqa: B008 - frozen
         enrich_timing: EnrichTiming = EnrichTiming(),  # noqa: B008 - frozen
-        patience: Patience = Patience(),  # noqa: B008 - frozen
-        now: Callable[[], float] = time.time,
-        u: Callable[[], float] = random.random,
+        policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
-        self._name = name
-        self._recorder = recorder
+        super().__init__(name, recorder, on_state)
         self._limits = limits
-        self._read = read
-        self._on_state = on_state
         self._timing = timing
-        self._now = now
-        self._u = u
+        self._now = clock.now
+        self._u = clock.u
         self._slots = [_Slot(number, group) for number, group in enumerate(in_channels(topics), 1)]
-        self._thread = FeedThread(name, self._run, self._interrupt)
+        waiting = replace(clock, sleep=self._sleep)
 
         def rest() -> NotificationsRest:
-            return NotificationsRest(endpoints, tokens, patience=patience, now=now, sleep=self._sleep, u=u)
+            return NotificationsRest(GenesysClient(endpoints, tokens, policy=policy, clock=waiting))
 
         def enricher(path: Path) -> Enricher:
             budget = budget_of(endpoints.api_url)
-            return Enricher(
-                MediaQueue(path, now=now), rest(), recorder, budget, name=name, timing=enrich_timing, now=now, u=u
-            )
+            queue = MediaQueue(path, now=clock.now)
+            return Enricher(queue, rest(), recorder, budget, name=name, timing=enrich_timing, clock=clock)
 
         self._rest = rest()
         self._enricher: Enricher | None = None
         self._make_enricher = None if enrich_queue is None else lambda: enricher(enrich_queue)
         self._ended = EndedConversations()
         self._recent = RecentlyHeard(timing.duplicate_s)
-        self._is_up = False
-        self._flush_due: asyncio.TimerHandle | None = None
+        self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
         self._main: asyncio.Task[None] | None = None
         self._reading: dict[asyncio.Task[None], ChannelSocket] = {}
 
     @property
     def failure(self) -> Exception | None:
-        """What ended the feed, other than `stop`; None while it is well."""
+        """The error that ended the feed; None while it runs, and after a stop."""
         return self._thread.failure or (None if self._enricher is None else self._enricher.failure)
 
     @property
     def duplicates(self) -> int:
-        """How many messages were not recorded because they had been already."""
+        """The number of messages not recorded because they had been already."""
         return self._recent.duplicates
-
-    def start(self) -> None:
-        """Start the thread; a feed starts once."""
-        self._thread.start()
 
     def stop(self, reason: str = "stopped", *, timeout_s: float = 5.0) -> None:
         """Close the connections, record the feed as down with `reason`, and wait up to `timeout_s` for its threads.
@@ -174,7 +146,7 @@ class NotificationsFeed:
     def _sleep(self, seconds: float) -> None:
         """Wait between two requests. Raises GenesysError when the feed is stopped."""
         if self._thread.stopping.wait(seconds):
-            raise GenesysError("given up, because the feed is being stopped")
+            raise GenesysError("abandoned: the feed is being stopped")
 
     def _run(self, runner: asyncio.Runner) -> None:
         if self._make_enricher is not None:
@@ -205,7 +177,7 @@ class NotificationsFeed:
                 await asyncio.wait(self._reading, timeout=self._timing.close_s)
         if self._failed.done():
             self._failed.result()
-        self._flush()
+        self._flush.now()
         if self._is_up:
             self._change("down", self._thread.reason)
 
@@ -262,8 +234,7 @@ class NotificationsFeed:
         if isinstance(cause, InvalidStatus):
             if cause.response.status_code in (401, 404) and failures == 1:
                 return 0.0  # the channel is gone, and the next one is new
-            headers = {name.lower(): value for name, value in cause.response.headers.raw_items()}
-            asked_s = retry_after_s(headers, self._now(), cap_s=self._timing.retry_after_cap_s)
+            asked_s = retry_after_s(headers_of(cause.response), self._now(), cap_s=self._timing.retry_after_cap_s)
             if asked_s is not None:
                 return asked_s
         if isinstance(cause, GenesysError) and cause.status is not None and cause.status < 500:
@@ -305,7 +276,7 @@ class NotificationsFeed:
     async def _listen(self, slot: _Slot, connection: ChannelSocket) -> None:
         """Record what a connection says until it is over; if there is no other one, the feed is down."""
         await connection.read(self._take)
-        self._flush()
+        self._flush.now()
         if slot.current is not connection:
             return
         slot.current = None
@@ -316,9 +287,8 @@ class NotificationsFeed:
     def _take(self, connection: ChannelSocket, message: str | bytes) -> None:
         """Record a message, or do what it says about the channel."""
         if isinstance(message, bytes):
-            text = message[: 4 * INVALID_CHARACTERS].decode("utf-8", "backslashreplace")
-            self._recorder.invalid(text[:INVALID_CHARACTERS], "binary message")
-            self._flush_soon()
+            self._recorder.invalid(binary_text(message), "binary message")
+            self._flush.soon()
             return
         try:
             content = _object(message)
@@ -326,14 +296,14 @@ class NotificationsFeed:
                 del content["enrich"]
             if self._is_dealt_with(connection, content):
                 return
-            heard = self._read(content)
+            heard = read_notification(content)
         except Exception as error:  # nothing is recorded in there: whatever it is, it is about this message alone
             reason = f"it cannot be handled: {type(error).__name__}: {error}"[:MAX_REASON]
             get_logger(__name__).warning("message_not_handled", feed=self._name, reason=reason)
             self._recorder.invalid(message[:INVALID_CHARACTERS], reason)
         else:
             self._record(message, content, heard, carried=carried)
-        self._flush_soon()
+        self._flush.soon()
 
     def _is_dealt_with(self, connection: ChannelSocket, content: Mapping[str, Any]) -> bool:
         """Do what a message says about the channel; whether that was all, or the message was heard before."""
@@ -382,31 +352,6 @@ class NotificationsFeed:
         if heard.ended:
             self._ended.add(id_)
         self._recorder.frame(_annotated(message, enrich=enrich, carried=carried))
-
-    def _flush_soon(self) -> None:
-        if self._flush_due is None:
-            self._flush_due = asyncio.get_running_loop().call_later(self._timing.flush_s, self._flush_in_time)
-
-    def _flush_in_time(self) -> None:
-        try:
-            self._flush()
-        except Exception as error:  # must not be raised into asyncio, which would log and forget it
-            self._fail(error)
-
-    def _flush(self) -> None:
-        """Have the recorder write what it holds."""
-        if self._flush_due is not None:
-            self._flush_due.cancel()
-            self._flush_due = None
-            self._recorder.flush()
-
-    def _change(self, state: Literal["up", "down"], reason: str) -> None:
-        self._is_up = state == "up"
-        self._recorder.feed(self._name, state, reason)
-        self._recorder.flush()
-        get_logger(__name__).info("feed_changed", feed=self._name, state=state, reason=reason)
-        if self._on_state is not None:
-            self._on_state(self._name, state, reason)
 
 
 def _annotated(message: str, *, enrich: bool, carried: bool) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,16 +15,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidURI
 
 from connectors.genesys.client import tls_context
+from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES, SILENT
 from connectors.genesys.feeds.notifications.channels import Channel
 
 __all__ = ["ChannelSocket", "NotificationTiming", "RecentlyHeard"]
 
-MAX_MESSAGE_BYTES: Final = 2**20
 MAX_REASON: Final = 256
 PING: Final = '{"message":"ping"}'
-
-# At level DEBUG websockets logs the address of the channel, which lets anybody read it.
-_SILENT = logging.Logger("websockets-silenced", level=logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +84,7 @@ class ChannelSocket:
                 ping_interval=None,  # the channel's own heartbeat tells more
                 max_size=MAX_MESSAGE_BYTES,
                 ssl=tls_context() if channel.uri.startswith("wss:") else None,
-                logger=_SILENT,
+                logger=SILENT,
             )
         except InvalidURI as error:
             raise ValueError("the address of the channel is no URL") from error

@@ -16,9 +16,10 @@ from websockets.sync.server import ServerConnection
 
 from connectors.errors import StateError
 from connectors.genesys.auth import Credentials, TokenProvider
-from connectors.genesys.client import Patience
+from connectors.genesys.client import Clock, RetryPolicy
 from connectors.genesys.endpoints import Endpoints
-from connectors.genesys.feeds.voice_events import MAX_MESSAGE_BYTES, FeedTiming, VoiceEventsFeed
+from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES
+from connectors.genesys.feeds.voice_events import FeedTiming, VoiceEventsFeed
 from tests.support.genesys_server import DEADLINE_S, TOKEN, Answer, DeafServer, EventsServer, RestServer, stay_open
 
 FAST = FeedTiming(base_s=0.001, cap_s=0.05, close_s=1.0)
@@ -81,7 +82,7 @@ def rest() -> Iterator[RestServer]:
 @pytest.fixture
 def tokens(rest: RestServer) -> Iterator[TokenProvider]:
     provider = TokenProvider(
-        Endpoints.from_base_url(rest.url), Credentials("id", "client-secret"), patience=Patience(attempts=1)
+        Endpoints.from_base_url(rest.url), Credentials("id", "client-secret"), policy=RetryPolicy(attempts=1)
     )
     yield provider
     provider.close()
@@ -89,7 +90,7 @@ def tokens(rest: RestServer) -> Iterator[TokenProvider]:
 
 @contextmanager
 def running(url: str, tokens: TokenProvider, tape: Tape, timing: FeedTiming = FAST) -> Iterator[VoiceEventsFeed]:
-    feed = VoiceEventsFeed(url=url, tokens=tokens, recorder=tape, timing=timing, u=lambda: 1.0)
+    feed = VoiceEventsFeed(url=url, tokens=tokens, recorder=tape, timing=timing, clock=Clock(u=lambda: 1.0))
     feed.start()
     yield feed
     feed.stop("test over", timeout_s=DEADLINE_S)

@@ -17,9 +17,8 @@ import pytest
 import structlog
 
 from connectors.errors import StateError
-from connectors.format.notifications import read_notification
 from connectors.genesys.auth import Credentials, TokenProvider
-from connectors.genesys.client import Patience, RequestBudget, tls_context
+from connectors.genesys.client import Clock, RequestBudget, RetryPolicy, tls_context
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.base import FeedLimits
 from connectors.genesys.feeds.notifications.enrichment import Enricher, EnrichTiming, MediaQueue
@@ -62,7 +61,7 @@ def feeding(
 ) -> Iterator[NotificationsFeed]:
     """A feed that runs."""
     endpoints = Endpoints.from_base_url(simulator.base_url)
-    tokens = TokenProvider(endpoints, Credentials("id", "client-secret"), patience=Patience(attempts=1))
+    tokens = TokenProvider(endpoints, Credentials("id", "client-secret"), policy=RetryPolicy(attempts=1))
     feed = NotificationsFeed(
         name="notifications",
         tokens=tokens,
@@ -70,12 +69,11 @@ def feeding(
         topics=[CALLS, *topics_of(["c1", "c2"], [], [])] if topics is None else topics,
         recorder=tape,
         limits=LIMITS,
-        read=read_notification,
         enrich_queue=queue,
         timing=NotificationTiming(**{**FAST, **timing}),
         enrich_timing=enrich,
-        patience=Patience(timeout_s=5, attempts=2, base_s=0.001, cap_s=0.01),
-        u=lambda: 0.5,
+        policy=RetryPolicy(timeout_s=5, attempts=2, base_s=0.001, cap_s=0.01),
+        clock=Clock(u=lambda: 0.5),
     )
     feed.start()
     try:
