@@ -106,7 +106,18 @@ def executed(
     overrides: Overrides | None = None,
 ) -> Result:
     """What one flow after the other, each going on from where the one before ended, has written in the end."""
-    recovery = recovery_in(out)
+    recovery_in(out)
+    return resumed(out, sources, runners, overrides)
+
+
+def resumed(
+    out: Path,
+    sources: Sequence[Any],
+    runners: Runner | Sequence[Runner] = one_worker,
+    overrides: Overrides | None = None,
+) -> Result:
+    """The same over a directory that has a recovery store already."""
+    recovery = out / "recovery"
     tally = TallySink()
     by_flow = [runners] * len(sources) if callable(runners) else runners
     for source, runner in zip(sources, by_flow, strict=True):
