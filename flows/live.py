@@ -13,7 +13,6 @@ from bytewax.recovery import RecoveryConfig
 from connectors.callbacks.policy import DeliveryPolicy
 from connectors.callbacks.signing import SECRET_VARIABLE, parse_secrets
 from connectors.callbacks.sink import CallbackSink
-from connectors.format.decode import ended_conversations
 from connectors.journal.source import JournalSource
 from connectors.journal.writer import INTERRUPTED, Journal
 from connectors.runtime.logs import get_logger
@@ -61,7 +60,6 @@ def open_journal(settings: Settings) -> Journal:
     journal = Journal(
         state.journal,
         settings=settings.flow_record(),
-        ended=ended_conversations,
         sync_always=settings.state.fsync == "always",
     )
     for name in journal.interrupted:

@@ -89,7 +89,7 @@ def _frames() -> Callable[[bytes], None]:
 
 def _journal() -> Callable[[bytes], None]:
     from connectors.errors import RecordingError
-    from connectors.format.decode import decode_block, ended_conversations
+    from connectors.format.decode import decode_block
     from connectors.journal.recording import Recording
     from connectors.journal.segments import JournalTail, segments
     from connectors.journal.writer import Journal
@@ -113,7 +113,7 @@ def _journal() -> Callable[[bytes], None]:
                 read += found[1]
             tail.close()
             assert read == data[: data.rfind(b"\n") + 1], "the tail read something else"
-            journal = Journal(directory, settings=settings, ended=ended_conversations)
+            journal = Journal(directory, settings=settings)
             journal.frame(data)
             journal.close()
             for segment in segments(directory)[1:]:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from connectors.format.bulk import Lines, Rows, learn, read, together
 from connectors.format.ids import Ids
+from connectors.format.limits import MAX_TEXT_CHARACTERS
 from connectors.format.records import (
     BareFrame,
     Control,
@@ -36,7 +37,6 @@ Ints = NDArray[np.int64]
 __all__ = ["Decoded", "Rejected", "decode_block", "ended_conversation", "ended_conversations"]
 
 ENDED: Final = "conversation.ended"
-MAX_TEXT: Final = 4096
 # Smaller blocks are decoded line by line sooner than in bulk.
 BULK_BYTES: Final = 1 << 19
 SAMPLE_BYTES: Final = 1 << 14
@@ -132,7 +132,7 @@ def decode_block(data: bytes) -> Decoded:
         if index == len(lines.text) - 1 and not data.endswith(b"\n"):
             torn = 1
         else:
-            text = lines.text[index].decode(errors="replace")[:MAX_TEXT]
+            text = lines.text[index].decode(errors="replace")[:MAX_TEXT_CHARACTERS]
             rejected.append(Rejected(int(lines.number[index]), reason, text))
     place = np.searchsorted(rows.line, lines.number[np.array(list(controls), np.int64)])
     return _decoded(rows, list(controls.values()), place, rejected, torn)

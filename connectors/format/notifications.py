@@ -17,9 +17,10 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-__all__ = ["MAX_EPOCH_S", "Heard", "is_notification", "place_in_time", "read_notification", "topic_of"]
+from connectors.format.limits import MAX_EPOCH_S
 
-MAX_EPOCH_S: Final = 1e10
+__all__ = ["Heard", "is_notification", "place_in_time", "read_notification", "topic_of"]
+
 STARTED: Final = "conversation.started"
 UPDATED: Final = "conversation.updated"
 ENDED: Final = "conversation.ended"

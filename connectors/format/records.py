@@ -13,14 +13,9 @@ import msgspec
 import numpy as np
 import orjson
 
-from connectors.format.notifications import (
-    MAX_EPOCH_S,
-    Heard,
-    is_notification,
-    place_in_time,
-    read_notification,
-    topic_of,
-)
+from connectors.format import limits
+from connectors.format.limits import MAX_EPOCH_S, CodecName
+from connectors.format.notifications import Heard, is_notification, place_in_time, read_notification, topic_of
 
 __all__ = [
     "IGNORED",
@@ -45,15 +40,14 @@ __all__ = [
 
 IGNORED: Final = "ignored"
 CONTROL_KINDS: Final = ("invalid", "tick", "feed", "watch", "settings")
-MAX_OVERLAP: Final = 1000
+
+
+def _within(bounds: tuple[float, float]) -> msgspec.Meta:
+    return msgspec.Meta(ge=bounds[0], le=bounds[1])
+
 
 Seconds = Annotated[float, msgspec.Meta(ge=-MAX_EPOCH_S, le=MAX_EPOCH_S)]
-Ratio = Annotated[float, msgspec.Meta(ge=0, le=1)]
-WindowSeconds = Annotated[float, msgspec.Meta(ge=0.001, le=3600)]
-Frames = Annotated[int, msgspec.Meta(ge=1, le=1000)]
-Mos = Annotated[float, msgspec.Meta(ge=1, le=4.5)]
-StallSeconds = Annotated[float, msgspec.Meta(ge=0.001, le=86400)]
-CodecName = Literal["g711", "g711-no-plc", "g729a"]
+LossRatio = Annotated[float, _within(limits.LOSS_RATIO)]
 
 
 class Entity(msgspec.Struct, gc=False):
@@ -65,7 +59,7 @@ class Entity(msgspec.Struct, gc=False):
 class Metrics(msgspec.Struct, gc=False):
     """The measurements that a frame may carry: loss as a ratio 0..1, jitter in milliseconds."""
 
-    packetLoss: Ratio | None = None  # noqa: N815 - Genesys' spelling
+    packetLoss: LossRatio | None = None  # noqa: N815 - Genesys' spelling
     jitter: float | None = None
 
 
@@ -130,8 +124,8 @@ class WatchSettings(msgspec.Struct, gc=False):
 
     conversation_id: str
     leg_id: str | None = None
-    max_latency_ms: float = 150.0
-    packet_loss_threshold: float = 0.02
+    max_latency_ms: float = limits.DEFAULT_MAX_LATENCY_MS
+    packet_loss_threshold: float = limits.DEFAULT_PACKET_LOSS_THRESHOLD
     qa_callback_url: str | None = None
     feed: str | None = None
     codec: CodecName | None = None
@@ -140,36 +134,36 @@ class WatchSettings(msgspec.Struct, gc=False):
 class WindowSettings(msgspec.Struct, gc=False):
     """The `[windows]` table: lengths in seconds, whole milliseconds, slide divides length; the codec of the MOS."""
 
-    length_s: WindowSeconds = 10.0
-    slide_s: WindowSeconds = 5.0
-    codec: CodecName = "g711"
+    length_s: Annotated[float, _within(limits.WINDOW_S)] = limits.DEFAULT_LENGTH_S
+    slide_s: Annotated[float, _within(limits.WINDOW_S)] = limits.DEFAULT_SLIDE_S
+    codec: CodecName = limits.DEFAULT_CODEC
 
     def __post_init__(self) -> None:
         length_ms, slide_ms = round(self.length_s * 1000), round(self.slide_s * 1000)
         if length_ms % slide_ms:
             raise ValueError("slide_s must divide length_s")
-        if length_ms // slide_ms > MAX_OVERLAP:
-            raise ValueError(f"a frame would be part of more than {MAX_OVERLAP} windows")
+        if length_ms // slide_ms > limits.MAX_OVERLAP:
+            raise ValueError(f"a frame would be part of more than {limits.MAX_OVERLAP} windows")
 
 
 class AlertSettings(msgspec.Struct, gc=False):
     """The `[alerts]` table; None turns a rule off."""
 
     policy: Literal["incident", "frame"] = "incident"
-    raise_n: Frames = 1
-    raise_m: Frames = 1
-    clear_ratio: Ratio = 0.9
-    clear_after_s: Annotated[float, msgspec.Meta(ge=0)] = 10.0
+    raise_n: Annotated[int, _within(limits.RAISE_FRAMES)] = limits.DEFAULT_RAISE_FRAMES
+    raise_m: Annotated[int, _within(limits.RAISE_FRAMES)] = limits.DEFAULT_RAISE_FRAMES
+    clear_ratio: Annotated[float, _within(limits.CLEAR_RATIO)] = limits.DEFAULT_CLEAR_RATIO
+    clear_after_s: Annotated[float, _within(limits.CLEAR_AFTER_S)] = limits.DEFAULT_CLEAR_AFTER_S
     unwatched: Literal["ignore", "default"] = "ignore"
-    mos_below: Mos | None = None
-    stalled_after_s: StallSeconds | None = None
+    mos_below: Annotated[float, _within(limits.MOS)] | None = None
+    stalled_after_s: Annotated[float, _within(limits.STALLED_AFTER_S)] | None = None
 
 
 class DefaultLimits(msgspec.Struct, gc=False):
     """The limits of conversations that nobody named, for `unwatched = "default"`."""
 
-    max_latency_ms: float = 150.0
-    packet_loss_threshold: float = 0.02
+    max_latency_ms: float = limits.DEFAULT_MAX_LATENCY_MS
+    packet_loss_threshold: float = limits.DEFAULT_PACKET_LOSS_THRESHOLD
     qa_callback_url: str | None = None
 
 
@@ -327,7 +321,7 @@ def _as_frame(record: dict[str, Any]) -> Frame:
     loss = jitter = None
     if metrics is not None:
         if metrics.get("packetLoss") is not None:
-            loss = _number(metrics["packetLoss"], "metrics.packetLoss", 0, 1)
+            loss = _number(metrics["packetLoss"], "metrics.packetLoss", *limits.LOSS_RATIO)
         if metrics.get("jitter") is not None:
             jitter = _number(metrics["jitter"], "metrics.jitter", -np.inf, np.inf)
     return Frame(event, Entity(conversation_id), timestamp, None if metrics is None else Metrics(loss, jitter))

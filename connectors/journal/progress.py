@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import orjson
-
+from connectors.format.lines import line_time
 from connectors.journal.segments import COMPRESSED, Position, number_of, segments
 
 __all__ = ["Lag", "SourceProgress"]
 
 CAUGHT_UP_BYTES: Final = 4096
+MESSAGE_KINDS: Final = ("frame", "invalid")
 
 
 class Lag(NamedTuple):
@@ -30,11 +31,11 @@ class Lag(NamedTuple):
 
 
 class SourceProgress:
-    """Where the source is in a journal, when it was last polled, and what it has read by feed.
+    """Where the source is in a journal, when it was last polled, and what its feeds have sent.
 
     The worker's thread writes it, a block at a time; any thread may read it. `feeds` are the names of the feeds that
-    sign their records with `via`; records without a name are counted under `default_feed`. Nothing is known before
-    `began`, and in the processes of a cluster that do not hold the source nothing ever is.
+    have one in their records; messages without a name are counted under `default_feed`. Nothing is known before
+    `began`, and nothing at all in the processes of a cluster that do not hold the source.
     """
 
     def __init__(
@@ -49,22 +50,19 @@ class SourceProgress:
         self.began = threading.Event()
         self._journal = journal
         self._default_feed = default_feed
-        self._marks = {
-            (name, kind): b'"via":%b,"%b":' % (orjson.dumps(name), kind.encode())
-            for name in feeds
-            for kind in ("frame", "invalid")
-        }
-        self._messages = dict.fromkeys([(default_feed, "frame"), (default_feed, "invalid"), *self._marks], 0)
+        self._feeds = (default_feed, *feeds)
+        self._messages: Mapping[tuple[str | None, str], int] = {}
         self._now = now
         self._monotonic = monotonic
         self._polled_at = 0.0
         self._position = Position("")
         self._last_line = b""
 
-    def begin(self, position: Position) -> None:
-        """The source is built, and will read from here."""
+    def begin(self, position: Position, messages: Mapping[tuple[str | None, str], int] | None = None) -> None:
+        """The source is built, and will read from here; `messages` is the count that the journal's writer keeps."""
         self._position = position
         self._polled_at = self._monotonic()
+        self._messages = {} if messages is None else messages
         self.began.set()
 
     def polled(self, position: Position, data: bytes) -> None:
@@ -74,23 +72,14 @@ class SourceProgress:
             return
         self._position = position
         self._last_line = data[data.rfind(b"\n", 0, -1) + 1 :]
-        self._count(data)
-
-    def _count(self, data: bytes) -> None:
-        # A search for a few bytes runs at gigabytes a second; parsing would cost more than all the rest of a block.
-        for kind in ("frame", "invalid"):
-            unnamed = data.count(b',"%b":' % kind.encode())
-            for (name, other), mark in self._marks.items():
-                if other == kind:
-                    signed = data.count(mark)
-                    unnamed -= signed
-                    self._messages[name, kind] += signed
-            self._messages[self._default_feed, kind] += max(unnamed, 0)
 
     @property
     def messages(self) -> dict[tuple[str, str], int]:
-        """Messages read since the start, by feed and kind, which is `frame` or `invalid`."""
-        return dict(self._messages)
+        """Messages received since the start, by feed and kind, which is `frame` or `invalid`."""
+        counts = Counter({(name, kind): 0 for name in self._feeds for kind in MESSAGE_KINDS})
+        for (via, kind), count in dict(self._messages).items():
+            counts[via or self._default_feed, kind] += count
+        return dict(counts)
 
     @property
     def idle_s(self) -> float | None:
@@ -114,11 +103,8 @@ class SourceProgress:
 
     def _age_s(self, line: bytes) -> float:
         """How long ago the line arrived that was read last: the next one is hardly younger."""
-        try:
-            received_at = orjson.loads(line)["received_at"]
-        except (ValueError, TypeError, KeyError):
-            return 0.0
-        return max(self._now() - float(received_at), 0.0)
+        received_at = line_time(line)
+        return 0.0 if received_at is None else max(self._now() - received_at, 0.0)
 
 
 def _size(segment: Path) -> int:

@@ -10,38 +10,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-import orjson
 import zstandard
 
 from connectors.errors import RecordingError
+from connectors.format.lines import line_time
 
-__all__ = ["MAX_EPOCH_S", "UTF8_MARK", "Recording", "read_again", "record_time"]
+__all__ = ["UTF8_MARK", "Recording", "read_again"]
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 UTF8_MARK: Final = b"\xef\xbb\xbf"
 HEAD_BYTES: Final = 1 << 20
-MAX_EPOCH_S: Final = 1e10
 PACKED_BYTES: Final = 1 << 15
-
-
-def record_time(line: bytes) -> float | None:
-    """A line's place in time: its `received_at`, a bare frame's `receivedAt`, else its `timestamp`; None for none.
-
-    What is no time in epoch seconds is none: the flow rejects such a line, and it must not hold back or move others.
-
-    >>> record_time(b'{"event":"x","timestamp":3.5,"receivedAt":4}'), record_time(b'{"received_at":1700000000000}')
-    (4.0, None)
-    """
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    if not isinstance(record, dict):
-        return None
-    keys = ("receivedAt", "timestamp") if "event" in record else ("received_at", "receivedAt", "timestamp")
-    times = (record[key] for key in keys if isinstance(record.get(key), int | float))
-    return next((float(t) for t in times if not isinstance(t, bool) and abs(t) <= MAX_EPOCH_S), None)
+LINES_BYTES: Final = 1 << 16
 
 
 class Recording:
@@ -72,6 +53,14 @@ class Recording:
                     yield data if data.endswith(b"\n") else data + stream.readline()
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise _unreadable(path, error) from error
+
+    def lines(self, index: int) -> Iterator[bytes]:
+        """The lines of file `index`, without a byte order mark. Raises RecordingError where it cannot be read."""
+        is_first = True
+        for chunk in self.chunks(index, 0, LINES_BYTES):
+            # BytesIO ends lines at \n only, as the decoder does.
+            yield from io.BytesIO(chunk.removeprefix(UTF8_MARK) if is_first else chunk)
+            is_first = False
 
     def is_plain(self, index: int) -> bool:
         """Whether offsets in the text of file `index` are offsets in the file. Raises RecordingError."""
@@ -176,7 +165,7 @@ def _begin(path: Path) -> float:
             head = stream.read(HEAD_BYTES)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise _unreadable(path, error) from error
-    lines = head.removeprefix(UTF8_MARK).splitlines()
+    lines = head.removeprefix(UTF8_MARK).split(b"\n")
     if not any(line.strip() for line in lines):
         raise RecordingError(f"{path}: the file is empty; a recording has a JSON object on each line")
     try:
@@ -186,7 +175,7 @@ def _begin(path: Path) -> float:
             raise RecordingError(
                 f"{path}: not UTF-8 text; a recording is JSON Lines, plain, gzip (.gz) or Zstandard (.zst)"
             ) from None
-    times = (record_time(line) for line in lines)
+    times = (line_time(line) for line in lines)
     return next((time for time in times if time is not None), float("-inf"))
 
 
@@ -197,7 +186,7 @@ def _end(path: Path) -> float:
             tail = _tail(stream)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise _unreadable(path, error) from error
-    times = (record_time(line) for line in reversed(tail.splitlines()))
+    times = (line_time(line) for line in reversed(tail.split(b"\n")))
     return next((time for time in times if time is not None), float("-inf"))
 
 

@@ -3,74 +3,55 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import orjson
 
-from connectors.journal.recording import MAX_EPOCH_S
+from connectors.format.decode import ENDED
+from connectors.format.lines import read_line, time_of
+from connectors.format.records import Control, FrameLine, InvalidFrameError
 from connectors.journal.segments import SUFFIX, number_of, segments
 from connectors.runtime.logs import get_logger
 from connectors.state.files import state_errors
 
-__all__ = ["Ended", "JournalState", "recover"]
-
-Ended = Callable[[Sequence[bytes]], tuple[Collection[str], Mapping[int, str]]]
-"""Of some messages, the conversations that they end; and the index, in order, of each that is no frame, with why."""
-
-
-class _Feed(msgspec.Struct):
-    name: str
-    state: str
-
-
-class _Record(msgspec.Struct):
-    """What matters here of a journal's record."""
-
-    received_at: float
-    frame: msgspec.Raw = msgspec.Raw()
-    watch: msgspec.Raw = msgspec.Raw()
-    feed: _Feed | None = None
-
-
-_decode = msgspec.json.Decoder(_Record).decode
+__all__ = ["JournalState", "recover"]
 
 
 class JournalState:
-    """What a journal's writer must know of what is already in it; `ended` is that of `Journal`."""
+    """What a journal's writer must know of what is already in it."""
 
-    def __init__(self, ended: Ended) -> None:
-        self._ended = ended
+    def __init__(self) -> None:
         self.segment = 0
         self.time = 0.0
         self.watches: dict[str, dict[str, Any]] = {}
         self.feeds: dict[str, str] = {}
 
     def read(self, line: bytes) -> None:
-        """Take in one line; one that is no record tells nothing."""
-        with suppress(msgspec.MsgspecError, ValueError, RecursionError, KeyError, TypeError):
-            record = _decode(line)
-            if record.received_at > MAX_EPOCH_S:
-                return
-            self.time = max(self.time, record.received_at)
-            if record.frame:
-                # The very bytes that were looked at when they were received, so that the answer is the same.
-                for conversation_id in self._ended([bytes(record.frame)])[0]:
-                    self.watches.pop(conversation_id, None)
-            elif record.watch:
-                watch = orjson.loads(bytes(record.watch))
-                orjson.dumps(watch)  # which takes less than loads does; it will be written again
-                self.watches[watch["conversation_id"]] = watch
-            elif record.feed is not None:
-                self.feeds[record.feed.name] = record.feed.state
+        """Take in one line; one that is not a record changes nothing."""
+        with suppress(InvalidFrameError):
+            record = read_line(line)
+            self.time = max(self.time, time_of(record) or 0.0)
+            if isinstance(record, FrameLine) and record.frame.event == ENDED:
+                self.watches.pop(record.frame.entity.id, None)
+            elif isinstance(record, Control) and record.kind == "watch":
+                self._watch(record.value.conversation_id, line)
+            elif isinstance(record, Control) and record.kind == "feed":
+                self.feeds[record.value["name"]] = record.value["state"]
+
+    def _watch(self, conversation_id: str, line: bytes) -> None:
+        # With all of its settings, for it will be written again. Which cannot be for what is nested too deeply, or
+        # holds a number beyond float64.
+        with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
+            watch = orjson.loads(line)["watch"]
+            orjson.dumps(watch)
+            self.watches[conversation_id] = watch
 
 
-def recover(directory: Path, ended: Ended) -> JournalState:
+def recover(directory: Path) -> JournalState:
     """Cut off what a crash tore, and read the last segment that is not empty, which tells all that is in force."""
-    state = JournalState(ended)
+    state = JournalState()
     with state_errors(f"reading the journal in {directory}"):
         for leftover in directory.glob("*.new"):
             leftover.unlink()

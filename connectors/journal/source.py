@@ -13,8 +13,9 @@ import numpy as np
 from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.errors import RecordingError, StateError
+from connectors.format.lines import line_time
 from connectors.journal.progress import SourceProgress
-from connectors.journal.recording import UTF8_MARK, Recording, record_time
+from connectors.journal.recording import UTF8_MARK, Recording
 from connectors.journal.segments import JournalTail, Position, Retention, SafePlace
 from connectors.journal.writer import Block, Journal
 from connectors.runtime.logs import get_logger
@@ -140,7 +141,7 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
         self._tail = JournalTail(journal.directory, position)
         self._progress = progress
         if progress is not None:
-            progress.begin(self._tail.position)
+            progress.begin(self._tail.position, journal.messages)
         self._ticker = _Ticker(journal, shutdown)
         self._ticker.start()
         self._retention.start()
@@ -327,7 +328,7 @@ class _Pace:
             yield b"".join(ready)
 
     def _is_due(self, line: bytes) -> bool:
-        at = record_time(line)
+        at = line_time(line)
         if at is None:
             return True
         if self._began is None:

@@ -10,23 +10,23 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-import orjson
-
 from connectors.errors import StateError
+from connectors.format.decode import ended_conversations
+from connectors.format.lines import invalid_line, message_head, message_lines, record_line
 from connectors.journal.recording import read_again
-from connectors.journal.restore import Ended, recover
+from connectors.journal.restore import recover
 from connectors.journal.segments import SUFFIX
 from connectors.state.files import logged_failures, make_private_dir, open_private, state_errors, write_all
 
 __all__ = ["Block", "Journal", "Recorder"]
 
 INTERRUPTED: Final = "the run before this one ended without stopping"
-MAX_INVALID_TEXT: Final = 4096
 BUFFER_BYTES: Final = 256 * 1024
 MAX_SEGMENT_BYTES: Final = 64 * 1024 * 1024
 
@@ -94,9 +94,7 @@ class Recorder(Protocol):
 class Journal:
     """The one writer of a journal; safe to call from any thread.
 
-    `ended(messages)` must return the ids of the conversations that frames among them end, and which messages are no
-    valid frame: the index of each, in order, and the reason. Opening repairs what a crash left behind: a torn last line
-    is cut off, and a feed that was up is noted as lost.
+    Opening repairs what a crash left behind: a torn last line is cut off, and a feed that was up is recorded as down.
 
     Raises StateError if the directory cannot be written; once a write has failed, every further call raises it.
     """
@@ -106,7 +104,6 @@ class Journal:
         directory: Path,
         *,
         settings: dict[str, Any],
-        ended: Ended,
         now: Callable[[], float] = time.time,
         max_segment_bytes: int = MAX_SEGMENT_BYTES,
         max_segment_age_s: float = 3600.0,
@@ -114,7 +111,6 @@ class Journal:
     ) -> None:
         self._directory = directory
         self._settings = settings
-        self._ended = ended
         self._now = now
         self._max_segment_bytes = max_segment_bytes
         self._max_segment_age_s = max_segment_age_s
@@ -125,8 +121,10 @@ class Journal:
         self._buffer: list[bytes] = []
         self._buffered = 0
         self._failure: StateError | None = None
+        self.messages: Counter[tuple[str | None, str]] = Counter()
+        """Messages received since it was opened, by the name of their feed and kind, which is `frame` or `invalid`."""
         make_private_dir(directory)
-        self._state = recover(directory, ended)
+        self._state = recover(directory)
         self._fd = -1
         self.interrupted = interrupted = [name for name, state in self._state.feeds.items() if state == "up"]
         """The feeds that were up when the run before this one ended without stopping."""
@@ -184,7 +182,8 @@ class Journal:
     def invalid(self, text: str, reason: str, *, via: str | None = None) -> None:
         """Append a message that is no frame, cut at 4096 characters."""
         with self._lock:
-            self._append(_invalid_line(_head_of(self._time(), via), text, reason))
+            self.messages[via, "invalid"] += 1
+            self._append(invalid_line(message_head(self._time(), via), text, reason))
 
     def tick(self) -> None:
         """Append a tick, and bring everything so far to the disk."""
@@ -239,19 +238,20 @@ class Journal:
 
     def _keep(self, arrived: float, messages: Sequence[bytes], via: str | None) -> None:
         """Append messages that arrived together, the frames among them and the others."""
-        ended, invalid = self._ended(messages)
+        ended, invalid = ended_conversations(messages)
         with self._lock:
             for conversation_id in ended:  # before the append, which may begin a segment with the watches in force
                 self._state.watches.pop(conversation_id, None)
-            head = _head_of(self._time(arrived), via)
-            self._append(_lines(head, messages, invalid) if invalid else _frame_lines(head, messages))
+            self.messages[via, "frame"] += len(messages) - len(invalid)
+            self.messages[via, "invalid"] += len(invalid)
+            self._append(message_lines(message_head(self._time(arrived), via), messages, invalid))
 
-    def _time(self, now: float | None = None) -> bytes:
+    def _time(self, now: float | None = None) -> float:
         self._state.time = max(self._state.time, self._now() if now is None else now)
-        return repr(self._state.time).encode()
+        return self._state.time
 
     def _record(self, record: dict[str, Any]) -> None:
-        self._append(b'{"received_at":%b,%b\n' % (self._time(), orjson.dumps(record)[1:]))
+        self._append(record_line(self._time(), record))
 
     def _append(self, line: bytes) -> None:
         if self._failure is not None:
@@ -314,14 +314,14 @@ class Journal:
         self._segment_bytes = len(head)
         self._segment_since = self._state.time
 
-    def _head(self, at: bytes, feed_reasons: Mapping[str, str]) -> list[bytes]:
+    def _head(self, at: float, feed_reasons: Mapping[str, str]) -> list[bytes]:
         records: list[dict[str, Any]] = [{"settings": self._settings}]
         records += [{"watch": settings} for settings in self._state.watches.values()]
         records += [
             {"feed": {"name": name, "state": state, "reason": feed_reasons.get(name, "as in the segment before")}}
             for name, state in self._state.feeds.items()
         ]
-        return [b'{"received_at":%b,%b\n' % (at, orjson.dumps(record)[1:]) for record in records]
+        return [record_line(at, record) for record in records]
 
 
 class _NamedRecorder:
@@ -345,50 +345,6 @@ class _NamedRecorder:
 
     def invalid(self, text: str, reason: str) -> None:
         self._journal.invalid(text, reason, via=self._name)
-
-
-def _head_of(time: bytes, via: str | None) -> bytes:
-    """What the record of a message begins with."""
-    return b'{"received_at":%b,' % time if via is None else b'{"received_at":%b,"via":%b,' % (time, orjson.dumps(via))
-
-
-def _frame_lines(head: bytes, messages: Sequence[bytes]) -> bytes:
-    """The records of frames, of which there is one at least."""
-    together = b"".join(messages)
-    if b"\n" in together or b"\r" in together:
-        # Between tokens only: inside a string they are not JSON.
-        messages = [message.replace(b"\n", b" ").replace(b"\r", b" ") for message in messages]
-    del together  # or there would be two large pieces of memory at a time, which the allocator returns to the system
-    begin = head + b'"frame":'
-    if len(messages) == 1:  # which most are while little happens, and what follows takes a tenth more of the time
-        return b"%b%b}\n" % (begin, messages[0])
-    ends = [*messages]
-    ends[0] = begin + ends[0]
-    ends[-1] += b"}\n"
-    return (b"}\n" + begin).join(ends)
-
-
-def _lines(head: bytes, messages: Sequence[bytes], invalid: Mapping[int, str]) -> bytes:
-    """The records of messages, some of which are `invalid`."""
-    lines: list[bytes] = []
-    behind = 0
-    for at, reason in invalid.items():
-        if behind < at:
-            lines.append(_frame_lines(head, messages[behind:at]))
-        lines.append(_invalid_line(head, messages[at].decode("utf-8", "replace"), reason))
-        behind = at + 1
-    if behind < len(messages):
-        lines.append(_frame_lines(head, messages[behind:]))
-    return b"".join(lines)
-
-
-def _invalid_line(head: bytes, text: str, reason: str) -> bytes:
-    record = {"invalid": _encodable(text[:MAX_INVALID_TEXT]), "reason": _encodable(reason)}
-    return b"%b%b\n" % (head, orjson.dumps(record)[1:])
-
-
-def _encodable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
 
 
 def _sync_directory(directory: Path) -> None:

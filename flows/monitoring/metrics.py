@@ -234,7 +234,7 @@ def _source(progress: SourceProgress) -> Iterator[Metric]:
         return  # the source is in another process, or not there yet
     lag = progress.lag()
     messages = CounterMetricFamily(
-        "voicewatch_feed_messages", "Messages read from the journal, by feed and kind.", labels=["feed", "outcome"]
+        "voicewatch_feed_messages", "Messages received, by feed and kind.", labels=["feed", "outcome"]
     )
     for (feed, kind), count in progress.messages.items():
         messages.add_metric([feed, kind], count)

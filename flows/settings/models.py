@@ -24,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from connectors.format import limits
 from flows.settings.errors import toml_repr
 from flows.settings.feeds import (
     AudioHookSettings,
@@ -67,10 +68,8 @@ __all__ = [
     "audiohook_keys",
 ]
 
-_MAX_OVERLAP = 1000
 
-
-WindowSeconds = Annotated[float, AfterValidator(Between(0.001, 3600))]
+WindowSeconds = Annotated[float, AfterValidator(Between(*limits.WINDOW_S))]
 
 
 class InterceptorTexts(Table):
@@ -105,9 +104,9 @@ class WindowSettings(Table):
     `codec` is that of the MOS of conversations whose `watch` names none.
     """
 
-    length_s: WindowSeconds = 10.0
-    slide_s: Annotated[WindowSeconds, Field(validate_default=True)] = 5.0
-    codec: Literal["g711", "g711-no-plc", "g729a"] = "g711"
+    length_s: WindowSeconds = limits.DEFAULT_LENGTH_S
+    slide_s: Annotated[WindowSeconds, Field(validate_default=True)] = limits.DEFAULT_SLIDE_S
+    codec: limits.CodecName = limits.DEFAULT_CODEC
 
     @field_validator("length_s", "slide_s")
     @classmethod
@@ -124,9 +123,9 @@ class WindowSettings(Table):
             return slide_s
         if _exact_ms(length_s) % _exact_ms(slide_s):
             raise ValueError(f"{toml_repr(slide_s)} must divide length_s, which is {toml_repr(length_s)}")
-        if (overlap := round(length_s / slide_s)) > _MAX_OVERLAP:
+        if (overlap := round(length_s / slide_s)) > limits.MAX_OVERLAP:
             raise ValueError(
-                f"{toml_repr(slide_s)} makes every frame part of {overlap} windows (allowed: {_MAX_OVERLAP}); "
+                f"{toml_repr(slide_s)} makes every frame part of {overlap} windows (allowed: {limits.MAX_OVERLAP}); "
                 "raise it, or lower length_s"
             )
         return slide_s
@@ -141,13 +140,13 @@ class AlertSettings(Table):
     """`[alerts]`: when an alert is raised and resolved; without their limits, LOW_MOS and STREAM_STALLED are off."""
 
     policy: Literal["incident", "frame"] = "incident"
-    raise_m: Annotated[int, AfterValidator(Between(1, 1000))] = 1
-    raise_n: Annotated[int, AfterValidator(Between(1, 1000))] = 1
-    clear_ratio: Annotated[float, AfterValidator(Between(0, 1))] = 0.9
-    clear_after_s: Annotated[float, AfterValidator(Between(0, 86_400))] = 10.0
+    raise_m: Annotated[int, AfterValidator(Between(*limits.RAISE_FRAMES))] = limits.DEFAULT_RAISE_FRAMES
+    raise_n: Annotated[int, AfterValidator(Between(*limits.RAISE_FRAMES))] = limits.DEFAULT_RAISE_FRAMES
+    clear_ratio: Annotated[float, AfterValidator(Between(*limits.CLEAR_RATIO))] = limits.DEFAULT_CLEAR_RATIO
+    clear_after_s: Annotated[float, AfterValidator(Between(*limits.CLEAR_AFTER_S))] = limits.DEFAULT_CLEAR_AFTER_S
     unwatched: Literal["ignore", "default"] = "ignore"
-    mos_below: Annotated[float, AfterValidator(Between(1, 4.5))] | None = None
-    stalled_after_s: Annotated[float, AfterValidator(Between(0.001, 86_400))] | None = None
+    mos_below: Annotated[float, AfterValidator(Between(*limits.MOS))] | None = None
+    stalled_after_s: Annotated[float, AfterValidator(Between(*limits.STALLED_AFTER_S))] | None = None
 
     @field_validator("raise_n")
     @classmethod
@@ -186,8 +185,8 @@ class InterceptorDefaults(Table):
     )
     transcription_enabled: bool = False
     transcription_language: Annotated[str, AfterValidator(language_tag)] = "en-US"
-    max_latency_ms: Annotated[float, AfterValidator(Between(50, 500))] = 150.0
-    packet_loss_threshold: Annotated[float, AfterValidator(Between(0, 0.1))] = 0.02
+    max_latency_ms: Annotated[float, AfterValidator(Between(50, 500))] = limits.DEFAULT_MAX_LATENCY_MS
+    packet_loss_threshold: Annotated[float, AfterValidator(Between(0, 0.1))] = limits.DEFAULT_PACKET_LOSS_THRESHOLD
     qa_callback_url: HttpUrl | None = None
 
 
@@ -243,7 +242,7 @@ class Settings(Table):
 
         What is optional (the codec, the limits of optional rules) is there only if it is set.
         """
-        optional = {"codec"} if self.windows.codec == "g711" else set()
+        optional = {"codec"} if self.windows.codec == limits.DEFAULT_CODEC else set()
         windows = self.windows.model_dump(exclude=optional)
         record = {"windows": windows, "alerts": self.alerts.model_dump(exclude_none=True)}
         if self.alerts.unwatched == "default":

@@ -16,7 +16,6 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-from connectors.format.decode import ended_conversations
 from connectors.journal.writer import MAX_SEGMENT_BYTES, Journal
 
 __all__: list[str] = []
@@ -30,7 +29,7 @@ def _lines(recording: Path) -> list[bytes]:
 
 
 def _journal(messages: list[bytes], directory: Path) -> None:
-    journal = Journal(directory, settings={}, ended=ended_conversations)
+    journal = Journal(directory, settings={})
     for begin in range(0, len(messages), READ_FRAMES):  # as one read of a socket that is behind brings
         journal.frames(messages[begin : begin + READ_FRAMES])
         journal.flush()

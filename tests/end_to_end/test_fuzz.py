@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from connectors.callbacks.outbox import Outbox
 from connectors.callbacks.signing import parse_secrets, sign
 from connectors.errors import ConfigurationError, RecordingError, StateError, UsageError
-from connectors.format.decode import decode_block, ended_conversations
+from connectors.format.decode import decode_block
 from connectors.format.records import Control, InvalidFrameError, parse_line
 from connectors.genesys.simulator.faults import load_faults
 from connectors.journal.recording import Recording
@@ -118,7 +118,7 @@ def test_a_journal_goes_on_after_any_segments(contents: list[bytes]) -> None:
     with directory() as place:
         for number, content in enumerate(contents, 1):
             (place / f"{number:08d}.jsonl").write_bytes(content)
-        journal = Journal(place, settings=Settings().flow_record(), ended=ended_conversations)
+        journal = Journal(place, settings=Settings().flow_record())
         journal.frame(b'{"event":"conversation.ended","entity":{"id":"c"},"timestamp":1}')
         journal.tick()
         journal.close()
@@ -135,7 +135,7 @@ def test_a_journal_goes_on_after_any_segments(contents: list[bytes]) -> None:
 def test_what_a_feed_hears_is_a_line_of_json(message: bytes) -> None:
     """A message becomes one line of JSON that the flow takes as a frame, or as invalid with the reason."""
     with directory() as place:
-        journal = Journal(place, settings=Settings().flow_record(), ended=ended_conversations)
+        journal = Journal(place, settings=Settings().flow_record())
         journal.frame(message)
         journal.close()
         data = segments(place)[0].read_bytes()

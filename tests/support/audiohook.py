@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from connectors.format.decode import ended_conversations
 from connectors.genesys.feeds.audiohook.feed import AudioHookFeed, AudioHookTiming
 from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitoredSession
 from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
@@ -35,7 +34,7 @@ QUICK = AudioHookTiming(
 
 
 def open_journal(directory: Path, now: Callable[[], float] = time.time) -> Journal:
-    return Journal(directory, settings=SETTINGS, ended=ended_conversations, now=now)
+    return Journal(directory, settings=SETTINGS, now=now)
 
 
 @dataclass

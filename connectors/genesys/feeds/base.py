@@ -22,12 +22,12 @@ from typing import Any, Final, Literal
 
 from websockets.http11 import Response
 
+from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD, MAX_TEXT_CHARACTERS
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
 from connectors.runtime.threads import FeedThread
 
 __all__ = [
-    "INVALID_CHARACTERS",
     "MAX_MESSAGE_BYTES",
     "SILENT",
     "DelayedFlush",
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 MAX_MESSAGE_BYTES: Final = 2**20
-INVALID_CHARACTERS: Final = 4096
 
 SILENT: Final = logging.Logger("websockets-silenced", level=logging.CRITICAL + 1)
 """For websockets, which logs tokens, API keys and channel addresses at level DEBUG. It is outside the hierarchy of
@@ -59,8 +58,8 @@ class FeedLimits:
     """
 
     name: str
-    max_latency_ms: float = 150.0
-    packet_loss_threshold: float = 0.02
+    max_latency_ms: float = DEFAULT_MAX_LATENCY_MS
+    packet_loss_threshold: float = DEFAULT_PACKET_LOSS_THRESHOLD
     qa_callback_url: str | None = None
 
     def watch(self, conversation_id: str, leg_id: str | None, **more: Any) -> dict[str, Any]:
@@ -187,7 +186,7 @@ class EndedConversations:
 
 def binary_text(message: bytes) -> str:
     """Return the beginning of a binary message as text, for an `invalid` record."""
-    return message[: 4 * INVALID_CHARACTERS].decode("utf-8", "backslashreplace")[:INVALID_CHARACTERS]
+    return message[: 4 * MAX_TEXT_CHARACTERS].decode("utf-8", "backslashreplace")[:MAX_TEXT_CHARACTERS]
 
 
 def headers_of(response: Response) -> Mapping[str, str]:

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.errors import RecordingError
-from connectors.journal.recording import Recording, record_time
+from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource
 from connectors.journal.writer import Block
 
@@ -102,15 +102,6 @@ def test_chunks_cut_anywhere_give_the_same_lines(parts: list[bytes], size: int, 
     assert b"".join(chunks) == text
     assert all(chunk.endswith(b"\n") for chunk in chunks[:-1])
     assert all(chunk for chunk in chunks)
-
-
-def test_the_place_in_time_of_a_line() -> None:
-    """A record is at its `received_at`, a bare frame at its `receivedAt`, else at its `timestamp`."""
-    assert record_time(b'{"received_at":5,"tick":true}') == 5.0
-    assert record_time(b'{"event":"e","timestamp":3,"receivedAt":4.5}') == 4.5
-    assert record_time(b'{"event":"e","timestamp":3,"receivedAt":null}') == 3.0
-    for nowhere in (b"", b"[]", b"null", b'{"received_at":"5"}', b'{"received_at":true}', b"\xff", b"{}"):
-        assert record_time(nowhere) is None
 
 
 # Which files are taken

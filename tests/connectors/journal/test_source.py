@@ -11,7 +11,6 @@ from pathlib import Path
 import orjson
 from bytewax.inputs import StatefulSourcePartition
 
-from connectors.format.decode import ended_conversations
 from connectors.journal.source import QUIET_AFTER_S, JournalSource
 from connectors.journal.writer import Block, Journal
 from connectors.runtime.shutdown import Shutdown
@@ -29,7 +28,7 @@ def reading(directory: Path, *, segment_bytes: int = 1 << 26) -> Iterator[tuple[
 
     def open_journal() -> Journal:
         limit = segment_bytes
-        journals.append(Journal(directory / "j", settings={}, ended=ended_conversations, max_segment_bytes=limit))
+        journals.append(Journal(directory / "j", settings={}, max_segment_bytes=limit))
         return journals[0]
 
     source = JournalSource(directory / "lock", open_journal, lambda _: [], shutdown, keep_s=3600.0)

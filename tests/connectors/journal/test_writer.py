@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.errors import StateError
-from connectors.format.decode import decode_block, ended_conversations
+from connectors.format.decode import decode_block
 from connectors.journal.segments import JournalTail, Position, segments
 from connectors.journal.writer import Journal
 
@@ -31,7 +31,7 @@ DEADLINE_S = 30.0
 
 
 def journal_in(directory: Path, now: Callable[[], float] = lambda: 1000.0, **limits: Any) -> Journal:
-    return Journal(directory, settings=SETTINGS, ended=ended_conversations, now=now, **limits)
+    return Journal(directory, settings=SETTINGS, now=now, **limits)
 
 
 def frame(conversation_id: str = "c1", event: str = "conversation.updated", **more: Any) -> bytes:
@@ -328,7 +328,7 @@ from connectors.errors import StateError
 from connectors.journal.writer import Journal
 from connectors.format.decode import ended_conversations
 
-journal = Journal(Path(sys.argv[1]), settings={}, ended=ended_conversations)
+journal = Journal(Path(sys.argv[1]), settings={})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 written = 0
 try:
@@ -625,3 +625,17 @@ def test_an_absurd_time_in_an_edited_segment_is_not_taken_over(tmp_path: Path) -
         segment.write(b'{"received_at":1e300,"tick":true}\n')
     journal_in(tmp_path).close()
     assert all(json.loads(line)["received_at"] < 1e10 for line in segments(tmp_path)[-1].read_bytes().splitlines())
+
+
+def test_messages_are_counted_as_the_decoder_counts_them(tmp_path: Path) -> None:
+    """Each once, by the feed that sent it: also a frame with a nested key `frame` or `invalid`, or a nested `via`."""
+    journal = journal_in(tmp_path)
+    nested = frame("c", "conversation.updated", note={"via": "other", "frame": {"invalid": 1}})
+    journal.frames([nested, b"{", nested], via="hook")
+    journal.frame(nested)
+    journal.invalid("x", "binary message", via="hook")
+    journal.close()
+    assert journal.messages == {("hook", "frame"): 2, ("hook", "invalid"): 2, (None, "frame"): 1, (None, "invalid"): 0}
+    decoded = decode_block(b"".join(segment.read_bytes() for segment in segments(tmp_path)))
+    assert len(decoded.arrival) == 3
+    assert [control.kind for control in decoded.controls].count("invalid") == 2

@@ -10,7 +10,6 @@ import orjson
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from bytewax.testing import run_main
 
-from connectors.format.decode import ended_conversations
 from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
@@ -92,7 +91,7 @@ def test_a_burst_is_recorded_while_the_dataflow_stands_still(tmp_path: Path) -> 
     with running_simulator(conversations=1, rate=1.0) as simulator:
         source = JournalSource(
             tmp_path / "lock",
-            lambda: Journal(directory, settings=settings, ended=ended_conversations),
+            lambda: Journal(directory, settings=settings),
             lambda journal: [feed_of(simulator, journal)],
             shutdown,
             keep_s=3600.0,

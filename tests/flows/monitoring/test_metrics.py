@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -135,8 +136,12 @@ def test_the_progress_of_a_source(tmp_path: Path) -> None:
         journal, default_feed="voice-events", feeds=("hook",), now=lambda: NOW, monotonic=lambda: next(idle)
     )
     assert "voicewatch_journal_lag_bytes" not in samples(watching(tmp_path, progress))
-    progress.begin(Position("00000001.jsonl"))
+    received: Counter[tuple[str | None, str]] = Counter()
+    progress.begin(Position("00000001.jsonl"), received)
     data = record * 2 + named + refused
+    received[None, "frame"] += 2
+    received["hook", "frame"] += 1
+    received["hook", "invalid"] += 1
     progress.polled(Position("00000001.jsonl", len(data), 4), data)
     found = samples(watching(tmp_path, progress))
     assert found["voicewatch_journal_lag_bytes"] == len(record) * 1000

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from connectors.errors import ConfigurationError, CredentialsError
-from connectors.format.decode import ended_conversations
 from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.client import RequestBudget, budget_of
 from connectors.genesys.endpoints import Endpoints
@@ -252,7 +251,7 @@ class TestMaking:
 
     def made(self, toml: str, tmp_path: Path, variables: Mapping[str, str]) -> tuple[list[Any], Journal]:
         settings = parsed(toml)
-        journal = Journal(tmp_path / "journal", settings=settings.flow_record(), ended=ended_conversations)
+        journal = Journal(tmp_path / "journal", settings=settings.flow_record())
         make = feeds_of(settings, variables, lambda name: tmp_path / f"{name}.sqlite3", Instruments())
         return list(make(AuditLog(tmp_path / "audit.jsonl"), journal)), journal
 

@@ -17,11 +17,11 @@ import orjson
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from connectors.errors import GenesysError
+from connectors.format.limits import MAX_TEXT_CHARACTERS
 from connectors.format.notifications import Heard, read_notification
 from connectors.genesys.client import Clock, GenesysClient, RetryPolicy, Tokens, budget_of
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.base import (
-    INVALID_CHARACTERS,
     DelayedFlush,
     EndedConversations,
     FeedBase,
@@ -300,7 +300,7 @@ class NotificationsFeed(FeedBase):
         except Exception as error:  # nothing is recorded in there: whatever it is, it is about this message alone
             reason = f"it cannot be handled: {type(error).__name__}: {error}"[:MAX_REASON]
             get_logger(__name__).warning("message_not_handled", feed=self._name, reason=reason)
-            self._recorder.invalid(message[:INVALID_CHARACTERS], reason)
+            self._recorder.invalid(message[:MAX_TEXT_CHARACTERS], reason)
         else:
             self._record(message, content, heard, carried=carried)
         self._flush.soon()

@@ -27,8 +27,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from connectors.errors import ConfigurationError, RecordingError, UsageError
+from connectors.format.decode import decode_block
 from connectors.genesys.simulator.calls import conversation_ids
 from connectors.genesys.simulator.faults import GARBAGE, Faults, load_faults, parse_faults
+from connectors.genesys.simulator.playback import Playback
 from connectors.genesys.simulator.voice_events import Simulator, SimulatorOptions, running_simulator
 
 REPOSITORY = Path(__file__).parents[4]
@@ -619,14 +621,14 @@ class TestPlayback:
     def test_the_shipped_recording_plays_to_its_end(self) -> None:
         """At high speed every frame before the gap arrives, and the simulator says when it is done."""
         shipped = REPOSITORY / "tests/data/three-minutes.jsonl"
-        before_gap = shipped.read_text().partition('"state":"down"')[0].count('"frame":')
+        before_gap = decode_block(shipped.read_bytes().partition(b'"state":"down"')[0])
         with running_simulator(recording=shipped, speed=400.0) as simulator:
             with subscribed(simulator) as websocket:
                 messages, closed = until_closed(websocket)
             simulator.wait_for(lambda s: s.finished, DEADLINE_S)
         assert closed.rcvd is not None
         assert closed.rcvd.code == 1001
-        assert len(messages) == before_gap + sum('"invalid":' in x for x in shipped.read_text().splitlines()[:1200])
+        assert len(messages) == len(before_gap.arrival) + [c.kind for c in before_gap.controls].count("invalid")
 
     @pytest.mark.parametrize(
         ("name", "content"),
@@ -644,7 +646,12 @@ class TestPlayback:
     def test_a_recording_damaged_further_on_ends_the_run_with_its_error(self, tmp_path: Path) -> None:
         """A truncated file plays as far as it goes; then the error surfaces."""
         lines = "\n".join(
-            json.dumps({"received_at": n / 1e5, "frame": {"event": "conversation.updated", "n": os.urandom(40).hex()}})
+            json.dumps(
+                {
+                    "received_at": n / 1e5,
+                    "frame": {"event": "x", "entity": {"id": "c"}, "timestamp": n / 1e5, "n": os.urandom(40).hex()},
+                }
+            )
             for n in range(3000)
         )
         path = tmp_path / "r.jsonl.gz"
@@ -655,6 +662,27 @@ class TestPlayback:
             subscribed(simulator) as websocket,
         ):
             until_closed(websocket)
+
+    @pytest.mark.parametrize("name", ["r.zst", "r"])
+    def test_a_recording_is_read_as_replay_reads_it(self, tmp_path: Path, name: str) -> None:
+        """Compression is found by content, whatever the name; a Zstandard file that was cut is an error."""
+        path = tmp_path / name
+        path.write_bytes(zstandard.compress("\n".join(self.RECORDS).encode()))
+        assert len(list(Playback(path).steps(0.0))) == 7
+        frame = {"event": "x", "entity": {"id": "c"}, "timestamp": 1.0}
+        text = "".join(json.dumps({"received_at": n, "frame": {**frame, "n": n}}) + "\n" for n in range(30_000))
+        path.write_bytes(zstandard.compress(text.encode())[:-1000])
+        with pytest.raises(RecordingError, match="middle of a Zstandard frame"):
+            list(Playback(path).steps(0.0))
+
+    def test_what_replay_rejects_is_not_played(self, tmp_path: Path) -> None:
+        """A line that `replay` rejects is skipped and counted, also behind a byte order mark."""
+        path = tmp_path / "r"
+        lines = (*self.RECORDS, '{"received_at":1005.0,"frame":{"event":"x"}}', "", '{"received_at":1e11,"tick":true}')
+        path.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
+        playback = Playback(path)
+        assert len(list(playback.steps(0.0))) == 7
+        assert playback.skipped == 3
 
 
 class TestProcess:

@@ -34,7 +34,7 @@ resource.setrlimit(resource.RLIMIT_NOFILE, ({FILES}, {FILES}))
 directory, certificate = map(Path, sys.argv[1:])
 tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 tls.load_cert_chain(certificate)
-journal = Journal(directory, settings=SETTINGS, ended=ended_conversations, max_segment_bytes=1000)
+journal = Journal(directory, settings=SETTINGS, max_segment_bytes=1000)
 timing = replace(QUICK, handshake_s=600.0)
 with listening(directory, timing, journal=journal, tls=tls, max_sessions={FILES}) as listener:
     print("port", listener.feed.address[1], flush=True)

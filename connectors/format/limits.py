@@ -1,0 +1,57 @@
+"""The bounds and the defaults of what a journal line may say, each written once.
+
+The configuration (Pydantic, for people) and the records of the journal (msgspec, for the dataflow) check the same
+values. Both take their numbers from here. A pair is the smallest and the largest allowed value, both included.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+__all__ = [
+    "CLEAR_AFTER_S",
+    "CLEAR_RATIO",
+    "DEFAULT_CLEAR_AFTER_S",
+    "DEFAULT_CLEAR_RATIO",
+    "DEFAULT_CODEC",
+    "DEFAULT_LENGTH_S",
+    "DEFAULT_MAX_LATENCY_MS",
+    "DEFAULT_PACKET_LOSS_THRESHOLD",
+    "DEFAULT_RAISE_FRAMES",
+    "DEFAULT_SLIDE_S",
+    "LOSS_RATIO",
+    "MAX_EPOCH_S",
+    "MAX_OVERLAP",
+    "MAX_TEXT_CHARACTERS",
+    "MOS",
+    "RAISE_FRAMES",
+    "STALLED_AFTER_S",
+    "WINDOW_S",
+    "CodecName",
+]
+
+CodecName = Literal["g711", "g711-no-plc", "g729a"]
+
+# A time beyond is no time in epoch seconds: milliseconds, most likely.
+MAX_EPOCH_S: Final = 1e10
+# What is kept of a text that is no record.
+MAX_TEXT_CHARACTERS: Final = 4096
+
+LOSS_RATIO: Final = (0, 1)
+WINDOW_S: Final = (0.001, 3600)
+# Of how many windows a frame may be part.
+MAX_OVERLAP: Final = 1000
+RAISE_FRAMES: Final = (1, 1000)
+CLEAR_RATIO: Final = (0, 1)
+CLEAR_AFTER_S: Final = (0, 86_400)
+MOS: Final = (1, 4.5)
+STALLED_AFTER_S: Final = (0.001, 86_400)
+
+DEFAULT_MAX_LATENCY_MS: Final = 150.0
+DEFAULT_PACKET_LOSS_THRESHOLD: Final = 0.02
+DEFAULT_LENGTH_S: Final = 10.0
+DEFAULT_SLIDE_S: Final = 5.0
+DEFAULT_CODEC: Final = "g711"
+DEFAULT_RAISE_FRAMES: Final = 1
+DEFAULT_CLEAR_RATIO: Final = 0.9
+DEFAULT_CLEAR_AFTER_S: Final = 10.0

@@ -1,0 +1,136 @@
+r"""Lines of the journal: how each is written, how one is read by itself, and when it is.
+
+A line is a JSON object with `received_at`, the name of its feed as `via` if that has one, and one key more, which is
+the kind of the record::
+
+    {"received_at":1700000000.25,"via":"hook","frame":{"event":"conversation.updated",...}}\n
+    {"received_at":1700000000.25,"via":"hook","invalid":"what was received","reason":"not JSON: ..."}\n
+    {"received_at":1700000001.0,"tick":true}\n
+
+What a record means is the business of `records`, and reading many lines at once that of `decode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import numpy as np
+import orjson
+
+from connectors.format.limits import MAX_TEXT_CHARACTERS
+from connectors.format.records import (
+    BareFrame,
+    Control,
+    FrameLine,
+    InvalidFrameError,
+    decode_frame_line,
+    decode_watch_line,
+    parse_line,
+)
+
+__all__ = [
+    "frame_lines",
+    "invalid_line",
+    "line_time",
+    "message_head",
+    "message_lines",
+    "read_line",
+    "record_line",
+    "time_of",
+]
+
+
+def record_line(received_at: float, record: Mapping[str, Any]) -> bytes:
+    r"""Write a record that is not a message: a tick, a feed's state, a watch, settings.
+
+    >>> record_line(5.5, {"tick": True})
+    b'{"received_at":5.5,"tick":true}\n'
+    """
+    return b'{"received_at":%b,%b\n' % (repr(received_at).encode(), orjson.dumps(record)[1:])
+
+
+def message_head(received_at: float, via: str | None) -> bytes:
+    """The beginning of a message's line; `via` is the name of its feed."""
+    time = repr(received_at).encode()
+    return b'{"received_at":%b,' % time if via is None else b'{"received_at":%b,"via":%b,' % (time, orjson.dumps(via))
+
+
+def frame_lines(head: bytes, messages: Sequence[bytes]) -> bytes:
+    """The lines of frames, at least one, behind the same `head`."""
+    text = b"".join(messages)
+    if b"\n" in text or b"\r" in text:
+        # Between tokens only: inside a string they are not JSON.
+        messages = [message.replace(b"\n", b" ").replace(b"\r", b" ") for message in messages]
+    del text  # or there would be two large pieces of memory at a time, which the allocator returns to the system
+    begin = head + b'"frame":'
+    if len(messages) == 1:  # which most are while little happens, and what follows takes a tenth more of the time
+        return b"%b%b}\n" % (begin, messages[0])
+    ends = [*messages]
+    ends[0] = begin + ends[0]
+    ends[-1] += b"}\n"
+    return (b"}\n" + begin).join(ends)
+
+
+def message_lines(head: bytes, messages: Sequence[bytes], invalid: Mapping[int, str]) -> bytes:
+    """The lines of messages; `invalid` has the index of each that is not a frame, in order, with the reason."""
+    if not invalid:
+        return frame_lines(head, messages)
+    lines: list[bytes] = []
+    done = 0
+    for at, reason in invalid.items():
+        if done < at:
+            lines.append(frame_lines(head, messages[done:at]))
+        lines.append(invalid_line(head, messages[at].decode("utf-8", "replace"), reason))
+        done = at + 1
+    if done < len(messages):
+        lines.append(frame_lines(head, messages[done:]))
+    return b"".join(lines)
+
+
+def invalid_line(head: bytes, text: str, reason: str) -> bytes:
+    """The line of a message that is not a frame; its text is cut at 4096 characters."""
+    record = {"invalid": _encodable(text[:MAX_TEXT_CHARACTERS]), "reason": _encodable(reason)}
+    return b"%b%b\n" % (head, orjson.dumps(record)[1:])
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def read_line(line: bytes) -> FrameLine | BareFrame | Control:
+    """Read one line as `decode_block` does. Raises InvalidFrameError with the reason if it is not a record."""
+    try:
+        if not line.isascii():
+            line.decode()  # msgspec does not look into strings that it skips
+    except UnicodeDecodeError:
+        return parse_line(line)
+    with suppress(msgspec.DecodeError, RecursionError):
+        return decode_frame_line(line)
+    with suppress(msgspec.DecodeError, RecursionError):
+        watch = decode_watch_line(line)
+        return Control(0, watch.received_at, "watch", watch.watch)
+    return parse_line(line)
+
+
+def time_of(record: FrameLine | BareFrame | Control) -> float | None:
+    """The place of a record in time, epoch seconds; None for a captured notification that names no time."""
+    if isinstance(record, FrameLine):
+        return record.received_at
+    if isinstance(record, BareFrame):
+        return record.timestamp if record.receivedAt is None else record.receivedAt
+    return None if record.time == -np.inf else record.time
+
+
+def line_time(line: bytes) -> float | None:
+    """The place of a line in time, epoch seconds; None if it is not a record, which moves no other line.
+
+    >>> line_time(b'{"event":"x","entity":{"id":"c"},"timestamp":3.5,"receivedAt":4}'), line_time(b"{}")
+    (4.0, None)
+    """
+    try:
+        return time_of(read_line(line))
+    except InvalidFrameError:
+        return None
