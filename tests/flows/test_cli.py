@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections import Counter
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,28 @@ def test_help_and_usage_in_a_process_of_their_own() -> None:
         assert done.returncode == 2
         assert done.stdout == ""
         assert "Usage: voicewatch" in done.stderr
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """`--version` prints the name and the version of the installed package."""
+    done = voicewatch("--version")
+    assert (done.returncode, done.stdout) == (0, f"voicewatch {version('voicewatch')}\n")
+
+
+def test_completion_is_offered_for_shells() -> None:
+    """The completion script of a shell completes commands."""
+    done = voicewatch("", _VOICEWATCH_COMPLETE="complete_bash", COMP_WORDS="voicewatch au", COMP_CWORD="1")
+    assert done.stdout.split() == ["audit"]
+
+
+def test_a_variable_names_the_configuration(outbox_config: Path) -> None:
+    """VOICEWATCH_CONFIG stands for CONFIG in every command, also before other arguments; a given file wins."""
+    fill(outbox_config, "https://qa.example.com/alerts")
+    commands = [["check"], ["outbox", "list"], ["outbox", "show", "id-1"], ["outbox", "show", outbox_config, "id-2"]]
+    checked, listed, shown, given = several(commands, VOICEWATCH_CONFIG=str(outbox_config))
+    assert checked.stdout.startswith(f"{outbox_config}: valid")
+    assert "2 dead" in listed.stdout
+    assert [json.loads(done.stdout)["id"] for done in (shown, given)] == ["id-1", "id-2"]
 
 
 def test_a_log_never_shows_the_values_of_variables() -> None:

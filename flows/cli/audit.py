@@ -1,0 +1,40 @@
+"""`voicewatch audit`: show, verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.common import Command
+
+__all__ = ["app"]
+
+app = typer.Typer(help="The audit log: read it, check its chain.", no_args_is_help=True)
+
+
+@app.command("show", cls=Command)
+def audit_show(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The log, such as state/audit.jsonl.")],
+) -> None:
+    """Show the log's lines as readable text; the file itself is JSON Lines."""
+    from flows.commands.output import print_audit
+
+    print_audit(path)
+
+
+@app.command("verify", cls=Command)
+def audit_verify(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
+    """Check that no line was changed, removed or inserted."""
+    from connectors.state.audit import verify
+
+    verdict = verify(path)
+    for note in verdict.notes:
+        print(f"note: {note}")
+    for fault in verdict.faults:
+        print(f"fault: {fault.text}")
+    if not verdict.ok:
+        print(f"{path}: NOT intact: {len(verdict.faults)} fault(s) in {verdict.lines} lines")
+        raise typer.Exit(1)
+    print(f"{path}: intact, {verdict.lines} lines")

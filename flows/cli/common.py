@@ -1,0 +1,79 @@
+"""What commands share: their class, common arguments, logs, settings and signals."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperArgument, TyperCommand, TyperOption
+
+if TYPE_CHECKING:
+    from connectors.runtime.shutdown import Shutdown
+    from flows.settings.models import Settings
+
+__all__ = ["CONFIG_VARIABLE", "Command", "Config", "Kind", "configure_logging", "read_settings", "stop_on_signals"]
+
+CONFIG_VARIABLE = "VOICEWATCH_CONFIG"
+
+Kind = Annotated[str, typer.Option(metavar="KIND", help="The kind of feed: voice-events, notifications or audiohook.")]
+Config = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", envvar=CONFIG_VARIABLE, help="The configuration file (TOML).", show_default=False),
+]
+
+
+class Command(TyperCommand):
+    """A command that also takes `--log-json`, and CONFIG from VOICEWATCH_CONFIG where other arguments follow it."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.params.append(_log_json_option())
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; put the file of VOICEWATCH_CONFIG before those that do not begin with a file."""
+        names = [parameter.name for parameter in self.params if isinstance(parameter, TyperArgument)]
+        configured = os.environ.get(CONFIG_VARIABLE)
+        if configured and names[:1] == ["config"] and len(names) > 1:
+            first = next((arg for arg in args if not arg.startswith("-")), "")
+            if not (first.endswith(".toml") or Path(first).is_file()):
+                args = [configured, *args]
+        return super().parse_args(ctx, args)
+
+
+def _log_json_option() -> TyperOption:
+    return TyperOption(
+        param_decls=["--log-json"],
+        is_flag=True,
+        default=False,
+        is_eager=True,
+        expose_value=False,
+        callback=lambda _context, _parameter, given: configure_logging(as_json=True) if given else None,
+        help="Log JSON lines to standard error.",
+    )
+
+
+def configure_logging(*, as_json: bool) -> None:
+    """Send logs to standard error, as JSON lines or readable text; structlog is imported with the first event."""
+    from connectors.runtime.logs import LOG_JSON, configure_logs, run_id_of
+
+    configure_logs(as_json=as_json, run_id=run_id_of(os.environ) if as_json else None)
+    if as_json:
+        os.environ[LOG_JSON] = "1"  # for the processes of a cluster
+
+
+def read_settings(path: Path) -> Settings:
+    """Return the settings of a file and the environment. Raises ConfigurationError."""
+    from flows.settings.loading import load_settings
+
+    return load_settings(path, os.environ)
+
+
+def stop_on_signals() -> Shutdown:
+    """Return a stop request that signals make from now on. Call it before the imports of a long command."""
+    from connectors.runtime.shutdown import Shutdown
+
+    shutdown = Shutdown()
+    shutdown.on_signals()
+    return shutdown

@@ -1,0 +1,101 @@
+"""Commands that run or prepare the live job: demo, check, bootstrap, run, cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.cli.common import Command, Config, Kind, read_settings, stop_on_signals
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+NoBootstrap = Annotated[bool, typer.Option("--no-bootstrap", help="Create no interceptors.")]
+
+
+@app.command(cls=Command)
+def demo(
+    *,
+    seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="How long to run.")] = 15.0,
+    kind: Kind = "voice-events",
+) -> None:
+    """The whole job with nothing to set up: simulator, live flow, callback receiver, then a summary."""
+    shutdown = stop_on_signals()
+    from flows.commands.demo import run_demo
+    from flows.commands.output import print_demo
+
+    print(f"Watching simulated calls for {seconds:g} seconds ...", file=sys.stderr)
+    print_demo(run_demo(seconds, shutdown, kind))
+
+
+@app.command(cls=Command)
+def check(
+    config: Config,
+    *,
+    online: Annotated[bool, typer.Option("--online", help="Also try the token and the load check.")] = False,
+) -> None:
+    """Check a configuration: every mistake in it at once, with its key."""
+    from flows.commands.check import check_online
+    from flows.feeds import tls_of
+    from flows.live import secrets_of
+    from flows.settings.warnings import warnings_of
+
+    settings = read_settings(config)
+    secrets_of(os.environ)
+    tls_of(settings)
+    feeds = f", {len(settings.feeds)} feed(s)" if settings.feeds else ""
+    print(f"{config}: valid; {len(settings.interceptors)} interceptor(s){feeds}")
+    for warning in warnings_of(settings, os.environ):
+        print(f"warning: {warning}")
+    if online:
+        print(check_online(settings, os.environ))
+
+
+@app.command(cls=Command)
+def bootstrap(
+    config: Config,
+    *,
+    retry_unknown: Annotated[
+        bool, typer.Option("--retry-unknown", help="Also create those whose earlier create went unanswered.")
+    ] = False,
+) -> None:
+    """Create the interceptors; running it again creates none twice."""
+    from flows.commands.bootstrap import run_bootstrap
+    from flows.commands.output import print_bootstrap
+
+    report = run_bootstrap(read_settings(config), os.environ, retry_unknown=retry_unknown)
+    print_bootstrap(report)
+    if report.failed:
+        raise typer.Exit(1)
+
+
+@app.command(cls=Command)
+def run(config: Config, *, no_bootstrap: NoBootstrap = False) -> None:
+    """Bootstrap, then watch live until a signal; go on where the last run stopped."""
+    shutdown = stop_on_signals()
+    from flows.commands.output import print_bootstrap, print_tally
+    from flows.commands.run import run_live
+
+    settings = read_settings(config)
+    print_tally(run_live(settings, os.environ, shutdown, on_bootstrap=None if no_bootstrap else print_bootstrap))
+
+
+@app.command(cls=Command)
+def cluster(
+    config: Config,
+    *,
+    processes: Annotated[int, typer.Option(min=1, max=64, help="How many Bytewax processes to start.")] = 2,
+    no_bootstrap: NoBootstrap = False,
+) -> None:
+    """Like run, on a cluster of local Bytewax processes; all are started again when one dies."""
+    shutdown = stop_on_signals()
+    from flows.commands.cluster import run_cluster
+    from flows.commands.output import print_bootstrap
+
+    settings = read_settings(config)
+    on_bootstrap = None if no_bootstrap else print_bootstrap
+    run_cluster(config, settings, os.environ, processes, shutdown, on_bootstrap=on_bootstrap)

@@ -1,0 +1,51 @@
+"""`voicewatch outbox`: list, show, retry."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from connectors.errors import UsageError
+from flows.cli.common import Command, Config, read_settings
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Pending and dead callbacks: look at them, send them again.", no_args_is_help=True)
+
+
+@app.command("list", cls=Command)
+def outbox_list(config: Config) -> None:
+    """Pending and dead callbacks, oldest first."""
+    from flows.commands.outbox import open_outbox
+    from flows.commands.output import print_outbox
+
+    with open_outbox(read_settings(config)) as outbox:
+        print_outbox(outbox.entries(), outbox.counts())
+
+
+@app.command("show", cls=Command)
+def outbox_show(config: Config, alert_id: Annotated[str, typer.Argument(metavar="ALERT_ID")]) -> None:
+    """One callback with all that is known of it, as JSON."""
+    from flows.commands.outbox import open_outbox
+    from flows.commands.output import print_entry
+
+    with open_outbox(read_settings(config)) as outbox:
+        entry = outbox.show(alert_id)
+    if entry is None:
+        raise UsageError(f"there is no callback {alert_id}; `voicewatch outbox list {config}` shows those there are")
+    print_entry(entry)
+
+
+@app.command("retry", cls=Command)
+def outbox_retry(
+    config: Config,
+    alert_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="[ALERT_ID]...", help="All dead ones if none is named.")
+    ] = None,
+) -> None:
+    """Send dead callbacks again: now, or by the run that is using the outbox."""
+    from flows.commands.outbox import retry_outbox
+
+    print(retry_outbox(read_settings(config), os.environ, alert_ids or None))

@@ -1,0 +1,84 @@
+"""Commands on recordings and simulated calls: replay, simulate."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from connectors.errors import UsageError
+from flows.cli.common import Command, Kind, read_settings, stop_on_signals
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+
+@app.command(cls=Command)
+def replay(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Journal segments or files of frames.", show_default=False)
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.", show_default=False)],
+    config: Annotated[
+        Path | None,
+        # Not from VOICEWATCH_CONFIG: a replay equals the live run unless it is asked for other limits.
+        typer.Option(metavar="CONFIG", help="Takes precedence over the recorded settings and limits."),
+    ] = None,
+    speed: Annotated[str, typer.Option(metavar="max|N", help="As fast as it goes, or N times the real pace.")] = "max",
+    deliver: Annotated[bool, typer.Option("--deliver", help="Also send the callbacks.")] = False,
+) -> None:
+    """Replay recordings through the same flow, without a network, into DIR."""
+    shutdown = stop_on_signals()
+    from flows.commands.output import print_replay
+    from flows.commands.replay import replay as replay_files
+
+    pace = _speed(speed)
+    settings = None if config is None else read_settings(config)
+    replayed = replay_files(
+        files, out, settings=settings, environ=os.environ, speed=pace, deliver=deliver, stop=shutdown.requested
+    )
+    print_replay(replayed)
+
+
+@app.command(cls=Command)
+def simulate(
+    context: typer.Context,
+    *,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free one.")] = 0,
+    conversations: Annotated[int, typer.Option(min=1, max=100_000, help="How many calls at a time.")] = 5,
+    rate: Annotated[float, typer.Option(min=0.01, max=10_000.0, help="Frames a second, for each call.")] = 10.0,
+    seed: Annotated[int, typer.Option(help="The same seed makes the same calls.")] = 1,
+    faults: Annotated[Path | None, typer.Option(metavar="FILE", help="Scripted faults (TOML).")] = None,
+    serve: Annotated[Path | None, typer.Option(metavar="RECORDING", help="Play a recording instead.")] = None,
+    speed: Annotated[float, typer.Option(min=0.01, max=1000.0, help="The pace of --serve.")] = 1.0,
+    kind: Kind = "voice-events",
+    url: Annotated[str | None, typer.Option(help="The address that the callers of kind audiohook dial.")] = None,
+) -> None:
+    """The local Genesys: token, REST and event WebSocket; prints its base URL as one JSON line when ready."""
+    from flows.commands.simulate import Simulation
+    from flows.commands.simulate import simulate as run_simulator
+
+    simulation = Simulation(port, conversations, rate, seed, faults, serve, speed, url)
+    options = [name for name in context.params if name != "kind"]
+    run_simulator(kind, simulation, [name for name in options if _is_given(context, name)], os.environ)
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        speed = float(text)
+    except ValueError:
+        speed = 0.0
+    if not 0 < speed < float("inf"):
+        raise UsageError(f"--speed {text}: is neither max nor a number above 0")
+    return speed

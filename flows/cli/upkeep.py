@@ -1,0 +1,38 @@
+"""Commands for operation: recovery init, probe."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.common import Command
+
+__all__ = ["app", "recovery_app"]
+
+app = typer.Typer()
+recovery_app = typer.Typer(help="Bytewax' recovery store: create one.", no_args_is_help=True)
+
+
+@recovery_app.command("init")
+def recovery_init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory, such as state/recovery.")],
+) -> None:
+    """Create the recovery store of a cluster; do nothing if the directory already holds one."""
+    from connectors.state.files import LOCK_NAME, StateLock
+    from connectors.state.recovery import make_recovery_store
+
+    with StateLock(directory.absolute().with_name(LOCK_NAME)):
+        make_recovery_store(directory.resolve())
+
+
+@app.command(cls=Command)
+def probe(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="/livez, /readyz or /metrics.")],
+) -> None:
+    """Ask the metrics server of this machine (VOICEWATCH_METRICS__LISTEN); exit 0 if it answers 200."""
+    from connectors.runtime.probe import main
+
+    raise typer.Exit(main([path], os.environ))
