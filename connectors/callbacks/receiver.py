@@ -1,45 +1,30 @@
-"""A local QA platform: an HTTP server that takes callbacks, for the demo and the tests."""
+"""A local receiver of callbacks: an HTTP server that records every request, for the demo and the tests."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
+from typing import NamedTuple, Self
 
 from standardwebhooks import Webhook, WebhookVerificationError
 
-__all__ = ["CallbackReceiver", "Received", "Reply"]
+__all__ = ["CallbackReceiver", "Received", "Response"]
 
 _MAX_BODY_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    """How to answer one request: after `delay_s`, with `status`, headers and a body.
-
-    `drop` closes the connection without an answer; `endless` sends the headers and then a byte now and then, for ever.
-    """
-
-    status: int = 200
-    delay_s: float = 0.0
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes = b""
-    drop: bool = False
-    endless: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Received:
-    """A request as it came, and the `status` it was answered with (0 if it was dropped).
+    """A request, and the `status` it was answered with (0 if it was not answered).
 
     `verified` says whether the signature was right; None without secrets. `at` is in epoch seconds; `peer` is the
-    port that the connection came from.
+    client's port.
     """
 
     path: str
@@ -52,40 +37,48 @@ class Received:
     peer: int
 
 
-class CallbackReceiver:
-    """Listens on 127.0.0.1 and records every POST; a context manager.
+class Response(NamedTuple):
+    """An answer: its `status` (0 for none), and the function that writes it."""
 
-    With `secrets` (`whsec_…`) it checks signatures and answers 401 to a request that none of them has signed. Requests
-    are answered with 200 unless `script` says otherwise.
+    status: int
+    send: Callable[[BaseHTTPRequestHandler], None]
+
+
+class CallbackReceiver:
+    """Listens on `host` and records every POST; a context manager.
+
+    With `secrets` (`whsec_…`) it checks signatures and answers 401 to a request that none of them has signed. All
+    other requests are answered by `respond`, which takes the path and may block, and with 200 without it.
     """
 
-    def __init__(self, port: int = 0, secrets: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        port: int = 0,
+        secrets: Sequence[str] = (),
+        *,
+        host: str = "127.0.0.1",
+        respond: Callable[[str], Response] | None = None,
+        on_received: Callable[[Received], None] | None = None,
+    ) -> None:
         self._webhooks = [Webhook(secret) for secret in secrets]
+        self._respond = respond
+        self._on_received = on_received
         self._changed = threading.Condition()
         self._received: list[Received] = []
-        self._scripts: dict[str, Iterator[Reply]] = {}
-        self._closing = threading.Event()
-        self._server = _Server(("127.0.0.1", port), self)
+        self.closing = threading.Event()
+        self._server = _Server((host, port), self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def url(self) -> str:
-        """Where it listens, without a path."""
+        """The address that the receiver listens on, without a path."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def received(self) -> list[Received]:
-        """Everything received so far, in the order of the answers."""
+        """All requests so far, in the order of the answers."""
         with self._changed:
             return list(self._received)
-
-    def script(self, path: str, replies: Iterable[Reply]) -> None:
-        """Answer the next requests to `path` with `replies`, one after the other, and then with 200 again.
-
-        `itertools.repeat(reply)` answers so for ever.
-        """
-        with self._changed:
-            self._scripts[path] = iter(replies)
 
     def wait_for(self, n: int, deadline_s: float) -> list[Received]:
         """Wait until `n` requests have been answered with 2xx and return those. Raises TimeoutError."""
@@ -98,21 +91,21 @@ class CallbackReceiver:
         *,
         only: Callable[[Received], bool] = lambda _: True,
     ) -> list[Received]:
-        """Wait until `done` is true of all that was received; return those that `only` admits. Raises TimeoutError."""
+        """Wait until `done` is true of all requests; return those that `only` selects. Raises TimeoutError."""
         with self._changed:
             if not self._changed.wait_for(lambda: done(self._received), deadline_s):
                 raise TimeoutError(f"{len(self._received)} requests received within {deadline_s:g} s")
             return [r for r in self._received if only(r)]
 
     def close(self) -> None:
-        """Stop listening and cut all connections."""
-        if not self._closing.is_set():
-            self._closing.set()
+        """Stop listening and close all connections."""
+        if not self.closing.is_set():
+            self.closing.set()
             self._server.shutdown()
             self._thread.join()
             self._server.server_close()
 
-    def __enter__(self) -> CallbackReceiver:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -121,9 +114,10 @@ class CallbackReceiver:
     ) -> None:
         self.close()
 
-    def _reply_to(self, path: str) -> Reply:
-        with self._changed:
-            return next(self._scripts.get(path, itertools.repeat(Reply())), Reply())
+    def _response(self, path: str, *, verified: bool | None) -> Response:
+        if verified is False:
+            return Response(401, lambda handler: _send(handler, 401))
+        return Response(200, lambda handler: _send(handler, 200)) if self._respond is None else self._respond(path)
 
     def _verified(self, headers: dict[str, str], body: bytes) -> bool | None:
         if not self._webhooks:
@@ -138,6 +132,8 @@ class CallbackReceiver:
         with self._changed:
             self._received.append(received)
             self._changed.notify_all()
+        if self._on_received is not None:
+            self._on_received(received)
 
 
 class _Server(ThreadingHTTPServer):
@@ -164,7 +160,7 @@ class _Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hung up is no news."""
+        """Print nothing: clients may close connections at any time."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -177,35 +173,21 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(min(int(self.headers.get("content-length", 0)), _MAX_BODY_BYTES))
         headers = {name.lower(): value for name, value in self.headers.items()}
         verified = receiver._verified(headers, body)
-        reply = receiver._reply_to(self.path) if verified is not False else Reply(status=401)
-        if reply.delay_s and receiver._closing.wait(reply.delay_s):
-            reply = Reply(drop=True)
-        status = 0 if reply.drop else reply.status
-        # Recorded before it is answered: whoever saw the answer finds the record.
+        response = receiver._response(self.path, verified=verified)
+        # Recorded before it is answered, so that a client that has the answer can rely on the record.
         id_ = headers.get("webhook-id", "")
         peer = self.client_address[1]
-        receiver._record(Received(self.path, id_, headers, body, verified, status, time.time(), peer))
-        self._answer(reply)
-
-    def _answer(self, reply: Reply) -> None:
-        if reply.drop:
-            self.close_connection = True
-            return
-        self.send_response(reply.status)
-        for name, value in reply.headers.items():
-            self.send_header(name, value)
-        if not reply.endless:
-            self.send_header("content-length", str(len(reply.body)))
-            self.end_headers()
-            self.wfile.write(reply.body)
-            return
-        self.close_connection = True
-        self.end_headers()
-        while not self.server.receiver._closing.wait(0.05):
-            self.wfile.write(b".")
+        receiver._record(Received(self.path, id_, headers, body, verified, response.status, time.time(), peer))
+        response.send(self)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        """Say nothing; the records are the log."""
+        """Write no log; the records are the log."""
+
+
+def _send(handler: BaseHTTPRequestHandler, status: int) -> None:
+    handler.send_response(status)
+    handler.send_header("content-length", "0")
+    handler.end_headers()
 
 
 def _accepted(received: Received) -> bool:

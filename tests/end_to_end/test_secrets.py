@@ -13,10 +13,10 @@ from pathlib import Path
 
 from websockets.sync.server import ServerConnection
 
-from connectors.callbacks.receiver import CallbackReceiver, Reply
 from tests.support.callbacks import eventually
 from tests.support.cli import DEADLINE_S, SECRET, configuration, started
 from tests.support.genesys_server import CREATE, LOAD, TOKEN, Answer, EventsServer, RestServer, stay_open
+from tests.support.receiver import Reply, ScriptedReceiver
 
 # Every logger of the process at its most verbose, before anything is imported; asyncio in its debug mode.
 LOUD = """
@@ -92,9 +92,9 @@ def test_no_secret_is_ever_written(tmp_path: Path) -> None:
     with (
         RestServer() as rest,
         EventsServer(*scripts) as events,
-        CallbackReceiver(secrets=[CALLBACK_SECRET]) as failing,
-        CallbackReceiver(secrets=["whsec_" + "B" * 32]) as refusing,
-        CallbackReceiver() as gone,
+        ScriptedReceiver(secrets=[CALLBACK_SECRET]) as failing,
+        ScriptedReceiver(secrets=["whsec_" + "B" * 32]) as refusing,
+        ScriptedReceiver() as gone,
     ):
         echo = f"{ECHOED} {SECRET} {TOKENS}1".encode()
         rest.script(TOKEN, Answer(503, {"error": ECHOED, "description": f"Basic {BASIC}"}, {"Retry-After": "0"}))
@@ -147,7 +147,7 @@ def test_every_file_is_the_owners_alone(tmp_path: Path) -> None:
 
     with (
         RestServer() as rest,
-        CallbackReceiver() as receiver,
+        ScriptedReceiver() as receiver,
         EventsServer(telling([("c0", 0.3)], stay_open)) as events,
     ):
         run(tmp_path, config_of(tmp_path, rest, events, [receiver.url]), looked, 0)

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from connectors.callbacks.outbox import Callback, Outbox, Settlement
-from connectors.callbacks.receiver import CallbackReceiver, Reply
 from connectors.genesys.simulator.faults import parse_faults
 from connectors.genesys.simulator.voice_events import running_simulator
 from connectors.state.audit import AuditLog
@@ -25,6 +24,7 @@ from connectors.state.files import StateLock
 from flows.state import StateLayout
 from tests.support.callbacks import eventually
 from tests.support.cli import ROOT, SECRET, configuration, environ, running, several, voicewatch
+from tests.support.receiver import Reply, ScriptedReceiver
 
 # Processes that start while others do everything at once take their time.
 pytestmark = pytest.mark.timeout(300)
@@ -387,7 +387,7 @@ def test_replay_watches_everybody_if_told_to(tmp_path: Path) -> None:
 def test_replay_delivers_if_told_to(tmp_path: Path) -> None:
     """With --deliver every alert arrives at the receiver of its conversation, signed, and the summary says so."""
     secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-    with CallbackReceiver(secrets=[secret]) as receiver:
+    with ScriptedReceiver(secrets=[secret]) as receiver:
         recording = tmp_path / "recording.jsonl"
         recording.write_text(RECORDING.read_text().replace("https://qa.example.com/alerts", f"{receiver.url}/alerts"))
         config = configuration(tmp_path / "voicewatch.toml", {"delivery": {"allow_private_addresses": True}})
@@ -602,7 +602,7 @@ def test_outbox_of_a_directory_that_nothing_ran_in(outbox_config: Path) -> None:
 
 def test_outbox_retry_sends_dead_callbacks_again(outbox_config: Path) -> None:
     """Named dead callbacks are sent, the others stay; then all of them; then there are none."""
-    with CallbackReceiver() as receiver:
+    with ScriptedReceiver() as receiver:
         fill(outbox_config, f"{receiver.url}/alerts")
         done = voicewatch("outbox", "retry", outbox_config, "id-2")
         assert done.returncode == 0, done.stderr

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
-from connectors.callbacks.receiver import CallbackReceiver, Received, Reply
+from connectors.callbacks.receiver import Received
+from tests.support.receiver import Reply, ScriptedReceiver
 
 __all__ = ["Receivers"]
 
@@ -35,9 +36,9 @@ class Receivers:
         self._shaky_until = 0.0
         self._earlier: list[Received] = []
         self._is_away = False
-        self._steady = CallbackReceiver(secrets=[secret])
-        self._shaky = CallbackReceiver(secrets=[secret])
-        self._away = CallbackReceiver(secrets=[secret])
+        self._steady = ScriptedReceiver(secrets=[secret])
+        self._shaky = ScriptedReceiver(secrets=[secret])
+        self._away = ScriptedReceiver(secrets=[secret])
         self._shaky.script(PATH, self._moods())
         self.urls = [receiver.url + PATH for receiver in (self._steady, self._shaky, self._away)]
 
@@ -57,7 +58,7 @@ class Receivers:
             if self._is_away:
                 self._earlier += self._away.received
                 port = int(self._away.url.rpartition(":")[2])
-                self._away = CallbackReceiver(port, secrets=[self._secret]).__enter__()
+                self._away = ScriptedReceiver(port, secrets=[self._secret]).__enter__()
                 self._is_away = False
 
     def heal(self) -> None:

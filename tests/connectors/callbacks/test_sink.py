@@ -34,10 +34,10 @@ from connectors.callbacks.policy import (
     classify,
     retry_delay_s,
 )
-from connectors.callbacks.receiver import CallbackReceiver, Reply
 from connectors.callbacks.sink import CallbackSink
 from connectors.state.audit import AuditLog, read, verify
 from tests.support.callbacks import DEADLINE_S, SECRET, TLS, callback, eventually, tls_server
+from tests.support.receiver import Reply, ScriptedReceiver
 
 FAST = DeliveryPolicy(
     timeout_s=2.0,
@@ -65,7 +65,7 @@ def audit(tmp_path):
 
 @pytest.fixture
 def receiver():
-    with CallbackReceiver() as server:
+    with ScriptedReceiver() as server:
         yield server
 
 
@@ -190,7 +190,7 @@ def test_public_addresses_are_public(address):
 
 def test_a_callback_arrives_signed_and_is_audited(outbox, deliver, tmp_path):
     """The body arrives unchanged under its id with a signature that verifies, and log and outbox say delivered."""
-    with CallbackReceiver(secrets=[SECRET]) as receiver:
+    with ScriptedReceiver(secrets=[SECRET]) as receiver:
         insert(outbox, callback(1, receiver.url + "/alerts?t=1", body='{"é":1}'.encode()))
         deliver(secrets=[SECRET]).stop(DEADLINE_S)
         (got,) = receiver.received
