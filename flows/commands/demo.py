@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import socket
 import tempfile
 import threading
 from base64 import b64decode, b64encode
@@ -126,7 +127,7 @@ def _voice_events() -> Iterator[Stage]:
 @contextmanager
 def _notifications() -> Iterator[Stage]:
     from connectors.genesys.simulator.notifications import NotificationsSimulator
-    from connectors.genesys.simulator.voice_events import running
+    from connectors.genesys.simulator.server import running
 
     # The seconds that the SDK takes to be imported are not to be those of the demo.
     import_module("PureCloudPlatformClientV2")
@@ -140,10 +141,10 @@ def _notifications() -> Iterator[Stage]:
 
 @contextmanager
 def _audiohook() -> Iterator[Stage]:
-    from connectors.genesys.simulator.audiohook import calling, unused_port
+    from connectors.genesys.simulator.audiohook import calling
 
     key, secret = "demo-key", b64encode(secrets.token_bytes(32)).decode()
-    listen = f"127.0.0.1:{unused_port()}"
+    listen = f"127.0.0.1:{_unused_port()}"
     tables = {
         "feed": [{"kind": "audiohook"}],
         "audiohook": {"listen": listen, "path": "/audiohook", "api_keys": [key]},
@@ -151,6 +152,12 @@ def _audiohook() -> Iterator[Stage]:
     environ = {"VOICEWATCH_AUDIOHOOK_SECRETS": f"{key}={secret}"}
     with calling(f"ws://{listen}/audiohook", key, b64decode(secret), seed=SEED, conversations=CALLS) as ids:
         yield Stage(tables, environ, ids, bootstrap=False)
+
+
+def _unused_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
 
 
 STAGES: Final[dict[str, Callable[[], AbstractContextManager[Stage]]]] = {

@@ -62,7 +62,7 @@ def _voice_events(simulation: Simulation, environ: Mapping[str, str]) -> None:  
 
 def _notifications(simulation: Simulation, environ: Mapping[str, str]) -> None:  # noqa: ARG001
     from connectors.genesys.simulator.notifications import NotificationsSimulator
-    from connectors.genesys.simulator.voice_events import serve
+    from connectors.genesys.simulator.server import serve
 
     serve(
         NotificationsSimulator(

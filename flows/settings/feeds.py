@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import binascii
-import re
-from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from connectors.errors import ConfigurationError
+from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE, parse_secrets
 from connectors.genesys.feeds.notifications.topics import MAX_TOPICS, topics_of
 from flows.settings.values import (
     Between,
@@ -30,9 +28,7 @@ from flows.settings.values import (
     url_path,
 )
 
-__all__ = ["AUDIOHOOK_SECRETS", "AudioHookSettings", "FeedDefaults", "FeedSettings", "audiohook_keys", "complete_feeds"]
-
-AUDIOHOOK_SECRETS = "VOICEWATCH_AUDIOHOOK_SECRETS"  # the name of the variable
+__all__ = ["AudioHookSettings", "FeedDefaults", "FeedSettings", "audiohook_keys", "complete_feeds"]
 
 _SOURCES = ("conversations", "queues", "users")
 
@@ -172,24 +168,11 @@ def complete_feeds(tables: Mapping[str, Any]) -> dict[str, Any]:
 def audiohook_keys(
     settings: AudioHookSettings, environ: Mapping[str, str] = MappingProxyType({})
 ) -> dict[str, bytes | None]:
-    """The client secret of every API key, None where connections need not be signed.
+    """Return the client secret of every API key, None where connections need not be signed.
 
     Raises ConfigurationError, which lists every mistake in `VOICEWATCH_AUDIOHOOK_SECRETS` and repeats no secret.
     """
-    found: dict[str, bytes | None] = {}
-    mistakes: list[str] = []
-    longest_first = sorted(settings.api_keys, key=len, reverse=True)  # a key may end in "=", and so may a secret
-    entries = [entry.strip() for entry in environ.get(AUDIOHOOK_SECRETS, "").split(",") if entry.strip()]
-    for number, entry in enumerate(entries, 1):
-        key = next((key for key in longest_first if entry.startswith(f"{key}=")), None)
-        if key is None:
-            mistakes.append(f"entry {number} begins with none of audiohook.api_keys and a =")
-            continue
-        try:
-            found[key] = b64decode(_padded(entry.removeprefix(f"{key}=")), validate=True) or None
-        except binascii.Error:
-            mistakes.append(f"entry {number} is no base64 behind its key")
-            found[key] = None
+    found, mistakes = parse_secrets(environ.get(SECRETS_VARIABLE, ""), settings.api_keys)
     for index, key in enumerate(settings.api_keys):
         if key not in found:
             mistakes.append(
@@ -197,10 +180,5 @@ def audiohook_keys(
                 "that are not signed"
             )
     if mistakes:
-        raise ConfigurationError(AUDIOHOOK_SECRETS, mistakes)
+        raise ConfigurationError(SECRETS_VARIABLE, mistakes)
     return found
-
-
-def _padded(secret: str) -> str:
-    bare = re.sub(r"=+$", "", secret)
-    return bare + "=" * (-len(bare) % 4)

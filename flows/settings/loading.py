@@ -12,16 +12,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from connectors.errors import ConfigurationError
+from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE
 from flows.settings.environment import Overrides, read_overrides, tables_of
 from flows.settings.errors import explain_error, toml_key
-from flows.settings.feeds import AUDIOHOOK_SECRETS
 from flows.settings.models import Settings
 from flows.settings.warnings import CALLBACK_SECRET
 
 __all__ = ["load_settings", "parse_settings"]
 
 _NOT_SETTINGS = frozenset(
-    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", CALLBACK_SECRET, AUDIOHOOK_SECRETS}
+    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", CALLBACK_SECRET, SECRETS_VARIABLE}
 )
 
 

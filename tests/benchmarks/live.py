@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from connectors.genesys.simulator.server import Answer, Connection, HttpRequest, encode_message
+from connectors.genesys.simulator.connection import Answer, Connection, HttpRequest, encode_message
 from tests.benchmarks.generate import conversation_ids
 from tests.benchmarks.measure import environ, python
 
@@ -75,7 +75,7 @@ class _Genesys:
     def request(self, request: HttpRequest) -> Answer:
         return Answer(200, {"access_token": "token", "token_type": "bearer", "expires_in": 86400})
 
-    def upgrade(self, request: HttpRequest) -> None:
+    def upgrade(self, request: HttpRequest, connection: Connection) -> None:
         return None
 
     def opened(self, connection: Connection) -> None:

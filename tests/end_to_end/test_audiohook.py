@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from connectors.callbacks.receiver import CallbackReceiver
-from connectors.genesys.simulator.audiohook import SECRETS_VARIABLE
+from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE
 from connectors.genesys.simulator.voice_events import running_simulator
 from connectors.runtime.shutdown import Shutdown
 from flows.commands.demo import STAGES

@@ -12,7 +12,7 @@ import pytest
 
 from connectors.genesys.simulator.calls import conversation_ids
 from connectors.genesys.simulator.notifications import QUEUE_ID, NotificationsSimulator
-from connectors.genesys.simulator.voice_events import running
+from connectors.genesys.simulator.server import running
 from connectors.journal.segments import segments
 from connectors.runtime.shutdown import Shutdown
 from connectors.state.audit import verify

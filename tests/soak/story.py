@@ -12,7 +12,7 @@ from pathlib import Path
 
 from connectors.callbacks.outbox import Outbox
 from connectors.genesys.simulator.faults import Faults, parse_faults
-from connectors.genesys.simulator.voice_events import Simulator, running_simulator
+from connectors.genesys.simulator.voice_events import VoiceEventsSimulator, running_simulator
 from tests.soak.calls import HOSTILE, RATE, write_calls
 from tests.soak.job import CREDENTIALS, LENGTH_S, SECRET, Job, write_config
 from tests.soak.receivers import Receivers
@@ -77,7 +77,7 @@ class Fault:
 class Soak:
     """A soak under way."""
 
-    def __init__(self, job: Job, simulator: Simulator, receivers: Receivers, rng: random.Random) -> None:
+    def __init__(self, job: Job, simulator: VoiceEventsSimulator, receivers: Receivers, rng: random.Random) -> None:
         self.job = job
         self.simulator = simulator
         self.receivers = receivers

@@ -12,7 +12,7 @@ import orjson
 
 from connectors.callbacks.outbox import Outbox
 from connectors.callbacks.receiver import Received
-from connectors.genesys.simulator.voice_events import Simulator
+from connectors.genesys.simulator.voice_events import VoiceEventsSimulator
 from connectors.journal.recording import Recording
 from connectors.journal.segments import segments
 from connectors.state.audit import verify
@@ -69,7 +69,7 @@ class Journaled:
 
 def judge(
     job: Job,
-    simulator: Simulator,
+    simulator: VoiceEventsSimulator,
     receivers: Receivers,
     took_s: float,
     done: Mapping[str, int],
@@ -101,7 +101,7 @@ def judge(
     return verdict
 
 
-def _frames(verdict: Verdict, simulator: Simulator, journal: Journaled) -> None:
+def _frames(verdict: Verdict, simulator: VoiceEventsSimulator, journal: Journaled) -> None:
     lost = simulator.frames_sent - journal.frames - journal.repeated
     verdict.row("conversations", len(journal.conversations))
     verdict.row("frames sent to a subscriber", simulator.frames_sent)
@@ -155,7 +155,7 @@ def _callbacks(verdict: Verdict, replayed: Path, received: Sequence[Received]) -
     verdict.must(not hasty, f"{len(hasty)} incidents were resolved before they were raised: {hasty[:3]}")
 
 
-def _interceptors(verdict: Verdict, state: Path, simulator: Simulator) -> None:
+def _interceptors(verdict: Verdict, state: Path, simulator: VoiceEventsSimulator) -> None:
     outbox = Outbox(state / "outbox" / "outbox.sqlite3")
     counts = outbox.counts()
     outbox.close()
@@ -165,7 +165,7 @@ def _interceptors(verdict: Verdict, state: Path, simulator: Simulator) -> None:
     verdict.must(simulator.duplicate_creates == 0, f"{simulator.duplicate_creates} interceptors were created twice")
 
 
-def _connections(verdict: Verdict, job: Job, simulator: Simulator) -> None:
+def _connections(verdict: Verdict, job: Job, simulator: VoiceEventsSimulator) -> None:
     attempts = [attempt.at for attempt in simulator.upgrade_attempts]
     most = max((sum(at <= other < at + STORM_S for other in attempts) for at in attempts), default=0)
     verdict.row("starts of the run", job.starts)

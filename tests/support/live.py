@@ -13,7 +13,7 @@ from typing import Any
 
 from connectors.callbacks.outbox import Outbox
 from connectors.genesys.simulator.calls import conversation_ids
-from connectors.genesys.simulator.voice_events import Simulator
+from connectors.genesys.simulator.voice_events import VoiceEventsSimulator
 from connectors.journal.segments import segments
 from connectors.state.audit import verify
 from flows.commands.bootstrap import run_bootstrap
@@ -146,6 +146,6 @@ class Live:
         assert set(told) == self.alert_ids()
 
 
-def feed_is_up(simulator: Simulator) -> None:
+def feed_is_up(simulator: VoiceEventsSimulator) -> None:
     """Wait until somebody has subscribed."""
     simulator.wait_for(lambda s: s.subscribers > 0, 60)

@@ -1,7 +1,7 @@
-"""An emulated Genesys that dials an AudioHook server: made-up calls, for demonstrations and tests.
+"""A simulated Genesys that connects to an AudioHook server: generated calls, for demonstrations and tests.
 
 with calling("ws://127.0.0.1:8080/audiohook", key, secret, seed=1, conversations=5) as ids:
-...                     # the calls with these conversation ids are on, and others follow them
+...                     # the calls with these conversation ids are in progress, and others follow them
 """
 
 from __future__ import annotations
@@ -9,46 +9,30 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import secrets
-import signal
-import socket
-import threading
 import time
-from base64 import b64decode
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
 
 from connectors.errors import UsageError
+from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE, parse_secrets
 from connectors.genesys.feeds.audiohook.signature import UpgradeRequest, sign
 from connectors.genesys.simulator.caller import Caller, CallPlan, plan_call
+from connectors.genesys.simulator.lifecycle import in_background, until_signal
 from connectors.runtime.logs import get_logger
 
-__all__ = [
-    "SECRETS_VARIABLE",
-    "Outcome",
-    "call_until_stopped",
-    "calling",
-    "dial",
-    "first_key",
-    "in_background",
-    "unused_port",
-    "upgrade",
-]
+__all__ = ["CallResult", "call_until_stopped", "calling", "dial", "first_key", "upgrade"]
 
-
-SECRETS_VARIABLE: Final = "VOICEWATCH_AUDIOHOOK_SECRETS"  # the name of the variable
 REDIAL_S: Final = 0.2
-_ENTRY: Final = re.compile(r"([A-Za-z0-9+/_-]+={0,2}?)=([A-Za-z0-9+/]+={0,2}|)")
 
 
-class Outcome(NamedTuple):
-    """How a call went: the status of the upgrade, whether it closed in order, and what both sides complained of."""
+class CallResult(NamedTuple):
+    """How a call went: the status of the upgrade, whether it closed in order, and the errors of both sides."""
 
     status: int
     closed: bool
@@ -58,16 +42,15 @@ class Outcome(NamedTuple):
 
 
 def first_key(environ: Mapping[str, str]) -> tuple[str, bytes | None]:
-    """The first API key of the environment and its secret, None for unsigned calls. Raises UsageError."""
-    entry = environ.get(SECRETS_VARIABLE, "").partition(",")[0].strip()
-    found = _ENTRY.fullmatch(entry)
-    if found is None:
+    """Return the first API key of the environment and its secret, None for unsigned calls. Raises UsageError."""
+    found, mistakes = parse_secrets(environ.get(SECRETS_VARIABLE, "").partition(",")[0])
+    if mistakes or not found:
         raise UsageError(f'set {SECRETS_VARIABLE} to "key=base64secret", or "key=" to call without a signature')
-    return found[1], b64decode(found[2]) or None
+    return next(iter(found.items()))
 
 
 def upgrade(url: str, plan: CallPlan, key: str, secret: bytes | None, *, created: float, nonce: str) -> dict[str, str]:
-    """The header fields of the upgrade that begins a call, signed if there is a secret."""
+    """Build the header fields of the upgrade that begins a call, signed if there is a secret."""
     headers = {
         "Audiohook-Organization-Id": plan.organization_id,
         "Audiohook-Session-Id": plan.session_id,
@@ -94,15 +77,15 @@ async def dial(
     stop: asyncio.Event | None = None,
     nonce: str | None = None,
     now: Callable[[], float] = time.time,
-) -> Outcome:
-    """Make one call; it is closed in order when `stop` is set. Raises OSError if nobody answers."""
+) -> CallResult:
+    """Make one call; it is closed in order when `stop` is set. Raises OSError if the server does not answer."""
     headers = upgrade(url, plan, key, secret, created=now(), nonce=nonce or secrets.token_urlsafe(18))
     try:
         connection = await connect(
             url, additional_headers=headers, compression=None, ping_interval=None, close_timeout=5.0, proxy=None
         )
     except InvalidStatus as refused:
-        return Outcome(refused.response.status_code, closed=False)
+        return CallResult(refused.response.status_code, closed=False)
     caller = Caller(plan, asyncio.get_running_loop().time())
     try:
         await _converse(connection, caller, stop or asyncio.Event())
@@ -112,7 +95,7 @@ async def dial(
         if caller.hung_up:
             connection.transport.abort()
         await connection.close()
-    return Outcome(101, caller.closed, tuple(caller.disconnects), tuple(caller.errors), connection.close_code)
+    return CallResult(101, caller.closed, tuple(caller.disconnects), tuple(caller.errors), connection.close_code)
 
 
 async def _converse(connection: ClientConnection, caller: Caller, stop: asyncio.Event) -> None:
@@ -131,8 +114,8 @@ async def _converse(connection: ClientConnection, caller: Caller, stop: asyncio.
 
 
 async def _slot(url: str, key: str, secret: bytes | None, seed: int, slot: int, stop: asyncio.Event) -> None:
-    """One call after the other, until stopped; a server that is not there is dialled again."""
-    chance = random.Random(f"{seed}/{slot}/pauses")  # noqa: S311 - made-up calls, no secrets
+    """Make one call after the other, until stopped; retry while the server does not answer."""
+    chance = random.Random(f"{seed}/{slot}/pauses")  # noqa: S311 - generated calls, no secrets
     call = 0
     while not stop.is_set():
         pause_s = REDIAL_S
@@ -149,61 +132,30 @@ async def _slot(url: str, key: str, secret: bytes | None, seed: int, slot: int, 
             await asyncio.wait_for(stop.wait(), pause_s)
 
 
-async def _call(url: str, key: str, secret: bytes | None, seed: int, conversations: int, stop: asyncio.Event) -> None:
-    await asyncio.gather(*(_slot(url, key, secret, seed, slot, stop) for slot in range(conversations)))
+class _Callers:
+    """Keeps `conversations` calls in progress, for `lifecycle`."""
+
+    def __init__(self, url: str, key: str, secret: bytes | None, seed: int, conversations: int) -> None:
+        self._call = (url, key, secret, seed)
+        self._conversations = conversations
+        self.ids = [plan_call(seed, slot).conversation_id for slot in range(conversations)]
+
+    async def run(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        ready()
+        await asyncio.gather(*(_slot(*self._call, slot, stop) for slot in range(self._conversations)))
 
 
 def call_until_stopped(url: str, key: str, secret: bytes | None, *, seed: int, conversations: int) -> None:
-    """Keep so many calls on until SIGINT or SIGTERM; prints what is called, as one JSON line, when it begins."""
-
-    async def main() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        print(json.dumps({"url": url, "conversations": _ids(seed, conversations)}), flush=True)
-        await _call(url, key, secret, seed, conversations, stop)
-
+    """Keep this number of calls in progress until SIGINT or SIGTERM; first prints the calls as one JSON line."""
     if urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).hostname:
         raise UsageError(f"--url {url}: must be like ws://127.0.0.1:8443/audiohook")
-    asyncio.run(main())
+    callers = _Callers(url, key, secret, seed, conversations)
+    until_signal(callers.run, lambda: print(json.dumps({"url": url, "conversations": callers.ids}), flush=True))
 
 
 @contextmanager
 def calling(url: str, key: str, secret: bytes | None, *, seed: int, conversations: int) -> Iterator[list[str]]:
-    """Keep so many calls on, from a daemon thread; yields the ids of the first conversations."""
-    with in_background(lambda stop: _call(url, key, secret, seed, conversations, stop)):
-        yield _ids(seed, conversations)
-
-
-@contextmanager
-def in_background(work: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """Run something in an event loop of its own; at the end its event is set, and it is waited for."""
-    began = threading.Event()
-    stopping: list[Callable[[], object]] = []
-
-    async def main() -> None:
-        stop, loop = asyncio.Event(), asyncio.get_running_loop()
-        stopping.append(lambda: loop.call_soon_threadsafe(stop.set))
-        began.set()
-        await work(stop)
-
-    thread = threading.Thread(target=asyncio.run, args=(main(),), name="callers", daemon=True)
-    thread.start()
-    began.wait()
-    try:
-        yield
-    finally:
-        with suppress(RuntimeError):  # it is over by itself
-            stopping[0]()
-        thread.join(10)
-
-
-def unused_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _ids(seed: int, conversations: int) -> list[str]:
-    return [plan_call(seed, slot).conversation_id for slot in range(conversations)]
+    """Keep this number of calls in progress, from a daemon thread; yields the ids of the first conversations."""
+    callers = _Callers(url, key, secret, seed, conversations)
+    with in_background(callers.run):
+        yield callers.ids

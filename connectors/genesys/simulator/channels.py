@@ -1,30 +1,30 @@
-"""The simulated platform's REST side for notifications: channels, their subscriptions, and analytics."""
+"""The notification channels of the simulated platform: their life, their topics, and their REST side."""
 
 from __future__ import annotations
 
-import re
-from collections import defaultdict, deque
+import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
-import orjson
+from websockets.frames import CloseCode
 
-from connectors.genesys.simulator.rest import RestApi, error_answer
-from connectors.genesys.simulator.server import Answer, Connection, HttpRequest, Silence
+from connectors.genesys.endpoints import CHANNELS_PATH, SUBSCRIPTIONS_PATH
+from connectors.genesys.simulator.connection import Answer, Connection, HttpRequest, encode_message
+from connectors.genesys.simulator.rest import Route, error_answer, parse_json, route
 
-__all__ = ["Channels", "ChannelsRest", "SimulatedChannel"]
+__all__ = ["Channels", "SimulatedChannel"]
 
-_CHANNELS = re.compile(r"/api/v2/notifications/channels(?:/([^/]+)(/subscriptions)?)?")
-_DETAILS = re.compile(r"/api/v2/analytics/conversations/([^/]+)/details")
+_MAX_CHANNELS = 20
 _MAX_TOPICS = 1000
+_GONE = encode_message('{"result":"404","message":"channel not found"}')
 
 
 @dataclass(slots=True)
 class SimulatedChannel:
-    """A channel: `connection` is the socket that reads it, `deaf` if nothing is sent to it any longer."""
+    """A channel: `connection` is the socket that reads it; nothing is sent to it while it is `deaf`."""
 
     id: str
     number: int
@@ -33,97 +33,123 @@ class SimulatedChannel:
     connection: Connection | None = None
     deaf: bool = False
 
+    def send(self, encoded: bytes) -> bool:
+        """Send messages encoded with `encode_message`; False if they could not be sent."""
+        return self.connection is not None and not self.deaf and self.connection.write(encoded)
 
-class Channels(Protocol):
-    """Whose channels they are."""
-
-    base_url: str
-    channels: dict[str, SimulatedChannel]
-
-    def alive(self, channel_id: str) -> SimulatedChannel | None:
-        """The channel of an id, unless it has expired."""
-
-    def create_channel(self) -> SimulatedChannel:
-        """A new channel."""
-
-    def delete_channel(self, channel_id: str) -> None:
-        """Forget a channel."""
-
-    def details_of(self, conversation_id: str) -> Any:
-        """What analytics knows of a conversation; None for nothing."""
+    def connect(self, connection: Connection) -> None:
+        """Take a connection, which closes the one before it."""
+        if self.connection is not None:
+            self.connection.close(CloseCode.NORMAL_CLOSURE, "another client has connected")
+        self.connection, self.deaf = connection, False
 
 
-class ChannelsRest(RestApi):
-    """Tokens, channels, subscriptions and analytics; topics that begin with one of `forbidden` are not permitted.
+class Channels:
+    """All channels; each lives `life_s`. Topics that start with one of `forbidden` are not permitted.
 
-    `requests` counts by kind: `token`, `channel`, `subscribe`, `details`. `scripts` holds the next answers to a kind.
+    `base_url` gives the address that their URLs begin with.
     """
 
     def __init__(
-        self, simulator: Channels, *, now: Callable[[], float], forbidden: tuple[str, ...], **more: Any
+        self, *, base_url: Callable[[], str], now: Callable[[], float], life_s: float, forbidden: tuple[str, ...]
     ) -> None:
-        super().__init__(now=now, active=list, **more)
-        self._simulator = simulator
+        self._base_url = base_url
+        self._now = now
+        self._life_s = life_s
         self._forbidden = forbidden
-        self.requests: defaultdict[str, int] = defaultdict(int)
-        self.scripts: defaultdict[str, deque[Answer | Silence]] = defaultdict(deque)
+        self._created = 0
+        self.by_id: dict[str, SimulatedChannel] = {}
 
-    def _route(self, request: HttpRequest) -> Answer | Silence:
-        path = urlsplit(request.target).path
-        channels, details = _CHANNELS.fullmatch(path), _DETAILS.fullmatch(path)
-        kind = "details" if details else "other" if not channels else "subscribe" if channels[2] else "channel"
-        kind = "token" if path == "/oauth/token" else kind
-        self.requests[kind] += 1
-        if self.scripts[kind]:
-            return self.scripts[kind].popleft()
-        if kind in ("token", "other"):
-            return super()._route(request)
-        refusal = self._unauthorized(request)
-        if refusal is not None:
-            return refusal
-        if details is not None:
-            known = self._simulator.details_of(unquote(details[1]))
-            return error_answer(404, "not.found", "no such conversation") if known is None else Answer(200, known)
-        assert channels is not None
-        if channels[1] is None:
-            return self._all_channels(request)
-        return self._one_channel(request, unquote(channels[1]), of_subscriptions=channels[2] is not None)
+    @property
+    def connected(self) -> list[SimulatedChannel]:
+        """The channels that a client is connected to."""
+        return [channel for channel in list(self.by_id.values()) if channel.connection is not None]
 
-    def _all_channels(self, request: HttpRequest) -> Answer:
-        if request.method == "GET":
-            return Answer(200, {"entities": [self._shown(channel) for channel in self._simulator.channels.values()]})
-        if request.method == "POST":
-            return Answer(200, self._shown(self._simulator.create_channel()))
-        return error_answer(405, "method.not.allowed", "only GET and POST are answered here")
+    def routes(self) -> list[Route]:
+        """The routes of channels and their subscriptions."""
+        one = CHANNELS_PATH + "/{channelId}"
+        topics = {"GET": self._topics, "POST": self._subscribe, "PUT": self._replace, "DELETE": self._unsubscribe}
+        return [
+            route("channel", CHANNELS_PATH, {"GET": self._all, "POST": self._create}),
+            route("channel", one, {"GET": self._one, "HEAD": self._one, "DELETE": self._delete}),
+            route("subscribe", SUBSCRIPTIONS_PATH, topics),
+        ]
 
-    def _one_channel(self, request: HttpRequest, channel_id: str, *, of_subscriptions: bool) -> Answer:
-        channel = self._simulator.alive(channel_id)
+    def alive(self, channel_id: str) -> SimulatedChannel | None:
+        """Find a channel that has not expired."""
+        channel = self.by_id.get(channel_id)
+        if channel is not None and channel.expires_at <= self._now():
+            self.remove(channel, announced=True)
+            return None
+        return channel
+
+    def create(self) -> SimulatedChannel:
+        """Create a channel; above 20, the oldest is removed, and those without a connection first."""
+        if len(self.by_id) >= _MAX_CHANNELS:
+            oldest = min(self.by_id.values(), key=lambda c: (c.connection is not None, c.number))
+            self.remove(oldest, announced=True)
+        self._created += 1
+        id_ = f"streaming-0-{secrets.token_hex(8)}"
+        channel = self.by_id[id_] = SimulatedChannel(id_, self._created, self._now() + self._life_s)
+        return channel
+
+    def remove(self, channel: SimulatedChannel, *, announced: bool) -> None:
+        """Remove a channel and close its socket; `announced` is whether a message says why."""
+        self.by_id.pop(channel.id, None)
+        connection, channel.connection = channel.connection, None
+        if connection is not None:
+            if announced:
+                connection.write(_GONE)
+            connection.close(CloseCode.NORMAL_CLOSURE, "the channel is gone")
+
+    def _all(self, request: HttpRequest) -> Answer:  # noqa: ARG002
+        return Answer(200, {"entities": [self._shown(channel) for channel in self.by_id.values()]})
+
+    def _create(self, request: HttpRequest) -> Answer:  # noqa: ARG002
+        return Answer(200, self._shown(self.create()))
+
+    def _one(self, request: HttpRequest, channel_id: str) -> Answer:  # noqa: ARG002
+        channel = self.alive(channel_id)
+        return _missing() if channel is None else Answer(200, self._shown(channel))
+
+    def _delete(self, request: HttpRequest, channel_id: str) -> Answer:  # noqa: ARG002
+        channel = self.alive(channel_id)
         if channel is None:
-            return error_answer(404, "not.found", "there is no such channel")
-        if not of_subscriptions:
-            if request.method == "DELETE":
-                self._simulator.delete_channel(channel_id)
-                return Answer(204, None)
-            return Answer(200, self._shown(channel))
-        if request.method == "DELETE":
-            channel.topics.clear()
-            return Answer(204, None)
-        if request.method in ("POST", "PUT"):
-            return self._subscribe(request, channel)
-        return Answer(200, _listing(channel.topics))
+            return _missing()
+        self.remove(channel, announced=False)
+        return Answer(204, None)
 
-    def _subscribe(self, request: HttpRequest, channel: SimulatedChannel) -> Answer:
-        """All of the topics or none, unless asked to ignore errors."""
+    def _topics(self, request: HttpRequest, channel_id: str) -> Answer:  # noqa: ARG002
+        channel = self.alive(channel_id)
+        return _missing() if channel is None else Answer(200, _listing(channel.topics))
+
+    def _unsubscribe(self, request: HttpRequest, channel_id: str) -> Answer:  # noqa: ARG002
+        channel = self.alive(channel_id)
+        if channel is None:
+            return _missing()
+        channel.topics.clear()
+        return Answer(204, None)
+
+    def _replace(self, request: HttpRequest, channel_id: str) -> Answer:
+        return self._change(request, channel_id, kept=False)
+
+    def _subscribe(self, request: HttpRequest, channel_id: str) -> Answer:
+        return self._change(request, channel_id, kept=True)
+
+    def _change(self, request: HttpRequest, channel_id: str, *, kept: bool) -> Answer:
+        """Subscribe to all of the topics or none, unless asked to ignore errors."""
+        channel = self.alive(channel_id)
+        if channel is None:
+            return _missing()
         try:
-            asked = [item["id"] for item in orjson.loads(request.body)]
-        except (orjson.JSONDecodeError, TypeError, KeyError):
-            return error_answer(400, "bad.request", "the body is no list of topics")
+            asked = [item["id"] for item in parse_json(request)]
+        except (ValueError, TypeError, KeyError):
+            return error_answer(400, "bad.request", "the body is not a list of topics")
         forbidden = [topic for topic in asked if topic.startswith(self._forbidden)]
         leniently = parse_qs(urlsplit(request.target).query).get("ignoreErrors") == ["true"]
         if forbidden and not leniently:
             return error_answer(403, "missing.permissions", f"not permitted: {forbidden[0]}")
-        kept = {} if request.method == "PUT" else channel.topics
-        topics = dict.fromkeys([*kept, *(topic for topic in asked if topic not in forbidden)])
+        topics = dict.fromkeys([*(channel.topics if kept else ()), *(t for t in asked if t not in forbidden)])
         if len(topics) > _MAX_TOPICS:
             return error_answer(400, "notifications.topics.limit", f"a channel takes {_MAX_TOPICS} topics")
         channel.topics = topics
@@ -131,8 +157,12 @@ class ChannelsRest(RestApi):
 
     def _shown(self, channel: SimulatedChannel) -> dict[str, Any]:
         expires = datetime.fromtimestamp(channel.expires_at, UTC).isoformat(timespec="milliseconds")
-        uri = f"ws{self._simulator.base_url.removeprefix('http')}/channels/{channel.id}"
+        uri = f"ws{self._base_url().removeprefix('http')}/channels/{channel.id}"
         return {"connectUri": uri, "id": channel.id, "expires": expires.replace("+00:00", "Z")}
+
+
+def _missing() -> Answer:
+    return error_answer(404, "not.found", "there is no such channel")
 
 
 def _listing(topics: Collection[str], forbidden: Collection[str] = ()) -> dict[str, Any]:

@@ -1,9 +1,9 @@
-"""HTTP/1.1 and WebSocket on one port, for the simulator.
+"""One TCP connection of a simulator: HTTP/1.1, and WebSocket after an upgrade.
 
-The `websockets` server answers only requests without a body, and the token and the interceptor are POSTs; so h11
-speaks HTTP here, and a connection that asks for an upgrade is handed to websockets' sans-I/O `ServerProtocol`.
+The `websockets` server answers only requests without a body, and the token and the interceptor are POSTs. So h11
+speaks HTTP here, and a connection that asks for an upgrade is passed to websockets' sans-I/O `ServerProtocol`.
 
-An `Application` decides, synchronously, what is answered; nothing in this module knows Genesys.
+A `Handler` decides, synchronously, what to answer. Nothing in this module knows Genesys.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from websockets.http11 import Request as UpgradeRequest
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-__all__ = ["Answer", "Application", "Connection", "HttpRequest", "Silence", "encode_message"]
+__all__ = ["Answer", "Connection", "Handler", "HttpRequest", "Silence", "encode_message"]
 
 _MAX_BODY_BYTES = 512_000
 """Genesys' own limit, `request.bytes.max`."""
@@ -54,33 +54,33 @@ class Answer:
 
 
 class Silence(Enum):
-    """What may be done with a request instead of answering it."""
+    """What a simulator can do with a request instead of answering it."""
 
     HANG = "hang"
     RESET = "reset"
 
 
-class Application(Protocol):
-    """What a connection asks and tells; called in the event loop, and must not block."""
+class Handler(Protocol):
+    """Decides for connections; called in the event loop, and must not block."""
 
     def request(self, request: HttpRequest) -> Answer | Silence:
         """Answer a request."""
 
-    def upgrade(self, request: HttpRequest) -> Answer | Silence | None:
+    def upgrade(self, request: HttpRequest, connection: Connection) -> Answer | Silence | None:
         """Refuse a WebSocket upgrade with an answer, or accept it with None."""
 
     def opened(self, connection: Connection) -> None:
-        """A TCP connection was made."""
+        """Take note of a new TCP connection."""
 
     def message(self, connection: Connection, message: str | bytes) -> None:
-        """A WebSocket message arrived."""
+        """Take a WebSocket message."""
 
     def closed(self, connection: Connection) -> None:
-        """A TCP connection is gone."""
+        """Take note that a TCP connection has ended."""
 
 
 def encode_message(message: str | bytes) -> bytes:
-    """The bytes that carry a message, text or binary, from a server to a client (RFC 6455, unmasked, uncompressed)."""
+    """Encode a text or binary message as a server sends it (RFC 6455, unmasked, uncompressed)."""
     if isinstance(message, str):
         return Frame(Opcode.TEXT, message.encode()).serialize(mask=False)
     return Frame(Opcode.BINARY, message).serialize(mask=False)
@@ -89,8 +89,8 @@ def encode_message(message: str | bytes) -> bytes:
 class Connection(asyncio.Protocol):
     """One TCP connection: HTTP requests with keep-alive, until an upgrade makes it a WebSocket."""
 
-    def __init__(self, application: Application) -> None:
-        self._application = application
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
         self._http = h11.Connection(h11.SERVER)
         self._request: h11.Request | None = None
         self._body = bytearray()
@@ -112,12 +112,12 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_BUFFER_BYTES)
         self._transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._application.opened(self)
+        self._handler.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Tell the application."""
+        """Tell the handler."""
         self.writable.set()
-        self._application.closed(self)
+        self._handler.closed(self)
 
     def pause_writing(self) -> None:
         """Note that more than the buffer is unsent."""
@@ -170,12 +170,12 @@ class Connection(asyncio.Protocol):
         target = self._request.target.decode("latin-1")
         request = HttpRequest(self._request.method.decode(), target, headers, bytes(self._body))
         if headers.get("upgrade", "").lower() == "websocket":
-            answer = self._application.upgrade(request)
+            answer = self._handler.upgrade(request, self)
             if answer is None:
                 self._switch(request)
                 return
         else:
-            answer = self._application.request(request)
+            answer = self._handler.request(request)
         if isinstance(answer, Silence):
             self._silent = True
             if answer is Silence.RESET:
@@ -252,7 +252,7 @@ class Connection(asyncio.Protocol):
         except UnicodeDecodeError:
             websocket.fail(CloseCode.INVALID_DATA, "not UTF-8")
         else:
-            self._application.message(self, message)
+            self._handler.message(self, message)
 
     def _flush_websocket(self) -> None:
         assert self._websocket is not None
@@ -267,7 +267,7 @@ class Connection(asyncio.Protocol):
     def write(self, encoded: bytes) -> bool:
         """Send messages already encoded with `encode_message`, or keep them while the socket is stalled.
 
-        False if the connection is closing, and they go nowhere.
+        Return False if the connection is closing; then nothing is sent.
         """
         if self._held is not None:
             self._held.append(encoded)
@@ -278,7 +278,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def close(self, code: int = CloseCode.GOING_AWAY, reason: str = "") -> None:
-        """Begin the closing handshake, or just hang up on a connection that is not an open WebSocket."""
+        """Begin the closing handshake; close the TCP connection if it is not an open WebSocket."""
         if self._websocket is not None and self._websocket.state is OPEN and self._held is None:
             self._websocket.send_close(code, reason)
             self._flush_websocket()
@@ -291,12 +291,12 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def abort(self) -> None:
-        """End the connection at once; what is still unsent is lost."""
+        """End the connection immediately; unsent data is lost."""
         self._silent = True
         self._transport.abort()
 
     def stall(self, seconds: float) -> None:
-        """Send and read nothing for a while, as a half-dead server does."""
+        """Send and read nothing for this time, as a server that hangs does."""
         if self._held is None:
             self._held = []
             self._transport.pause_reading()

@@ -1,7 +1,7 @@
 """A local Genesys with notification channels: token, channels, subscriptions, their WebSockets, and analytics.
 
-The calls are those of the voice event simulator, told as detail events of their conversations (as late as real ones
-are) and as call snapshots of a queue and a user. What a test wants sent or broken, it says itself:
+The calls are those of the voice event simulator, sent as detail events of their conversations (as late as real ones
+are) and as call snapshots of a queue and a user. Tests publish and break what they need themselves:
 
     with running(NotificationsSimulator(calls=False)) as simulator:
         ...                                     # a feed connects to simulator.base_url
@@ -13,9 +13,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import secrets
+import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -24,11 +24,12 @@ from urllib.parse import unquote, urlsplit
 import orjson
 from websockets.frames import CloseCode
 
+from connectors.genesys.endpoints import DETAILS_PATH
 from connectors.genesys.simulator.calls import ENDED, STARTED, CallFrame, call_frames
-from connectors.genesys.simulator.channels import ChannelsRest, SimulatedChannel
-from connectors.genesys.simulator.rest import error_answer
-from connectors.genesys.simulator.server import Answer, Application, Connection, HttpRequest, Silence, encode_message
-from connectors.genesys.simulator.voice_events import Simulator, SimulatorOptions
+from connectors.genesys.simulator.channels import Channels, SimulatedChannel
+from connectors.genesys.simulator.connection import Answer, Connection, HttpRequest, Silence, encode_message
+from connectors.genesys.simulator.rest import RestApi, error_answer, route
+from connectors.genesys.simulator.server import SimulatorServer
 
 __all__ = ["QUEUE_ID", "USER_ID", "NotificationsOptions", "NotificationsSimulator", "SimulatedChannel"]
 
@@ -36,7 +37,6 @@ QUEUE_ID: Final = "5a1b7c3e-0000-4000-8000-00000000000a"
 USER_ID: Final = "5a1b7c3e-0000-4000-8000-00000000000b"
 
 _SOCKET = re.compile(r"/channels/([^/]+)")
-_MAX_CHANNELS = 20
 _DELIVERY_S = 0.16
 _DURING_A_CALL = ("acd.start", "flow.start", "flow.end", "acd.end", "user.start")
 _PAUSE_S = 0.002
@@ -44,11 +44,11 @@ _PAUSE_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class NotificationsOptions:
-    """What to simulate: the calls of `SimulatorOptions`, unless `calls` is false, and the patience of Genesys.
+    """What to simulate: the calls of `SimulatorOptions`, unless `calls` is false, and the timing of Genesys.
 
-    Heartbeats come every `heartbeat_s`, a channel lives `channel_life_s`, and a socket is closed `closing_s` after that
-    was announced. Topics that begin with one of `forbidden` are not permitted. Analytics knows of a call
-    `analytics_after_s` after its end. `dead_status` is the answer to an upgrade for a channel that there is not.
+    Heartbeats are sent every `heartbeat_s`, a channel lives `channel_life_s`, and a socket is closed `closing_s` after
+    that was announced. Topics that start with one of `forbidden` are not permitted. Analytics knows a call
+    `analytics_after_s` after its end. `dead_status` is the answer to an upgrade for a channel that does not exist.
     """
 
     host: str = "127.0.0.1"
@@ -67,32 +67,48 @@ class NotificationsOptions:
     dead_status: int = 404
 
 
-class NotificationsSimulator(Simulator):
-    """The server; run it with `connectors.genesys.simulator.voice_events.running` or `serve`.
+class NotificationsSimulator:
+    """Sends notifications; run it with `running` or `serve` of `connectors.genesys.simulator.server`.
 
-    Counters may be read, and methods called, from any thread. `frames_sent` counts the notifications that went to a
-    channel, `requests` the requests by kind (`token`, `channel`, `subscribe`, `details`), `pings` the health checks.
+    Counters may be read, and methods called, from any thread. `frames_sent` counts the notifications that were sent to
+    a channel, `requests` the requests by kind (`token`, `channel`, `subscribe`, `details`), `pings` the health checks.
     """
 
-    def __init__(self, options: NotificationsOptions | None = None, **more: Any) -> None:
-        self.notifications = options or NotificationsOptions(**more)
-        mine = self.notifications
-        shared = ("host", "port", "conversations", "rate", "seed", "credentials", "token_life_s")
-        super().__init__(
-            SimulatorOptions(**{name: getattr(mine, name) for name in shared}, wait_for_subscriber=mine.calls)
+    def __init__(
+        self, options: NotificationsOptions | None = None, *, now: Callable[[], float] = time.time, **more: Any
+    ) -> None:
+        self.options = options = options or NotificationsOptions(**more)
+        self._now = now
+        self.server = SimulatorServer(self, options.host, options.port)
+        self._channels = Channels(
+            base_url=lambda: self.base_url, now=now, life_s=options.channel_life_s, forbidden=options.forbidden
         )
-        self._rest: ChannelsRest = ChannelsRest(
-            self,
-            now=self._now,
-            forbidden=mine.forbidden,
-            credentials=mine.credentials,
-            token_life_s=mine.token_life_s,
+        self._rest = RestApi(
+            [*self._channels.routes(), route("details", DETAILS_PATH, {"GET": self._get_details})],
+            now=now,
+            credentials=options.credentials,
+            token_life_s=options.token_life_s,
         )
-        self._created = 0
+        self._first_client = asyncio.Event()
         self._ended_at: dict[str, float] = {}
-        self.channels: dict[str, SimulatedChannel] = {}
         self.details: dict[str, Any] = {}
+        self.frames_sent = 0
         self.pings = 0
+
+    @property
+    def base_url(self) -> str:
+        """Where the simulator listens."""
+        return self.server.base_url
+
+    @property
+    def connections(self) -> int:
+        """How many upgrades were accepted."""
+        return self.server.connections
+
+    @property
+    def tokens_issued(self) -> int:
+        """How many tokens were issued."""
+        return self._rest.tokens_issued
 
     @property
     def requests(self) -> Mapping[str, int]:
@@ -100,49 +116,62 @@ class NotificationsSimulator(Simulator):
         return self._rest.requests
 
     @property
+    def channels(self) -> Mapping[str, SimulatedChannel]:
+        """The channels by their ids."""
+        return self._channels.by_id
+
+    @property
     def connected(self) -> list[SimulatedChannel]:
-        """The channels that somebody is connected to."""
-        return [channel for channel in list(self.channels.values()) if channel.connection is not None]
+        """The channels that a client is connected to."""
+        return self._channels.connected
+
+    def wait_for(self, predicate: Callable[[NotificationsSimulator], bool], deadline_s: float = 10.0) -> None:
+        """Block until `predicate(self)` holds, checked at every change; raises TimeoutError at the deadline.
+
+        Not to be called in the simulator's own thread.
+        """
+        self.server.wait_for(lambda: predicate(self), deadline_s, self._figures)
 
     def script(self, kind: str, *answers: Answer | Silence) -> None:
-        """Answer the next requests of a kind like this, one each."""
+        """Give the next requests of a kind these answers, one each."""
         self._rest.scripts[kind].extend(answers)
 
     def clear_scripts(self) -> None:
-        """Answer requests as if all were well again."""
+        """Answer all requests normally again."""
         self._rest.scripts.clear()
 
     def publish(self, topic: str, body: Any, **envelope: Any) -> int:
-        """Send a notification to the channels that have its topic; how many somebody is connected to."""
+        """Send a notification to the channels that have its topic; returns how many received it."""
         message = {"topicName": topic, "version": "2", "eventBody": body, "metadata": {}, **envelope}
         encoded = encode_message(orjson.dumps(message).decode())
 
         def send() -> int:
-            with self._change():
-                sent = sum(_send(channel, encoded) for channel in self.connected if topic in channel.topics)
+            with self.server.change():
+                sent = sum(channel.send(encoded) for channel in self.connected if topic in channel.topics)
                 self.frames_sent += sent
                 return sent
 
-        return self._in_loop(send)
+        return self.server.in_loop(send)
 
     def send_to_all(self, *messages: str | bytes) -> int:
-        """Send messages as they are to every connected channel; how many there are."""
+        """Send messages as they are to every connected channel; returns how many received them."""
         encoded = b"".join(map(encode_message, messages))
-        return self._in_loop(lambda: sum(_send(channel, encoded) for channel in self.connected))
+        return self.server.in_loop(lambda: sum(channel.send(encoded) for channel in self.connected))
 
     def announce_closing(self) -> None:
-        """Tell every connected channel that its socket will be closed, and close it `closing_s` later."""
+        """Announce to every connected channel that its socket will be closed, and close it `closing_s` later."""
 
         def announce() -> None:
             body = {"systemTopicType": "socket_closing", "message": "the socket is about to be closed"}
             message = {"topicName": "v2.system.socket_closing", "eventBody": body}
             for channel in self.connected:
-                _send(channel, encode_message(orjson.dumps(message).decode()))
+                channel.send(encode_message(orjson.dumps(message).decode()))
                 if channel.connection is not None:
-                    connection, code = channel.connection, CloseCode.GOING_AWAY
-                    self._loop.call_later(self.notifications.closing_s, connection.close, code, "closing")
+                    close = channel.connection.close
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(self.options.closing_s, close, CloseCode.GOING_AWAY, "closing")
 
-        self._in_loop(announce)
+        self.server.in_loop(announce)
 
     def fall_silent(self) -> None:
         """Send nothing more on the sockets that are connected now, not even heartbeats, and leave them open."""
@@ -151,17 +180,21 @@ class NotificationsSimulator(Simulator):
             for channel in self.connected:
                 channel.deaf = True
 
-        self._in_loop(silence)
+        self.server.in_loop(silence)
 
-    def expire_channels(self, *, told: bool = True) -> None:
-        """End every channel; `told` is whether its socket hears of it."""
+    def expire_channels(self, *, announced: bool = True) -> None:
+        """End every channel; `announced` is whether its socket receives a message about it."""
 
         def expire() -> None:
-            with self._change():
+            with self.server.change():
                 for channel in list(self.channels.values()):
-                    self._forget(channel, told=told)
+                    self._channels.remove(channel, announced=announced)
 
-        self._in_loop(expire)
+        self.server.in_loop(expire)
+
+    def revoke_tokens(self) -> None:
+        """Refuse every token issued so far; sockets stay open."""
+        self.server.in_loop(self._rest.revoke_tokens)
 
     def drop_connections(self, code: int | None = None) -> None:
         """Close every socket with this close code, or end its connection without a close frame."""
@@ -173,120 +206,87 @@ class NotificationsSimulator(Simulator):
                 elif connection is not None:
                     connection.close(code or CloseCode.GOING_AWAY)
 
-        self._in_loop(drop)
+        self.server.in_loop(drop)
 
-    def upgrade(self, request: HttpRequest) -> Answer | Silence | None:  # noqa: ARG002 - `_OfOneConnection` decides
-        """Refuse: there is no WebSocket but those of the channels."""
-        return error_answer(404, "not.found", "there is no WebSocket here")
+    # For the server
 
-    def connect(self, request: HttpRequest, connection: Connection) -> Answer | None:
-        """Give a channel a new connection, which ends the one that it had; for the connections."""
+    def request(self, request: HttpRequest) -> Answer | Silence:
+        """Answer a request."""
+        return self._rest.request(request)
+
+    def upgrade(self, request: HttpRequest, connection: Connection) -> Answer | Silence | None:
+        """Connect a client to the channel that it names."""
         found = _SOCKET.fullmatch(urlsplit(request.target).path)
-        channel = None if found is None else self.alive(unquote(found[1]))
+        channel = None if found is None else self._channels.alive(unquote(found[1]))
         if channel is None:
-            return error_answer(self.notifications.dead_status, "not.found", "there is no such channel")
-        with self._change():
-            if channel.connection is not None:
-                channel.connection.close(CloseCode.NORMAL_CLOSURE, "another client has connected")
-            channel.connection, channel.deaf = connection, False
-            self.connections += 1
-        self._first_subscriber.set()
+            return error_answer(self.options.dead_status, "not.found", "there is no such channel")
+        channel.connect(connection)
+        self._first_client.set()
         return None
 
     def message(self, connection: Connection, message: str | bytes) -> None:
-        """Answer a health check; for the connections."""
+        """Answer a health check."""
         channel = next((each for each in self.connected if each.connection is connection), None)
         with contextlib.suppress(orjson.JSONDecodeError):
             asked = orjson.loads(message)
             if channel is not None and isinstance(asked, dict) and asked.get("message") == "ping":
-                with self._change():
+                with self.server.change():
                     self.pings += 1
-                _send(channel, _metadata("pong"))
+                channel.send(_metadata("pong"))
 
     def closed(self, connection: Connection) -> None:
-        """Forget a connection; for the connections."""
+        """Forget a connection."""
         for channel in self.connected:
             if channel.connection is connection:
                 channel.connection = None
-        super().closed(connection)
 
-    def alive(self, channel_id: str) -> SimulatedChannel | None:
-        """The channel of an id, unless it has expired."""
-        channel = self.channels.get(channel_id)
-        if channel is not None and channel.expires_at <= self._now():
-            self._forget(channel, told=True)
-            return None
-        return channel
+    async def play(self) -> None:
+        """Send heartbeats, and the calls once a client has connected."""
+        await asyncio.gather(self._beat(), *([self._play_calls()] if self.options.calls else []))
 
-    def create_channel(self) -> SimulatedChannel:
-        """A new channel; of more than 20 the oldest goes, those without a connection first."""
-        with self._change():
-            if len(self.channels) >= _MAX_CHANNELS:
-                self._forget(min(self.channels.values(), key=lambda c: (c.connection is not None, c.number)), told=True)
-            self._created += 1
-            id_ = f"streaming-0-{secrets.token_hex(8)}"
-            expires_at = self._now() + self.notifications.channel_life_s
-            channel = self.channels[id_] = SimulatedChannel(id_, self._created, expires_at)
-            return channel
+    def _figures(self) -> str:
+        return (
+            f"frames_sent={self.frames_sent} connected={len(self.connected)} channels={len(self.channels)} "
+            f"pings={self.pings} tokens_issued={self.tokens_issued} requests={dict(self.requests)}"
+        )
 
-    def delete_channel(self, channel_id: str) -> None:
-        """Forget a channel and hang up on whoever reads it."""
-        channel = self.alive(channel_id)
-        if channel is not None:
-            self._forget(channel, told=False)
+    def _get_details(self, request: HttpRequest, conversation_id: str) -> Answer:  # noqa: ARG002
+        known = self._details_of(conversation_id)
+        return error_answer(404, "not.found", "no such conversation") if known is None else Answer(200, known)
 
-    def details_of(self, conversation_id: str) -> Any:
-        """What analytics knows of a conversation; None for nothing."""
+    def _details_of(self, conversation_id: str) -> Any:
+        """Look up what analytics knows of a conversation; None for nothing."""
         ended_at = self._ended_at.get(conversation_id)
         if conversation_id in self.details or ended_at is None:
             return self.details.get(conversation_id)
-        if self._now() < ended_at + self.notifications.analytics_after_s:
+        if self._now() < ended_at + self.options.analytics_after_s:
             return None
         return _details(conversation_id, ended_at)
 
-    def _application(self) -> Application:
-        return _OfOneConnection(self)
-
-    def _forget(self, channel: SimulatedChannel, *, told: bool) -> None:
-        self.channels.pop(channel.id, None)
-        connection, channel.connection = channel.connection, None
-        if connection is not None:
-            if told:
-                connection.write(encode_message('{"result":"404","message":"channel not found"}'))
-            connection.close(CloseCode.NORMAL_CLOSURE, "the channel is gone")
-
-    async def _play(self) -> None:
-        beating = asyncio.create_task(self._beat())
-        try:
-            if self.notifications.calls:
-                await self._first_subscriber.wait()
-                await self._tell_calls()
-            await beating
-        finally:
-            beating.cancel()
-
     async def _beat(self) -> None:
         while True:
-            await asyncio.sleep(self.notifications.heartbeat_s)
+            await asyncio.sleep(self.options.heartbeat_s)
             for channel in list(self.channels.values()):
-                if self.alive(channel.id) is not None:
-                    _send(channel, _metadata("WebSocket Heartbeat"))
+                if self._channels.alive(channel.id) is not None:
+                    channel.send(_metadata("WebSocket Heartbeat"))
 
-    async def _tell_calls(self) -> None:
-        mine, began = self.notifications, self._loop.time()
-        told: defaultdict[str, int] = defaultdict(int)
-        for frame in call_frames(mine.seed, mine.conversations, mine.rate):
-            early_s = frame.due_s - (self._loop.time() - began)
+    async def _play_calls(self) -> None:
+        await self._first_client.wait()
+        options, loop = self.options, asyncio.get_running_loop()
+        began = loop.time()
+        sent: defaultdict[str, int] = defaultdict(int)
+        for frame in call_frames(options.seed, options.conversations, options.rate):
+            early_s = frame.due_s - (loop.time() - began)
             if early_s > 0:
                 await asyncio.sleep(max(early_s, _PAUSE_S))
-            self._tell(frame, told[frame.conversation_id])
-            told[frame.conversation_id] += 1
+            self._publish_frame(frame, sent[frame.conversation_id])
+            sent[frame.conversation_id] += 1
             if frame.event is ENDED:
                 self._ended_at[frame.conversation_id] = self._now()
-                del told[frame.conversation_id]
+                del sent[frame.conversation_id]
 
-    def _tell(self, frame: CallFrame, number: int) -> None:
-        """A frame of a call as a detail event, and as a snapshot for the queue and the user when something changes."""
+    def _publish_frame(self, frame: CallFrame, number: int) -> None:
+        """Send a frame as a detail event, and as a snapshot of the queue and the user when something changes."""
         id_, now = frame.conversation_id, self._now()
         kind = _DURING_A_CALL[(number - 1) % len(_DURING_A_CALL)]
         kind = {STARTED: "customer.start", ENDED: "customer.end"}.get(frame.event, kind)
@@ -304,29 +304,6 @@ class NotificationsSimulator(Simulator):
             snapshot = _snapshot(id_, is_over=frame.event is ENDED, has_agent=number > 0)
             self.publish(f"v2.routing.queues.{QUEUE_ID}.conversations.calls", snapshot)
             self.publish(f"v2.users.{USER_ID}.conversations.calls", snapshot)
-
-
-class _OfOneConnection:
-    """What decides for one connection: upgrades are for the channel that they name."""
-
-    def __init__(self, simulator: NotificationsSimulator) -> None:
-        self._simulator = simulator
-        self._connection: Connection | None = None
-        self.request = simulator.request
-        self.message = simulator.message
-        self.closed = simulator.closed
-
-    def opened(self, connection: Connection) -> None:
-        self._connection = connection
-        self._simulator.opened(connection)
-
-    def upgrade(self, request: HttpRequest) -> Answer | Silence | None:
-        assert self._connection is not None
-        return self._simulator.connect(request, self._connection)
-
-
-def _send(channel: SimulatedChannel, encoded: bytes) -> bool:
-    return channel.connection is not None and not channel.deaf and channel.connection.write(encoded)
 
 
 def _metadata(message: str) -> bytes:

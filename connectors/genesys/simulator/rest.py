@@ -1,6 +1,7 @@
-"""The simulator's REST side: tokens, the load check, interceptors, and the faults of requests.
+"""The REST side of a simulator: tokens, routes, rate limits, and the faults of requests.
 
-Bodies and headers are those of Genesys' published API where it has them (ErrorBody, `inin-ratelimit-*`).
+`RestApi` answers the routes that it is given. Bodies and headers are those of Genesys' published API where it has them
+(ErrorBody, `inin-ratelimit-*`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import math
 import re
 import secrets
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -19,54 +21,52 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import orjson
 
-from connectors.genesys.simulator.calls import EVENT_TYPES
-from connectors.genesys.simulator.faults import Refuse, RequestFault, RequestKind
-from connectors.genesys.simulator.server import Answer, HttpRequest, Silence
+from connectors.genesys.endpoints import TOKEN_PATH
+from connectors.genesys.simulator.connection import Answer, HttpRequest, Silence
+from connectors.genesys.simulator.faults import Refuse, RequestFault
 
-__all__ = ["EVENTS_PATH", "CreatedInterceptor", "RestApi", "UpgradeAttempt", "error_answer", "is_subscription"]
+__all__ = ["RestApi", "Route", "error_answer", "parse_json", "route"]
 
-EVENTS_PATH = "/api/v2/events/conversations/voice"
-_TOKEN_PATH = "/oauth/token"  # noqa: S105 - a path
-_LOAD_PATH = "/api/v2/conversations/voice"
-_CREATE_PATH = re.compile(r"/api/v2/conversations/voice/([^/]+)/interceptor")
 _ALLOWED_PER_MINUTE = 300
 
-
-@dataclass(frozen=True, slots=True)
-class CreatedInterceptor:
-    """An interceptor that the simulator created; `body` is what was asked for, `at` epoch seconds."""
-
-    id: str
-    conversation_id: str
-    body: Any
-    at: float
+Responder = Callable[..., Answer]
+"""Answers a request; takes it and the unquoted parts of its path."""
 
 
 @dataclass(frozen=True, slots=True)
-class UpgradeAttempt:
-    """A request for the event WebSocket; `status` is 101 if it was accepted and None if it was left unanswered."""
+class Route:
+    """A path that is answered: `responders` by method; `kind` is the name in faults, scripts and counts."""
 
-    at: float
-    status: int | None
+    kind: str
+    path: re.Pattern[str]
+    responders: Mapping[str, Responder]
+    is_public: bool = False
+
+
+def route(kind: str, template: str, responders: Mapping[str, Responder], *, is_public: bool = False) -> Route:
+    """Build a route from a path with names in braces, such as `/things/{thingId}`, and responders by method."""
+    pattern = re.sub(r"\\{\w+\\}", "([^/]+)", re.escape(template))
+    return Route(kind, re.compile(pattern), responders, is_public)
 
 
 class RestApi:
-    """Answers requests; `now` gives epoch seconds and `active` the ids of the conversations that are on.
+    """Answers requests to `routes` and for tokens; `now` gives epoch seconds.
 
-    Without `credentials` (id and secret) any client that has both is given a token, good for `token_life_s`.
+    Without `credentials` (id and secret) any client that has both gets a token, valid for `token_life_s`.
+    `requests` counts by kind; `scripts` holds the next answers to a kind.
     """
 
     def __init__(
         self,
+        routes: Sequence[Route] = (),
         *,
         now: Callable[[], float],
-        active: Callable[[], Collection[str]],
         faults: Sequence[RequestFault] = (),
         credentials: tuple[str, str] | None = None,
         token_life_s: float = 86_399,
     ) -> None:
+        self._routes = [route("token", TOKEN_PATH, {"POST": self._token}, is_public=True), *routes]
         self._now = now
-        self._active = active
         self._faults = [(fault, [fault.times]) for fault in faults]
         self._credentials = credentials
         self._token_life_s = token_life_s
@@ -74,50 +74,48 @@ class RestApi:
         self._minute = 0.0
         self._requests_this_minute = 0
         self.tokens_issued = 0
-        self.created: list[CreatedInterceptor] = []
-        self.upgrade_attempts: list[UpgradeAttempt] = []
-
-    @property
-    def duplicate_creates(self) -> int:
-        """How many interceptors were created for conversations that already had one."""
-        return len(self.created) - len({interceptor.conversation_id for interceptor in self.created})
+        self.requests: defaultdict[str, int] = defaultdict(int)
+        self.scripts: defaultdict[str, deque[Answer | Silence]] = defaultdict(deque)
 
     def revoke_tokens(self) -> None:
         """Refuse every token issued so far."""
         self._expiries.clear()
 
     def request(self, request: HttpRequest) -> Answer | Silence:
-        """The answer to anything but an upgrade, with the rate limit headers of Genesys."""
-        answer = self._route(request)
+        """Answer a request, with the rate limit headers of Genesys."""
+        answer = self._answer(request)
         return self._with_limits(answer) if isinstance(answer, Answer) else answer
 
     def upgrade(self, request: HttpRequest) -> Answer | Silence | None:
-        """None if the event WebSocket may be opened; the attempt is remembered either way."""
-        refusal: Answer | Silence | None
-        if urlsplit(request.target).path != EVENTS_PATH:
-            refusal = error_answer(404, "not.found", "there is no WebSocket here")
-        else:
-            refusal = self._fault("upgrade") or self._unauthorized(request)
-        status = 101 if refusal is None else refusal.status if isinstance(refusal, Answer) else None
-        self.upgrade_attempts.append(UpgradeAttempt(self._now(), status))
+        """Refuse an upgrade that a fault strikes or that has no valid token, or return None."""
+        refusal = self.fault("upgrade") or self._unauthorized(request)
         return self._with_limits(refusal) if isinstance(refusal, Answer) else refusal
 
-    def _route(self, request: HttpRequest) -> Answer | Silence:
-        url = urlsplit(request.target)
-        if url.path == _TOKEN_PATH:
-            return _only("POST", request) or self._fault("token") or self._token(request)
-        if url.path == _LOAD_PATH:
-            return (
-                _only("GET", request)
-                or self._fault("load")
-                or self._unauthorized(request)
-                or self._load(parse_qs(url.query))
-            )
-        if (match := _CREATE_PATH.fullmatch(url.path)) is not None:
-            return _only("POST", request) or self._create(request, unquote(match[1]))
-        if url.path == EVENTS_PATH:
-            return error_answer(426, "upgrade.required", "this is a WebSocket", {"upgrade": "websocket"})
-        return error_answer(404, "not.found", f"{url.path} is not simulated")
+    def _answer(self, request: HttpRequest) -> Answer | Silence:
+        path = urlsplit(request.target).path
+        for route_ in self._routes:
+            if (match := route_.path.fullmatch(path)) is not None:
+                return self._answer_route(route_, request, *map(unquote, match.groups()))
+        self.requests["other"] += 1
+        return error_answer(404, "not.found", f"{path} is not simulated")
+
+    def _answer_route(self, route_: Route, request: HttpRequest, *parts: str) -> Answer | Silence:
+        """Answer, unless a script or a fault does. A request that hangs or is reset takes effect all the same."""
+        self.requests[route_.kind] += 1
+        if self.scripts[route_.kind]:
+            return self.scripts[route_.kind].popleft()
+        responder = route_.responders.get(request.method)
+        if responder is None:
+            methods = ", ".join(route_.responders)
+            return error_answer(405, "method.not.allowed", f"only {methods} is answered here", {"allow": methods})
+        fault = self.fault(route_.kind)
+        if isinstance(fault, Answer):
+            return fault
+        refusal = None if route_.is_public else self._unauthorized(request)
+        if refusal is not None:
+            return refusal
+        answer = responder(request, *parts)
+        return answer if fault is None else fault
 
     def _token(self, request: HttpRequest) -> Answer:
         if parse_qs(request.body.decode("latin-1")).get("grant_type") != ["client_credentials"]:
@@ -133,28 +131,6 @@ class RestApi:
         body = {"access_token": token, "token_type": "bearer", "expires_in": math.ceil(self._token_life_s)}
         return Answer(200, body, {"cache-control": "no-store"})
 
-    def _load(self, query: dict[str, list[str]]) -> Answer:
-        if query.get("conversationType") != ["voice"]:
-            return error_answer(400, "bad.request", "conversationType must be voice")
-        return Answer(200, {"entities": [{"id": conversation_id} for conversation_id in self._active()]})
-
-    def _create(self, request: HttpRequest, conversation_id: str) -> Answer | Silence:
-        fault = self._fault("create")
-        if isinstance(fault, Answer):
-            return fault
-        refusal = self._unauthorized(request)
-        if refusal is not None:
-            return refusal
-        try:
-            body = orjson.loads(request.body or b"null")
-        except orjson.JSONDecodeError:
-            return error_answer(400, "bad.request", "the body is not JSON")
-        if not isinstance(body, dict | None):
-            return error_answer(400, "bad.request", "the body is not an object")
-        created = CreatedInterceptor(str(uuid.uuid4()), conversation_id, body, self._now())
-        self.created.append(created)
-        return fault or Answer(201, {**(body or {}), "id": created.id, "conversationId": conversation_id})
-
     def _unauthorized(self, request: HttpRequest) -> Answer | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._expiries.get(token, -math.inf) > self._now():
@@ -163,7 +139,8 @@ class RestApi:
             401, "authentication.required", "No authentication bearer token specified, or it is not valid."
         )
 
-    def _fault(self, kind: RequestKind) -> Answer | Silence | None:
+    def fault(self, kind: str) -> Answer | Silence | None:
+        """Use up the next fault of a kind; None without one."""
         for fault, left in self._faults:
             if fault.on == kind and left[0]:
                 left[0] -= 1
@@ -184,23 +161,9 @@ class RestApi:
         return Answer(answer.status, answer.body, {**limits, **answer.headers})
 
 
-def is_subscription(message: str | bytes) -> bool:
-    """Whether this is the one subscription that the event WebSocket knows: all three events, of conversations."""
-    if not isinstance(message, str):
-        return False
-    try:
-        asked = orjson.loads(message)
-    except orjson.JSONDecodeError:
-        return False
-    if not isinstance(asked, dict) or not isinstance(types := asked.get("eventTypes"), list):
-        return False
-    return sorted(map(str, types)) == sorted(EVENT_TYPES) and asked.get("filters") == {"entityTypes": ["conversation"]}
-
-
-def _only(method: str, request: HttpRequest) -> Answer | None:
-    if request.method == method:
-        return None
-    return error_answer(405, "method.not.allowed", f"only {method} is answered here", {"allow": method})
+def parse_json(request: HttpRequest) -> Any:
+    """Parse the body of a request; an empty one is None. Raises ValueError."""
+    return orjson.loads(request.body or b"null")
 
 
 def _refusal(fault: Refuse) -> Answer:

@@ -13,7 +13,7 @@ from bytewax.testing import run_main
 from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
-from connectors.genesys.simulator.voice_events import Simulator, running_simulator
+from connectors.genesys.simulator.voice_events import VoiceEventsSimulator, running_simulator
 from connectors.journal.segments import segments
 from connectors.journal.source import JournalSource
 from connectors.journal.writer import Journal
@@ -49,7 +49,7 @@ class StandsStill(FixedPartitionedSink[bytes, None]):
         return Partition()
 
 
-def feed_of(simulator: Simulator, journal: Journal) -> VoiceEventsFeed:
+def feed_of(simulator: VoiceEventsSimulator, journal: Journal) -> VoiceEventsFeed:
     endpoints = Endpoints.from_base_url(simulator.base_url)
     tokens = TokenProvider(endpoints, Credentials("id", "secret"))
     return VoiceEventsFeed(url=endpoints.events_url, tokens=tokens, recorder=journal)
@@ -77,7 +77,7 @@ def test_a_burst_is_recorded_while_the_dataflow_stands_still(tmp_path: Path) -> 
     directory = tmp_path / "journal"
     settings: dict[str, Any] = {"alerts": {"unwatched": "default"}}
 
-    def check(simulator: Simulator) -> None:
+    def check(simulator: VoiceEventsSimulator) -> None:
         try:
             assert sink.reached.wait(60)
             simulator.wait_for(lambda s: s.subscribers > 0, 60)

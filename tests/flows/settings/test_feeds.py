@@ -201,8 +201,8 @@ def test_bad_audiohook_secrets() -> None:
     assert caught.value.where == "VOICEWATCH_AUDIOHOOK_SECRETS"
     said = [mistake.partition(";")[0] for mistake in caught.value.mistakes]
     assert said == [
-        "entry 1 is no base64 behind its key",
-        "entry 2 begins with none of audiohook.api_keys and a =",
+        "entry 1 has no base64 text after its key",
+        "entry 2 does not begin with one of audiohook.api_keys and a =",
         "has no entry for audiohook.api_keys[0]",
     ]
     assert "hunter2" not in str(caught.value)

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from connectors.errors import UsageError
+from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE
 from connectors.genesys.feeds.audiohook.session import Session
-from connectors.genesys.simulator.audiohook import SECRETS_VARIABLE, call_until_stopped, calling, first_key
+from connectors.genesys.simulator.audiohook import call_until_stopped, calling, first_key
 from connectors.genesys.simulator.caller import Caller, Fault, plan_call
 from connectors.genesys.simulator.calls import conversation_ids
 from flows.commands.demo import STAGES

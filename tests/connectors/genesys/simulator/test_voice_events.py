@@ -14,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from connectors.format.decode import decode_block
 from connectors.genesys.simulator.calls import conversation_ids
 from connectors.genesys.simulator.faults import GARBAGE, Faults, load_faults, parse_faults
 from connectors.genesys.simulator.playback import Playback
-from connectors.genesys.simulator.voice_events import Simulator, SimulatorOptions, running_simulator
+from connectors.genesys.simulator.voice_events import SimulatorOptions, VoiceEventsSimulator, running_simulator
 
 REPOSITORY = Path(__file__).parents[4]
 EVENTS = "/api/v2/events/conversations/voice"
@@ -50,14 +50,14 @@ def ask(method: str, url: str, **options: Any) -> httpx.Response:
     return httpx.request(method, url, verify=NO_TLS, timeout=DEADLINE_S, **options)
 
 
-def token(simulator: Simulator) -> str:
+def token(simulator: VoiceEventsSimulator) -> str:
     answer = ask(
         "POST", f"{simulator.base_url}/oauth/token", auth=("id", "secret"), data={"grant_type": "client_credentials"}
     )
     return str(answer.raise_for_status().json()["access_token"])
 
 
-def api(simulator: Simulator) -> httpx.Client:
+def api(simulator: VoiceEventsSimulator) -> httpx.Client:
     return httpx.Client(
         base_url=simulator.base_url,
         verify=NO_TLS,
@@ -66,7 +66,7 @@ def api(simulator: Simulator) -> httpx.Client:
     )
 
 
-def events(simulator: Simulator, *, bearer: str | None = None) -> connect:
+def events(simulator: VoiceEventsSimulator, *, bearer: str | None = None) -> connect:
     # The queue is unbounded because this client, when its queue is full, leaves only after its close timeout.
     headers = {"Authorization": f"Bearer {bearer or token(simulator)}"}
     url = f"ws{simulator.base_url.removeprefix('http')}{EVENTS}"
@@ -74,7 +74,7 @@ def events(simulator: Simulator, *, bearer: str | None = None) -> connect:
 
 
 @contextmanager
-def subscribed(simulator: Simulator) -> Iterator[ClientConnection]:
+def subscribed(simulator: VoiceEventsSimulator) -> Iterator[ClientConnection]:
     with events(simulator) as websocket:
         websocket.send(SUBSCRIPTION)
         yield websocket
@@ -93,18 +93,31 @@ def until_closed(websocket: ClientConnection) -> tuple[list[str | bytes], Connec
         return messages, closed
 
 
+@asynccontextmanager
+async def serving(simulator: VoiceEventsSimulator) -> AsyncIterator[VoiceEventsSimulator]:
+    """A simulator in the running event loop."""
+    stop, ready = asyncio.Event(), asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(simulator.server.run(stop, ready.set))
+        await ready.wait()
+        try:
+            yield simulator
+        finally:
+            stop.set()
+
+
 def with_faults(text: str, **options: Any) -> Any:
     return running_simulator(faults=parse_faults(text), **{"conversations": 3, "rate": 200, **options})
 
 
 @pytest.fixture(scope="module")
-def simulator() -> Iterator[Simulator]:
+def simulator() -> Iterator[VoiceEventsSimulator]:
     with running_simulator(conversations=3, rate=50, seed=7) as running:
         yield running
 
 
 class TestRest:
-    def test_a_token_is_given_for_client_credentials(self, simulator: Simulator) -> None:
+    def test_a_token_is_given_for_client_credentials(self, simulator: VoiceEventsSimulator) -> None:
         """The answer is Genesys', with the token's life, and tokens are counted."""
         before = simulator.tokens_issued
         answer = ask(
@@ -125,7 +138,7 @@ class TestRest:
         ],
     )
     def test_a_bad_token_request_is_refused(
-        self, simulator: Simulator, auth: tuple[str, str] | None, grant: str, error: str
+        self, simulator: VoiceEventsSimulator, auth: tuple[str, str] | None, grant: str, error: str
     ) -> None:
         """Without credentials or with another grant, the answer is 400 as from Genesys."""
         answer = ask("POST", f"{simulator.base_url}/oauth/token", auth=auth, data={"grant_type": grant})
@@ -142,7 +155,9 @@ class TestRest:
     @pytest.mark.parametrize(
         ("method", "path"), [("GET", LOAD), ("POST", "/api/v2/conversations/voice/c-1/interceptor"), ("GET", EVENTS)]
     )
-    def test_without_a_valid_bearer_nothing_is_answered(self, simulator: Simulator, method: str, path: str) -> None:
+    def test_without_a_valid_bearer_nothing_is_answered(
+        self, simulator: VoiceEventsSimulator, method: str, path: str
+    ) -> None:
         """REST and upgrade answer 401 to no token, to another scheme and to a token never issued."""
         upgrade = {
             "Connection": "Upgrade",
@@ -180,7 +195,7 @@ class TestRest:
             assert simulator.created[0].body == {"interceptorType": "SIP"}
             assert simulator.created[0].id == first.json()["id"]
 
-    def test_answers_carry_the_rate_limit_headers(self, simulator: Simulator) -> None:
+    def test_answers_carry_the_rate_limit_headers(self, simulator: VoiceEventsSimulator) -> None:
         """Count, allowance and seconds to the reset are on every answer, errors too."""
         with api(simulator) as client:
             first, second = client.get(LOAD), client.get("/nothing")
@@ -189,7 +204,7 @@ class TestRest:
         assert second.headers["inin-ratelimit-allowed"] == "300"
         assert 0 < int(second.headers["inin-ratelimit-reset"]) <= 60
 
-    def test_other_methods_are_refused(self, simulator: Simulator) -> None:
+    def test_other_methods_are_refused(self, simulator: VoiceEventsSimulator) -> None:
         """405 names what is allowed, and a plain GET of the WebSocket is told to upgrade."""
         answer = ask("GET", f"{simulator.base_url}/oauth/token")
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
@@ -207,7 +222,7 @@ class TestRest:
             simulator.revoke_tokens()
             assert client.get(LOAD).status_code == 401
 
-    def test_connections_are_kept_alive_and_pipelined(self, simulator: Simulator) -> None:
+    def test_connections_are_kept_alive_and_pipelined(self, simulator: VoiceEventsSimulator) -> None:
         """Three requests in one write on one connection get three answers."""
         host, port = simulator.base_url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as raw:
@@ -218,7 +233,7 @@ class TestRest:
                 answers += data
         assert answers.count(b"HTTP/1.1 404 Not Found") == 3
 
-    def test_what_is_not_http_or_too_large_is_refused(self, simulator: Simulator) -> None:
+    def test_what_is_not_http_or_too_large_is_refused(self, simulator: VoiceEventsSimulator) -> None:
         """Nonsense gets 400 and a body over Genesys' limit 413, and the connection is closed."""
         host, port = simulator.base_url.removeprefix("http://").split(":")
         with socket.create_connection((host, int(port)), timeout=DEADLINE_S) as raw:
@@ -256,7 +271,9 @@ class TestEvents:
             SUBSCRIPTION.replace('"entityTypes": ["conversation"]', '"entityTypes": []'),
         ],
     )
-    def test_the_first_message_must_be_the_subscription(self, simulator: Simulator, message: str | bytes) -> None:
+    def test_the_first_message_must_be_the_subscription(
+        self, simulator: VoiceEventsSimulator, message: str | bytes
+    ) -> None:
         """Anything else closes the socket with 1008."""
         with events(simulator) as websocket:
             websocket.send(message)
@@ -264,7 +281,7 @@ class TestEvents:
         assert closed.rcvd is not None
         assert closed.rcvd.code == 1008
 
-    def test_a_subscription_in_fragments_is_one_message(self, simulator: Simulator) -> None:
+    def test_a_subscription_in_fragments_is_one_message(self, simulator: VoiceEventsSimulator) -> None:
         """Fragments are put together, also when they come in packets of their own; later messages are ignored."""
         with events(simulator) as websocket:
             websocket.send(SUBSCRIPTION[n : n + 20] for n in range(0, len(SUBSCRIPTION), 20))
@@ -272,7 +289,7 @@ class TestEvents:
             websocket.send("later")
             receive(websocket, 3)
 
-    def test_text_that_is_not_utf8_fails_the_socket(self, simulator: Simulator) -> None:
+    def test_text_that_is_not_utf8_fails_the_socket(self, simulator: VoiceEventsSimulator) -> None:
         """It is closed with 1007, as RFC 6455 demands."""
         with events(simulator) as websocket:
             websocket.send(b"\xff\xfe", text=True)
@@ -280,7 +297,7 @@ class TestEvents:
         assert closed.rcvd is not None
         assert closed.rcvd.code == 1007
 
-    def test_pings_are_answered_and_closing_is_clean(self, simulator: Simulator) -> None:
+    def test_pings_are_answered_and_closing_is_clean(self, simulator: VoiceEventsSimulator) -> None:
         """A pong comes back with or without a subscription, and the closing handshake is completed."""
         with events(simulator) as websocket:
             assert websocket.ping().wait(DEADLINE_S)
@@ -317,16 +334,16 @@ class TestEvents:
                 assert receive(websocket, 1)[0]["event"] == "conversation.updated"
             assert simulator.connections == 2
 
-    def test_a_wait_in_vain_says_what_is(self, simulator: Simulator) -> None:
+    def test_a_wait_in_vain_says_what_is(self, simulator: VoiceEventsSimulator) -> None:
         """TimeoutError carries the counters."""
         with pytest.raises(TimeoutError, match="frames_sent="):
             simulator.wait_for(lambda s: s.frames_sent < 0, 0.01)
 
     def test_it_runs_in_the_callers_event_loop_too(self) -> None:
-        """`async with` serves in the running loop, scripting methods included."""
+        """`server.run` serves in the running loop, scripting methods included."""
 
         async def main() -> tuple[str | bytes, str | bytes]:
-            async with Simulator(SimulatorOptions(conversations=1, rate=1)) as simulator:
+            async with serving(VoiceEventsSimulator(SimulatorOptions(conversations=1, rate=1))) as simulator:
                 bearer = await asyncio.to_thread(token, simulator)
                 url = f"ws{simulator.base_url.removeprefix('http')}{EVENTS}"
                 async with connect_async(url, additional_headers={"Authorization": f"Bearer {bearer}"}) as websocket:
@@ -590,7 +607,7 @@ class TestPlayback:
 
         async def main() -> tuple[list[str | bytes], int | None, str | bytes, list[str]]:
             options = SimulatorOptions(recording=recording, speed=10.0)
-            async with Simulator(options, now=lambda: 5000.0) as simulator:
+            async with serving(VoiceEventsSimulator(options, now=lambda: 5000.0)) as simulator:
                 bearer = await asyncio.to_thread(token, simulator)
                 url = f"ws{simulator.base_url.removeprefix('http')}{EVENTS}"
                 headers = {"Authorization": f"Bearer {bearer}"}
@@ -641,7 +658,7 @@ class TestPlayback:
         if content is not None:
             (tmp_path / name).write_bytes(content)
         with pytest.raises(RecordingError, match=name):
-            Simulator(SimulatorOptions(recording=tmp_path / name))
+            VoiceEventsSimulator(SimulatorOptions(recording=tmp_path / name))
 
     def test_a_recording_damaged_further_on_ends_the_run_with_its_error(self, tmp_path: Path) -> None:
         """A truncated file plays as far as it goes; then the error surfaces."""
@@ -703,7 +720,7 @@ class TestProcess:
                 assert process.wait(DEADLINE_S) == 0
             assert process.stdout.read() == b""
 
-    def test_a_port_that_is_taken_is_a_usage_error(self, simulator: Simulator) -> None:
+    def test_a_port_that_is_taken_is_a_usage_error(self, simulator: VoiceEventsSimulator) -> None:
         """The message names the address."""
         port = int(simulator.base_url.rpartition(":")[2])
         with pytest.raises(UsageError, match=f"127.0.0.1:{port}"), running_simulator(port=port):
@@ -713,7 +730,7 @@ class TestProcess:
     def test_what_cannot_be_simulated_is_refused_at_once(self, options: dict[str, Any]) -> None:
         """Nothing listens when the options make no sense."""
         with pytest.raises(ValueError, match="must be positive"):
-            Simulator(SimulatorOptions(**options))
+            VoiceEventsSimulator(SimulatorOptions(**options))
 
     def test_no_thread_is_left_behind(self) -> None:
         """The simulator's thread is gone when the context is left."""

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +21,9 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from connectors.errors import StateError, UsageError
 from connectors.genesys.feeds.audiohook.feed import AudioHookFeed, AudioHookTiming
 from connectors.genesys.feeds.audiohook.session import MAX_TEXT_BYTES, NO_CONVERSATION, SessionTiming
-from connectors.genesys.simulator.audiohook import Outcome, dial, in_background, upgrade
+from connectors.genesys.simulator.audiohook import CallResult, dial, upgrade
 from connectors.genesys.simulator.caller import FAULTS, CallPlan, Fault, Spell, plan_call
+from connectors.genesys.simulator.lifecycle import in_background
 from tests.support.audiohook import DEADLINE_S, KEY, LIMITS, QUICK, SECRET, Listening, listening, open_journal
 
 NONCE = "n" * 24
@@ -33,8 +35,8 @@ def plan(slot: int = 5, seconds: float = 0.6, **changes: Any) -> CallPlan:
     return replace(healthy, **changes)
 
 
-def call(listener: Listening, *plans: CallPlan, key: str = KEY, secret: bytes | None = SECRET) -> list[Outcome]:
-    async def all_of_them() -> list[Outcome]:
+def call(listener: Listening, *plans: CallPlan, key: str = KEY, secret: bytes | None = SECRET) -> list[CallResult]:
+    async def all_of_them() -> list[CallResult]:
         async with asyncio.timeout(DEADLINE_S):
             return list(await asyncio.gather(*(dial(listener.url, one, key, secret) for one in plans)))
 
@@ -53,7 +55,7 @@ def test_a_call_is_watched_measured_and_ended(tmp_path: Path) -> None:
     """A call gives a watch with the feed's limits, a start, measurements, and an end; its audio leaves no trace."""
     one = plan()
     with listening(tmp_path) as listener:
-        assert call(listener, one) == [Outcome(101, closed=True, close_code=1000)]
+        assert call(listener, one) == [CallResult(101, closed=True, close_code=1000)]
         listener.wait_for(lambda this: "ended" in events(this, one.conversation_id))
         assert listener.feed.counts.audio_bytes == 0.6 * 8000 * 2
     names = events(listener, one.conversation_id)
@@ -155,7 +157,7 @@ def test_callers_that_misbehave_end_their_own_sessions_only(tmp_path: Path) -> N
         listener.wait_for(lambda this: this.feed.counts.open == 0)
         counts = listener.feed.counts
         assert listener.feed.failure is None
-    assert other == Outcome(101, closed=True, close_code=1000)
+    assert other == CallResult(101, closed=True, close_code=1000)
     assert sum(told(listener.frames(good.conversation_id), "audioMs")) == pytest.approx(500.0)
     assert {events(listener, one.conversation_id)[-1] for one in bad.values()} == {"ended"}
     assert (counts.lost, counts.failed) == (1, len(FAULTS) - 2)
@@ -217,8 +219,13 @@ def test_a_wrong_handshake_is_refused_and_nothing_is_told(tmp_path: Path) -> Non
 def test_sessions_beyond_the_limit_are_told_to_come_later(tmp_path: Path) -> None:
     """There is room for so many sessions, and the next one is answered 503, which Genesys tries again."""
     one, two = plan(5, 30.0), plan(6, 30.0)
+
+    async def work(stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        ready()
+        await dial(listener.url, one, KEY, SECRET, stop=stop)
+
     with listening(tmp_path, max_sessions=1) as listener:
-        with in_background(lambda stop: _discard(dial(listener.url, one, KEY, SECRET, stop=stop))):
+        with in_background(work):
             listener.wait_for(lambda this: this.feed.counts.open == 1)
             headers = upgrade(listener.url, two, KEY, SECRET, created=time.time(), nonce=NONCE)
             assert refusal(listener, headers)[0] == 503
@@ -226,16 +233,13 @@ def test_sessions_beyond_the_limit_are_told_to_come_later(tmp_path: Path) -> Non
         assert call(listener, plan(7, 0.2))[0].closed
 
 
-async def _discard(call_: Any) -> None:
-    await call_
-
-
 def test_stopping_asks_every_client_to_close_and_waits(tmp_path: Path) -> None:
     """When the feed stops no connection is dropped: clients are asked to close, do, and their conversations end."""
     plans = [plan(slot, 30.0) for slot in range(5, 10)]
-    outcomes: list[Outcome] = []
+    outcomes: list[CallResult] = []
 
-    async def work(stop: asyncio.Event) -> None:
+    async def work(stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        ready()
         outcomes.extend(await asyncio.gather(*(dial(listener.url, one, KEY, SECRET) for one in plans)))
 
     with listening(tmp_path) as listener:
@@ -244,7 +248,7 @@ def test_stopping_asks_every_client_to_close_and_waits(tmp_path: Path) -> None:
             listener.feed.stop("enough")
         with pytest.raises(OSError, match=r"refused|Connect"):
             call(listener, plan(11))
-    expected = Outcome(101, True, (("completed", "voicewatch is stopping"),), (), 1000)
+    expected = CallResult(101, True, (("completed", "voicewatch is stopping"),), (), 1000)
     assert outcomes == [expected] * 5
     assert {events(listener, one.conversation_id)[-1] for one in plans} == {"ended"}
     assert listener.states[-1] == ("audiohook", "down", "enough")
@@ -452,7 +456,7 @@ def test_a_fault_of_ours_costs_the_connection_that_met_it(tmp_path: Path) -> Non
     good, bad = plan(5, 0.6), plan(6, 30.0)
     journal = open_journal(tmp_path / "journal")
     with listening(tmp_path, journal=journal, recorder=Faulty(journal.recorder("audiohook"))) as listener:
-        assert call(listener, bad) == [Outcome(101, closed=False, close_code=1006)]
+        assert call(listener, bad) == [CallResult(101, closed=False, close_code=1006)]
         assert call(listener, good)[0].closed
         assert listener.feed.failure is None
     assert events(listener, good.conversation_id)[-1] == "ended"

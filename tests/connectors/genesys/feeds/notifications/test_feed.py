@@ -25,9 +25,9 @@ from connectors.genesys.feeds.notifications.enrichment import Enricher, EnrichTi
 from connectors.genesys.feeds.notifications.feed import NotificationsFeed, NotificationTiming
 from connectors.genesys.feeds.notifications.sockets import RecentlyHeard
 from connectors.genesys.feeds.notifications.topics import in_channels, topics_of
+from connectors.genesys.simulator.connection import Answer, Silence
 from connectors.genesys.simulator.notifications import NotificationsSimulator
-from connectors.genesys.simulator.server import Answer, Silence
-from connectors.genesys.simulator.voice_events import running
+from connectors.genesys.simulator.server import running
 from tests.support.tape import DEADLINE_S, Tape, until
 
 TLS = Path(__file__).parents[4] / "data" / "tls"
@@ -373,7 +373,7 @@ class TestLosses:
         tape = Tape()
         with simulated() as simulator, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
-            simulator.expire_channels(told=told)
+            simulator.expire_channels(announced=told)
             tape.wait_for(lambda t: t.states() == ["up", "down", "up"])
             assert simulator.requests["channel"] == 2
             simulator.publish(*detail("c1", "user.start", 1))
@@ -386,7 +386,7 @@ class TestLosses:
         tape = Tape()
         with simulated(dead_status=401) as simulator, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
-            simulator.expire_channels(told=False)
+            simulator.expire_channels(announced=False)
             tape.wait_for(lambda t: t.states() == ["up", "down", "up"])
             assert simulator.requests["channel"] == 2
 
@@ -484,7 +484,7 @@ class TestLosses:
         with simulated() as simulator, structlog.testing.capture_logs() as logs, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
             (channel,) = simulator.connected
-            simulator.expire_channels(told=False)
+            simulator.expire_channels(announced=False)
             tape.wait_for(lambda t: len(t.states()) == 3)
         ours = [record.getMessage() for record in caplog.records if record.name != "websockets.server"]
         said = f"{logs} {ours} {tape.records}"
