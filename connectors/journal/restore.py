@@ -14,7 +14,7 @@ from connectors.format.lines import read_line, time_of
 from connectors.format.records import Control, FrameLine, InvalidFrameError
 from connectors.journal.segments import SUFFIX, number_of, segments
 from connectors.runtime.logs import get_logger
-from connectors.state.files import state_errors
+from connectors.state.files import last_line, state_errors
 
 __all__ = ["JournalState", "recover"]
 
@@ -71,16 +71,9 @@ def _cut_torn_line(path: Path) -> int:
     """Cut off a last line without its newline; the bytes that are left."""
     with path.open("r+b") as segment:
         size = segment.seek(0, os.SEEK_END)
-        keep = size
-        while keep > 0:
-            begin = max(0, keep - 65536)
-            segment.seek(begin)
-            newline = segment.read(keep - begin).rfind(b"\n")
-            if newline >= 0:
-                keep = begin + newline + 1
-                break
-            keep = begin
-        if keep < size:
-            segment.truncate(keep)
-            get_logger(__name__).warning("journal_torn_line_cut", segment=str(path), bytes=size - keep)
-    return keep
+        begin, line = last_line(segment.fileno(), size)
+        if not line or line.endswith(b"\n"):
+            return size
+        segment.truncate(begin)
+    get_logger(__name__).warning("journal_torn_line_cut", segment=str(path), bytes=len(line))
+    return begin

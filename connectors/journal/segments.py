@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +13,8 @@ import zstandard
 
 from connectors.errors import StateError
 from connectors.runtime.logs import get_logger
-from connectors.state.files import open_private, state_errors
+from connectors.runtime.threads import Periodic
+from connectors.state.files import replace_durably, state_errors
 
 __all__ = [
     "COMPRESSED",
@@ -153,31 +153,25 @@ class SafePlace:
         return self._recent[0] if len(self._recent) == SNAPSHOTS_BACK else 0
 
 
-class Retention(threading.Thread):
+class Retention:
     """Tidies a journal once a minute, until stopped. A failure is logged and tried again: nothing depends on it."""
 
     def __init__(
         self, directory: Path, safe: SafePlace, *, keep_s: float, now: Callable[[], float] = time.time
     ) -> None:
-        super().__init__(name="voicewatch-retention", daemon=True)
         self._directory = directory
         self._safe = safe
         self._keep_s = keep_s
         self._now = now
-        self._stopped = threading.Event()
+        self._tidying = Periodic("voicewatch-retention", EVERY_S, self._tidy)
+        self.start = self._tidying.start
+        self.stop = self._tidying.stop
 
-    def run(self) -> None:
-        """Tidy until stopped."""
-        while not self._stopped.wait(EVERY_S):
-            try:
-                tidy(self._directory, self._safe.number, self._now() - self._keep_s)
-            except OSError as error:
-                get_logger(__name__).warning("journal_tidy_failed", error=str(error))
-
-    def stop(self) -> None:
-        """Stop after the segment at hand."""
-        self._stopped.set()
-        self.join()
+    def _tidy(self) -> None:
+        try:
+            tidy(self._directory, self._safe.number, self._now() - self._keep_s)
+        except (OSError, StateError) as error:
+            get_logger(__name__).warning("journal_tidy_failed", error=str(error))
 
 
 def tidy(directory: Path, below: int, before: float) -> None:
@@ -200,14 +194,13 @@ def compress(segment: Path) -> Path:
     The plain file is removed only when the compressed one is on the disk under its name. Raises OSError.
     """
     target = segment.with_name(segment.name + COMPRESSED)
-    unnamed = target.with_name(target.name + ".new")
     status = segment.stat()
-    descriptor = open_private(unnamed, os.O_WRONLY | os.O_TRUNC)
-    with segment.open("rb") as plain, os.fdopen(descriptor, "wb") as packed:
-        zstandard.ZstdCompressor(level=LEVEL).copy_stream(plain, packed, read_size=CHUNK_BYTES)
-        packed.flush()
-        os.fsync(packed.fileno())
-    os.utime(unnamed, ns=(status.st_atime_ns, status.st_mtime_ns))
-    unnamed.rename(target)
+
+    def write(descriptor: int) -> None:
+        with segment.open("rb") as plain, os.fdopen(os.dup(descriptor), "wb") as packed:
+            zstandard.ZstdCompressor(level=LEVEL).copy_stream(plain, packed, read_size=CHUNK_BYTES)
+        os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    os.close(replace_durably(target, write))
     segment.unlink()
     return target

@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -20,6 +21,7 @@ from connectors.journal.segments import JournalTail, Position, Retention, SafePl
 from connectors.journal.writer import Block, Journal
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Shutdown
+from connectors.runtime.threads import Periodic
 from connectors.state.files import StateLock, logged_failures
 
 __all__ = ["Feed", "JournalSource", "RecordingSource"]
@@ -51,29 +53,6 @@ class Feed(Protocol):
 
     def stop(self, reason: str) -> None:
         """Stop listening, and note in the journal that the feed is down and why."""
-
-
-class _Ticker(threading.Thread):
-    """Once a second, writes a tick into the journal, so that time passes when nothing arrives; hears of a stop."""
-
-    def __init__(self, journal: Journal, shutdown: Shutdown) -> None:
-        super().__init__(name="voicewatch-ticker", daemon=True)
-        self._journal = journal
-        self._shutdown = shutdown
-        self._stopped = threading.Event()
-        self.failure: Exception | None = None
-
-    def run(self) -> None:
-        try:
-            while not self._stopped.wait(TICK_S):
-                self._journal.tick()
-                self._shutdown.listen()
-        except Exception as error:
-            self.failure = error
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.join()
 
 
 class JournalSource(FixedPartitionedSource[Block, LiveState]):
@@ -142,7 +121,7 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
         self._progress = progress
         if progress is not None:
             progress.begin(self._tail.position, journal.messages)
-        self._ticker = _Ticker(journal, shutdown)
+        self._ticker = Periodic("voicewatch-ticker", TICK_S, partial(_tick, journal, shutdown))
         self._ticker.start()
         self._retention.start()
         self._listening = True
@@ -216,6 +195,12 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
         self._ticker.stop()
         self._retention.stop()
         self._journal.close()
+
+
+def _tick(journal: Journal, shutdown: Shutdown) -> None:
+    """Write a tick, so that time passes when nothing arrives, and look for a stop by another process."""
+    journal.tick()
+    shutdown.listen()
 
 
 class RecordingSource(FixedPartitionedSource[Block, ReplayState]):

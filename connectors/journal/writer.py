@@ -22,7 +22,7 @@ from connectors.format.lines import invalid_line, message_head, message_lines, r
 from connectors.journal.recording import read_again
 from connectors.journal.restore import recover
 from connectors.journal.segments import SUFFIX
-from connectors.state.files import logged_failures, make_private_dir, open_private, state_errors, write_all
+from connectors.state.files import logged_failures, make_private_dir, replace_durably, state_errors, write_all
 
 __all__ = ["Block", "Journal", "Recorder"]
 
@@ -301,12 +301,7 @@ class Journal:
             head = b"".join(self._head(self._time(at), feed_reasons or {}))
             self._state.segment += 1
             path = self._directory / f"{self._state.segment:08d}{SUFFIX}"
-            unnamed = path.with_suffix(".new")
-            fd = open_private(unnamed, os.O_WRONLY | os.O_TRUNC)
-            write_all(fd, head)
-            os.fsync(fd)
-            unnamed.rename(path)
-            _sync_directory(self._directory)
+            fd = replace_durably(path, lambda fd: write_all(fd, head))
             if self._fd >= 0:
                 os.fsync(self._fd)
                 os.close(self._fd)
@@ -345,11 +340,3 @@ class _NamedRecorder:
 
     def invalid(self, text: str, reason: str) -> None:
         self._journal.invalid(text, reason, via=self._name)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from connectors.runtime.logs import get_logger
 
-__all__ = ["FeedThread", "in_daemon_thread"]
+__all__ = ["FeedThread", "Periodic", "in_daemon_thread"]
 
 T = TypeVar("T")
 
@@ -61,6 +61,31 @@ class FeedThread:
         except Exception as error:
             self.failure = error
             get_logger(__name__).exception("feed_failed", feed=self._feed)
+
+
+class Periodic:
+    """Do some work every `every_s` seconds in a daemon thread, until stopped. An exception ends it: see `failure`."""
+
+    def __init__(self, name: str, every_s: float, work: Callable[[], None]) -> None:
+        self._every_s = every_s
+        self._work = work
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.failure: Exception | None = None
+        self.start = self._thread.start
+
+    def stop(self) -> None:
+        """Stop after the work at hand. Harmless before the start."""
+        self._stopped.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while not self._stopped.wait(self._every_s):
+                self._work()
+        except Exception as error:
+            self.failure = error
 
 
 async def in_daemon_thread(work: Callable[[], T], *, name: str) -> T:

@@ -22,7 +22,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.errors import StateError, UsageError
 from connectors.runtime.logs import get_logger
-from connectors.state.files import logged_failures, make_private_dir, open_private, state_errors, write_all
+from connectors.state.files import last_line, logged_failures, make_private_dir, open_private, state_errors, write_all
 
 __all__ = [
     "AuditEntry",
@@ -38,7 +38,6 @@ __all__ = [
 
 _FIRST = "0" * 64
 _OWN_KEYS = frozenset({"time", "action", "conversation", "outcome", "prev"})
-_TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +135,12 @@ class AuditLog:
     def _catch_up(self, fd: int, size: int) -> list[AuditEntry]:
         """Learn the hash of the last line; cut off a torn one; return the entries that say what was found."""
         first_look = self._size < 0
-        start, line = _last_line(fd, size)
+        start, line = last_line(fd, size)
         torn = line if line and not line.endswith(b"\n") else b""
         if torn:
             size = start
             os.ftruncate(fd, size)
-            _, line = _last_line(fd, size)
+            _, line = last_line(fd, size)
         self._size = size
         self._hash = hashlib.sha256(line[:-1]).hexdigest() if line else _FIRST
         found = []
@@ -303,19 +302,6 @@ def _read_head(data: bytes) -> tuple[int, str] | None:
         return int(head["bytes"]), str(head["sha256"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):  # Infinity; a hundred thousand brackets
         return None
-
-
-def _last_line(fd: int, size: int) -> tuple[int, bytes]:
-    """Where the last line of the file begins and what it is, with its newline if it has one."""
-    start, data = size, b""
-    while start > 0:
-        step = min(_TAIL_BYTES, start)
-        start -= step
-        data = os.pread(fd, step, start) + data
-        cut = data.rfind(b"\n", 0, len(data) - 1)
-        if cut >= 0:
-            return start + cut + 1, data[cut + 1 :]
-    return 0, data
 
 
 class _AuditPartition(StatefulSinkPartition[AuditEntry, int]):

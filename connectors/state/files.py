@@ -7,7 +7,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -22,15 +22,19 @@ __all__ = [
     "JsonLinesSink",
     "StateLock",
     "check_writable",
+    "last_line",
     "logged_failures",
     "make_private_dir",
     "open_private",
+    "replace_durably",
     "state_errors",
+    "sync_directory",
     "write_all",
 ]
 
 # Of the lock in a state directory; it stays when the run that held it has ended.
 LOCK_NAME: Final = "lock"
+_TAIL_BYTES: Final = 1 << 16
 _REMEDIES = {
     errno.EACCES: "give the user that runs voicewatch write permission, or choose another [state] dir",
     errno.EPERM: "give the user that runs voicewatch write permission, or choose another [state] dir",
@@ -91,6 +95,51 @@ def write_all(fd: int, data: bytes) -> None:
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, data[written:])
+
+
+def replace_durably(path: Path, write: Callable[[int], None]) -> int:
+    """Put a new private file in the place of `path`, and return its descriptor, which is open for writing.
+
+    `write` fills it under another name, `path` with `.new` behind it. It gets its own name when its bytes are on the
+    disk, and so is the name on return: a crash leaves the old file or the new one, whole. Raises OSError, StateError.
+    """
+    unnamed = path.with_name(path.name + ".new")
+    unnamed.unlink(missing_ok=True)  # left by a crash, perhaps with another mode
+    descriptor = open_private(unnamed, os.O_WRONLY | os.O_EXCL)
+    try:
+        write(descriptor)
+        os.fsync(descriptor)
+        unnamed.replace(path)
+        sync_directory(path.parent)
+    except BaseException:
+        os.close(descriptor)
+        unnamed.unlink(missing_ok=True)  # a full disk is not to stay full because of it
+        raise
+    return descriptor
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring the names in a directory to the disk. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def last_line(fd: int, size: int) -> tuple[int, bytes]:
+    """Where the last line of a file of `size` bytes begins, and the line, with its newline if it has one."""
+    pieces: list[bytes] = []
+    begin = size
+    while begin > 0:
+        step = min(_TAIL_BYTES, begin)
+        begin -= step
+        piece = os.pread(fd, step, begin)
+        cut = piece.rfind(b"\n", 0, len(piece) if pieces else len(piece) - 1) + 1
+        pieces.append(piece[cut:])
+        if cut:
+            return begin + cut, b"".join(reversed(pieces))
+    return 0, b"".join(reversed(pieces))
 
 
 def check_writable(directory: Path, *, need_bytes: int = 64 * 1024 * 1024) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from connectors.errors import StateError
-from connectors.state.files import make_private_dir, open_private, state_errors
+from connectors.state.files import make_private_dir, replace_durably, state_errors, write_all
 
 __all__ = ["InterceptorEntry", "InterceptorRegistry", "Phase"]
 
@@ -77,22 +77,9 @@ class InterceptorRegistry:
             ) from error
 
     def _replace(self, content: bytes) -> None:
-        """Write a new file beside the old one and move it over: a crash leaves one of them, whole."""
-        directory = self._path.parent
-        make_private_dir(directory)
-        beside = directory / f".{self._path.name}.new"
+        make_private_dir(self._path.parent)
         with state_errors(f"writing {self._path}"):
-            beside.unlink(missing_ok=True)  # left by a crash, perhaps with another mode
-            with open(open_private(beside, os.O_WRONLY | os.O_EXCL), "wb") as file:  # noqa: PTH123 - a descriptor
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._path)
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            os.close(replace_durably(self._path, lambda fd: write_all(fd, content)))
 
 
 def _entry(known: dict[str, Any]) -> InterceptorEntry:

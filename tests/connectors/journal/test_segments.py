@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -10,7 +11,16 @@ import pytest
 
 from connectors.errors import StateError
 from connectors.journal.recording import Recording
-from connectors.journal.segments import SNAPSHOTS_BACK, JournalTail, Position, SafePlace, compress, segments, tidy
+from connectors.journal.segments import (
+    COMPRESSED,
+    SNAPSHOTS_BACK,
+    JournalTail,
+    Position,
+    SafePlace,
+    compress,
+    segments,
+    tidy,
+)
 from connectors.journal.writer import Journal
 
 
@@ -92,3 +102,35 @@ def test_the_safe_place_lags_behind_the_snapshots():
     for number in range(SNAPSHOTS_BACK, SNAPSHOTS_BACK + 5):
         safe.note(f"{number:08d}.jsonl")
         assert safe.number == number - SNAPSHOTS_BACK + 1
+
+
+def test_the_plain_segment_goes_when_the_compressed_one_is_on_the_disk(tmp_path, monkeypatch):
+    """Its bytes and then its name are synced while the plain one is still there."""
+    write_segments(tmp_path, 2)
+    segment = segments(tmp_path)[0]
+    synced = []
+    fsync = os.fsync
+
+    def noted(fd):
+        fsync(fd)
+        packed = Path(f"{segment}{COMPRESSED}")
+        synced.append((stat.S_ISDIR(os.fstat(fd).st_mode), segment.exists(), packed.exists()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    compress(segment)
+    assert synced == [(False, True, False), (True, True, True)]
+    assert not segment.exists()
+
+
+def test_a_failed_compression_leaves_nothing_behind(tmp_path, monkeypatch):
+    """A disk that fills up meanwhile keeps the plain segment, and no half of the other."""
+    write_segments(tmp_path, 2)
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def full(fd):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        compress(segments(tmp_path)[0])
+    assert sorted(path.name for path in tmp_path.iterdir()) == before

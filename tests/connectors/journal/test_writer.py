@@ -258,7 +258,7 @@ def test_an_empty_last_segment_does_not_hide_the_one_before(tmp_path: Path, left
     journal.watch(WATCH)
     journal.close()
     (tmp_path / "00000002.jsonl").write_bytes(left)
-    (tmp_path / "00000003.new").write_bytes(b"left over")
+    (tmp_path / "00000003.jsonl.new").write_bytes(b"left over")
     journal = journal_in(tmp_path, lambda: 1.0)
     assert journal.is_watching("c1")
     journal.tick()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import subprocess
@@ -16,7 +17,16 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSource, run_main
 
 from connectors.errors import StateError
-from connectors.state.files import JsonLinesSink, StateLock, check_writable, make_private_dir, state_errors
+from connectors.state.files import (
+    JsonLinesSink,
+    StateLock,
+    check_writable,
+    last_line,
+    make_private_dir,
+    replace_durably,
+    state_errors,
+    write_all,
+)
 
 
 def run(items, path, recovery):
@@ -143,3 +153,34 @@ def test_an_existing_directory_keeps_its_mode(tmp_path):
     shared.chmod(0o755)
     make_private_dir(shared / "state")
     assert stat.S_IMODE(shared.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\n", b"a", b"a\n", b"a\nb", b"a\nbc\n", b"\n\n", b"x" * 200_000, b"a\n" + b"x" * 131_072]
+)
+def test_the_last_line_of_a_file_is_found(tmp_path: Path, text: bytes) -> None:
+    """With its newline if it has one, however long it is and wherever the reads are cut."""
+    path = tmp_path / "file"
+    path.write_bytes(text)
+    with path.open("rb") as file:
+        begin, line = last_line(file.fileno(), len(text))
+    lines = io.BytesIO(text).readlines() or [b""]
+    assert (begin, line) == (len(text) - len(lines[-1]), lines[-1])
+
+
+def test_a_file_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    """The new content is there with the name, private; a writer that fails leaves the old file and nothing else."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    (tmp_path / "file.new").write_bytes(b"left by a crash")
+
+    def fail(fd: int) -> None:
+        os.write(fd, b"half")
+        raise OSError("for a test")
+
+    with pytest.raises(OSError, match="for a test"):
+        replace_durably(path, fail)
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file": b"old"}
+    os.close(replace_durably(path, lambda fd: write_all(fd, b"new")))
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == {"file": b"new"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

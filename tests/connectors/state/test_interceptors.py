@@ -39,7 +39,7 @@ def test_private(tmp_path: Path) -> None:
     registry = InterceptorRegistry(path)
     registry.put("c", InterceptorEntry(phase="creating"))
     path.chmod(0o644)
-    (path.parent / ".interceptors.json.new").write_text("left by a crash")
+    (path.parent / "interceptors.json.new").write_text("left by a crash")
     registry.put("c", InterceptorEntry(phase="created"))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
