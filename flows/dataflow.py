@@ -172,11 +172,12 @@ def _callbacks(report: Report) -> list[list[Callback]]:
 
 
 def _audit_entries(report: Report) -> list[AuditEntry]:
+    from connectors.state.actions import Action
     from connectors.state.audit import AuditEntry
 
     return [
         AuditEntry(
-            f"ALERT_{alert.state.upper()}",
+            Action(f"ALERT_{alert.state.upper()}"),
             alert.conversation_id,
             alert.reason or alert.state,
             {"id": alert.alert_id, "rule": alert.rule},

@@ -16,6 +16,7 @@ from connectors.genesys.feeds.notifications.topics import topics_of
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
 from connectors.journal.source import Feed
 from connectors.journal.writer import Journal, Recorder
+from connectors.state.actions import Action
 from connectors.state.audit import AuditLog
 from flows.monitoring.instruments import Instruments
 from flows.settings.models import FeedSettings, Settings, audiohook_keys
@@ -145,4 +146,4 @@ def tls_of(settings: Settings) -> ssl.SSLContext | None:
 
 def _feed_changed(audit: AuditLog, instruments: Instruments, name: str, state: str, reason: str) -> None:
     instruments.feed_changed(name, state, reason)
-    audit.append(f"FEED_{state.upper()}", conversation=None, outcome=reason, feed=name)
+    audit.append(Action(f"FEED_{state.upper()}"), conversation=None, outcome=reason, feed=name)

@@ -17,6 +17,7 @@ from connectors.journal.source import JournalSource
 from connectors.journal.writer import INTERRUPTED, Journal
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Shutdown
+from connectors.state.actions import Action
 from connectors.state.audit import AuditLog, AuditSink
 from connectors.state.files import JsonLinesSink, StateLock
 from connectors.state.recovery import make_recovery_store
@@ -63,7 +64,7 @@ def open_journal(settings: Settings) -> Journal:
         sync_always=settings.state.fsync == "always",
     )
     for name in journal.interrupted:
-        AuditLog(state.audit).append("FEED_DOWN", conversation=None, outcome=INTERRUPTED, feed=name)
+        AuditLog(state.audit).append(Action.FEED_DOWN, conversation=None, outcome=INTERRUPTED, feed=name)
     return journal
 
 

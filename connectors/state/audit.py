@@ -22,6 +22,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.errors import StateError, UsageError
 from connectors.runtime.logs import get_logger
+from connectors.state.actions import Action
 from connectors.state.files import last_line, logged_failures, make_private_dir, open_private, state_errors, write_all
 
 __all__ = [
@@ -145,12 +146,12 @@ class AuditLog:
         self._hash = hashlib.sha256(line[:-1]).hexdigest() if line else _FIRST
         found = []
         if torn:
-            found.append(AuditEntry("AUDIT_REPAIRED", None, "torn_line_cut", {"bytes": len(torn)}))
+            found.append(AuditEntry(Action.AUDIT_REPAIRED, None, "torn_line_cut", {"bytes": len(torn)}))
         head = _read_head(os.pread(self._head_fd, 200, 0)) if first_look else None
         if head is not None and (head[0] > size or (head[0] == size and head[1] != self._hash)):
             # Written down, because this append moves the head and would hide that lines are missing.
             details = {"expected_bytes": head[0], "expected_sha256": head[1], "found_bytes": size}
-            found.append(AuditEntry("AUDIT_REPAIRED", None, "last_lines_differ", details))
+            found.append(AuditEntry(Action.AUDIT_REPAIRED, None, "last_lines_differ", details))
         return found
 
     def _write(self, fd: int, entries: list[AuditEntry]) -> None:

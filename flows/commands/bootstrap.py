@@ -15,6 +15,7 @@ from connectors.genesys.auth import TokenProvider, credentials_from_environment
 from connectors.genesys.client import GenesysClient
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.runtime.tracing import configure_tracing
+from connectors.state.actions import Action
 from connectors.state.audit import AuditLog
 from connectors.state.files import StateLock, check_writable
 from connectors.state.interceptors import InterceptorEntry, InterceptorRegistry
@@ -214,7 +215,7 @@ class _Bootstrap:
 
     def _audit_load(self, outcome: str, *, active_load: int | None, **details: object) -> None:
         self._audit.append(
-            "INTERCEPTOR_VALIDATION",
+            Action.INTERCEPTOR_VALIDATION,
             conversation=None,
             outcome=outcome,
             active_load=active_load,
@@ -254,7 +255,7 @@ class _Bootstrap:
         entry = InterceptorEntry(phase="created", interceptor_id=interceptor_id)
         self._registry.put(conversation_id, entry)
         self._audit.append(
-            "INTERCEPTOR_CREATED", conversation=conversation_id, outcome="ok", interceptor_id=interceptor_id
+            Action.INTERCEPTOR_CREATED, conversation=conversation_id, outcome="ok", interceptor_id=interceptor_id
         )
         self._created.append(conversation_id)
         self._watch(interceptor, entry)
@@ -270,7 +271,7 @@ class _Bootstrap:
     def _fail(self, interceptor: InterceptorSettings, reason: str) -> None:
         self._failed[interceptor.conversation_id] = reason
         self._audit.append(
-            "INTERCEPTOR_FAILED", conversation=interceptor.conversation_id, outcome="failed", reason=reason
+            Action.INTERCEPTOR_FAILED, conversation=interceptor.conversation_id, outcome="failed", reason=reason
         )
 
 

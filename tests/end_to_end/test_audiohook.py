@@ -8,6 +8,7 @@ import threading
 from base64 import b64encode
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,7 +71,8 @@ def test_an_address_that_is_taken_is_told_before_anything_starts(tmp_path: Path,
             '[[interceptor]]\nconversation_id = "c"\nleg_id = "l"\ninterceptor_address = "sip:qa@example.com"\n'
             'qa_callback_url = "https://qa.example.com/alerts"\n'
         )
-        done = voicewatch(command, config, **{SECRETS_VARIABLE: f"key={b64encode(b'secret' * 6).decode()}"})
+        secrets: dict[str, Any] = {SECRETS_VARIABLE: f"key={b64encode(b'secret' * 6).decode()}"}
+        done = voicewatch(command, config, **secrets)
         assert simulator.created == []
     assert (done.returncode, done.stdout) == (2, "")
     [line] = done.stderr.splitlines()

@@ -15,7 +15,7 @@ from websockets.sync.server import ServerConnection
 
 from tests.support.callbacks import eventually
 from tests.support.cli import DEADLINE_S, SECRET, configuration, started
-from tests.support.genesys_server import CREATE, LOAD, TOKEN, Answer, EventsServer, RestServer, stay_open
+from tests.support.genesys_server import CREATE, LOAD, TOKEN, Answer, EventsServer, RestServer, Session, stay_open
 from tests.support.receiver import Reply, ScriptedReceiver
 
 # Every logger of the process at its most verbose, before anything is imported; asyncio in its debug mode.
@@ -83,7 +83,7 @@ def run(directory: Path, config: Path, until: Callable[[], bool], expected: int)
 
 def test_no_secret_is_ever_written(tmp_path: Path) -> None:
     """At the most verbose, through refusals and failures, no secret gets into logs, files or errors; nor do bodies."""
-    scripts = [
+    scripts: list[Session | Answer] = [
         Answer(401),
         Answer(503, headers={"Retry-After": "0"}),
         telling([("c1", 0.3), ("c2", 0.3), ("c3", 0.3), ("c4", 0.3)], ServerConnection.close),

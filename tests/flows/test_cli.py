@@ -122,7 +122,12 @@ def test_completion_is_offered_for_shells() -> None:
 def test_a_variable_names_the_configuration(outbox_config: Path) -> None:
     """VOICEWATCH_CONFIG stands for CONFIG in every command, also before other arguments; a given file wins."""
     fill(outbox_config, "https://qa.example.com/alerts")
-    commands = [["check"], ["outbox", "list"], ["outbox", "show", "id-1"], ["outbox", "show", outbox_config, "id-2"]]
+    commands: list[list[object]] = [
+        ["check"],
+        ["outbox", "list"],
+        ["outbox", "show", "id-1"],
+        ["outbox", "show", outbox_config, "id-2"],
+    ]
     checked, listed, shown, given = several(commands, VOICEWATCH_CONFIG=str(outbox_config))
     assert checked.stdout.startswith(f"{outbox_config}: valid")
     assert "2 dead" in listed.stdout

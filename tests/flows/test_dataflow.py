@@ -121,7 +121,7 @@ def resumed(
     tally = TallySink()
     by_flow = [runners] * len(sources) if callable(runners) else runners
     for source, runner in zip(sources, by_flow, strict=True):
-        outputs = Outputs(*(JsonLinesSink(out / name) for name in OUTPUTS), tally=tally)
+        outputs = Outputs(**{name.partition(".")[0]: JsonLinesSink(out / name) for name in OUTPUTS}, tally=tally)
         flow = build(source, outputs, overrides=overrides)
         if isinstance(source, CutSource) and source.crash:
             with pytest.raises(BytewaxRuntimeError) as failed:

@@ -52,7 +52,7 @@ def parse(line: bytes) -> dict[str, Any]:
     _need(len(kinds) == 1, "not exactly one kind")
     (kind,) = kinds
     _CHECKS[kind](record[kind])
-    return record
+    return dict(record)
 
 
 def _no_constant(name: str) -> None:
@@ -105,7 +105,9 @@ def _check_watch(value: Any) -> None:
 
 
 def _check_settings(value: Any) -> None:
-    tables = [value.get(name, {}) for name in ("windows", "alerts", "defaults")] if isinstance(value, dict) else [None]
+    tables: list[Any] = (
+        [value.get(name, {}) for name in ("windows", "alerts", "defaults")] if isinstance(value, dict) else [None]
+    )
     _need(all(isinstance(table, dict) for table in tables), "settings")
     windows, alerts, limits = WINDOWS | tables[0], ALERTS | tables[1], LIMITS | tables[2]
     length_s, slide_s = windows["length_s"], windows["slide_s"]

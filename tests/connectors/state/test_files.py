@@ -133,6 +133,7 @@ def test_the_lock_names_its_holder_and_dies_with_it(tmp_path):
         f"StateLock(pathlib.Path({str(path)!r})).acquire(); print('held', flush=True); sys.stdin.read()"
     )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
     assert child.stdout.readline() == "held\n"
     with pytest.raises(StateError, match=rf"in use by another voicewatch \(process {child.pid}\)"):
         StateLock(path).acquire()

@@ -60,7 +60,7 @@ class Run:
 
 
 def reasons(run: Run) -> list[str]:
-    return json.loads(run.health.ready().body())["reasons"]
+    return [str(reason) for reason in json.loads(run.health.ready().body())["reasons"]]
 
 
 def test_a_run_is_alive_while_it_starts_and_while_its_source_is_polled(tmp_path: Path) -> None:

@@ -1,0 +1,27 @@
+"""The actions of the audit log, all of them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["Action"]
+
+
+class Action(StrEnum):
+    """What an audit entry records."""
+
+    INTERCEPTOR_VALIDATION = "INTERCEPTOR_VALIDATION"
+    """The load check before interceptors are created, with `active_load`."""
+    INTERCEPTOR_CREATED = "INTERCEPTOR_CREATED"
+    INTERCEPTOR_FAILED = "INTERCEPTOR_FAILED"
+    FEED_UP = "FEED_UP"
+    FEED_DOWN = "FEED_DOWN"
+    ALERT_RAISED = "ALERT_RAISED"
+    ALERT_RESOLVED = "ALERT_RESOLVED"
+    CALLBACK_DELIVERED = "CALLBACK_DELIVERED"
+    CALLBACK_FAILED = "CALLBACK_FAILED"
+    """An attempt failed; the callback is tried again."""
+    CALLBACK_DEAD = "CALLBACK_DEAD"
+    """The callback is abandoned until it is sent again by hand."""
+    AUDIT_REPAIRED = "AUDIT_REPAIRED"
+    """The end of the log was damaged by a crash and has been repaired."""
