@@ -45,6 +45,41 @@ def replay(
 
 
 @app.command(cls=Command)
+def backtest(
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="Journal segments or files of frames.", show_default=False)
+    ],
+    *,
+    config: Annotated[
+        list[Path] | None, typer.Option(metavar="CONFIG", help="A rule set; may be given several times.")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=FROM:TO:STEP", help="A rule set for each value of a key of the configuration."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: figures, incidents and differences.")] = False,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Also write the comparison as an HTML page.")
+    ] = None,
+) -> None:
+    """Show what other limits would have raised: decode recordings once, apply many rule sets, compare."""
+    shutdown = stop_on_signals()
+    from flows.commands.backtest import backtest as run_backtest
+    from flows.commands.backtest import rule_sets
+    from flows.commands.backtest_output import print_backtest, print_backtest_json, write_backtest_page
+
+    compared = run_backtest(files, rule_sets(config or [], sweep or [], os.environ), shutdown.requested)
+    if page is not None:
+        write_backtest_page(compared, page)
+    if as_json:
+        print_backtest_json(compared)
+    else:
+        print_backtest(compared)
+    if not compared.is_whole:
+        raise typer.Exit(130)
+
+
+@app.command(cls=Command)
 def simulate(
     context: typer.Context,
     *,

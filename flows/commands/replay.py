@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from connectors.callbacks.outbox import State
     from flows.settings.models import Settings
 
-__all__ = ["Replayed", "keep_freed_memory", "replay"]
+__all__ = ["Replayed", "keep_freed_memory", "overrides_of", "replay"]
 
 DELIVERY_DRAIN_S = 60.0
 RESULTS = ("windows", "alerts", "rejected")
@@ -72,7 +72,7 @@ def replay(
     source = RecordingSource(recording, speed=speed, stop=stop)
     keep_freed_memory()
     started = time.monotonic()
-    cli_main(build(source, outputs, overrides=_overrides(settings)))  # type: ignore[no-untyped-call]
+    cli_main(build(source, outputs, overrides=overrides_of(settings)))  # type: ignore[no-untyped-call]
     if source.failure is not None:
         raise source.failure
     return Replayed(tally.total, time.monotonic() - started, out, _outbox_counts(out) if deliver else None)
@@ -92,7 +92,8 @@ def _refuse_to_lose(paths: Sequence[Path], out: Path) -> None:
             raise UsageError(f"{path} would be written over by the results; choose another directory for them")
 
 
-def _overrides(settings: Settings | None) -> Overrides:
+def overrides_of(settings: Settings | None) -> Overrides:
+    """Return what a configuration changes in a replay; nothing without one."""
     if settings is None:
         return Overrides()
     watches = {interceptor.conversation_id: interceptor.watch_record() for interceptor in settings.interceptors}
