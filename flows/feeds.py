@@ -5,13 +5,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from connectors.errors import ConfigurationError
 from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
 from connectors.genesys.endpoints import Endpoints
-from connectors.genesys.feeds.base import FeedLimits, OnState
+from connectors.genesys.feeds.base import FeedLimits
 from connectors.genesys.feeds.notifications.topics import topics_of
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
 from connectors.journal.source import Feed
@@ -72,22 +71,22 @@ class _FeedFactory:
         tokens = None if self.credentials is None else TokenProvider(self.endpoints, self.credentials)
         if tokens is not None:
             self.instruments.watch_token(tokens)
-        on_state = partial(_feed_changed, audit, self.instruments)
-        return [self._feed(row, tokens, journal, on_state) for row in self.settings.feeds or (FeedSettings(),)]
+        events = _FeedEvents(audit, self.instruments)
+        return [self._feed(row, tokens, journal, events) for row in self.settings.feeds or (FeedSettings(),)]
 
-    def _feed(self, row: FeedSettings, tokens: TokenProvider | None, journal: Journal, on_state: OnState) -> Feed:
+    def _feed(self, row: FeedSettings, tokens: TokenProvider | None, journal: Journal, events: _FeedEvents) -> Feed:
         # A lone feed that is not configured has no name in the records, as in recordings from when it was the only one.
         recorder = journal.recorder(row.name) if self.settings.feeds else journal
         if row.kind == "audiohook":
-            return self._audiohook(row, recorder, on_state)
+            return self._audiohook(row, recorder, events)
         assert tokens is not None
         if row.kind == "notifications":
-            return self._notifications(row, tokens, recorder, on_state)
+            return self._notifications(row, tokens, recorder, events)
         return VoiceEventsFeed(
-            url=self.endpoints.events_url, tokens=tokens, recorder=recorder, name=row.name, on_state=on_state
+            url=self.endpoints.events_url, tokens=tokens, recorder=recorder, name=row.name, on_state=events.changed
         )
 
-    def _audiohook(self, row: FeedSettings, recorder: Journal | Recorder, on_state: OnState) -> Feed:
+    def _audiohook(self, row: FeedSettings, recorder: Journal | Recorder, events: _FeedEvents) -> Feed:
         from connectors.genesys.feeds.audiohook.feed import AudioHookFeed
 
         hook = self.settings.audiohook
@@ -99,11 +98,11 @@ class _FeedFactory:
             recorder=recorder,
             limits=self._limits(row),
             tls=self.tls,
-            on_state=on_state,
+            on_state=events.changed,
         )
 
     def _notifications(
-        self, row: FeedSettings, tokens: TokenProvider, recorder: Journal | Recorder, on_state: OnState
+        self, row: FeedSettings, tokens: TokenProvider, recorder: Journal | Recorder, events: _FeedEvents
     ) -> Feed:
         from connectors.genesys.feeds.notifications.feed import NotificationsFeed
 
@@ -114,7 +113,8 @@ class _FeedFactory:
             topics=topics_of(row.conversations, row.queues, row.users),
             recorder=recorder,
             limits=self._limits(row),
-            on_state=on_state,
+            on_state=events.changed,
+            on_event=events.happened,
             enrich_queue=self.enrichment(row.name) if row.enrich else None,
         )
 
@@ -144,6 +144,29 @@ def tls_of(settings: Settings) -> ssl.SSLContext | None:
     return context
 
 
-def _feed_changed(audit: AuditLog, instruments: Instruments, name: str, state: str, reason: str) -> None:
-    instruments.feed_changed(name, state, reason)
-    audit.append(Action(f"FEED_{state.upper()}"), conversation=None, outcome=reason, feed=name)
+class _FeedEvents:
+    """Write to the audit log what happens to feeds."""
+
+    def __init__(self, audit: AuditLog, instruments: Instruments) -> None:
+        self._audit = audit
+        self._instruments = instruments
+        self._reasons: set[tuple[str, str]] = set()
+
+    def changed(self, feed: str, state: str, reason: str) -> None:
+        """Take that a feed is `up` or `down`, and why."""
+        self._instruments.feed_changed(feed, state, reason)
+        action = Action.FEED_UP if state == "up" else Action.FEED_DOWN
+        self._audit.append(action, conversation=None, outcome=reason, feed=feed)
+
+    def happened(self, feed: str, what: str, details: Mapping[str, str]) -> None:
+        """Take an event of a feed; of the conversations that are not watched, the first of each reason is audited."""
+        reason = details["reason"]
+        if what == "topic_refused":
+            self._audit.append(
+                Action.TOPIC_REFUSED, conversation=None, outcome=reason, feed=feed, topic=details["topic"]
+            )
+        elif what == "not_watched" and (feed, reason) not in self._reasons:
+            self._reasons.add((feed, reason))
+            self._audit.append(
+                Action.CONVERSATION_NOT_WATCHED, conversation=details["conversation"], outcome=reason, feed=feed
+            )

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from connectors.format.bulk import Lines, Rows, learn, read, together
 from connectors.format.ids import Ids
 from connectors.format.limits import MAX_TEXT_CHARACTERS
+from connectors.format.privacy import can_be_private, fingerprint
 from connectors.format.records import (
     BareFrame,
     Control,
@@ -43,11 +44,17 @@ SAMPLE_BYTES: Final = 1 << 14
 
 
 class Rejected(NamedTuple):
-    """A line that is no record; `line` counts from 0 at the block's first line, `text` is cut at 4096 characters."""
+    """A line that is not a record; `line` counts from 0 at the block's first line.
+
+    `text` is cut at 4096 characters. It is None if the line may hold personal data; `length` and `sha256` are those of
+    its bytes.
+    """
 
     line: int
     reason: str
-    text: str
+    text: str | None
+    length: int
+    sha256: str
 
 
 class Decoded(NamedTuple):
@@ -132,10 +139,14 @@ def decode_block(data: bytes) -> Decoded:
         if index == len(lines.text) - 1 and not data.endswith(b"\n"):
             torn = 1
         else:
-            text = lines.text[index].decode(errors="replace")[:MAX_TEXT_CHARACTERS]
-            rejected.append(Rejected(int(lines.number[index]), reason, text))
+            rejected.append(_rejected(int(lines.number[index]), reason, lines.text[index]))
     place = np.searchsorted(rows.line, lines.number[np.array(list(controls), np.int64)])
     return _decoded(rows, list(controls.values()), place, rejected, torn)
+
+
+def _rejected(line: int, reason: str, data: bytes) -> Rejected:
+    text = None if can_be_private(data) else data.decode(errors="replace")[:MAX_TEXT_CHARACTERS]
+    return Rejected(line, reason, text, *fingerprint(data))
 
 
 def _all_lines(data: bytes) -> Lines:

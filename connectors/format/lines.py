@@ -21,6 +21,7 @@ import numpy as np
 import orjson
 
 from connectors.format.limits import MAX_TEXT_CHARACTERS
+from connectors.format.privacy import fingerprint
 from connectors.format.records import (
     BareFrame,
     Control,
@@ -32,11 +33,13 @@ from connectors.format.records import (
 )
 
 __all__ = [
+    "beginning_of",
     "frame_lines",
     "invalid_line",
     "line_time",
     "message_head",
     "message_lines",
+    "private_invalid_line",
     "read_line",
     "record_line",
     "time_of",
@@ -91,9 +94,23 @@ def message_lines(head: bytes, messages: Sequence[bytes], invalid: Mapping[int, 
 
 
 def invalid_line(head: bytes, text: str, reason: str) -> bytes:
-    """The line of a message that is not a frame; its text is cut at 4096 characters."""
+    """Write the line of a message that is not a frame; its text is cut at 4096 characters."""
     record = {"invalid": _encodable(text[:MAX_TEXT_CHARACTERS]), "reason": _encodable(reason)}
     return b"%b%b\n" % (head, orjson.dumps(record)[1:])
+
+
+def private_invalid_line(head: bytes, message: bytes, reason: str) -> bytes:
+    """Write the line of a message that is not a frame and may hold personal data: its length and SHA-256, no text."""
+    length, sha256 = fingerprint(message)
+    record = {"invalid": "", "reason": _encodable(reason), "length": length, "sha256": sha256}
+    return b"%b%b\n" % (head, orjson.dumps(record)[1:])
+
+
+def beginning_of(message: str | bytes) -> str:
+    """Return the beginning of a message as text, whatever its bytes are."""
+    if isinstance(message, str):
+        return message[:MAX_TEXT_CHARACTERS]
+    return message[: 4 * MAX_TEXT_CHARACTERS].decode("utf-8", "backslashreplace")[:MAX_TEXT_CHARACTERS]
 
 
 def _encodable(text: str) -> str:

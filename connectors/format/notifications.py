@@ -6,7 +6,10 @@ Three forms of a message are known here, each a JSON object without the `event` 
   snapshot of a conversation's call (without), or a transcription event;
 - an EventBridge record, whose `detail` is a notification;
 - a media record, with `conversationId` and `mediaEndpointStats`, which the notifications feed makes of what analytics
-  tells of one leg's media after its end.
+  knows of one leg's media after its end.
+
+One message alone cannot tell whether its conversation is over: another leg may be alive. The notifications feed keeps
+the legs of each conversation, and writes its decision into a recorded message as a top-level `over`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,16 @@ import numpy as np
 
 from connectors.format.limits import MAX_EPOCH_S
 
-__all__ = ["Heard", "is_notification", "place_in_time", "read_notification", "topic_of"]
+__all__ = [
+    "Heard",
+    "Leg",
+    "is_notification",
+    "labels_of",
+    "legs_of",
+    "place_in_time",
+    "read_notification",
+    "topic_of",
+]
 
 STARTED: Final = "conversation.started"
 UPDATED: Final = "conversation.updated"
@@ -31,6 +43,9 @@ _CALLS = re.compile(r"v2\.(routing\.queues|users)\.[^.]+\.conversations(\.calls)
 _ISO_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?)(Z|[+-]\d\d:?\d\d)?")
 _OVER = frozenset({"disconnected", "terminated"})
 _AGENTS = frozenset({"agent", "user"})
+_INSIDE = _AGENTS | {"acd", "ivr", "workflow", "voicemail", "campaign"}
+_CUSTOMERS = frozenset({"customer", "external"})
+_MAX_LABEL = 128
 _OBSERVERS = ("monitoredParticipantId", "coachedParticipantId")
 _AFTERWARDS = frozenset({"acw", "wrapup"})
 
@@ -39,8 +54,8 @@ class Heard(NamedTuple):
     """What a message says of its conversation.
 
     `event` is the voice event that it amounts to. `timestamp` (epoch seconds) is the moment that its latency is
-    measured from, NaN if it has none. `packet_loss` is a ratio 0..1, NaN if it has none. `leg_id` is the participant or
-    session that it is about. `begins` is false for what comes after a conversation's end, too.
+    measured from, NaN without one. `packet_loss` is a ratio 0..1, NaN without one. `leg_id` is the participant or
+    session that it is about. `begins` is false also for messages that follow a conversation's end.
     """
 
     event: str
@@ -52,12 +67,24 @@ class Heard(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether this is the last of the conversation."""
+        """Whether this is the last message of the conversation."""
         return self.event == ENDED
 
 
+class Leg(NamedTuple):
+    """What a message says of one leg: a participant of the conversation, or a session of an unnamed participant.
+
+    `started_at` and `ended_at` are epoch seconds, NaN if the message does not say. An end without a time is infinite.
+    """
+
+    id: str
+    is_customer: bool
+    started_at: float
+    ended_at: float
+
+
 def is_notification(record: Mapping[str, Any]) -> bool:
-    """Whether an object has one of the forms that are read here, whatever is in it.
+    """Tell whether an object has one of the forms that are read here, whatever its content.
 
     >>> is_notification({"topicName": "channel.metadata"}), is_notification({"event": "x", "topicName": "y"})
     (True, False)
@@ -68,7 +95,7 @@ def is_notification(record: Mapping[str, Any]) -> bool:
 
 
 def topic_of(record: Mapping[str, Any]) -> str:
-    """The topic of a notification or an EventBridge record, "" if it names none.
+    """Return the topic of a notification or an EventBridge record, "" without one.
 
     >>> topic_of({"detail-type": "v2.detail.events.conversation.{id}.acw", "detail": {}})
     'v2.detail.events.conversation.{id}.acw'
@@ -78,10 +105,11 @@ def topic_of(record: Mapping[str, Any]) -> str:
 
 
 def read_notification(record: Mapping[str, Any], received_at: float = np.nan) -> Heard | None:
-    """What a message that was received at `received_at` (epoch seconds) says; None if it is of no kind known here.
+    """Return what a message received at `received_at` (epoch seconds) says; None for a kind that is not known here.
 
-    A top-level `"enrich": true` says that a media record will end the conversation, so that this message does not. It
-    is for the notifications feed to say, which lets no such key of a message that it receives count.
+    Two top-level keys are written by the notifications feed, which removes them from the messages that it receives.
+    `"over"` decides whether the conversation ends with this message. `"enrich": true` means that a media record will
+    end it, so that this message does not.
 
     >>> body = {"conversationId": "c", "eventTime": 1765551750107, "mediaType": "VOICE", "sessionId": "s"}
     >>> read_notification({"topicName": "v2.detail.events.conversation.c.customer.end", "eventBody": body})[:3]
@@ -100,16 +128,75 @@ def read_notification(record: Mapping[str, Any], received_at: float = np.nan) ->
         heard = _detail_event("", body)
     elif _CALLS.fullmatch(topic):
         heard = _snapshot(body)
-    if heard is not None and heard.ended and record.get("enrich") is True:
+    if heard is None:
+        return None
+    if isinstance(over := record.get("over"), bool) and over != heard.ended:
+        heard = heard._replace(event=ENDED if over else UPDATED, begins=False if over else heard.begins)
+    if heard.ended and record.get("enrich") is True:
         return heard._replace(event=UPDATED, begins=False)
     return heard
 
 
-def place_in_time(record: Mapping[str, Any]) -> tuple[float, float]:
-    """Of a message captured outside a journal: when it arrived, and when it was sent, epoch seconds.
+def legs_of(record: Mapping[str, Any]) -> list[Leg]:
+    """Return what a notification says of the legs of its conversation.
 
-    Either is NaN if nothing tells. The arrival is `receivedAt` or `received_at`: seconds, milliseconds or ISO 8601. The
-    sending is the newest time that the message itself names.
+    >>> body = {"conversationId": "c", "participantId": "p", "eventTime": 1765551750107}
+    >>> legs_of({"topicName": "v2.detail.events.conversation.c.user.end", "eventBody": body})
+    [Leg(id='p', is_customer=False, started_at=nan, ended_at=1765551750.107)]
+    """
+    topic, body = topic_of(record), _notification(record).get("eventBody")
+    if not isinstance(body, Mapping):
+        return []
+    if _CALLS.fullmatch(topic):
+        return [_leg_of_snapshot(leg) for leg in _legs(body) if isinstance(leg["id"], str)]
+    detail = _DETAIL.fullmatch(topic)
+    party, _, change = ("", "", "") if detail is None else detail[1].partition(".")
+    if party not in {"customer", "user"} or change not in {"start", "end"}:
+        return []
+    leg_id = next((body[key] for key in ("participantId", "sessionId") if isinstance(body.get(key), str)), "")
+    at = _time(body.get("eventTime"))
+    if change == "start":
+        return [Leg(leg_id, party == "customer", at, np.nan)]
+    return [Leg(leg_id, party == "customer", np.nan, np.inf if np.isnan(at) else at)]
+
+
+def labels_of(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a notification says of its conversation's labels: ids of queue, agent, team, division, edge, station;
+    provider and direction. Of several agents, the one who is connected, or alerted, counts.
+
+    >>> body = {"conversationId": "c", "queueId": "q", "userId": "u", "direction": "INBOUND"}
+    >>> labels_of({"topicName": "v2.detail.events.conversation.c.user.start", "eventBody": body})
+    {'queue': 'q', 'agent': 'u', 'direction': 'inbound'}
+    """
+    topic, body = topic_of(record), _notification(record).get("eventBody")
+    if not isinstance(body, Mapping):
+        return {}
+    if _CALLS.fullmatch(topic):
+        found = _labels_of_snapshot(body)
+    elif (detail := _DETAIL.fullmatch(topic)) is not None:
+        found = {
+            "queue": body.get("queueId"),
+            "agent": body.get("userId") if detail[1] == "user.start" else None,
+            "team": body.get("teamId"),
+            "division": body.get("divisionId"),
+            "edge": body.get("edgeId"),
+            "station": body.get("stationId"),
+            "provider": body.get("provider"),
+            "direction": body.get("direction"),
+        }
+    else:
+        return {}
+    labels = {name: value for name, value in found.items() if isinstance(value, str) and 0 < len(value) <= _MAX_LABEL}
+    if "direction" in labels:
+        labels["direction"] = labels["direction"].lower()
+    return labels
+
+
+def place_in_time(record: Mapping[str, Any]) -> tuple[float, float]:
+    """Return when a message captured outside a journal arrived, and when it was sent, epoch seconds.
+
+    Either is NaN if it is not known. The arrival is `receivedAt` or `received_at`: seconds, milliseconds or ISO 8601.
+    The sending is the newest time that the message itself names.
     """
     arrival = _time(record.get("receivedAt", record.get("received_at")))
     notification = _notification(record)
@@ -131,7 +218,7 @@ def _notification(record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _detail_event(kind: str, body: Mapping[str, Any]) -> Heard | None:
-    """A body that says of itself when it came to be."""
+    """Read a body that carries its own time."""
     conversation_id = body.get("conversationId")
     media = body.get("mediaType", "VOICE")
     if not isinstance(conversation_id, str) or not isinstance(media, str) or media.upper() != "VOICE":
@@ -148,12 +235,19 @@ def _detail_event(kind: str, body: Mapping[str, Any]) -> Heard | None:
 
 
 def _snapshot(body: Mapping[str, Any]) -> Heard | None:
-    """A conversation as it is now: over when none of its legs is alive, wherever in the list the living one stands."""
+    """Read a conversation as it is now: over when none of its legs is alive, and a call can have taken place.
+
+    Without a leg of a customer, an agent who did not answer is no end: the call may be routed to another one. Then two
+    legs must have been connected with each other.
+    """
     conversation_id = body.get("id")
     legs = list(_legs(body))
     if not isinstance(conversation_id, str) or not legs:
         return None
     alive = [leg for leg in legs if not _is_over(leg)]
+    answered = sum(leg["purpose"] in _AGENTS and leg["connectedTime"] is not None for leg in legs)
+    if not alive and answered < 2 and all(leg["purpose"] in _INSIDE for leg in legs):
+        return Heard(UPDATED, conversation_id, leg_id=_leg_id(legs[-1]), begins=False)
     if not alive:
         return Heard(ENDED, conversation_id, leg_id=_leg_id(legs[-1]), begins=False)
     reached = any(leg["purpose"] in _AGENTS and (leg["state"] == "connected" or leg["connectedTime"]) for leg in legs)
@@ -162,8 +256,8 @@ def _snapshot(body: Mapping[str, Any]) -> Heard | None:
 
 
 def _legs(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The calls of all participants: of `…conversations.calls` each participant is one, of `…conversations` it has any
-    number. Observers, who may stay when everybody is gone, are left out.
+    """Yield the calls of all participants: in `…conversations.calls` each participant is one, in `…conversations` it
+    has any number. Observers, who may stay when all others have left, are left out.
     """
     participants = body.get("participants")
     for participant in participants if isinstance(participants, list) else []:
@@ -174,6 +268,8 @@ def _legs(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             if isinstance(call, Mapping) and isinstance(call.get("state"), str):
                 purpose = participant.get("purpose")
                 yield {
+                    "participant": participant,
+                    "call": call,
                     "id": participant.get("id"),
                     "purpose": purpose.lower() if isinstance(purpose, str) else "",
                     "state": call["state"].lower(),
@@ -182,6 +278,41 @@ def _legs(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
                     "endTime": call.get("endTime"),
                     "disconnectedTime": call.get("disconnectedTime"),
                 }
+
+
+def _leg_of_snapshot(leg: Mapping[str, Any]) -> Leg:
+    started = [_time(leg[key]) for key in ("startTime", "connectedTime")]
+    ended = [at for at in (_time(leg[key]) for key in ("endTime", "disconnectedTime")) if not np.isnan(at)]
+    return Leg(
+        leg["id"],
+        leg["purpose"] in _CUSTOMERS,
+        max((at for at in started if not np.isnan(at)), default=np.nan),
+        max(ended, default=np.inf) if _is_over(leg) else np.nan,
+    )
+
+
+def _labels_of_snapshot(body: Mapping[str, Any]) -> dict[str, Any]:
+    legs = sorted(_legs(body), key=lambda leg: (_is_over(leg), leg["state"] != "connected"))
+    agent: Mapping[str, Any] = next(
+        (leg["participant"] for leg in legs if leg["purpose"] in _AGENTS and not _is_over(leg)), {}
+    )
+    party = next((leg["call"] for leg in legs if leg["purpose"] not in _AGENTS), agent)
+    places = [agent, *(leg["participant"] for leg in legs)]
+    return {
+        "queue": next((id_ for place in places if (id_ := _reference(place, "queue")) is not None), None),
+        "agent": _reference(agent, "user"),
+        "team": _reference(agent, "team"),
+        "division": next((id_ for place in places if (id_ := _reference(place, "division")) is not None), None),
+        "provider": party.get("provider"),
+        "direction": party.get("direction"),
+    }
+
+
+def _reference(participant: Mapping[str, Any], name: str) -> str | None:
+    """Return the id of a participant's queue, user or the like: `{"queue": {"id": …}}` or `queueId`."""
+    value = participant.get(name)
+    id_ = value.get("id") if isinstance(value, Mapping) else participant.get(f"{name}Id")
+    return id_ if isinstance(id_, str) else None
 
 
 def _is_over(leg: Mapping[str, Any]) -> bool:
@@ -193,7 +324,7 @@ def _leg_id(leg: Mapping[str, Any]) -> str | None:
 
 
 def _media(record: Mapping[str, Any], received_at: float) -> Heard | None:
-    """A leg's media after its end: loss is what was discarded of the received, latency the largest one measured."""
+    """Read a leg's media after its end: loss is the share of packets discarded, latency the largest one measured."""
     conversation_id, ended = record.get("conversationId"), record.get("ended") is True
     if not isinstance(conversation_id, str):
         return None
@@ -216,14 +347,14 @@ def _media(record: Mapping[str, Any], received_at: float) -> Heard | None:
 
 
 def _number(value: Any) -> float:
-    """A number that can be measured with, or NaN."""
+    """Return a usable number, or NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
         return np.nan
     return float(value)
 
 
 def _time(value: Any) -> float:
-    """Epoch seconds of a time in seconds, in milliseconds or in ISO 8601 (UTC, if it names no zone), or NaN."""
+    """Return the epoch seconds of a time in seconds, milliseconds or ISO 8601 (UTC without a zone), or NaN."""
     if isinstance(value, str):
         return _iso_time(value)
     seconds = _number(value)

@@ -18,7 +18,14 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from connectors.errors import StateError
 from connectors.format.decode import ended_conversations
-from connectors.format.lines import invalid_line, message_head, message_lines, record_line
+from connectors.format.lines import (
+    beginning_of,
+    invalid_line,
+    message_head,
+    message_lines,
+    private_invalid_line,
+    record_line,
+)
 from connectors.journal.recording import read_again
 from connectors.journal.restore import recover
 from connectors.journal.segments import SUFFIX
@@ -69,8 +76,10 @@ class Recorder(Protocol):
     def frames(self, messages: Sequence[bytes]) -> None:
         """Messages that arrived together, now, in order; each is recorded as by `frame`."""
 
-    def invalid(self, text: str, reason: str) -> None:
-        """A message that cannot be a frame at all, such as a binary one."""
+    def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
+        """Record a message that cannot be a frame, such as a binary one: its text, or, if it is `private`, its length
+        and SHA-256.
+        """
 
     def feed(self, name: str, state: Literal["up", "down"], reason: str) -> None:
         """A feed connected or was lost."""
@@ -86,6 +95,9 @@ class Recorder(Protocol):
 
     def watch_feed(self, conversation_id: str) -> str | None:
         """The feed that began the watch in force of this conversation; None without one, or if no feed began it."""
+
+    def watch_settings(self, conversation_id: str) -> Mapping[str, Any] | None:
+        """Return the value of the watch record in force of this conversation, None without one."""
 
     def flush(self) -> None:
         """Write what is buffered; to be called a few milliseconds after the first record that is."""
@@ -163,6 +175,10 @@ class Journal:
         """The feed that began the watch in force of this conversation; None without one, or if no feed began it."""
         return self._state.watches.get(conversation_id, {}).get("feed")
 
+    def watch_settings(self, conversation_id: str) -> Mapping[str, Any] | None:
+        """Return the value of the watch record in force of this conversation, None without one."""
+        return self._state.watches.get(conversation_id)
+
     def recorder(self, name: str) -> Recorder:
         """This journal for one feed of several: its name is `via` in the frames and invalid messages it records."""
         return _NamedRecorder(self, name)
@@ -179,11 +195,16 @@ class Journal:
         if messages:
             self._keep(self._now(), messages, via)
 
-    def invalid(self, text: str, reason: str, *, via: str | None = None) -> None:
-        """Append a message that is no frame, cut at 4096 characters."""
+    def invalid(self, message: str | bytes, reason: str, *, private: bool = False, via: str | None = None) -> None:
+        """Append a message that is not a frame: its text, cut at 4096 characters, or its length and SHA-256."""
         with self._lock:
             self.messages[via, "invalid"] += 1
-            self._append(invalid_line(message_head(self._time(), via), text, reason))
+            head = message_head(self._time(), via)
+            if private:
+                data = message if isinstance(message, bytes) else message.encode("utf-8", "surrogatepass")
+                self._append(private_invalid_line(head, data, reason))
+            else:
+                self._append(invalid_line(head, beginning_of(message), reason))
 
     def tick(self) -> None:
         """Append a tick, and bring everything so far to the disk."""
@@ -330,6 +351,7 @@ class _NamedRecorder:
         self.is_watching = journal.is_watching
         self.watched_by = journal.watched_by
         self.watch_feed = journal.watch_feed
+        self.watch_settings = journal.watch_settings
         self.flush = journal.flush
 
     def frame(self, text: str | bytes, *, at: float | None = None) -> None:
@@ -338,5 +360,5 @@ class _NamedRecorder:
     def frames(self, messages: Sequence[bytes]) -> None:
         self._journal.frames(messages, via=self._name)
 
-    def invalid(self, text: str, reason: str) -> None:
-        self._journal.invalid(text, reason, via=self._name)
+    def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
+        self._journal.invalid(message, reason, private=private, via=self._name)

@@ -153,11 +153,7 @@ def _lines(lines: list[bytes]) -> bytes:
 
 
 def _rejected_line(facts: BlockFacts, rejected: Rejected) -> bytes:
-    return orjson.dumps(
-        {
-            "file": facts.source,
-            "line": facts.line + rejected.line,
-            "reason": rejected.reason,
-            "text": rejected.text,
-        }
-    )
+    line = {"file": facts.source, "line": facts.line + rejected.line, "reason": rejected.reason}
+    if rejected.text is None:
+        return orjson.dumps({**line, "length": rejected.length, "sha256": rejected.sha256})
+    return orjson.dumps({**line, "text": rejected.text})

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from connectors.format.decode import ended_conversation
+from connectors.format.lines import beginning_of
+from connectors.format.privacy import fingerprint
 
 DEADLINE_S = 15.0
 
@@ -20,7 +22,7 @@ class Tape:
         self.records: list[tuple[str, Any]] = []
         self._flushed = 0
         self._full_after = full_after
-        self._watches: set[str] = set()
+        self._watches: dict[str, dict[str, Any]] = {}
         self._changed = threading.Condition()
 
     def frame(self, text: str | bytes, *, at: float | None = None) -> None:
@@ -33,21 +35,27 @@ class Tape:
             self.invalid(message.decode(), str(error))
             return
         if over is not None:
-            self._watches.discard(over)
+            self._watches.pop(over, None)
         self._add("frame", json.loads(message))
 
-    def invalid(self, text: str, reason: str) -> None:
-        self._add("invalid", (text, reason))
+    def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
+        self._add("invalid", (fingerprint(encoded(message)) if private else beginning_of(message), reason))
 
     def feed(self, name: str, state: str, reason: str) -> None:
         self._add("feed", (name, state, reason))
 
     def watch(self, settings: dict[str, Any]) -> None:
-        self._watches.add(settings["conversation_id"])
+        self._watches[settings["conversation_id"]] = settings
         self._add("watch", settings)
 
     def is_watching(self, conversation_id: str) -> bool:
         return conversation_id in self._watches
+
+    def watched_by(self, feed: str) -> list[str]:
+        return [id_ for id_, settings in self._watches.items() if settings.get("feed") == feed]
+
+    def watch_settings(self, conversation_id: str) -> dict[str, Any] | None:
+        return self._watches.get(conversation_id)
 
     def flush(self) -> None:
         with self._changed:
@@ -70,6 +78,11 @@ class Tape:
     def _add(self, kind: str, value: Any) -> None:
         with self._changed:
             self.records.append((kind, value))
+
+
+def encoded(message: str | bytes) -> bytes:
+    """Return a message as bytes."""
+    return message if isinstance(message, bytes) else message.encode("utf-8", "surrogatepass")
 
 
 def until(true: Callable[[], object]) -> None:

@@ -13,16 +13,17 @@ them the limits of its `FeedLimits`.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 from websockets.http11 import Response
 
-from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD, MAX_TEXT_CHARACTERS
+from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
 from connectors.runtime.threads import FeedThread
@@ -31,12 +32,16 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "SILENT",
     "DelayedFlush",
-    "EndedConversations",
     "FeedBase",
     "FeedLimits",
+    "OnEvent",
     "OnState",
-    "binary_text",
+    "RecentIds",
+    "Selection",
+    "WatchRules",
     "headers_of",
+    "ignore_event",
+    "is_sampled",
 ]
 
 MAX_MESSAGE_BYTES: Final = 2**20
@@ -48,6 +53,9 @@ loggers, so that no configuration of logging can turn it on.
 
 OnState = Callable[[str, str, str], None]
 """Called with the name of a feed, its new state and the reason."""
+
+OnEvent = Callable[[str, str, Mapping[str, str]], None]
+"""Called with the name of a feed, what happened (`topic_refused`, `not_watched`) and the details."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +81,74 @@ class FeedLimits:
             "feed": self.name,
             **more,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRules:
+    """Which conversations are watched: a share of all (`sample`), at most `max_watched` at a time, None for any number,
+    and only those whose labels have one of the values in `match`.
+    """
+
+    sample: float = 1.0
+    max_watched: int | None = None
+    match: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def is_sampled(conversation_id: str, sample: float) -> bool:
+    """Tell whether a conversation is part of a sample, the same on every machine and in every run.
+
+    It is when the first 8 bytes of the SHA-256 of its id (UTF-8), read as a big-endian integer and divided by 2^64, are
+    below `sample`.
+
+    >>> [is_sampled("c1", share) for share in (0.0, 0.5, 1.0)]
+    [False, False, True]
+    """
+    digest = hashlib.sha256(conversation_id.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:8], "big") < sample * 2**64
+
+
+class Selection:
+    """Decide which conversations a feed watches, and count by reason those that it does not.
+
+    `watching` gives the number of conversations watched now. `refused` is called with the reason and the id once for
+    each conversation and reason: `sample`, `match` or `max`.
+    """
+
+    def __init__(
+        self,
+        rules: WatchRules = WatchRules(),
+        *,
+        watching: Callable[[], int] = lambda: 0,
+        refused: Callable[[str, str], None] = lambda _, __: None,
+    ) -> None:
+        self.rules = rules
+        self._watching = watching
+        self._refused = refused
+        self._known = {reason: RecentIds(100_000) for reason in ("sample", "match", "max")}
+
+    def takes(self, conversation_id: str, labels: Mapping[str, str]) -> bool:
+        """Tell whether a conversation that is not watched yet is to be watched."""
+        reason = self._obstacle(conversation_id, labels)
+        if reason is None:
+            return True
+        if conversation_id not in self._known[reason]:
+            self._known[reason].add(conversation_id)
+            self._refused(reason, conversation_id)
+        return False
+
+    def _obstacle(self, conversation_id: str, labels: Mapping[str, str]) -> str | None:
+        rules = self.rules
+        if rules.sample < 1.0 and not is_sampled(conversation_id, rules.sample):
+            return "sample"
+        if any(labels.get(name) not in values for name, values in rules.match.items()):
+            return "match"
+        if rules.max_watched is not None and self._watching() >= rules.max_watched:
+            return "max"
+        return None
+
+
+def ignore_event(feed: str, what: str, details: Mapping[str, str]) -> None:
+    """Do nothing: the default of `OnEvent`."""
 
 
 class FeedBase(ABC):
@@ -160,18 +236,15 @@ class DelayedFlush:
             self._failed(error)
 
 
-class EndedConversations:
-    """The ids of the last `limit` conversations that ended, so that a late message does not start a watch again.
-
-    Not safe across threads: each feed has its own.
-    """
+class RecentIds:
+    """The last `limit` ids that were added. Not safe across threads."""
 
     def __init__(self, limit: int = 10_000) -> None:
         self._limit = limit
         self._ids: OrderedDict[str, None] = OrderedDict()
 
     def add(self, conversation_id: str) -> None:
-        """Remember an id as the last that ended; above the limit, the oldest one is forgotten."""
+        """Remember an id as the newest; above the limit, the oldest one is forgotten."""
         self._ids[conversation_id] = None
         self._ids.move_to_end(conversation_id)
         if len(self._ids) > self._limit:
@@ -182,11 +255,6 @@ class EndedConversations:
 
     def __len__(self) -> int:
         return len(self._ids)
-
-
-def binary_text(message: bytes) -> str:
-    """Return the beginning of a binary message as text, for an `invalid` record."""
-    return message[: 4 * MAX_TEXT_CHARACTERS].decode("utf-8", "backslashreplace")[:MAX_TEXT_CHARACTERS]
 
 
 def headers_of(response: Response) -> Mapping[str, str]:

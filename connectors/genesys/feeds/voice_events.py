@@ -24,7 +24,7 @@ from websockets.protocol import Event
 from connectors.errors import GenesysError
 from connectors.genesys.auth import TokenProvider
 from connectors.genesys.client import Clock, tls_context
-from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES, SILENT, FeedBase, OnState, binary_text, headers_of
+from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES, SILENT, FeedBase, OnState, headers_of
 from connectors.genesys.feeds.text_messages import TextMessages, hand_over_texts
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
@@ -257,7 +257,7 @@ class _Connection(ClientConnection):
         if fragments[0].opcode is TEXT:
             self._record(self._recorder.frame, message)
         else:
-            self._record(self._recorder.invalid, binary_text(message), "binary message")
+            self._record(self._recorder.invalid, message, "binary message")
 
     def _record(self, record: Callable[..., None], *message: object) -> None:
         if self.failure is None:

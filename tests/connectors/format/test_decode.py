@@ -429,7 +429,7 @@ def assert_reads_as_the_definition(lines: list[bytes]) -> None:
     assert are_same(decoded.ids.key, expected.key).all()
     assert decoded.ids.hash.tolist() == expected.hash.tolist()
     assert [(control.frames_before, control.kind, control.value) for control in decoded.controls] == controls
-    assert [(line, reason) for line, reason, _ in decoded.rejected] == rejected
+    assert [(one.line, one.reason) for one in decoded.rejected] == rejected
 
 
 def as_row(record: FrameLine | BareFrame) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import httpx
 
 from connectors.errors import AccessDeniedError, GenesysError
 from connectors.genesys.client import GenesysClient, status_of, to_error
-from connectors.genesys.endpoints import CHANNELS_PATH, DETAILS_PATH, SUBSCRIPTIONS_PATH, path_of
+from connectors.genesys.endpoints import CHANNELS_PATH, DETAILS_PATH, SUBSCRIPTIONS_PATH, SUBSCRIPTIONS_QUERY, path_of
 
 __all__ = ["CHANNEL_LIFE_S", "Channel", "NotificationsRest"]
 
@@ -20,11 +20,15 @@ CHANNEL_LIFE_S = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Channel:
-    """A subscribed channel; anyone who knows its `uri` can read it. `life_s` seconds of it were left at first."""
+    """A subscribed channel; anyone who knows its `uri` can read it. `life_s` seconds of it were left at first.
+
+    `refused` are the topics that Genesys did not subscribe, each with the reason.
+    """
 
     id: str
     uri: str = field(repr=False)
     life_s: float
+    refused: tuple[tuple[str, str], ...] = ()
 
 
 class NotificationsRest:
@@ -35,33 +39,44 @@ class NotificationsRest:
         self._endpoints = client.endpoints
 
     def open_channel(self, topics: Sequence[str]) -> Channel:
-        """Create a channel and subscribe it to all of the topics, 1,000 at most.
+        """Create a channel and subscribe it to the topics, 1,000 at most, except those that Genesys refuses.
 
         A create without an answer is repeated: at worst Genesys has a channel that is never connected, the first to be
-        removed when there are too many. Raises `AccessDeniedError` if one of the topics is not permitted, or
-        `GenesysError` or one of its kinds.
+        removed when there are too many. Raises `AccessDeniedError` if all topics are refused, or `GenesysError` or
+        one of its kinds.
         """
         what = "create notification channel"
-        channel = self._call(what, CHANNELS_PATH)
+        channel = self._call("POST", what, CHANNELS_PATH)
         id_, uri = (channel.get(key) if isinstance(channel, dict) else None for key in ("id", "connectUri"))
         if not isinstance(id_, str) or not id_ or not isinstance(uri, str) or not uri.startswith(("ws://", "wss://")):
             raise GenesysError(
                 f"{what}: {self._endpoints.api_url} answered without a channel; check that it is "
                 "the API host of your region and that no proxy answers in its place"
             )
-        body = [{"id": topic} for topic in topics]
-        listing = self._call(f"subscribe to {len(topics)} topic(s)", path_of(SUBSCRIPTIONS_PATH, channelId=id_), body)
-        rejected = [topic for topic in _entities(listing) if str(topic.get("state")).lower() == "rejected"]
-        if rejected:
-            first = rejected[0]
-            missing = ", ".join(map(str, first.get("missingPermissions") or ()))
-            reason = missing or first.get("rejectionReason") or "no reason given"
+        refused = self.subscribe(id_, topics)
+        if topics and len(refused) >= len(topics):
+            first, reason = refused[0]
             raise AccessDeniedError(
-                f"subscribe: {len(rejected)} topic(s) rejected, the first {first.get('id')!s:.256}: {reason!s:.256}; "
+                f"subscribe: all of {len(refused)} topic(s) refused, the first {first}: {reason}; check the ids, and "
                 "give the OAuth client a role with these permissions, in the division of what is watched",
                 status=403,
             )
-        return Channel(id_, uri, self._life_s(channel.get("expires")))
+        return Channel(id_, uri, self._life_s(channel.get("expires")), tuple(refused))
+
+    def subscribe(self, channel_id: str, topics: Sequence[str]) -> list[tuple[str, str]]:
+        """Have a channel subscribed to these topics and no others; returns those refused, with the reasons.
+
+        Raises `GenesysError` or one of its kinds.
+        """
+        path = path_of(SUBSCRIPTIONS_PATH, channelId=channel_id)
+        what = f"subscribe to {len(topics)} topic(s)"
+        body = [{"id": topic} for topic in topics]
+        listing = self._call("PUT", what, path, query=SUBSCRIPTIONS_QUERY, body=body)
+        return [
+            (f"{topic.get('id')!s:.256}", _reason(topic))
+            for topic in _entities(listing)
+            if str(topic.get("state")).lower() == "rejected"
+        ]
 
     def conversation_details(self, conversation_id: str) -> Any:
         """Return what analytics knows of a conversation, as JSON values, without a retry.
@@ -70,14 +85,14 @@ class NotificationsRest:
         """
         return self._client.send_once("GET", path_of(DETAILS_PATH, conversationId=conversation_id))
 
-    def _call(self, what: str, path: str, body: Any = None) -> Any:
+    def _call(self, method: str, what: str, path: str, *, query: dict[str, str] | None = None, body: Any = None) -> Any:
         try:
-            return self._client.call("POST", path, what=what, body=body)
+            return self._client.call(method, path, what=what, query=query, body=body)
         except (httpx.HTTPStatusError, httpx.RequestError) as failure:
             if status_of(failure) == httpx.codes.FORBIDDEN:
                 raise AccessDeniedError(
-                    f"{what}: access denied (403); all topics of a channel must be permitted: give the OAuth client a "
-                    "role with notifications and the permissions of its topics, in the division of what is watched",
+                    f"{what}: access denied (403); give the OAuth client a role with notifications and the permissions "
+                    "of its topics, in the division of what is watched",
                     status=403,
                 ) from failure
             raise to_error(failure, what=what, endpoints=self._endpoints) from failure
@@ -97,3 +112,9 @@ class NotificationsRest:
 def _entities(listing: Any) -> list[dict[str, Any]]:
     entities = listing.get("entities") if isinstance(listing, dict) else None
     return [entity for entity in entities if isinstance(entity, dict)] if isinstance(entities, list) else []
+
+
+def _reason(topic: dict[str, Any]) -> str:
+    missing = topic.get("missingPermissions")
+    permissions = ", ".join(map(str, missing)) if isinstance(missing, list) else ""
+    return f"{permissions or topic.get('rejectionReason') or 'no reason given'!s:.256}"

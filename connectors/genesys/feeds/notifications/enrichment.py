@@ -148,6 +148,14 @@ class MediaQueue:
                 (conversation_id, self._now()),
             )
 
+    def resume(self, conversation_id: str) -> None:
+        """Remember a conversation as going on that was thought to have ended; `wake` and its next end make it due."""
+        with self._lock, self._explained():
+            self._db.execute(
+                "UPDATE wanted SET ended = 0, due_at = NULL, attempts = 0, changed_at = ? WHERE conversation = ?",
+                (self._now(), conversation_id),
+            )
+
     def wake(self, due_at: float) -> None:
         """Want all that are remembered from `due_at` (epoch seconds) on: their ends may have gone unheard."""
         with self._lock, self._explained():
@@ -257,6 +265,10 @@ class Enricher:
     def note(self, conversation_id: str) -> None:
         """Remember that a conversation goes on. Raises StateError."""
         self._queue.note(conversation_id)
+
+    def resume(self, conversation_id: str) -> None:
+        """Take back that a conversation has ended: another leg of it is alive. Raises StateError."""
+        self._queue.resume(conversation_id)
 
     def look_for_ends(self) -> None:
         """Ask about all conversations that go on as far as is known: their ends may have gone unheard.

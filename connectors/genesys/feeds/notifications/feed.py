@@ -13,26 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from connectors.errors import GenesysError
-from connectors.format.limits import MAX_TEXT_CHARACTERS
-from connectors.format.notifications import Heard, read_notification
 from connectors.genesys.client import Clock, GenesysClient, RetryPolicy, Tokens, budget_of
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.base import (
     DelayedFlush,
-    EndedConversations,
     FeedBase,
     FeedLimits,
+    OnEvent,
     OnState,
-    binary_text,
+    Selection,
+    WatchRules,
     headers_of,
+    ignore_event,
 )
 from connectors.genesys.feeds.notifications.channels import Channel, NotificationsRest
 from connectors.genesys.feeds.notifications.enrichment import Enricher, EnrichTiming, MediaQueue
-from connectors.genesys.feeds.notifications.sockets import MAX_REASON, ChannelSocket, NotificationTiming, RecentlyHeard
+from connectors.genesys.feeds.notifications.messages import MessageRecorder, parse_object
+from connectors.genesys.feeds.notifications.sockets import ChannelSocket, NotificationTiming, RecentlyHeard
 from connectors.genesys.feeds.notifications.topics import in_channels
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
@@ -45,6 +45,7 @@ __all__ = ["NotificationTiming", "NotificationsFeed"]
 METADATA_TOPIC = "channel.metadata"
 SYSTEM_TOPIC = "v2.system."
 CLOSING_TOPIC = "v2.system.socket_closing"
+EXPIRING_TOPIC = "v2.system.streaming-subscriptions-expiring"
 CHANNEL_IS_OVER = ("token_revoked", "no_longer_subscribed")
 
 
@@ -67,11 +68,12 @@ class _NotOpened(NamedTuple):
 
 
 class NotificationsFeed(FeedBase):
-    """Keep as many channels as `topics` need connected, and record their messages as received.
+    """Keep as many channels as `topics` need connected, and record their messages.
 
-    A conversation is watched from its first message on, under `limits`. Heartbeats and pongs are not recorded; messages
-    that are not JSON, or cannot be handled, become `invalid` records with the reason. The feed is up while every
-    channel is connected. A failed connection is logged and tried again, for as long as the feed runs.
+    A conversation is watched from its first message on, under `limits`, if `rules` take it; see `MessageRecorder`.
+    Heartbeats and pongs are not recorded; messages that are not JSON, or cannot be handled, become `invalid` records
+    with the reason. The feed is up while every channel is connected. A failed connection is logged and tried again, for
+    as long as the feed runs. A topic that Genesys refuses goes to `on_event`, and the others are subscribed.
 
     With an `enrich_queue`, an end is recorded with a top-level `"enrich": true`, and the conversation ends with the
     media record that analytics gives later, or with an empty one. After a gap, or a restart, analytics is also asked
@@ -87,7 +89,10 @@ class NotificationsFeed(FeedBase):
         topics: Sequence[str],
         recorder: Recorder,
         limits: FeedLimits,
+        rules: WatchRules = WatchRules(),  # noqa: B008 - frozen
+        keep_raw: bool = False,
         on_state: OnState | None = None,
+        on_event: OnEvent = ignore_event,
         enrich_queue: Path | None = None,
         timing: NotificationTiming = NotificationTiming(),  # noqa: B008 - frozen
         enrich_timing: EnrichTiming = EnrichTiming(),  # noqa: B008 - frozen
@@ -95,7 +100,7 @@ class NotificationsFeed(FeedBase):
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(name, recorder, on_state)
-        self._limits = limits
+        self._on_event = on_event
         self._timing = timing
         self._now = clock.now
         self._u = clock.u
@@ -110,11 +115,13 @@ class NotificationsFeed(FeedBase):
             queue = MediaQueue(path, now=clock.now)
             return Enricher(queue, rest(), recorder, budget, name=name, timing=enrich_timing, clock=clock)
 
+        selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=self._not_watched)
+        self._messages = MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw)
         self._rest = rest()
         self._enricher: Enricher | None = None
         self._make_enricher = None if enrich_queue is None else lambda: enricher(enrich_queue)
-        self._ended = EndedConversations()
         self._recent = RecentlyHeard(timing.duplicate_s)
+        self._refused: set[str] = set()
         self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
         self._main: asyncio.Task[None] | None = None
         self._reading: dict[asyncio.Task[None], ChannelSocket] = {}
@@ -150,7 +157,7 @@ class NotificationsFeed(FeedBase):
 
     def _run(self, runner: asyncio.Runner) -> None:
         if self._make_enricher is not None:
-            self._enricher = self._make_enricher()
+            self._enricher = self._messages.enricher = self._make_enricher()
             self._enricher.start()
         runner.run(self._stay_connected())
 
@@ -178,11 +185,10 @@ class NotificationsFeed(FeedBase):
         if self._failed.done():
             self._failed.result()
         self._flush.now()
-        if self._is_up:
-            self._change("down", self._thread.reason)
+        self._change("down", self._thread.reason)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do some of the feed's work, and end the feed if that fails."""
+        """Do some of the feed's work; an exception ends the feed."""
         try:
             await work
         except Exception as error:
@@ -193,12 +199,14 @@ class NotificationsFeed(FeedBase):
             self._failed.set_exception(error)
 
     async def _keep(self, slot: _Slot) -> None:
-        """Have a connection for the topics of a slot, always."""
+        """Keep a connection for the topics of a slot."""
         failures = 0
         while True:
             opened = await self._open(slot)
             if isinstance(opened, _NotOpened):
                 failures += 1
+                if slot.current is None:
+                    self._down(slot, opened.reason)
                 await self._pause(slot, opened.reason, self._wait_s(opened.cause, failures))
                 continue
             self._switch(slot, opened)
@@ -230,7 +238,7 @@ class NotificationsFeed(FeedBase):
         return backoff_s(failures, self._u(), base_s=self._timing.base_s, cap_s=self._timing.cap_s)
 
     def _wait_s(self, cause: Exception, failures: int) -> float:
-        """How long to wait after `failures` failures in a row, the last of them because of `cause`."""
+        """Return the wait after `failures` failures in a row, the last of them because of `cause`."""
         if isinstance(cause, InvalidStatus):
             if cause.response.status_code in (401, 404) and failures == 1:
                 return 0.0  # the channel is gone, and the next one is new
@@ -238,7 +246,7 @@ class NotificationsFeed(FeedBase):
             if asked_s is not None:
                 return asked_s
         if isinstance(cause, GenesysError) and cause.status is not None and cause.status < 500:
-            return self._backoff_s(64)  # until somebody gives the client a role, or the minute is over
+            return self._backoff_s(64)  # until the client has a role, or the minute is over
         return self._backoff_s(failures)
 
     async def _open(self, slot: _Slot) -> ChannelSocket | _NotOpened:
@@ -248,6 +256,7 @@ class NotificationsFeed(FeedBase):
             if channel is None:
                 async with self._rest_is_free:
                     channel = await in_daemon_thread(lambda: self._rest.open_channel(slot.topics), name="notifications")
+                self._warn_of(channel)
                 share = self._timing.renew_ratio - 0.05 * self._u()  # so that not all are replaced at once
                 slot.renew_at = asyncio.get_running_loop().time() + channel.life_s * share
                 slot.channel = channel
@@ -258,8 +267,19 @@ class NotificationsFeed(FeedBase):
             slot.channel = None
             return _NotOpened(f"upgrade refused with {refused.response.status_code}", refused)
         except (OSError, EOFError, ValueError, WebSocketException) as error:
-            # No more than its kind: the text may quote the address of a channel, which lets anybody read it.
+            # No more than its kind: the text may quote the address of a channel, with which anyone can read it.
             return _NotOpened(f"cannot connect: {type(error).__name__}", error)
+
+    def _warn_of(self, channel: Channel) -> None:
+        """Report each topic that Genesys has refused, once."""
+        for topic, reason in channel.refused:
+            if topic not in self._refused:
+                self._refused.add(topic)
+                get_logger(__name__).warning("topic_refused", feed=self._name, topic=topic, reason=reason)
+                self._on_event(self._name, "topic_refused", {"topic": topic, "reason": reason})
+
+    def _not_watched(self, reason: str, conversation_id: str) -> None:
+        self._on_event(self._name, "not_watched", {"reason": reason, "conversation": conversation_id})
 
     def _switch(self, slot: _Slot, new: ChannelSocket) -> None:
         """Let a new connection take the place of the slot's old one, which is read for a while yet."""
@@ -268,51 +288,50 @@ class NotificationsFeed(FeedBase):
             loop = asyncio.get_running_loop()
             loop.call_later(self._timing.overlap_s, old.end, "replaced")
         if not self._is_up and all(each.current is not None for each in self._slots):
-            topics = sum(len(each.topics) for each in self._slots)
-            self._change("up", f"connected: {topics} topic(s) on {len(self._slots)} channel(s)")
+            topics = [topic for each in self._slots for topic in each.topics]
+            refused = len(self._refused.intersection(topics))
+            but = f", {refused} refused" if refused else ""
+            self._change("up", f"connected: {len(topics) - refused} topic(s) on {len(self._slots)} channel(s){but}")
             if self._enricher is not None:
                 self._enricher.look_for_ends()
 
     async def _listen(self, slot: _Slot, connection: ChannelSocket) -> None:
-        """Record what a connection says until it is over; if there is no other one, the feed is down."""
+        """Record the messages of a connection until it ends; if there is no other one, the feed is down."""
         await connection.read(self._take)
         self._flush.now()
         if slot.current is not connection:
             return
         slot.current = None
-        if self._is_up and not self._thread.stopping.is_set():
+        self._down(slot, connection.reason)
+
+    def _down(self, slot: _Slot, reason: str) -> None:
+        if not self._thread.stopping.is_set():
             of_several = "" if len(self._slots) == 1 else f"channel {slot.number} of {len(self._slots)}: "
-            self._change("down", of_several + connection.reason)
+            self._change("down", of_several + reason)
 
     def _take(self, connection: ChannelSocket, message: str | bytes) -> None:
         """Record a message, or do what it says about the channel."""
+        self._flush.soon()
         if isinstance(message, bytes):
-            self._recorder.invalid(binary_text(message), "binary message")
-            self._flush.soon()
+            self._messages.invalid(message, "binary message")
             return
         try:
-            content = _object(message)
-            if carried := "enrich" in content:
-                del content["enrich"]
-            if self._is_dealt_with(connection, content):
+            content = parse_object(message)
+            if self._is_handled(connection, content):
                 return
-            heard = read_notification(content)
         except Exception as error:  # nothing is recorded in there: whatever it is, it is about this message alone
-            reason = f"it cannot be handled: {type(error).__name__}: {error}"[:MAX_REASON]
-            get_logger(__name__).warning("message_not_handled", feed=self._name, reason=reason)
-            self._recorder.invalid(message[:MAX_TEXT_CHARACTERS], reason)
-        else:
-            self._record(message, content, heard, carried=carried)
-        self._flush.soon()
+            self._messages.cannot_handle(message, error)
+            return
+        self._messages.record(message, content)
 
-    def _is_dealt_with(self, connection: ChannelSocket, content: Mapping[str, Any]) -> bool:
-        """Do what a message says about the channel; whether that was all, or the message was heard before."""
+    def _is_handled(self, connection: ChannelSocket, content: Mapping[str, Any]) -> bool:
+        """Do what a message says about the channel; True if there is nothing more, or the message is a duplicate."""
         topic, body, result = content.get("topicName"), content.get("eventBody"), content.get("result")
         if topic == METADATA_TOPIC:
             return True
         if topic is None and isinstance(result, str | int | float):
             if str(result) != "200":
-                connection.end(f"Genesys answered {result} on the channel", is_channel_over=True)
+                connection.end(f"Genesys answered {str(result)[:16]} on the channel", is_channel_over=True)
             return True
         if not isinstance(topic, str):
             return False
@@ -325,48 +344,12 @@ class NotificationsFeed(FeedBase):
         kind = body.get("systemTopicType") if isinstance(body, Mapping) else None
         if topic == CLOSING_TOPIC:
             connection.ask_for_another("Genesys is about to close its socket")
+        elif topic == EXPIRING_TOPIC:
+            connection.ask_for_another("its subscriptions are about to expire")
         elif topic.removeprefix(SYSTEM_TOPIC) in CHANNEL_IS_OVER or kind in CHANNEL_IS_OVER:
-            connection.end(f"Genesys has ended the channel ({topic})", is_channel_over=True)
-
-    def _record(self, message: str, content: Mapping[str, Any], heard: Heard | None, *, carried: bool) -> None:
-        """Record a message as it is, with the watch that it is reason for, and want the media of what is over.
-
-        `carried` says that it came with an `enrich` of its own, which is not Genesys' to say.
-        """
-        if heard is None:
-            self._recorder.frame(_annotated(message, enrich=False, carried=carried))
-            return
-        enrich = False
-        id_ = heard.conversation_id
-        if heard.begins and id_ not in self._ended and not self._recorder.is_watching(id_):
-            self._recorder.watch(self._limits.watch(id_, heard.leg_id))
-            if self._enricher is not None:
-                self._enricher.note(id_)
-        if self._enricher is not None and self._recorder.is_watching(id_):
-            if heard.ended:
-                if id_ not in self._ended:
-                    self._enricher.want(id_, ended=True)
-                enrich = True
-            elif str(content.get("topicName")).endswith(".user.end"):
-                self._enricher.want(id_, ended=False)
-        if heard.ended:
-            self._ended.add(id_)
-        self._recorder.frame(_annotated(message, enrich=enrich, carried=carried))
-
-
-def _annotated(message: str, *, enrich: bool, carried: bool) -> str:
-    """A message that is an object, with our `enrich` if it is true, and in any case if it `carried` one: then ours is
-    behind it, because of two keys of one name the last counts.
-    """
-    if carried:
-        return f'{message.rstrip()[:-1]},"enrich":{"true" if enrich else "false"}}}'
-    return '{"enrich":true,' + message.lstrip()[1:] if enrich else message
-
-
-def _object(message: str) -> dict[str, Any]:
-    """A message as an object, empty if it is none: that is for the recorder to say."""
-    try:
-        content = orjson.loads(message)
-    except orjson.JSONDecodeError:
-        return {}
-    return content if isinstance(content, dict) else {}
+            get_logger(__name__).warning(
+                "channel_taken",
+                feed=self._name,
+                advice="if this repeats, another program uses the OAuth client; give each one its own",
+            )
+            connection.end("Genesys has ended the channel", is_channel_over=True)

@@ -15,6 +15,7 @@ import structlog
 from websockets.sync.server import ServerConnection
 
 from connectors.errors import StateError
+from connectors.format.lines import beginning_of
 from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.client import Clock, RetryPolicy
 from connectors.genesys.endpoints import Endpoints
@@ -44,8 +45,9 @@ class Tape:
         for message in messages:
             self.frame(message)
 
-    def invalid(self, text: str, reason: str) -> None:
-        self._add("invalid", text, reason)
+    def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
+        assert not private  # voice events hold no personal data
+        self._add("invalid", beginning_of(message), reason)
 
     def feed(self, name: str, state: str, reason: str) -> None:
         self._add("feed", name, state, reason)

@@ -9,7 +9,7 @@ import pytest
 
 from connectors.genesys.feeds.audiohook.monitor import EVENTS_PER_SAMPLE, RECONNECT_S, Monitor, MonitoredSession
 from connectors.genesys.feeds.audiohook.session import Session
-from connectors.genesys.feeds.base import EndedConversations, FeedLimits
+from connectors.genesys.feeds.base import FeedLimits, RecentIds
 
 MEDIA = {"type": "audio", "format": "PCMU", "channels": ["external"], "rate": 8000}
 LIMITS = FeedLimits("hook", 200.0, 0.05, None)
@@ -212,7 +212,7 @@ def test_a_watch_of_someone_else_is_not_ended(monitor: Monitor, records: Records
 
 def test_ended_conversations_are_remembered_up_to_a_limit() -> None:
     """The last ones to end are remembered, and the oldest are forgotten."""
-    ended = EndedConversations(limit=2)
+    ended = RecentIds(limit=2)
     for conversation_id in ("a", "b", "a", "c"):
         ended.add(conversation_id)
     assert ("a" in ended, "b" in ended, "c" in ended, len(ended)) == (True, False, True, 2)

@@ -1,0 +1,188 @@
+"""What a notifications feed makes of a message: a watch, labels, an end, a record without personal data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from connectors.format.notifications import (
+    Heard,
+    Leg,
+    is_notification,
+    labels_of,
+    legs_of,
+    read_notification,
+    topic_of,
+)
+from connectors.format.privacy import redacted
+from connectors.genesys.feeds.base import FeedLimits, Selection
+from connectors.genesys.feeds.notifications.enrichment import Enricher
+from connectors.genesys.feeds.notifications.legs import Conversations, KnownLegs
+from connectors.journal.writer import Recorder
+from connectors.runtime.logs import get_logger
+
+__all__ = ["MessageRecorder", "WatchHooks", "parse_object"]
+
+OURS: Final = ("over", "enrich")
+"""Top-level keys that the feed writes into what it records; a received message has none of them that counts."""
+FIRST_KEPT: Final = frozenset({"direction", "provider"})
+
+
+@dataclass(frozen=True, slots=True)
+class WatchHooks:
+    """Called in the feed's thread when a conversation starts or ends being watched; `name_of` gives a name for the id
+    of a label, or the id itself.
+    """
+
+    started: Callable[[str], None] = lambda _: None
+    ended: Callable[[str], None] = lambda _: None
+    name_of: Callable[[str, str], str] = lambda _, id_: id_
+
+
+class _Read(NamedTuple):
+    """What a message says, and what of it is kept."""
+
+    topic: str
+    heard: Heard | None
+    legs: list[Leg]
+    labels: dict[str, str]
+    kept: dict[str, Any]
+
+
+class MessageRecorder:
+    """Record messages, and watch their conversations.
+
+    A conversation is watched from the first message on that shows it going on, under `limits`, if `selection` takes it.
+    It ends when none of its known legs is alive, and goes on when a later message shows one that is. With an `enricher`
+    an end is recorded with a top-level `"enrich": true`, and the media record ends the watch.
+
+    Unless `keep_raw`, only ids, times, states and measurements of a message are recorded, and of a message that cannot
+    be read only its length and SHA-256.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        recorder: Recorder,
+        limits: FeedLimits,
+        *,
+        selection: Selection,
+        hooks: WatchHooks = WatchHooks(),
+        keep_raw: bool = False,
+    ) -> None:
+        self.enricher: Enricher | None = None
+        self._name = name
+        self._recorder = recorder
+        self._limits = limits
+        self._selection = selection
+        self._hooks = hooks
+        self._keep_raw = keep_raw
+        self._conversations = Conversations()
+
+    def invalid(self, message: str | bytes, reason: str) -> None:
+        """Record a message that cannot be a notification."""
+        self._recorder.invalid(message, reason, private=not self._keep_raw)
+
+    def record(self, message: str, content: Mapping[str, Any]) -> None:
+        """Record a notification, whose parsed `content` has none of our own keys."""
+        if not is_notification(content):
+            self.invalid(message, "not a notification: it is not a JSON object with a topicName")
+            return
+        try:
+            read = _Read(
+                topic_of(content),
+                read_notification(content),
+                legs_of(content),
+                labels_of(content),
+                dict(content) if self._keep_raw else redacted(content),
+            )
+            orjson.dumps(read.kept)  # which a message that is nested too deeply cannot be
+        except Exception as error:  # whatever it is, it is about this message alone
+            self.cannot_handle(message, error)
+            return
+        notes = {} if read.heard is None else self._follow(read, read.heard)
+        self._recorder.frame(orjson.dumps({**read.kept, **notes}))
+
+    def cannot_handle(self, message: str, error: Exception) -> None:
+        """Record a message that raised an error, whose text may quote the message."""
+        reason = f"it cannot be handled: {type(error).__name__}"
+        get_logger(__name__).warning("message_not_handled", feed=self._name, reason=reason)
+        self.invalid(message, reason)
+
+    def found(self, conversation_id: str, labels: Mapping[str, str]) -> None:
+        """Watch a conversation that a query has found in progress, unless it is known to be over."""
+        known = self._conversations.of(conversation_id)
+        if not known.is_over:
+            self._add_labels(known, labels)
+            self._watch(conversation_id, None, known)
+
+    def _follow(self, read: _Read, heard: Heard) -> dict[str, bool]:
+        """Learn from a message, watch its conversation if need be, and return what to note in its record."""
+        id_ = heard.conversation_id
+        known = self._conversations.of(id_)
+        was_over = known.is_over
+        known.learn(read.legs, ended=heard.ended, customer_left=read.topic.endswith(".customer.end"))
+        self._add_labels(known, read.labels)
+        over = known.is_over
+        if heard.begins and not over:
+            if was_over:
+                get_logger(__name__).info("conversation_goes_on", feed=self._name, conversation=id_)
+            self._watch(id_, heard.leg_id, known)
+        notes: dict[str, bool] = {}
+        if over != heard.ended and over != was_over:
+            notes["over"] = over
+        elif heard.ended and not over:
+            notes["over"] = False
+        if over and not was_over:
+            self._hooks.ended(id_)
+        if self._enrich(id_, read.topic, heard, over=over, was_over=was_over):
+            notes["enrich"] = True
+        return notes
+
+    def _enrich(self, id_: str, topic: str, heard: Heard, *, over: bool, was_over: bool) -> bool:
+        """Have media fetched; whether its record is going to end the conversation in place of this message."""
+        if self.enricher is None or not self._recorder.is_watching(id_):
+            return False
+        if over and not was_over:
+            self.enricher.want(id_, ended=True)
+        elif was_over and not over:
+            self.enricher.resume(id_)
+        elif topic.endswith(".user.end") and not over:
+            self.enricher.want(id_, ended=False)
+        return over and (heard.ended or not was_over)
+
+    def _watch(self, id_: str, leg_id: str | None, known: KnownLegs) -> None:
+        """Start to watch a conversation, or tell the dataflow its new labels."""
+        if self._recorder.is_watching(id_):
+            in_force = self._recorder.watch_settings(id_) or {}
+            before = in_force.get("labels") or {}
+            if in_force.get("feed") == self._limits.name and {**before, **known.labels} != before:
+                known.labels = {**before, **known.labels}
+                self._recorder.watch({**in_force, "labels": known.labels})
+            return
+        if not self._selection.takes(id_, known.labels):
+            return
+        labels = {"labels": known.labels} if known.labels else {}
+        self._recorder.watch(self._limits.watch(id_, leg_id, **labels))
+        self._hooks.started(id_)
+        if self.enricher is not None:
+            self.enricher.note(id_)
+
+    def _add_labels(self, known: KnownLegs, labels: Mapping[str, str]) -> None:
+        for name, value in labels.items():
+            if name not in FIRST_KEPT or name not in known.labels:
+                known.labels = {**known.labels, name: self._hooks.name_of(name, value)}
+
+
+def parse_object(message: str) -> dict[str, Any]:
+    """Return a message as an object without our own keys, empty if it is not an object."""
+    try:
+        content = orjson.loads(message)
+    except orjson.JSONDecodeError:
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {key: value for key, value in content.items() if key not in OURS}
