@@ -9,43 +9,36 @@ import random
 import ssl
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from types import MappingProxyType
 from typing import TypeVar
 
 import httpx
 
 from connectors.callbacks.addresses import Resolve, resolve
-from connectors.callbacks.http import Sender, endpoint_of
-from connectors.callbacks.outbox import Due, Outbox, Settlement, Waiting
-from connectors.callbacks.policy import (
-    Breaker,
-    Dead,
-    Delivered,
-    DeliveryPolicy,
-    Outcome,
-    Retry,
-    Verdict,
-    classify,
-    retry_delay_s,
-)
+from connectors.callbacks.model import DueBatch, DueCallback
+from connectors.callbacks.outbox import Outbox
+from connectors.callbacks.policy import Dead, Delivered, DeliveryPolicy, Outcome, Retry, Verdict, classify, excerpt
+from connectors.callbacks.receivers import Receiver, Shares
+from connectors.callbacks.results import Results
+from connectors.callbacks.routes import Route, connections_allowed
 from connectors.callbacks.signing import sign
+from connectors.callbacks.timeline import Timeline
 from connectors.errors import StateError
 from connectors.runtime.logs import get_logger
 from connectors.runtime.tracing import span
-from connectors.state.audit import AuditEntry, AuditLog
+from connectors.state.audit import AuditLog
 
 __all__ = ["Delivery", "DeliveryMetrics"]
 
 _T = TypeVar("_T")
 
 _POLL_S = 1.0
-_AHEAD = 64  # callbacks of one receiver read ahead, so that it is kept busy while results are written down
-_LANE_KEPT_S = 60.0
 _PRUNE_EVERY_S = 3600.0
-_TOMBSTONES_KEPT_S = 7 * 86400.0
-_HEADERS = {"content-type": "application/json", "user-agent": "voicewatch"}
+_IDS_KEPT_S = 7 * 86400.0
+_NO_SUCH_TARGET = "target: no [[notify]] table has this name any more"
 
 
 class DeliveryMetrics:
@@ -61,41 +54,19 @@ class DeliveryMetrics:
         """There are this many receivers in each state."""
 
 
-class _Lane:
-    """Everything that belongs to one receiver, which is one URL."""
-
-    def __init__(self, url: str, policy: DeliveryPolicy, verify: ssl.SSLContext, resolver: Resolve) -> None:
-        self.url = url
-        self.endpoint = endpoint_of(url)
-        self.sender = Sender(url, policy, verify, resolver)
-        self.queue: deque[Waiting] = deque()
-        self.in_flight = 0
-        self.breaker = Breaker(base_s=policy.breaker_base_s)
-        self.gone = False  # answered 410
-        self.used_at = 0.0
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing would be forgotten with it."""
-        return not (self.queue or self.in_flight or self.gone or self.breaker.tripped)
-
-    @property
-    def state(self) -> str:
-        """How it stands with the receiver, for the metrics."""
-        return "gone" if self.gone else "open" if self.breaker.tripped else "closed"
-
-
 class Delivery:
-    """Delivers the callbacks of an outbox from a thread of its own, until stopped.
+    """Delivers the callbacks of an outbox from a dedicated thread, until stopped.
 
-    Each receiver has its own queue, connections, concurrency limit and circuit breaker, so that a slow or dead one
-    delays nobody else. Of a conversation only the oldest callback is ever under way. Every attempt is audited
-    (CALLBACK_DELIVERED, CALLBACK_FAILED, CALLBACK_DEAD) and then written down in the outbox; a crash between an
+    Each receiver has its own queue, connections, share of the connections and circuit breaker, so that a slow or dead
+    one delays no other. Of a conversation only the oldest callback is ever under way. Every attempt is audited
+    (CALLBACK_DELIVERED, CALLBACK_FAILED, CALLBACK_DEAD) and then recorded in the outbox; a crash between an
     answer and that means that the callback is sent again.
 
-    When the outbox or the audit log cannot be written (a full disk), sending pauses and goes on by itself.
-    `verify` holds the certificate authorities to trust (by default certifi's, or those in SSL_CERT_FILE);
-    `resolver` looks up hosts. `metrics` counts attempts and receivers.
+    A callback's URL is where it is sent, unless `routes` has a route under that name (of a notify target). Waits are
+    measured by the `monotonic` clock; `now` only stamps requests and results. When the outbox or the audit log cannot
+    be written (a full disk), sending pauses and resumes automatically. `verify` holds the certificate authorities to
+    trust (by default certifi's, or those in SSL_CERT_FILE); `resolver` looks up hosts. `metrics` counts attempts and
+    receivers. A raised callback older than `expire_after_s` is not sent if its resolve waits too.
     """
 
     def __init__(
@@ -105,21 +76,27 @@ class Delivery:
         audit: AuditLog,
         secrets: Sequence[str] = (),
         policy: DeliveryPolicy | None = None,
+        routes: Mapping[str, Route] = MappingProxyType({}),
         verify: ssl.SSLContext | None = None,
         resolver: Resolve = resolve,
         now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         u: Callable[[], float] = random.random,
         metrics: DeliveryMetrics | None = None,
+        expire_after_s: float | None = None,
     ) -> None:
         self._outbox = outbox
-        self._audit = audit
         self._secrets = tuple(secrets)
         self._policy = policy or DeliveryPolicy()
+        self._routes = routes
         self._verify = verify
         self._resolver = resolver
         self._now = now
+        self._clock = monotonic
+        self._timeline = Timeline(now, monotonic)
         self._u = u
         self._metrics = metrics or DeliveryMetrics()
+        self._expire_after_s = expire_after_s
         self._log = get_logger(__name__)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -127,16 +104,17 @@ class Delivery:
         self._news = asyncio.Event()
         self._draining = False
         self._cut = False
-        self._lanes: dict[str, _Lane] = {}
-        self._busy: set[str] = set()  # conversations read ahead, under way, or not yet written down
+        self._receivers: dict[str, Receiver] = {}
+        self._shares = Shares(self._policy.total or 0, self._policy.patience_s)
+        self._busy: set[str] = set()  # threads read ahead, under way, or not yet recorded
         self._attempts: set[asyncio.Task[None]] = set()
-        self._unaudited: list[tuple[Settlement, AuditEntry]] = []
-        self._unsettled: list[Settlement] = []
-        self._recovered: set[str] = set()  # receivers that are back after their breaker was open
+        self._made_room: set[asyncio.Task[None]] = set()
+        self._results = Results(self._policy, audit, outbox, self._timeline, u)
+        self._recovered: set[str] = set()  # receivers that are back after a failure
         self._pruned_at = float("-inf")
 
     def start(self) -> None:
-        """Begin to deliver; returns when the thread runs."""
+        """Begin to deliver; return when the thread runs."""
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,), name="delivery", daemon=True)
         self._thread.start()
@@ -150,6 +128,11 @@ class Delivery:
         """Raise RuntimeError if the thread has died of a mistake in it: callbacks then only pile up."""
         if self._failure is not None:
             raise RuntimeError("the delivery thread has died") from self._failure
+
+    @property
+    def timeline(self) -> Callable[[], float]:
+        """The time of `due_at` in the outbox."""
+        return self._timeline
 
     def stop(self, drain_s: float) -> None:
         """Send what is due, for at most `drain_s` seconds, then end the thread; the rest stays in the outbox.
@@ -171,13 +154,13 @@ class Delivery:
         self._cut = True
 
     def _tell(self, change: Callable[[], None]) -> None:
-        def heard() -> None:
+        def notify() -> None:
             change()
             self._news.set()
 
         if self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the thread has ended
-                self._loop.call_soon_threadsafe(heard)
+                self._loop.call_soon_threadsafe(notify)
 
     def _run(self, started: threading.Event) -> None:
         try:
@@ -191,179 +174,216 @@ class Delivery:
     async def _main(self, started: threading.Event) -> None:
         if self._verify is None:
             self._verify = httpx.create_ssl_context()
+        if self._policy.total is None:
+            self._shares.total = connections_allowed()
         self._loop = asyncio.get_running_loop()
         started.set()
         # SQLite and the audit log block, so they get a thread; one, so that they are used in order.
         with ThreadPoolExecutor(1, "outbox") as self._disk:
             try:
+                capped = False
                 while True:
                     self._news.clear()
                     try:
-                        next_at = await self._turn()
+                        if not capped:
+                            await self._on_disk(self._outbox.cap_waits, self._timeline())
+                            capped = True
+                        wait_s = await self._turn()
                     except StateError as error:
                         self._log.error("delivery_paused", error=str(error))
                         if self._draining:
                             break
-                        next_at = self._now() + _POLL_S
+                        wait_s = _POLL_S
                     if self._cut or (self._draining and self._quiet()):
                         break
-                    await self._wait(next_at)
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._news.wait(), min(max(wait_s, 0.0), _POLL_S))
                 await self._end()
             finally:
-                for lane in self._lanes.values():
-                    lane.sender.close()
+                for receiver in self._receivers.values():
+                    receiver.sender.close()
 
-    async def _turn(self) -> float | None:
-        """Write down what has ended, read what is due, begin what may begin; return when the next falls due."""
-        await self._settle()
-        if self._now() >= self._pruned_at + _PRUNE_EVERY_S:
-            self._pruned_at = self._now()
-            await self._on_disk(self._outbox.prune, self._pruned_at - _TOMBSTONES_KEPT_S)
-        busy = frozenset(self._busy)
-        due = await self._on_disk(functools.partial(self._outbox.due, per_url=_AHEAD, busy=busy), self._now())
-        self._enqueue(due)
-        now = self._now()
-        moments = [] if due.next_at is None else [due.next_at]
-        for lane in list(self._lanes.values()):
-            self._launch(lane)
-            if lane.queue and lane.in_flight == 0 and not lane.breaker.admits(now, 0):
-                moments.append(lane.breaker.open_until)
-            elif lane.idle and now > lane.used_at + _LANE_KEPT_S:
-                del self._lanes[lane.url]
-                lane.sender.close()
-        self._metrics.receivers(Counter(lane.state for lane in self._lanes.values()))
-        return min(moments, default=None)
+    async def _turn(self) -> float:
+        """Record what has ended, read what is due, begin what may begin; return the seconds until there may be more."""
+        await self._record()
+        if self._clock() >= self._pruned_at + _PRUNE_EVERY_S:
+            self._pruned_at = self._clock()
+            await self._on_disk(self._outbox.prune, self._now() - _IDS_KEPT_S)
+        now, busy = self._clock(), frozenset(self._busy)
+        limits = {key: receiver.wanted(now) for key, receiver in self._receivers.items()}
+        read = functools.partial(self._outbox.due, per_url=2, busy=busy, limits=limits)
+        due = await self._on_disk(read, self._timeline())
+        await self._enqueue(due)
+        moments = [] if due.next_at is None else [due.next_at - self._timeline()]
+        moments += [wait_s for wait_s in (self._begin_all(),) if wait_s is not None]
+        now = self._clock()
+        for receiver in list(self._receivers.values()):
+            until = receiver.blocked_until(now)
+            if until is not None:
+                moments.append(until - now)
+            elif receiver.forgettable(now):
+                del self._receivers[receiver.key]
+                receiver.sender.close()
+        self._metrics.receivers(Counter(receiver.state for receiver in self._receivers.values()))
+        return min(moments, default=_POLL_S)
 
-    def _enqueue(self, due: Due) -> None:
+    async def _enqueue(self, due: DueBatch) -> None:
         for waiting in due.waiting:
-            url = waiting.callback.url
-            lane = self._lanes.get(url)
-            if lane is None:
-                assert self._verify is not None
-                lane = self._lanes[url] = _Lane(url, self._policy, self._verify, self._resolver)
-            lane.queue.append(waiting)
-            self._busy.add(waiting.callback.conversation_id)
-
-    def _launch(self, lane: _Lane) -> None:
-        while lane.queue and not self._cut:
-            if lane.gone and not lane.queue[0].requeued:
-                self._finish(lane, lane.queue.popleft(), Dead("the receiver has answered 410 and is given up"), 0)
+            callback = waiting.callback
+            if callback.order_key in self._busy:
+                continue  # its thread is open: the refresh and the next callback of it were due at once
+            if self._expire_after_s is not None and await self._expired(waiting, self._expire_after_s):
                 continue
-            room = lane.in_flight < self._policy.concurrency and len(self._attempts) < self._policy.total
-            if not room or not lane.breaker.admits(self._now(), lane.in_flight):
-                return
-            lane.in_flight += 1
-            task = asyncio.create_task(self._attempt(lane, lane.queue.popleft()))
-            self._attempts.add(task)
-            task.add_done_callback(self._attempts.discard)
+            receiver = self._receivers.get(callback.url) or self._new_receiver(callback.url)
+            self._busy.add(callback.order_key)
+            if receiver is None:
+                self._results.add(waiting, Dead(_NO_SUCH_TARGET), 0, endpoint=callback.url, answer=None)
+                self._news.set()
+            else:
+                receiver.queue.append(waiting)
 
-    async def _attempt(self, lane: _Lane, waiting: Waiting) -> None:
+    async def _expired(self, waiting: DueCallback, after_s: float) -> bool:
+        """Settle a raised callback that is too old to be of use if its resolve waits too; return whether it was so."""
         callback = waiting.callback
-        began = time.monotonic()
+        if waiting.refresh or callback.closes or self._now() - waiting.created_at <= after_s:
+            return False
+        later = await self._on_disk(self._outbox.resolve_of, callback)
+        if later is None:
+            return False
+        self._busy.add(callback.order_key)
+        self._results.expired(waiting, later)
+        self._news.set()
+        return True
+
+    def _new_receiver(self, key: str) -> Receiver | None:
+        route = self._routes.get(key)
+        if route is None and key.startswith("notify:"):
+            return None
+        assert self._verify is not None
+        route = route or Route(key, self._policy.body)
+        receiver = self._receivers[key] = Receiver(key, route, self._policy, self._verify, self._resolver)
+        return receiver
+
+    def _begin_all(self) -> float | None:
+        """Begin the attempts that may begin; return the seconds until some may have to make room for others."""
+        receivers = self._receivers.values()
+        self._shares.count(receivers)
+        for receiver in receivers:
+            self._give_up(receiver)
+        if self._cut:
+            return None
+        now = self._clock()
+        for receiver in self._shares.in_turn(receivers, now):
+            self._begin(receiver)
+        cut, again_at = self._shares.to_cut(receivers, now)
+        for task in cut:
+            self._made_room.add(task)
+            task.cancel()
+        return None if again_at is None else again_at - now
+
+    def _give_up(self, receiver: Receiver) -> None:
+        """Let the callbacks for a receiver that has answered 410 die, unless an operator asked for them again."""
+        while receiver.gone and receiver.queue and not receiver.queue[0].requeued:
+            waiting = receiver.queue.popleft()
+            verdict = Dead("the receiver has answered 410 and is given up")
+            self._results.add(waiting, verdict, 0, endpoint=receiver.shown, answer=None)
+            self._news.set()
+
+    def _begin(self, receiver: Receiver) -> None:
+        task = asyncio.create_task(self._attempt(receiver, receiver.queue.popleft()))
+        receiver.attempts[task] = receiver.used_at = self._clock()
+        self._shares.take(receiver)
+        self._attempts.add(task)
+        task.add_done_callback(self._attempts.discard)
+
+    async def _attempt(self, receiver: Receiver, waiting: DueCallback) -> None:
+        began = self._clock()
+        task = asyncio.current_task()
+        assert task is not None
         try:
-            headers = sign(callback.id, int(self._now()), callback.body, self._secrets)
-            with span("deliver callback", server_address=lane.endpoint, webhook_id=callback.id) as note:
-                outcome = await lane.sender.send(callback.body, _HEADERS | headers, self._now)
-                note("outcome", outcome.failure or str(outcome.status))
+            outcome = await self._send(receiver, waiting)
         except asyncio.CancelledError:
-            lane.in_flight -= 1
-            raise
+            if task not in self._made_room:
+                raise
+            detail = f"no answer within {self._clock() - began:.1f} s, and others needed the connection"
+            outcome = Outcome(failure="timeout", detail=detail)
         except Exception as error:
             # One callback that cannot even be sent must not stop the others; it dies of too many attempts.
-            self._log.exception("callback_attempt_broke", id=callback.id, endpoint=lane.endpoint)
+            self._log.exception("callback_attempt_broke", id=waiting.callback.id, endpoint=receiver.shown)
             outcome = Outcome(failure="internal", detail=type(error).__name__)
-        lane.in_flight -= 1
-        lane.used_at = self._now()
-        self._metrics.attempt_took(time.monotonic() - began)
-        verdict = classify(outcome)
-        self._judge(lane, outcome, verdict)
-        self._finish(lane, waiting, verdict, 1)
-        self._launch(lane)
+        finally:
+            self._made_room.discard(task)
+            del receiver.attempts[task]
+        receiver.used_at = self._clock()
+        self._metrics.attempt_took(receiver.used_at - began)
+        verdict = classify(outcome, receiver.route.rules)
+        self._judge(receiver, outcome, verdict)
+        answer = excerpt(outcome.body, receiver.route.url, receiver.route.secrets) or None
+        state = self._results.add(waiting, verdict, 1, endpoint=receiver.shown, answer=answer)
+        if not waiting.refresh:
+            self._metrics.attempted(state)
+        self._news.set()
+        if not self._cut and len(self._attempts) * 2 <= self._shares.total:
+            self._give_up(receiver)
+            if receiver.ready(receiver.used_at):  # at once: nobody waits for the connection
+                self._begin(receiver)
 
-    def _judge(self, lane: _Lane, outcome: Outcome, verdict: Verdict) -> None:
-        if outcome.failure in ("address", "url", "internal"):
+    async def _send(self, receiver: Receiver, waiting: DueCallback) -> Outcome:
+        callback, route = waiting.callback, receiver.route
+        body = route.complete(callback.body)
+        headers = dict(route.headers)
+        id_ = callback.id.partition("/")[0]
+        if route.signed:
+            headers |= sign(id_, int(self._now()), body, self._secrets)
+        with span("deliver callback", server_address=receiver.shown, webhook_id=id_) as note:
+            outcome = await receiver.sender.send(body, headers, self._now)
+            note("outcome", outcome.failure or str(outcome.status))
+        return outcome
+
+    def _judge(self, receiver: Receiver, outcome: Outcome, verdict: Verdict) -> None:
+        if outcome.failure in ("address", "url", "target", "internal"):
             return  # says nothing about the receiver
-        was_tripped = lane.breaker.tripped
+        was_tripped, was_failing = receiver.breaker.tripped, receiver.standing == "failing"
         alive = not isinstance(verdict, Retry)
-        lane.breaker = lane.breaker.after(alive=alive, now=self._now(), u=self._u())
-        if alive and was_tripped:
-            self._recovered.add(lane.url)
-        if lane.breaker.tripped != was_tripped:
+        receiver.breaker = receiver.breaker.after(alive=alive, now=self._clock(), u=self._u())
+        receiver.standing = "proven" if alive else "failing"
+        if alive and was_failing:
+            self._recovered.add(receiver.key)
+        if receiver.breaker.tripped != was_tripped:
             self._log.warning(
                 "receiver_back" if was_tripped else "receiver_failing",
-                endpoint=lane.endpoint,
+                endpoint=receiver.shown,
                 reason=verdict.reason,
             )
-        if isinstance(verdict, Dead) and verdict.gone and not lane.gone:
-            lane.gone = True
-            self._log.error("receiver_gone", endpoint=lane.endpoint, reason=verdict.reason)
+        if isinstance(verdict, Dead) and verdict.gone and not receiver.gone:
+            receiver.gone = True
+            self._log.error("receiver_gone", endpoint=receiver.shown, reason=verdict.reason)
         elif isinstance(verdict, Delivered):
-            lane.gone = False
+            receiver.gone = False
 
-    def _finish(self, lane: _Lane, waiting: Waiting, verdict: Verdict, made: int) -> None:
-        """Note what became of a callback after `made` more attempts (0 or 1); `_settle` writes it down."""
-        callback, now, attempts = waiting.callback, self._now(), waiting.attempts + made
-        if isinstance(verdict, Retry) and attempts >= self._policy.max_attempts:
-            verdict = Dead(f"{verdict.reason}; attempt {attempts} was the last")
-        detail = {"id": callback.id, "endpoint": lane.endpoint, "attempt": attempts}
-        match verdict:
-            case Delivered():
-                settlement = Settlement(callback, "delivered", now, attempts)
-                action = "CALLBACK_DELIVERED"
-            case Dead():
-                settlement = Settlement(callback, "dead", now, attempts, verdict.reason)
-                action = "CALLBACK_DEAD"
-            case Retry():
-                wait_s = retry_delay_s(
-                    attempts,
-                    self._u(),
-                    verdict.after_s,
-                    base_s=self._policy.retry_base_s,
-                    cap_s=self._policy.retry_cap_s,
-                )
-                settlement = Settlement(callback, "pending", now + wait_s, attempts, verdict.reason)
-                action = "CALLBACK_FAILED"
-                detail["retry_in_s"] = round(wait_s, 3)
-        if made:
-            self._metrics.attempted(settlement.state)
-        entry = AuditEntry(action, callback.conversation_id, verdict.reason, detail)
-        self._unaudited.append((settlement, entry))
-        self._news.set()
-
-    async def _settle(self) -> None:
-        """Audit, then write down, all that has ended since the last time, each in one go."""
-        fresh = list(self._unaudited)
-        if fresh:
-            await self._on_disk(self._audit.extend, [entry for _, entry in fresh])
-            del self._unaudited[: len(fresh)]
-            self._unsettled += [settlement for settlement, _ in fresh]
-        settled = list(self._unsettled)
-        if settled:
-            await self._on_disk(self._outbox.settle, settled)
-            self._unsettled.clear()
-            self._busy.difference_update(s.callback.conversation_id for s in settled)
-        for url in list(self._recovered):
-            await self._on_disk(self._outbox.hasten, url, self._now())
-            self._recovered.discard(url)
+    async def _record(self) -> None:
+        """Audit, then record, all that has ended since the last time, each in one go."""
+        recorded = await self._on_disk(self._results.write)
+        self._busy.difference_update(recorded)
+        for key in list(self._recovered):
+            await self._on_disk(self._outbox.expedite, key)
+            self._recovered.discard(key)
 
     async def _end(self) -> None:
         for task in list(self._attempts):
+            self._made_room.discard(task)
             task.cancel()
         await asyncio.gather(*self._attempts, return_exceptions=True)
         try:
-            await self._settle()
+            await self._record()
         except StateError as error:
             self._log.error("delivery_results_lost", error=str(error))
 
     def _quiet(self) -> bool:
-        """Whether nothing is under way and nothing that is due may begin."""
-        held_back = all(not lane.queue or not lane.breaker.admits(self._now(), 0) for lane in self._lanes.values())
-        return not self._attempts and not self._unaudited and held_back
-
-    async def _wait(self, next_at: float | None) -> None:
-        wait_s = _POLL_S if next_at is None else min(max(next_at - self._now(), 0.0), _POLL_S)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._news.wait(), wait_s)
+        """Report whether nothing is under way and nothing that is due may begin."""
+        now = self._clock()
+        held_back = all(not r.queue or r.blocked_until(now) is not None for r in self._receivers.values())
+        return not self._attempts and self._results.empty and held_back
 
     async def _on_disk(self, work: Callable[..., _T], *arguments: object) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._disk, work, *arguments)

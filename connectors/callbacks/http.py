@@ -1,4 +1,4 @@
-"""One POST to one receiver: to an address that was checked, within a time limit, with nothing followed or kept."""
+"""One POST to one receiver: to an address that was checked, within limits of time and size, following nothing."""
 
 from __future__ import annotations
 
@@ -6,20 +6,19 @@ import asyncio
 import contextlib
 import ipaddress
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 import h11
 import httpx
 
 from connectors.callbacks.addresses import Resolve, is_public, lookup
+from connectors.callbacks.connection import AnswerTooLargeError, Connection
 from connectors.callbacks.policy import DeliveryPolicy, Failure, Outcome
 from connectors.retry import retry_after_s
 
-__all__ = ["Connection", "Sender", "endpoint_of"]
+__all__ = ["Sender", "safe_origin"]
 
-_BODY_BYTES = 64 * 1024
-_BODY_S = 1.0
 _IDLE_S = 30.0
 _AGE_S = 300.0  # so that a change of the receiver's address is followed
 _ADDRESSES_KEPT_S = 15.0
@@ -35,7 +34,7 @@ class _FailedError(Exception):
         super().__init__(detail)
 
 
-def endpoint_of(url: str) -> str:
+def safe_origin(url: str) -> str:
     """Scheme, host and port of a URL: what may stand in a log, since paths and queries can hold secrets."""
     try:
         parsed = httpx.URL(url)
@@ -48,8 +47,8 @@ class Sender:
     """Sends callbacks to one URL over kept-alive connections of its own.
 
     It follows no redirect, stores no cookie and reads no proxy or password from the environment. A connection goes to
-    exactly the address that was checked, and TLS verifies the name. Connections are never shared with another URL:
-    not with another name that happens to have the same address, and nobody waits for another's.
+    exactly the address that was checked, and TLS verifies the name. Connections are never shared with another URL,
+    not even with another name that has the same address.
     """
 
     def __init__(self, url: str, policy: DeliveryPolicy, verify: ssl.SSLContext, resolver: Resolve) -> None:
@@ -61,31 +60,35 @@ class Sender:
         self._looking: asyncio.Task[list[str]] | None = None
         self._looked_at = 0.0
         self._preferred: str | None = None
+        self._keeps = True  # until the receiver sends an answer that no request asked for
 
     async def send(self, body: bytes, headers: Mapping[str, str], now: Callable[[], float]) -> Outcome:
         """Make one attempt, within `timeout_s` in all, and say how it ended.
 
-        A 2xx counts as soon as its headers are there. The body of an answer is read only to keep the connection
-        usable: at most 64 KiB and for at most a second.
+        The answer has to end within that time, and within the limits of `Connection`; the outcome holds its start.
         """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._policy.timeout_s
+        limit_s = self._policy.timeout_s
+        response = None
         try:
             url = _usable(self._text)
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout(limit_s):
                 connection, response = await self._exchange(url, body, headers)
+                start = await self._finish(connection)
         except TimeoutError:
-            return Outcome(failure="timeout", detail=f"no answer within {self._policy.timeout_s:g} s")
+            missed = "no answer" if response is None else "the answer did not end"
+            return Outcome(failure="timeout", detail=f"{missed} within {limit_s:g} s")
         except _FailedError as error:
             return Outcome(failure=error.failure, detail=str(error))
-        except h11.RemoteProtocolError as error:
+        except (h11.RemoteProtocolError, AnswerTooLargeError) as error:
             return Outcome(failure="protocol", detail=_words(error))
         except OSError as error:
             return Outcome(failure="connect", detail=_words(error))
-        await self._skim(connection, min(deadline, loop.time() + _BODY_S))
         answered = {bytes(name).decode("latin-1"): bytes(value).decode("latin-1") for name, value in response.headers}
-        wait_s = retry_after_s(answered, now(), cap_s=self._policy.retry_cap_s)
-        return Outcome(status=response.status_code, retry_after_s=wait_s, detail=_phrase(response.status_code))
+        wait_s = retry_after_s(answered, now(), cap_s=self._policy.retry_after_cap_s)
+        status = response.status_code
+        return Outcome(
+            status=status, retry_after_s=wait_s, detail=_phrase(status), body=start.decode("utf-8", "replace")
+        )
 
     def close(self) -> None:
         """Close all connections."""
@@ -100,7 +103,7 @@ class Sender:
         request = [("host", url.netloc.decode("ascii")), *headers.items()]
         kept = self._kept()
         if kept is not None:
-            # The receiver may be closing it at this very moment, which is no failure of the receiver's. It may also
+            # The receiver may be closing it at this very moment, which is not a failure of the receiver's. It may also
             # have read the request: then it sees the id twice, as at-least-once allows.
             with contextlib.suppress(OSError, h11.RemoteProtocolError):
                 return kept, await _post(kept, url, request, body)
@@ -112,6 +115,8 @@ class Sender:
             connection = self._idle.pop()
             if connection.fresh(idle_s=_IDLE_S, age_s=_AGE_S):
                 return connection
+            if connection.unasked:
+                self._keeps = False
             connection.close()
         return None
 
@@ -159,17 +164,20 @@ class Sender:
         except (OSError, UnicodeError) as error:  # the latter: a label longer than DNS allows
             raise _FailedError("dns", _words(error)) from error
 
-    async def _skim(self, connection: Connection, deadline: float) -> None:
+    async def _finish(self, connection: Connection) -> bytes:
+        """Read an answer to its end, and keep its connection if it can be used again; return the start of the body."""
         reusable = False
         try:
-            with contextlib.suppress(OSError, h11.RemoteProtocolError):  # TimeoutError is an OSError
-                async with asyncio.timeout_at(deadline):
-                    reusable = await connection.skim(_BODY_BYTES)
+            start = await connection.read_body()
+            reusable = connection.recycle() and self._keeps
         finally:
+            if connection.unasked:
+                self._keeps = False
             if reusable:
                 self._idle.append(connection)
             else:
                 connection.close()
+        return start
 
 
 async def _post(connection: Connection, url: httpx.URL, headers: list[tuple[str, str]], body: bytes) -> h11.Response:
@@ -197,7 +205,7 @@ def _usable(text: str) -> httpx.URL:
 
 
 def _spoilt(task: asyncio.Task[list[str]]) -> bool:
-    """Whether a lookup has ended without an answer (asking also marks its exception as seen)."""
+    """Report whether a lookup has ended without an answer (asking also marks its exception as seen)."""
     return task.done() and (task.cancelled() or task.exception() is not None)
 
 
@@ -210,70 +218,3 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return ""
-
-
-_HEAD_BYTES = 16 * 1024
-_READ_BYTES = 16 * 1024
-
-
-class Connection:
-    """One kept-alive connection to one address. Not for use by two tasks at once."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_BYTES)
-        self.opened_at = self.used_at = asyncio.get_running_loop().time()
-
-    @classmethod
-    async def open(cls, address: str, port: int, tls: ssl.SSLContext | None, name: str) -> Connection:
-        """Connect to an IP address; with `tls`, the certificate must be for `name`. Raises OSError."""
-        server_name = name if tls is not None else None
-        return cls(*await asyncio.open_connection(address, port, ssl=tls, server_hostname=server_name))
-
-    async def post(self, target: bytes, headers: Iterable[tuple[str, str]], body: bytes) -> h11.Response:
-        """Send a request and wait for the head of its answer. Raises OSError or h11.RemoteProtocolError."""
-        head = [*headers, ("content-length", str(len(body)))]
-        parts = (h11.Request(method="POST", target=target, headers=head), h11.Data(body), h11.EndOfMessage())
-        self._writer.write(b"".join(self._http.send(part) or b"" for part in parts))
-        await self._writer.drain()
-        while True:
-            event = await self._event()
-            if isinstance(event, h11.Response):
-                return event
-            if not isinstance(event, h11.InformationalResponse):
-                raise ConnectionResetError("the connection was closed without an answer")
-
-    async def skim(self, limit: int) -> bool:
-        """Read the body away, `limit` bytes at most; True if the connection can be used again. Raises as `post`."""
-        while limit >= 0:
-            event = await self._event()
-            if isinstance(event, h11.Data):
-                limit -= len(event.data)
-            elif isinstance(event, h11.EndOfMessage):
-                if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
-                    return False
-                self._http.start_next_cycle()
-                self.used_at = asyncio.get_running_loop().time()
-                return True
-            else:
-                return False
-        return False
-
-    def fresh(self, *, idle_s: float, age_s: float) -> bool:
-        """Whether it is still open as far as one can know, and neither idle nor in use for too long."""
-        now = asyncio.get_running_loop().time()
-        if now > self.used_at + idle_s or now > self.opened_at + age_s:
-            return False
-        return not (self._reader.at_eof() or self._writer.is_closing())
-
-    def close(self) -> None:
-        """Drop the connection at once."""
-        self._writer.transport.abort()
-
-    async def _event(self) -> h11.Event | type[h11.PAUSED]:
-        while True:
-            event = self._http.next_event()
-            if event is not h11.NEED_DATA:
-                return event  # type: ignore[return-value]
-            self._http.receive_data(await self._reader.read(_READ_BYTES))

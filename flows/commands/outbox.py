@@ -5,7 +5,6 @@ Listing must answer fast, so what only a delivery needs is imported with it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -38,7 +37,7 @@ def retry_outbox(settings: Settings, environ: Mapping[str, str], alert_ids: Sequ
     """Queue dead callbacks again, and send them unless a run that uses the outbox does; return a line of result."""
     state = StateLayout(settings.state.dir)
     with open_outbox(settings) as outbox:
-        queued = outbox.retry(alert_ids, time.time())
+        queued = outbox.retry(alert_ids)
         if not queued:
             return "nothing to send again: no dead callback" + (" with that id" if alert_ids else "")
         before = _undelivered(outbox)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from connectors.callbacks.outbox import Callback, Outbox, Settlement
+from connectors.callbacks.outbox import AttemptResult, Callback, Outbox
 from connectors.genesys.simulator.faults import parse_faults
 from connectors.genesys.simulator.voice_events import running_simulator
 from connectors.state.audit import AuditLog
@@ -565,12 +565,12 @@ def fill(config: Path, url: str) -> None:
     outbox = Outbox(StateLayout(config.parent / "state").outbox)
     callbacks = [Callback(f"id-{n}", f"[c{n}]", url, b'{"n":%d}' % n) for n in range(4)]
     outbox.insert(callbacks, 1_767_225_600.0)
-    outbox.settle(
+    outbox.record_results(
         [
-            Settlement(callbacks[0], "pending", 4e9, 2, "no answer within 5 s"),
-            Settlement(callbacks[1], "dead", 1_767_225_700.0, 8, "500 Internal Server Error"),
-            Settlement(callbacks[2], "dead", 1_767_225_700.0, 1, "404 Not Found"),
-            Settlement(callbacks[3], "delivered", 1_767_225_700.0, 1),
+            AttemptResult(callbacks[0], "pending", 4e9, 2, "no answer within 5 s", wait_s=4e9),
+            AttemptResult(callbacks[1], "dead", 1_767_225_700.0, 8, "500 Internal Server Error"),
+            AttemptResult(callbacks[2], "dead", 1_767_225_700.0, 1, "404 Not Found"),
+            AttemptResult(callbacks[3], "delivered", 1_767_225_700.0, 1),
         ]
     )
     outbox.close()

@@ -10,11 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from connectors.callbacks.outbox import Callback
+from connectors.callbacks.outbox import Callback, Outbox
+from connectors.callbacks.policy import DeliveryPolicy
 
 DEADLINE_S = 20.0
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 TLS = Path(__file__).parent.parent / "data" / "tls"
+FAST = DeliveryPolicy(
+    timeout_s=2.0,
+    max_attempts=3,
+    allow_private_addresses=True,
+    retry_waits_s=(0.02, 0.08, 0.2),
+    breaker_base_s=0.05,
+)
 
 
 def eventually(happened: Callable[[], bool], deadline_s: float = DEADLINE_S) -> None:
@@ -54,3 +62,7 @@ def tls_server() -> Iterator[tuple[int, list[bytes]]]:
         yield listener.getsockname()[1], heads
         listener.shutdown(socket.SHUT_RDWR)
         thread.join(DEADLINE_S)
+
+
+def insert(outbox: Outbox, *callbacks: Callback) -> None:
+    outbox.insert(callbacks, time.time())

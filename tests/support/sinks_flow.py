@@ -24,7 +24,7 @@ def main(recovery: Path, state: Path, url: str, total: int) -> None:
     flow = Dataflow("sinks")
     numbers = op.input("in", flow, TestingSource(range(total), batch_size=5))
     audit = AuditLog(state / "audit.jsonl")
-    policy = DeliveryPolicy(allow_private_addresses=True, retry_base_s=0.05)
+    policy = DeliveryPolicy(allow_private_addresses=True, retry_waits_s=(0.05, 0.2, 0.8))
     outbox = CallbackSink(state / "outbox" / "outbox.sqlite3", audit=audit, policy=policy, drain_s=30.0)
     calls = op.map("call", numbers, lambda n: ("k", [Callback(f"id-{n}", f"c{n % 7}", url, b"{}")]))
     entries = op.map(

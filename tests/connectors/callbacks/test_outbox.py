@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.callbacks.outbox import Callback, Outbox, Settlement
+from connectors.callbacks.outbox import AttemptResult, Callback, Outbox
 from connectors.errors import StateError
 from tests.support.callbacks import callback
 
+DATA = Path(__file__).parents[2] / "data"
 URL = "http://127.0.0.1:9/alerts"
 
 
@@ -30,7 +31,7 @@ def ids(due):
 
 
 def settle(outbox, number, state, at=0.0, attempts=1, error=None, conversation="c"):
-    outbox.settle([Settlement(callback(number, URL, conversation), state, at, attempts, error)])
+    outbox.record_results([AttemptResult(callback(number, URL, conversation), state, at, attempts, error)])
 
 
 def test_an_id_is_kept_once(outbox):
@@ -62,11 +63,11 @@ def test_a_dead_one_lets_the_next_go_and_comes_back_to_its_place(outbox):
     settle(outbox, 2, "delivered")
     assert ids(outbox.due(1.0)) == ["id-3"]
     assert [(e.id, e.last_error) for e in outbox.entries(["dead"])] == [("id-1", "404 Not Found")]
-    assert outbox.retry(["id-1", "id-2", "unknown"], now=5.0) == 1
+    assert outbox.retry(["id-1", "id-2", "unknown"]) == 1
     (waiting,) = outbox.due(5.0).waiting
     assert (waiting.callback.id, waiting.attempts, waiting.requeued) == ("id-1", 0, True)
     settle(outbox, 1, "dead")
-    assert outbox.retry(None, now=6.0) == 1
+    assert outbox.retry(None) == 1
 
 
 def test_busy_conversations_and_crowded_receivers_do_not_hide_others(outbox):
@@ -81,8 +82,8 @@ def test_a_receiver_that_is_back_is_tried_at_once(outbox):
     """`hasten` brings forward what waits for that receiver, and only that."""
     outbox.insert([callback(1, URL), callback(2, URL + "2", "d")], now=1.0)
     settle(outbox, 1, "pending", at=900.0)
-    outbox.settle([Settlement(callback(2, URL + "2", "d"), "pending", 800.0, 1)])
-    outbox.hasten(URL, now=5.0)
+    outbox.record_results([AttemptResult(callback(2, URL + "2", "d"), "pending", 800.0, 1)])
+    outbox.expedite(URL)
     due = outbox.due(5.0)
     assert ids(due) == ["id-1"]
     assert due.next_at == 800.0
@@ -93,7 +94,7 @@ def test_tombstones_are_pruned_by_age(outbox):
     outbox.insert([callback(n, URL, str(n)) for n in range(4)], now=1.0)
     for number, state, at in ((0, "delivered", 10.0), (1, "delivered", 90.0), (2, "dead", 10.0)):
         settle(outbox, number, state, at, conversation=str(number))
-    assert outbox.prune(before=50.0) == 1
+    assert outbox.prune(before=50.0, keep=0) == 1
     assert outbox.counts() == {"pending": 1, "delivered": 1, "dead": 1}
 
 
@@ -187,12 +188,63 @@ def test_any_course_of_events_keeps_order_and_loses_nothing(plan, outcomes, pick
                 outbox.insert(callbacks, now)
             elif event == "again":
                 open_ids |= {e.id for e in outbox.entries(["dead"])}
-                outbox.retry(None, now)
+                outbox.retry(None)
             else:
-                outbox.settle([Settlement(chosen, event, now, 1)])
+                outbox.record_results([AttemptResult(chosen, event, now, 1)])
                 if event != "pending":
                     open_ids.remove(chosen.id)
         counts = outbox.counts()
         outbox.close()
         assert counts["pending"] == 0
         assert counts["delivered"] + counts["dead"] == len(callbacks)
+
+
+def test_an_outbox_of_schema_1_is_migrated_in_place(tmp_path):
+    """A file that the code before wrote keeps its callbacks, their order, attempts and ids."""
+    path = tmp_path / "outbox.sqlite3"
+    path.write_bytes((DATA / "outbox" / "schema-1.sqlite3").read_bytes())
+    created_at = 1_767_225_600.0
+    for _ in range(2):
+        outbox = Outbox(path)
+        assert outbox.counts() == {"pending": 4, "delivered": 1, "dead": 1}
+        first = outbox.show("id-1")
+        assert (first.attempts, first.created_at, first.last_error) == (2, created_at, "503 Service Unavailable")
+        assert first.body == b'{"n":1}'
+        outbox.close()
+    outbox = Outbox(path)
+    assert ids(outbox.due(created_at)) == ["id-5"]
+    assert ids(outbox.due(created_at + 9.0)) == ["id-5", "id-1"]
+    assert outbox.cap_waits(created_at - 86_400.0) == 4
+    assert set(ids(outbox.due(created_at - 82_700.0))) == {"id-5", "id-1"}
+    assert outbox.insert([callback(3, URL, "b"), callback(4, URL, "c")], now=1.0) == 0
+    assert outbox.retry(None) == 1
+    assert "id-4" in ids(outbox.due(0.0))
+    outbox.close()
+
+
+def test_a_refreshed_callback_is_sent_until_its_incident_is_closed(outbox):
+    """Once delivered it falls due again and again, as delivered; the resolve ends that and waits for its turn."""
+    raised = Callback("id-1", "c", URL, b"{}", incident="i", refresh_s=60.0)
+    resolved = Callback("id-2", "c", URL, b"{}", incident="i", closes=True)
+    outbox.insert([raised], now=1.0)
+    outbox.record_results([AttemptResult(raised, "delivered", 10.0, 1)])
+    assert outbox.counts() == {"pending": 0, "delivered": 1, "dead": 0}
+    assert ids(outbox.due(69.0)) == []
+    for at in (70.0, 130.0):
+        (again,) = outbox.due(at).waiting
+        assert (again.callback.id, again.callback.body, again.refresh) == ("id-1", b"{}", True)
+        outbox.record_results([AttemptResult(raised, "pending", at + 60.0, 1, refresh=True)])
+    outbox.insert([resolved], now=131.0)
+    assert ids(outbox.due(1e6)) == ["id-2"]
+    outbox.record_results([AttemptResult(resolved, "delivered", 132.0, 1)])
+    assert ids(outbox.due(1e6)) == []
+    assert outbox.show("id-1").body is None
+
+
+def test_a_raised_callback_whose_resolve_waits_already_is_not_refreshed(outbox):
+    """Delivered late, it is followed by its resolve at once."""
+    raised = Callback("id-1", "c", URL, b"{}", incident="i", refresh_s=60.0)
+    outbox.insert([raised, Callback("id-2", "c", URL, b"{}", incident="i", closes=True)], now=1.0)
+    assert outbox.resolve_of(raised) == "id-2"
+    outbox.record_results([AttemptResult(raised, "delivered", 10.0, 1)])
+    assert ids(outbox.due(1e6)) == ["id-2"]

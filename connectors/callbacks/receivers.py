@@ -1,0 +1,142 @@
+"""The receivers of a delivery, and which of them may use a connection: good ones are never kept waiting by others."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from connectors.callbacks.addresses import Resolve
+from connectors.callbacks.model import DueCallback
+from connectors.callbacks.policy import Breaker, DeliveryPolicy
+from connectors.callbacks.routes import Route
+
+__all__ = ["Receiver", "Shares", "Standing"]
+
+Standing = Literal["proven", "new", "failing"]
+_RANK: dict[Standing, int] = {"proven": 0, "new": 1, "failing": 2}
+_AHEAD_PROVEN = 64  # callbacks read ahead, so that a receiver is kept busy
+_AHEAD_PROBE = 2
+_KEPT_S = 60.0
+
+
+class Receiver:
+    """Everything that belongs to one receiver. Its times are of a monotonic clock."""
+
+    def __init__(
+        self, key: str, route: Route, policy: DeliveryPolicy, verify: ssl.SSLContext, resolver: Resolve
+    ) -> None:
+        self.key = key
+        self.route = route
+        self.shown = route.shown
+        self.sender = route.sender(policy, verify, resolver)
+        self.queue: deque[DueCallback] = deque()
+        self.attempts: dict[asyncio.Task[None], float] = {}
+        self.breaker = Breaker(base_s=policy.breaker_base_s)
+        self.standing: Standing = "new"
+        self.gone = False  # answered 410
+        self.used_at = 0.0
+        self._concurrency = policy.concurrency
+
+    @property
+    def share(self) -> int:
+        """The number of attempts that it may have under way; one, as a probe, unless it is known to answer."""
+        return self._concurrency if self.standing == "proven" else 1
+
+    def ready(self, now: float) -> bool:
+        """Report whether an attempt may begin as far as this receiver is concerned."""
+        under_way = len(self.attempts)
+        return bool(self.queue) and under_way < self.share and self.breaker.admits(now, under_way)
+
+    def wanted(self, now: float) -> int:
+        """The number of callbacks to read from the outbox, 0 while there is no use for more."""
+        if self.gone:
+            return _AHEAD_PROVEN
+        if self.standing != "proven":
+            idle = not (self.queue or self.attempts) and self.blocked_until(now) is None
+            return _AHEAD_PROBE if idle else 0
+        full = len(self.queue) * 2 >= _AHEAD_PROVEN or self.blocked_until(now) is not None
+        return 0 if full else _AHEAD_PROVEN
+
+    def blocked_until(self, now: float) -> float | None:
+        """The time until which its breaker stays open; None if it is not open."""
+        until = self.breaker.open_until
+        return until if self.breaker.tripped and now < until else None
+
+    def forgettable(self, now: float) -> bool:
+        """Report whether nothing would be lost with it."""
+        busy = self.queue or self.attempts or self.gone or self.breaker.tripped
+        return not busy and now > self.used_at + _KEPT_S
+
+    @property
+    def state(self) -> str:
+        """The receiver's state in the metrics."""
+        return "gone" if self.gone else "open" if self.breaker.tripped else "closed"
+
+
+@dataclass(slots=True)
+class Shares:
+    """Divides `total` connections among receivers.
+
+    Receivers that are new or failing may hold half of them, so that those that answer always find some. When a
+    receiver finds none, attempts that have had no answer for `patience_s` make room: those at failing receivers first.
+    """
+
+    total: int
+    patience_s: float
+    used: int = 0
+    unproven: int = 0
+
+    def count(self, receivers: Iterable[Receiver]) -> None:
+        """Count the attempts under way."""
+        self.used = self.unproven = 0
+        for receiver in receivers:
+            self.used += len(receiver.attempts)
+            if receiver.standing != "proven":
+                self.unproven += len(receiver.attempts)
+
+    def free(self, receiver: Receiver) -> bool:
+        """Report whether a connection is left for one more attempt at a receiver."""
+        if receiver.standing != "proven" and self.unproven >= max(1, self.total // 2):
+            return False
+        return self.used < self.total
+
+    def take(self, receiver: Receiver) -> None:
+        """Count one more attempt."""
+        self.used += 1
+        self.unproven += receiver.standing != "proven"
+
+    def in_turn(self, receivers: Iterable[Receiver], now: float) -> Iterator[Receiver]:
+        """Give the receivers whose attempt may begin: proven ones first, each once a round, least recently used first.
+
+        The caller begins an attempt, and calls `take`, before it asks for the next one.
+        """
+        ranked = sorted((r for r in receivers if r.ready(now)), key=lambda r: (_RANK[r.standing], r.used_at))
+        line = deque(ranked)
+        while line:
+            receiver = line.popleft()
+            if not self.free(receiver):
+                continue
+            yield receiver
+            if receiver.ready(now):
+                line.append(receiver)
+
+    def to_cut(self, receivers: Iterable[Receiver], now: float) -> tuple[list[asyncio.Task[None]], float | None]:
+        """Choose the attempts that must make room for waiting receivers, and say when there may be more to cut."""
+        everyone = list(receivers)
+        waiting = [r for r in everyone if r.ready(now) and not self.free(r)]
+        if not waiting:
+            return [], None
+        only_unproven = all(r.standing != "proven" for r in waiting) and self.used < self.total
+        running = sorted(
+            (-_RANK[r.standing], began, id(task), task)
+            for r in everyone
+            if not (only_unproven and r.standing == "proven")
+            for task, began in r.attempts.items()
+        )
+        old = [task for _, began, _, task in running if now - began >= self.patience_s]
+        young = [began for _, began, _, _ in running if now - began < self.patience_s]
+        return old[: len(waiting)], min(young, default=now) + self.patience_s

@@ -1,0 +1,79 @@
+"""Where the callbacks of an outbox are sent, and how an answer from there is judged."""
+
+from __future__ import annotations
+
+import resource
+import ssl
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Final, Protocol
+
+from connectors.callbacks.addresses import Resolve
+from connectors.callbacks.http import Sender, safe_origin
+from connectors.callbacks.policy import BodyRules, DeliveryPolicy, Outcome
+
+__all__ = ["JSON_HEADERS", "Route", "Sends", "connections_allowed"]
+
+JSON_HEADERS: Final = MappingProxyType({"content-type": "application/json", "user-agent": "voicewatch"})
+_OTHER_FILES: Final = 128
+_MOST_CONNECTIONS: Final = 8192
+
+
+class Sends(Protocol):
+    """What makes the attempts at one receiver."""
+
+    async def send(self, body: bytes, headers: Mapping[str, str], now: Callable[[], float]) -> Outcome:
+        """Make one attempt and say how it ended."""
+
+    def close(self) -> None:
+        """Close all connections."""
+
+
+def _unchanged(body: bytes) -> bytes:
+    return body
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A receiver: the `url` to post to, with `headers`, and the `rules` for the body of its answer.
+
+    `signed` callbacks carry the headers of Standard Webhooks. `complete` adds to a stored body what must not be stored.
+    `label` is how logs and the audit log name the receiver; None means its origin. `secrets` are never shown.
+    """
+
+    url: str
+    rules: BodyRules
+    signed: bool = True
+    headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
+    complete: Callable[[bytes], bytes] = _unchanged
+    label: str | None = None
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def shown(self) -> str:
+        """The receiver's name in logs."""
+        return self.label or safe_origin(self.url)
+
+    def sender(self, policy: DeliveryPolicy, verify: ssl.SSLContext, resolver: Resolve) -> Sends:
+        """Build what makes the attempts."""
+        return Sender(self.url, policy, verify, resolver)
+
+
+def connections_allowed() -> int:
+    """Raise the limit of open files as far as is useful; return how many connections delivery may hold.
+
+    Half of the files that are allowed, so that feeds and servers of the same process find theirs.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _MOST_CONNECTIONS + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            soft = more
+        except (OSError, ValueError):
+            pass  # the limit stays; the number below follows from it
+    files = sys.maxsize if soft == resource.RLIM_INFINITY else soft
+    return max(8, min(_MOST_CONNECTIONS, (files - _OTHER_FILES) // 2))
