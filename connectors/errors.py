@@ -9,6 +9,7 @@
     ├── StateError            the state directory: locked, unwritable, full, damaged    exit 1
     └── GenesysError          Genesys refused or was out of reach; `status` if it spoke  exit 1
         ├── CredentialsError      401: id, secret, client type or grant
+        │   └── MissingCredentialsError   the environment holds none                     exit 2
         ├── AccessDeniedError     403: a role or scope is missing
         ├── SaturationError       the load check: `active` of `allowed` conversations
         ├── UnavailableError      429 beyond patience, 5xx, refused, timed out
@@ -24,6 +25,7 @@ __all__ = [
     "ConfigurationError",
     "CredentialsError",
     "GenesysError",
+    "MissingCredentialsError",
     "OutcomeUnknownError",
     "RecordingError",
     "SaturationError",
@@ -73,6 +75,12 @@ class GenesysError(VoicewatchError):
 
 class CredentialsError(GenesysError):
     """Genesys does not accept the client's credentials or its token (401)."""
+
+
+class MissingCredentialsError(CredentialsError):
+    """The environment does not hold the client's credentials; a restart does not help."""
+
+    exit_code = 2
 
 
 class AccessDeniedError(GenesysError):

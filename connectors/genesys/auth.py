@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from connectors.errors import CredentialsError, GenesysError, UnavailableError
+from connectors.errors import CredentialsError, GenesysError, MissingCredentialsError, UnavailableError
 from connectors.genesys.client import Clock, RetryPolicy, http_client, retrying, to_error, transient
 from connectors.genesys.endpoints import Endpoints
 from connectors.runtime.logs import get_logger
@@ -32,11 +32,11 @@ class Credentials:
 
 
 def credentials_from_environment(environ: Mapping[str, str]) -> Credentials:
-    """Read `GENESYS_CLIENT_ID` and `GENESYS_CLIENT_SECRET`; raises `CredentialsError` naming what is missing."""
+    """Read `GENESYS_CLIENT_ID` and `GENESYS_CLIENT_SECRET`; raises `MissingCredentialsError` naming what is missing."""
     names = ("GENESYS_CLIENT_ID", "GENESYS_CLIENT_SECRET")
     missing = [name for name in names if not environ.get(name, "").strip()]
     if missing:
-        raise CredentialsError(
+        raise MissingCredentialsError(
             f"{' and '.join(missing)} not set; export the id and secret of a Genesys OAuth client with the grant "
             "type Client Credentials (they are read from the environment only)"
         )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
@@ -203,6 +203,14 @@ def _tick(journal: Journal, shutdown: Shutdown) -> None:
     shutdown.listen()
 
 
+class StoppedAt(NamedTuple):
+    """Where a replay was stopped: the lines read of a file, and the time of the last one in epoch seconds, if known."""
+
+    path: Path
+    lines: int
+    received_at: float | None
+
+
 class RecordingSource(FixedPartitionedSource[Block, ReplayState]):
     """Recorded files, read to their end as fast as the flow takes them, or at `speed` times the pace they were
     recorded at. Setting `stop` ends it early, as if the rest were still to come. A file that turns out to be damaged
@@ -218,6 +226,7 @@ class RecordingSource(FixedPartitionedSource[Block, ReplayState]):
         self._speed = speed
         self._stop = stop
         self.failure: RecordingError | None = None
+        self.stopped_at: StoppedAt | None = None
 
     def list_parts(self) -> list[str]:
         """The one partition."""
@@ -244,9 +253,13 @@ class _RecordedPartition(StatefulSourcePartition[Block, ReplayState]):
         self._pace = None if speed is None else _Pace(speed)
         self._chunks: Iterator[bytes] | None = None
         self._is_plain = False
+        self._last = b""
 
     def next_batch(self) -> list[Block]:
-        if self._stop.is_set() or self._file > len(self._recording.paths):
+        if self._file > len(self._recording.paths):
+            raise StopIteration
+        if self._stop.is_set():
+            self._source.stopped_at = self._place()
             raise StopIteration
         with logged_failures("recording_source_failed"):
             try:
@@ -255,6 +268,10 @@ class _RecordedPartition(StatefulSourcePartition[Block, ReplayState]):
                 self._source.failure = error
         # Bytewax would print the traceback of any other exception, and there is nothing to debug.
         raise AbortExecution
+
+    def _place(self) -> StoppedAt:
+        path = self._recording.paths[min(self._file, len(self._recording.paths) - 1)]
+        return StoppedAt(path, self._lines, line_time(self._last[self._last.rfind(b"\n", 0, -1) + 1 :]))
 
     def snapshot(self) -> ReplayState:
         return (self._file, self._offset, self._lines, self._number)
@@ -288,6 +305,7 @@ class _RecordedPartition(StatefulSourcePartition[Block, ReplayState]):
         offset = self._offset - len(text) if self._is_plain else None
         path = str(self._recording.paths[self._file])
         block = Block(self._number, path, self._lines + 1, text, offset=offset)
+        self._last = text
         self._number += 1
         # bytes.count, which begins anew behind each newline, takes four times as long.
         self._lines += int(np.count_nonzero(np.frombuffer(data, np.uint8) == NEWLINE))

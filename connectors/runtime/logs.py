@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable, MutableMapping
@@ -50,7 +51,7 @@ def run_id_of(environ: MutableMapping[str, str]) -> str:
 
 
 def configure_logs(*, as_json: bool, run_id: str | None = None) -> None:
-    """Send all log events to standard error; colours only on a terminal. JSON lines carry the `run_id`.
+    """Send all log events to standard error, coloured on a terminal without NO_COLOR. JSON lines carry the `run_id`.
 
     That is done with the first event: a command that logs nothing does not wait for the import of structlog.
     """
@@ -74,7 +75,8 @@ def _configure(*, as_json: bool, run_id: str | None) -> None:
     else:
         # Plain tracebacks: with Rich installed the default ones show local variables, tokens and bodies among them.
         plain = structlog.dev.plain_traceback
-        rendering = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
+        colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        rendering = [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain)]
     structlog.configure(
         processors=[*shared, *rendering],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),

@@ -1,4 +1,4 @@
-"""Stopping on SIGTERM and SIGINT with a last snapshot, which Bytewax' own handling does not take."""
+"""Stop on SIGTERM, SIGINT and SIGHUP with a final snapshot, which Bytewax' own handling does not take."""
 
 from __future__ import annotations
 
@@ -8,66 +8,108 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from connectors.runtime.logs import get_logger
 
-__all__ = ["Shutdown"]
+__all__ = ["Interrupted", "Shutdown"]
 
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_CODE: Final = 143
-SAME_WISH_S: Final = 1.0
+SAME_REQUEST_S: Final = 1.0
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal came while the main thread was `interruptible`."""
 
 
 class Shutdown:
-    """A wish to stop, which sources look at. `requested` may also be set by the program itself.
+    """A stop request that sources poll. `requested` may also be set by the program itself.
 
-    With a `shared` path, the processes of a cluster that see the same file system pass a signal on: whoever gets one
-    leaves a file there, and the process that holds the source, which alone can stop the flow, finds it.
+    With a `shared` path, the processes of a cluster that see the same file system pass a request on: a process that
+    receives a signal creates that file, and the process that runs the source, which alone can stop the flow, polls it.
     """
 
     def __init__(self, shared: Path | None = None, *, grace_s: float = 30.0) -> None:
         self.requested = threading.Event()
+        self.signal: signal.Signals | None = None
+        """The first signal that was received."""
         self._shared = shared
         self._grace_s = grace_s
+        self._interruptible = False
 
     def reset(self) -> None:
-        """Forget a wish that was left for an earlier run. To be called by the process that holds the source."""
+        """Remove a request that is left from an earlier run. Call it in the process that runs the source."""
         if self._shared is not None:
             self._shared.unlink(missing_ok=True)
 
     def listen(self) -> None:
-        """Look whether another process has left the wish. To be called by the process that holds the source."""
+        """Check whether another process has requested a stop. Call it in the process that runs the source."""
         if self._shared is not None and self._shared.exists():
             self.requested.set()
 
     def on_signals(self) -> None:
-        """Let SIGTERM and SIGINT express the wish, in this process. To be called in the main thread.
+        """Install handlers of SIGTERM, SIGINT and SIGHUP that request a stop. Call it in the main thread.
 
-        If the process is still there `grace_s` seconds after a signal, or gets another one that is not merely the same
-        wish told twice, within a second, it ends at once with code 143.
+        SIGHUP stays ignored under nohup. If the process still runs `grace_s` seconds after a signal, or receives
+        another one more than a second later, it ends at once with code 143.
         """
         # Python's own handlers run in the main thread, which Bytewax occupies; while it waits for peers it never
         # lets them. And a blocked signal would reach the threads that libraries start on import. The number that
         # the interpreter writes into the wakeup descriptor gets through from any thread, at once.
-        heard, told = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+        readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
         for number in SIGNALS:
-            signal.signal(number, lambda _number, _frame: None)
-        threading.Thread(target=self._wait, args=(heard,), name="voicewatch-signals", daemon=True).start()
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        threading.Thread(target=self._wait, args=(readable,), name="voicewatch-signals", daemon=True).start()
 
-    def _wait(self, heard: int) -> None:
-        signal_name = _next_signal(heard, None)
+    @contextlib.contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal interrupt the main thread in the block: raises Interrupted, also for a signal before it."""
+        if self.signal is not None or self.requested.is_set():
+            raise Interrupted
+        self._interruptible = True
+        try:
+            yield
+        finally:
+            self._interruptible = False
+
+    @contextlib.contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Finish a part of an interruptible block first: a signal in the part raises Interrupted at its end."""
+        before, self._interruptible = self._interruptible, False
+        yield
+        self._interruptible = before
+        if before and self.signal is not None:
+            raise Interrupted
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._note(signal.Signals(number))
+        if self._interruptible:
+            self._interruptible = False
+            raise Interrupted
+
+    def _note(self, number: signal.Signals) -> None:
+        if self.signal is None:
+            self.signal = number
+
+    def _wait(self, readable: int) -> None:
+        number = _next_signal(readable, None)
+        assert number is not None
+        self._note(number)
         log = get_logger(__name__)
-        log.info("stopping", signal=signal_name)
+        log.info("stopping", signal=number.name)
         self.requested.set()
         if self._shared is not None:
             with contextlib.suppress(OSError):  # not there, or full: the others stop when this process ends
                 self._shared.touch(mode=0o600)
-        # A service manager tells every process of a group, and a parent among them tells its children again.
-        told_at = time.monotonic()
-        while (again := _next_signal(heard, self._grace_s)) and time.monotonic() - told_at < SAME_WISH_S:
+        # A service manager signals every process of a group, and a parent among them signals its children again.
+        received_at = time.monotonic()
+        while (again := _next_signal(readable, self._grace_s)) and time.monotonic() - received_at < SAME_REQUEST_S:
             pass
         if again is None:
             log.error("stop_took_too_long", grace_s=self._grace_s)
@@ -76,10 +118,10 @@ class Shutdown:
         os._exit(EXIT_CODE)
 
 
-def _next_signal(heard: int, timeout_s: float | None) -> str | None:
-    """The name of the next of our signals, or None if there is none for so long."""
-    while select.select([heard], [], [], timeout_s)[0]:
-        number = os.read(heard, 1)[0]
+def _next_signal(readable: int, timeout_s: float | None) -> signal.Signals | None:
+    """Return the next of our signals, or None if none comes in time."""
+    while select.select([readable], [], [], timeout_s)[0]:
+        number = os.read(readable, 1)[0]
         if number in SIGNALS:
-            return signal.Signals(number).name
+            return signal.Signals(number)
     return None

@@ -11,6 +11,7 @@ import typer
 from connectors.errors import VoicewatchError
 from flows.cli import audit, live, outbox, recordings, upkeep
 from flows.cli.common import configure_logging
+from flows.cli.streams import explained_output
 
 __all__ = ["app", "main"]
 
@@ -33,7 +34,8 @@ def main() -> None:
     """Run the `voicewatch` command: exit 0 for success, 1 for a failure while running, 2 for bad usage."""
     gc.set_threshold(50_000, 20, 20)  # imported objects stay: collecting them again and again takes 0.1 s
     try:
-        app()
+        with explained_output():
+            app()
     except Exception as error:
         explained = _explained(error)
         if explained is None:

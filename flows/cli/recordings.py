@@ -42,6 +42,8 @@ def replay(
         files, out, settings=settings, environ=os.environ, speed=pace, deliver=deliver, stop=shutdown.requested
     )
     print_replay(replayed)
+    if replayed.stopped_at is not None and shutdown.signal is not None:
+        raise typer.Exit(128 + shutdown.signal)
 
 
 @app.command(cls=Command)

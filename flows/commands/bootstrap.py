@@ -6,7 +6,8 @@ Running it again creates none twice. What each create came to is written down be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -29,11 +30,15 @@ __all__ = [
     "BootstrapReport",
     "Failure",
     "Platform",
+    "Shield",
     "WatchJournal",
     "bootstrap",
     "create_body",
     "run_bootstrap",
 ]
+
+Shield = Callable[[], AbstractContextManager[None]]
+"""Makes a context in which a signal waits until the end."""
 
 
 class Platform(Protocol):
@@ -116,6 +121,7 @@ def bootstrap(
     audit: AuditTrail,
     *,
     retry_unknown: bool = False,
+    shield: Shield = nullcontext,
 ) -> BootstrapReport:
     """Create the interceptors that are missing and journal the watches that are new or changed.
 
@@ -124,11 +130,16 @@ def bootstrap(
     access), nothing more is tried, and what exists is watched nevertheless. Raises `StateError` if the state
     directory fails.
     """
-    return _Bootstrap(settings, platform, registry, journal, audit).run(retry_unknown=retry_unknown)
+    return _Bootstrap(settings, platform, registry, journal, audit, shield).run(retry_unknown=retry_unknown)
 
 
-def run_bootstrap(settings: Settings, environ: Mapping[str, str], *, retry_unknown: bool = False) -> BootstrapReport:
-    """Create what is missing at Genesys, and journal the watches. Raises StateError before anything is created."""
+def run_bootstrap(
+    settings: Settings, environ: Mapping[str, str], *, retry_unknown: bool = False, shield: Shield = nullcontext
+) -> BootstrapReport:
+    """Create what is missing at Genesys, each within `shield`, and journal the watches.
+
+    Raises StateError before anything is created.
+    """
     configure_tracing(environ)
     state = StateLayout(settings.state.dir)
     check_writable(state.dir)
@@ -144,6 +155,7 @@ def run_bootstrap(settings: Settings, environ: Mapping[str, str], *, retry_unkno
                 journal,
                 AuditLog(state.audit),
                 retry_unknown=retry_unknown,
+                shield=shield,
             )
         finally:
             journal.close()
@@ -157,12 +169,14 @@ class _Bootstrap:
         registry: InterceptorRegistry,
         journal: WatchJournal,
         audit: AuditTrail,
+        shield: Shield,
     ) -> None:
         self._settings = settings
         self._platform = platform
         self._registry = registry
         self._journal = journal
         self._audit = audit
+        self._shield = shield
         self._created: list[str] = []
         self._existing: list[str] = []
         self._failed: dict[str, str] = {}
@@ -195,7 +209,8 @@ class _Bootstrap:
                 self._fail(interceptor, f"not attempted: {obstacle}")
                 continue
             try:
-                self._create(interceptor)
+                with self._shield():
+                    self._create(interceptor)
             except (CredentialsError, AccessDeniedError) as error:
                 obstacle = str(error)
 

@@ -17,7 +17,7 @@ from typing import Final
 from connectors.errors import VoicewatchError
 from connectors.retry import backoff_s
 from connectors.runtime.logs import get_logger
-from connectors.runtime.shutdown import Shutdown
+from connectors.runtime.shutdown import Interrupted, Shutdown
 from flows.commands.run import OnBootstrap, ensure_interceptors, preflight
 from flows.live import SNAPSHOT_EVERY, recovery_of
 from flows.settings.models import Settings
@@ -47,7 +47,11 @@ def run_cluster(
     """
     preflight(settings, environ)  # here and not only in each process, which would all report the same error
     recovery_of(settings)
-    ensure_interceptors(settings, environ, on_bootstrap)
+    try:
+        with shutdown.interruptible():
+            ensure_interceptors(settings, environ, on_bootstrap, shutdown.shielded)
+    except Interrupted:
+        return
     log = get_logger(__name__)
     stop = shutdown.requested
     failures = 0

@@ -93,6 +93,10 @@ def print_replay(replayed: Replayed) -> None:
     name_width, value_width = (max(map(len, column)) for column in zip(*rows, strict=True))
     for name, value in rows:
         print(f"{name:<{name_width}}  {value:>{value_width}}")
+    if replayed.stopped_at is not None:
+        from flows.commands.replay import place_text
+
+        print(f"interrupted at {place_text(replayed.stopped_at)}: the results are partial")
     print(f"{replayed.elapsed_s:.2f} s, {rate:,.0f} frames/s; results in {replayed.out}")
     if replayed.outbox is not None:
         print("callbacks: " + ", ".join(f"{count} {state}" for state, count in replayed.outbox.items()))

@@ -6,19 +6,21 @@ What only the delivery of callbacks needs is imported with it: it would take as 
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from bytewax.run import cli_main
 
-from connectors.errors import UsageError
+from connectors.errors import StateError, UsageError
 from connectors.journal.recording import Recording
-from connectors.journal.source import RecordingSource
-from connectors.state.files import LOCK_NAME, JsonLinesSink, make_private_dir, state_errors
+from connectors.journal.source import RecordingSource, StoppedAt
+from connectors.state.files import LOCK_NAME, JsonLinesSink, make_private_dir, open_private, state_errors
 from flows.analytics.merge import Tally
 from flows.analytics.shard import Overrides
 from flows.dataflow import Outputs, TallySink, build
@@ -27,9 +29,10 @@ if TYPE_CHECKING:
     from connectors.callbacks.outbox import State
     from flows.settings.models import Settings
 
-__all__ = ["Replayed", "keep_freed_memory", "overrides_of", "replay"]
+__all__ = ["Replayed", "keep_freed_memory", "overrides_of", "place_text", "replay"]
 
 DELIVERY_DRAIN_S = 60.0
+PARTIAL = "PARTIAL"
 RESULTS = ("windows", "alerts", "rejected")
 
 
@@ -41,6 +44,7 @@ class Replayed:
     elapsed_s: float
     out: Path
     outbox: dict[State, int] | None
+    stopped_at: StoppedAt | None = None
 
 
 def replay(
@@ -55,14 +59,20 @@ def replay(
 ) -> Replayed:
     """Replay recorded files into `windows.jsonl`, `alerts.jsonl` and `rejected.jsonl` in the directory `out`.
 
-    `settings` goes before what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, which keeps
-    what cannot be delivered. Raises RecordingError, StateError, ConfigurationError for a bad callback secret, and
-    UsageError if `out` is the state directory of a run, or a recording is where a result would go.
+    While it runs, and after it was stopped early or failed, the file `PARTIAL` in `out` says so. `settings` takes
+    precedence over what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, which keeps those
+    that cannot be delivered. Raises RecordingError, StateError, ConfigurationError for a bad callback secret, and
+    UsageError if `out` is the state directory of a run, or a result would replace a recording.
     """
     recording = Recording(paths)
-    with state_errors(f"looking into {out}"):
-        _refuse_to_lose(paths, out)
-    make_private_dir(out)
+    partial = out / PARTIAL
+    try:
+        with state_errors(f"looking into {out}"):
+            _refuse_to_lose(paths, out)
+        make_private_dir(out)
+        _mark(partial, "These results are partial: the replay has not ended.")
+    except StateError as error:  # whose advice names the directory of a run
+        raise UsageError(str(error).replace("[state] dir", "--out")) from error
     tally = TallySink()
     outputs = Outputs(
         **{name: JsonLinesSink(_result(out, name)) for name in RESULTS},
@@ -75,7 +85,28 @@ def replay(
     cli_main(build(source, outputs, overrides=overrides_of(settings)))  # type: ignore[no-untyped-call]
     if source.failure is not None:
         raise source.failure
-    return Replayed(tally.total, time.monotonic() - started, out, _outbox_counts(out) if deliver else None)
+    if source.stopped_at is None:
+        with state_errors(f"removing {partial}"):
+            partial.unlink()
+    else:
+        _mark(partial, f"These results are partial: the replay was interrupted at {place_text(source.stopped_at)}.")
+    outbox = _outbox_counts(out) if deliver else None
+    return Replayed(tally.total, time.monotonic() - started, out, outbox, source.stopped_at)
+
+
+def place_text(place: StoppedAt) -> str:
+    """Return where a replay was stopped, such as `2026-11-29T08:00:01.500Z, line 17 of a.jsonl`."""
+    lines = f"line {place.lines} of {place.path}"
+    if place.received_at is None:
+        return lines
+    at = datetime.fromtimestamp(place.received_at, UTC).isoformat(timespec="milliseconds")
+    return f"{at.removesuffix('+00:00')}Z, {lines}"
+
+
+def _mark(path: Path, text: str) -> None:
+    fd = open_private(path, os.O_WRONLY | os.O_TRUNC)
+    with state_errors(f"writing {path}"), os.fdopen(fd, "w") as file:
+        file.write(f"{text}\n")
 
 
 def _result(out: Path, name: str) -> Path:

@@ -9,11 +9,11 @@ from bytewax.run import cli_main
 from connectors.errors import VoicewatchError
 from connectors.genesys.feeds.audiohook.listener import listen
 from connectors.runtime.logs import get_logger
-from connectors.runtime.shutdown import Shutdown
+from connectors.runtime.shutdown import Interrupted, Shutdown
 from connectors.runtime.tracing import configure_tracing
 from connectors.state.files import check_writable
 from flows.analytics.merge import Tally
-from flows.commands.bootstrap import BootstrapReport, run_bootstrap
+from flows.commands.bootstrap import BootstrapReport, Shield, run_bootstrap
 from flows.dataflow import TallySink
 from flows.feeds import feeds_of
 from flows.live import SNAPSHOT_EVERY, live_flow, recovery_of, secrets_of
@@ -40,7 +40,11 @@ def run_live(
     preflight(settings, environ)
     flow = live_flow(settings, environ, shutdown, flow_totals, instruments)
     recovery = recovery_of(settings)
-    ensure_interceptors(settings, environ, on_bootstrap)
+    try:
+        with shutdown.interruptible():
+            ensure_interceptors(settings, environ, on_bootstrap, shutdown.shielded)
+    except Interrupted:
+        return flow_totals.total
     with instruments.running():
         cli_main(flow, epoch_interval=SNAPSHOT_EVERY, recovery_config=recovery)  # type: ignore[no-untyped-call]
     return flow_totals.total
@@ -57,14 +61,17 @@ def preflight(settings: Settings, environ: Mapping[str, str]) -> None:
         listen(*settings.audiohook.address).close()
 
 
-def ensure_interceptors(settings: Settings, environ: Mapping[str, str], on_bootstrap: OnBootstrap | None) -> None:
+def ensure_interceptors(
+    settings: Settings, environ: Mapping[str, str], on_bootstrap: OnBootstrap | None, shield: Shield
+) -> None:
     """Bootstrap before a run, unless `on_bootstrap` is None or no feed depends on interceptors.
 
-    The run goes on with the interceptors that exist. Raises VoicewatchError if none does.
+    Each create is made within `shield`. The run goes on with the interceptors that exist. Raises VoicewatchError if
+    none does.
     """
     if on_bootstrap is None or not settings.uses_interceptors:
         return
-    report = run_bootstrap(settings, environ)
+    report = run_bootstrap(settings, environ, shield=shield)
     on_bootstrap(report)
     if report.failed and not (report.created or report.existing):
         raise VoicewatchError("no interceptor exists, so there is nothing to watch; the reasons are above")

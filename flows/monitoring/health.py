@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from connectors.callbacks.outbox import outbox_state
-from connectors.errors import VoicewatchError
+from connectors.errors import UsageError
 from connectors.journal.progress import SourceProgress
 from connectors.runtime.logs import get_logger
 from flows.monitoring.metrics import CONTENT_TYPE
@@ -150,7 +150,7 @@ class HealthServer:
     Whoever asks may be a stranger: 16 requests are dealt with at once, any more are hung up on, and so is one that is
     not over within `deadline_s`. /metrics and /readyz, which look at the disk, are answered for a second as before.
 
-    Bound when made. Raises VoicewatchError if the address cannot be used.
+    Bound when made. Raises UsageError if the address cannot be used.
     """
 
     def __init__(
@@ -171,7 +171,7 @@ class HealthServer:
         try:
             self._server = _Server((host, port), routes, deadline_s)
         except (OSError, OverflowError) as error:
-            raise VoicewatchError(
+            raise UsageError(
                 f"metrics.listen: {host}:{port} cannot be listened on ({error}); choose another address or port"
             ) from error
         self._thread = threading.Thread(

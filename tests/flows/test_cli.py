@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import urllib.error
@@ -23,7 +25,7 @@ from connectors.state.audit import AuditLog
 from connectors.state.files import StateLock
 from flows.state import StateLayout
 from tests.support.callbacks import eventually
-from tests.support.cli import ROOT, SECRET, configuration, environ, running, several, voicewatch
+from tests.support.cli import ROOT, SECRET, command, configuration, environ, running, several, voicewatch
 from tests.support.receiver import Reply, ScriptedReceiver
 
 # Processes that start while others do everything at once take their time.
@@ -87,10 +89,10 @@ def test_every_command_has_help() -> None:
         [sys.executable, "-c", script], env=environ({"COLUMNS": "200"}), capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    for command, told in zip(COMMANDS, done.stdout.splitlines(), strict=True):
+    for names, told in zip(COMMANDS, done.stdout.splitlines(), strict=True):
         heavy, _, text = told.partition(" | ")
         assert heavy == "0"
-        assert f"Usage: voicewatch {' '.join(command)}".rstrip() in text
+        assert f"Usage: voicewatch {' '.join(names)}".rstrip() in text
         assert "--help" in text
 
 
@@ -161,6 +163,34 @@ def test_a_log_never_shows_the_values_of_variables() -> None:
             assert json.loads(done.stderr)["where"] == "here"
 
 
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    """A full disk behind standard output is exit 1 and one line, a closed pipe ends a command without a word."""
+    for arguments in (["replay", RECORDING, "--out", tmp_path / "out"], ["--version"]):
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                command(*arguments), stdout=full, stderr=subprocess.PIPE, env=environ({}), text=True, timeout=60
+            )
+        assert (done.returncode, done.stderr) == (
+            1,
+            "voicewatch: standard output cannot be written: No space left on device\n",
+        )
+    readable, writable = os.pipe()
+    os.close(readable)
+    done = subprocess.run(
+        command("--version"), stdout=writable, stderr=subprocess.PIPE, env=environ({}), text=True, timeout=60
+    )
+    os.close(writable)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_bad_directory_of_results_is_bad_usage(tmp_path: Path) -> None:
+    """A --out that cannot be a directory is exit 2, and the advice names that option."""
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/below"):
+        told = fails(voicewatch("replay", RECORDING, "--out", out), 2)
+        assert "choose another --out" in told
+
+
 # check
 
 
@@ -229,7 +259,7 @@ def test_check_online_tries_the_token_and_the_load_check(tmp_path: Path) -> None
         assert refused.returncode == 1
         assert "bandwidth saturation: 3 voice conversations are active and max_concurrent is 3" in refused.stderr
         done = voicewatch("check", config, "--online", GENESYS_CLIENT_SECRET=None)
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert "GENESYS_CLIENT_SECRET" in done.stderr.splitlines()[-1]
         assert SECRET not in done.stdout + done.stderr
 
@@ -238,13 +268,13 @@ def test_check_online_tries_the_token_and_the_load_check(tmp_path: Path) -> None
 
 
 def test_bootstrap_and_run_need_credentials(tmp_path: Path) -> None:
-    """Without credentials nothing starts, and the variable that is missing is named, with exit 1."""
+    """Without credentials nothing starts, and the variable that is missing is named, with exit 2."""
     config = configuration(
         tmp_path / "voicewatch.toml", {"state": {"dir": tmp_path / "state"}, "interceptor": [INTERCEPTOR]}
     )
     commands = [["bootstrap", config], ["run", config], ["cluster", config, "--no-bootstrap"]]
     for done in several(commands, GENESYS_CLIENT_ID=None):
-        assert "GENESYS_CLIENT_ID" in fails(done, 1)
+        assert "GENESYS_CLIENT_ID" in fails(done, 2)
 
 
 @pytest.mark.parametrize("place", ["state", "state/recovery"])
@@ -416,14 +446,23 @@ def test_replay_delivers_if_told_to(tmp_path: Path) -> None:
 
 
 def test_replay_keeps_the_pace_and_stops_on_a_signal(tmp_path: Path) -> None:
-    """At a real pace the results grow with time; SIGTERM ends it with a summary of what was read, and exit 0."""
-    with running(tmp_path, "replay", RECORDING, "--out", tmp_path / "out", "--speed", "20") as process:
-        windows = tmp_path / "out/windows.jsonl"
-        eventually(lambda: windows.exists() and windows.stat().st_size > 0, 60)
-        assert process.stop() == 0, process.log
-        shown = re.search(r"(?m)^frames +(\d+) *$", process.output)
-    assert shown is not None
-    assert 0 < int(shown[1]) < 2224
+    """At a real pace the results grow with time; a signal ends it: summary, place, exit code, and a mark in DIR."""
+    out = tmp_path / "out"
+    windows = out / "windows.jsonl"
+    place = rf"interrupted at \d{{4}}-\d\d-\d\dT[0-9:.]+Z, line \d+ of {re.escape(str(RECORDING))}"
+    for number, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        with running(tmp_path, "replay", RECORDING, "--out", out, "--speed", "20") as process:
+            eventually(lambda: windows.exists() and windows.stat().st_size > 0, 60)
+            assert "has not ended" in (out / "PARTIAL").read_text()
+            assert process.stop(number) == code, process.log
+            shown = re.search(r"(?m)^frames +(\d+) *$", process.output)
+        assert shown is not None
+        assert 0 < int(shown[1]) < 2224
+        assert re.search(rf"(?m)^{place}: the results are partial$", process.output)
+        assert re.search(rf"{place}\.$", (out / "PARTIAL").read_text())
+        windows.unlink()
+    assert voicewatch("replay", RECORDING, "--out", out).returncode == 0
+    assert not (out / "PARTIAL").exists()
 
 
 def test_replay_refuses_in_one_line(tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ class RestServer:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
+        self.delay_s = 0.0  # before every answer
         self._scripts: dict[str, deque[Answer | str]] = defaultdict(deque)
         self._released = threading.Event()
         self._tokens = 0
@@ -103,6 +104,7 @@ class RestServer:
         with self._lock:
             self.requests.append(Request(route, handler.command, path, headers, body))
             answer = self._scripts[route].popleft() if self._scripts[route] else self._usual(route, body)
+        time.sleep(self.delay_s)
         if answer == HANG:
             self._released.wait(DEADLINE_S)
         if isinstance(answer, str):
