@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types contracts check bench soak fuzz audit-deps lock clean
+.PHONY: help venv demo test lint types contracts check docs bench soak fuzz audit-deps lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -39,6 +39,9 @@ contracts: $(READY) ## import contracts between the packages
 	@$(BIN)/lint-imports --no-logo
 
 check: lint types contracts test ## lint, types, contracts and test: what CI runs
+
+docs: $(READY) ## write docs/configuration.md and docs/cli.md from the code
+	@$(BIN)/python -m tests.support.reference_pages
 
 bench: $(READY) ## the benchmarks, as ratios; ROWS=1000,latency to select, SMALL=1 for a quick pass
 	@$(BIN)/python -m tests.benchmarks

@@ -51,9 +51,16 @@ File = Annotated[Path, Field(strict=False), BeforeValidator(path_text)]
 class FeedDefaults(Table):
     """`[feed.defaults]`: the limits of the conversations that a feed hears of; None means those of `[defaults]`."""
 
-    max_latency_ms: Annotated[float, AfterValidator(Between(50, 10_000))] | None = None
-    packet_loss_threshold: Annotated[float, AfterValidator(Between(0, 0.1))] | None = None
-    qa_callback_url: HttpUrl | None = None
+    max_latency_ms: Annotated[float, AfterValidator(Between(50, 10_000))] | None = Field(
+        default=None,
+        description="latency limit in milliseconds of the feed's conversations; by default that of `[defaults]`",
+    )
+    packet_loss_threshold: Annotated[float, AfterValidator(Between(0, 0.1))] | None = Field(
+        default=None, description="packet loss limit, as a ratio; by default that of `[defaults]`"
+    )
+    qa_callback_url: HttpUrl | None = Field(
+        default=None, description="where the alerts are sent; by default that of `[defaults]`"
+    )
 
 
 class FeedSettings(Table):
@@ -61,13 +68,27 @@ class FeedSettings(Table):
 
     kind: Annotated[
         Literal["voice-events", "notifications", "audiohook"], BeforeValidator(refuse_cross_table_error)
-    ] = "voice-events"
-    name: Annotated[str, AfterValidator(feed_name), BeforeValidator(refuse_cross_table_error)] = "voice-events"
-    conversations: Ids = ()
-    queues: Ids = ()
-    users: Ids = ()
-    enrich: bool = False
-    defaults: FeedDefaults = FeedDefaults()
+    ] = Field(
+        default="voice-events",
+        description="the interface of Genesys to use; at most one feed may be of kind `audiohook`",
+    )
+    name: Annotated[str, AfterValidator(feed_name), BeforeValidator(refuse_cross_table_error)] = Field(
+        default="voice-events",
+        description="name in journal records, audit log and metric labels; unique; by default the `kind`",
+    )
+    conversations: Ids = Field(
+        default=(), description="kind `notifications`: conversations to subscribe to, ten topics each"
+    )
+    queues: Ids = Field(default=(), description="kind `notifications`: queues whose calls to subscribe to")
+    users: Ids = Field(
+        default=(), description="kind `notifications`: users whose calls to subscribe to; 20,000 topics in all"
+    )
+    enrich: bool = Field(
+        default=False, description="kind `notifications`: fetch the media statistics of ended calls from analytics"
+    )
+    defaults: FeedDefaults = Field(
+        default=FeedDefaults(), description="limits of the conversations of this feed; not for kind `voice-events`"
+    )
 
     @field_validator("conversations", "queues", "users", "enrich")
     @classmethod
@@ -96,16 +117,22 @@ class FeedSettings(Table):
 class AudioHookSettings(Table):
     """`[audiohook]`: where Genesys' AudioHook Monitor connects to; the client secrets are read from the environment."""
 
-    listen: Annotated[str, AfterValidator(host_and_port)] = "127.0.0.1:8443"
-    path: Annotated[str, AfterValidator(url_path)] = "/audiohook"
-    tls_cert: File | None = None
-    tls_key: Annotated[File | None, Field(validate_default=True)] = None
+    listen: Annotated[str, AfterValidator(host_and_port)] = Field(
+        default="127.0.0.1:8443", description="address that Genesys, or a proxy in front, connects to"
+    )
+    path: Annotated[str, AfterValidator(url_path)] = Field(default="/audiohook", description="path of the WebSocket")
+    tls_cert: File | None = Field(
+        default=None, description="certificate chain (PEM); without it, a proxy must terminate TLS"
+    )
+    tls_key: Annotated[File | None, Field(validate_default=True)] = Field(
+        default=None, description="private key of the certificate (PEM)"
+    )
     api_keys: Annotated[
         tuple[Annotated[str, AfterValidator(api_key)], ...],
         Field(strict=False),
         AfterValidator(_distinct),
         BeforeValidator(refuse_cross_table_error),
-    ] = ()
+    ] = Field(default=(), description="keys that may connect; `VOICEWATCH_AUDIOHOOK_SECRETS` holds the secret of each")
 
     @field_validator("tls_key")
     @classmethod

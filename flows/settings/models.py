@@ -75,12 +75,14 @@ WindowSeconds = Annotated[float, AfterValidator(Between(*limits.WINDOW_S))]
 class InterceptorTexts(Table):
     """`[genesys.interceptor]`: the fixed texts of a create body; the name is the prefix and 8 characters of the id."""
 
-    extension: Text = "QA_MONITOR"
-    name_prefix: str = "QA-"
-    skill: Text = "quality-assurance"
-    department: Text = "QA"
-    title: Text = "QA Specialist"
-    email: Text = "qa@monitoring.internal"
+    extension: Text = Field(default="QA_MONITOR", description="`interceptorExtension`")
+    name_prefix: str = Field(
+        default="QA-", description="`interceptorName` is this prefix and the first 8 characters of the conversation id"
+    )
+    skill: Text = Field(default="quality-assurance", description="`interceptorSkill`")
+    department: Text = Field(default="QA", description="`interceptorDepartment`")
+    title: Text = Field(default="QA Specialist", description="`interceptorTitle`")
+    email: Text = Field(default="qa@monitoring.internal", description="`interceptorEmail`")
 
 
 class GenesysSettings(Table):
@@ -89,13 +91,30 @@ class GenesysSettings(Table):
     Paths are appended to `base_url`; `login_url` is what `/oauth/token` is appended to; `events_url` is complete.
     """
 
-    base_url: HttpBase = "https://api.mypurecloud.com"
-    max_concurrent: Annotated[int, AfterValidator(Between(1, 1_000_000))] = 50
-    login_url: HttpBase | None = None
-    events_url: SocketUrl | None = None
-    load_path: Annotated[str, AfterValidator(url_path)] | None = None
-    interceptor_path: Annotated[str, AfterValidator(conversation_path)] | None = None
-    interceptor: InterceptorTexts = InterceptorTexts()
+    base_url: HttpBase = Field(
+        default="https://api.mypurecloud.com",
+        description="the API host of your region; with `http://` the event WebSocket uses `ws://`",
+    )
+    max_concurrent: Annotated[int, AfterValidator(Between(1, 1_000_000))] = Field(
+        default=50, description="bootstrap creates no interceptor while this many voice conversations are active"
+    )
+    login_url: HttpBase | None = Field(
+        default=None,
+        description="`/oauth/token` is appended to it; by default `base_url` with `api.` replaced by `login.`",
+    )
+    events_url: SocketUrl | None = Field(
+        default=None, description="the complete URL of the event WebSocket; by default derived from `base_url`"
+    )
+    load_path: Annotated[str, AfterValidator(url_path)] | None = Field(
+        default=None,
+        description="the path of the load check; by default `/api/v2/conversations/voice?conversationType=voice`",
+    )
+    interceptor_path: Annotated[str, AfterValidator(conversation_path)] | None = Field(
+        default=None,
+        description="the path of the create request; by default "
+        "`/api/v2/conversations/voice/{conversationId}/interceptor`",
+    )
+    interceptor: InterceptorTexts = Field(default=InterceptorTexts(), description="fixed texts of the create request")
 
 
 class WindowSettings(Table):
@@ -104,9 +123,19 @@ class WindowSettings(Table):
     `codec` is that of the MOS of conversations whose `watch` names none.
     """
 
-    length_s: WindowSeconds = limits.DEFAULT_LENGTH_S
-    slide_s: Annotated[WindowSeconds, Field(validate_default=True)] = limits.DEFAULT_SLIDE_S
-    codec: limits.CodecName = limits.DEFAULT_CODEC
+    length_s: WindowSeconds = Field(
+        default=limits.DEFAULT_LENGTH_S, description="length of a window in seconds, a whole number of milliseconds"
+    )
+    slide_s: Annotated[WindowSeconds, Field(validate_default=True)] = Field(
+        default=limits.DEFAULT_SLIDE_S,
+        description="seconds from the start of a window to the start of the next, a whole number of milliseconds; "
+        "must divide `length_s`; at most 1000 windows may overlap",
+    )
+    codec: limits.CodecName = Field(
+        default=limits.DEFAULT_CODEC,
+        description="the codec that the MOS estimate assumes, with or without packet loss concealment (PLC); a "
+        "`watch` record may name another for its conversation",
+    )
 
     @field_validator("length_s", "slide_s")
     @classmethod
@@ -139,14 +168,40 @@ def _exact_ms(seconds: float) -> Decimal:
 class AlertSettings(Table):
     """`[alerts]`: when an alert is raised and resolved; without their limits, LOW_MOS and STREAM_STALLED are off."""
 
-    policy: Literal["incident", "frame"] = "incident"
-    raise_m: Annotated[int, AfterValidator(Between(*limits.RAISE_FRAMES))] = limits.DEFAULT_RAISE_FRAMES
-    raise_n: Annotated[int, AfterValidator(Between(*limits.RAISE_FRAMES))] = limits.DEFAULT_RAISE_FRAMES
-    clear_ratio: Annotated[float, AfterValidator(Between(*limits.CLEAR_RATIO))] = limits.DEFAULT_CLEAR_RATIO
-    clear_after_s: Annotated[float, AfterValidator(Between(*limits.CLEAR_AFTER_S))] = limits.DEFAULT_CLEAR_AFTER_S
-    unwatched: Literal["ignore", "default"] = "ignore"
-    mos_below: Annotated[float, AfterValidator(Between(*limits.MOS))] | None = None
-    stalled_after_s: Annotated[float, AfterValidator(Between(*limits.STALLED_AFTER_S))] | None = None
+    policy: Literal["incident", "frame"] = Field(
+        default="incident",
+        description='`"incident"` raises and resolves alerts; `"frame"` raises an alert for each frame above a limit '
+        "and resolves none",
+    )
+    raise_m: Annotated[int, AfterValidator(Between(*limits.RAISE_FRAMES))] = Field(
+        default=limits.DEFAULT_RAISE_FRAMES,
+        description="an alert is decided on the last `raise_m` frames that carry the metric",
+    )
+    raise_n: Annotated[int, AfterValidator(Between(*limits.RAISE_FRAMES))] = Field(
+        default=limits.DEFAULT_RAISE_FRAMES,
+        description="how many of these frames must be above the limit; must not exceed `raise_m`",
+    )
+    clear_ratio: Annotated[float, AfterValidator(Between(*limits.CLEAR_RATIO))] = Field(
+        default=limits.DEFAULT_CLEAR_RATIO,
+        description="an alert can be resolved at or below `clear_ratio` times the limit",
+    )
+    clear_after_s: Annotated[float, AfterValidator(Between(*limits.CLEAR_AFTER_S))] = Field(
+        default=limits.DEFAULT_CLEAR_AFTER_S,
+        description="an alert is resolved once no value was above that level for this many seconds",
+    )
+    unwatched: Literal["ignore", "default"] = Field(
+        default="ignore", description='`"default"` watches every conversation, with the limits of `[defaults]`'
+    )
+    mos_below: Annotated[float, AfterValidator(Between(*limits.MOS))] | None = Field(
+        default=None,
+        description="limit of the rule `LOW_MOS`: it raises an alert when the MOS of a window is below it; without it "
+        "the rule is off",
+    )
+    stalled_after_s: Annotated[float, AfterValidator(Between(*limits.STALLED_AFTER_S))] | None = Field(
+        default=None,
+        description="limit of the rule `STREAM_STALLED`: it raises an alert when a live conversation has no frame for "
+        "this many seconds while its feed is connected; without it the rule is off",
+    )
 
     @field_validator("raise_n")
     @classmethod
@@ -160,43 +215,78 @@ class AlertSettings(Table):
 class DeliverySettings(Table):
     """`[delivery]`: how callbacks are sent."""
 
-    timeout_s: Annotated[float, AfterValidator(Between(0.1, 120))] = 5.0
-    max_attempts: Annotated[int, AfterValidator(Between(1, 100))] = 8
-    allow_private_addresses: bool = False
+    timeout_s: Annotated[float, AfterValidator(Between(0.1, 120))] = Field(
+        default=5.0, description="time limit of one delivery attempt, in seconds, from the name lookup to the last byte"
+    )
+    max_attempts: Annotated[int, AfterValidator(Between(1, 100))] = Field(
+        default=8, description="after this many failed attempts a callback is dead"
+    )
+    allow_private_addresses: bool = Field(
+        default=False, description="allow callbacks to loopback, private and link-local addresses"
+    )
 
 
 class StateSettings(Table):
     """`[state]`: the directory of journal, outbox, recovery and audit log; how durable and how long the journal is."""
 
-    dir: Annotated[Path, Field(strict=False), BeforeValidator(path_text)] = Path("state")
-    fsync: Literal["interval", "always"] = "interval"
-    keep_hours: Annotated[float, AfterValidator(Between(0, 87_600))] = 72.0
+    dir: Annotated[Path, Field(strict=False), BeforeValidator(path_text)] = Field(
+        default=Path("state"), description="the state directory; each run needs its own"
+    )
+    fsync: Literal["interval", "always"] = Field(
+        default="interval",
+        description='sync the journal to disk once a second (`"interval"`) or with every write (`"always"`, a few '
+        "milliseconds each)",
+    )
+    keep_hours: Annotated[float, AfterValidator(Between(0, 87_600))] = Field(
+        default=72.0, description="how long a journal segment is kept after its last record"
+    )
 
 
 class InterceptorDefaults(Table):
     """`[defaults]`: what holds for every interceptor that does not say otherwise."""
 
-    leg_id: Text | None = None
-    interceptor_address: Annotated[str, AfterValidator(sip_address)] | None = None
-    audio_sampling_rate: Annotated[int, AfterValidator(Between(8000, 48_000))] = 16_000
-    channel_matrix: Annotated[tuple[Literal["mono", "stereo"], ...], Field(strict=False), AfterValidator(channels)] = (
-        "mono",
-        "stereo",
+    leg_id: Text | None = Field(default=None, description="the call leg; it is sent to Genesys and part of every alert")
+    interceptor_address: Annotated[str, AfterValidator(sip_address)] | None = Field(
+        default=None, description="where Genesys sends the media"
     )
-    transcription_enabled: bool = False
-    transcription_language: Annotated[str, AfterValidator(language_tag)] = "en-US"
-    max_latency_ms: Annotated[float, AfterValidator(Between(50, 500))] = limits.DEFAULT_MAX_LATENCY_MS
-    packet_loss_threshold: Annotated[float, AfterValidator(Between(0, 0.1))] = limits.DEFAULT_PACKET_LOSS_THRESHOLD
-    qa_callback_url: HttpUrl | None = None
+    audio_sampling_rate: Annotated[int, AfterValidator(Between(8000, 48_000))] = Field(
+        default=16_000, description="in Hz; a value other than 8000 and 16000 is a warning"
+    )
+    channel_matrix: Annotated[tuple[Literal["mono", "stereo"], ...], Field(strict=False), AfterValidator(channels)] = (
+        Field(
+            default=(
+                "mono",
+                "stereo",
+            ),
+            description="the channels to intercept",
+        )
+    )
+    transcription_enabled: bool = Field(default=False, description="ask Genesys for a transcription")
+    transcription_language: Annotated[str, AfterValidator(language_tag)] = Field(
+        default="en-US", description="language of the transcription"
+    )
+    max_latency_ms: Annotated[float, AfterValidator(Between(50, 500))] = Field(
+        default=limits.DEFAULT_MAX_LATENCY_MS,
+        description="latency limit in milliseconds; a frame above it counts against it",
+    )
+    packet_loss_threshold: Annotated[float, AfterValidator(Between(0, 0.1))] = Field(
+        default=limits.DEFAULT_PACKET_LOSS_THRESHOLD,
+        description="packet loss limit, as a ratio; a frame above it counts against it",
+    )
+    qa_callback_url: HttpUrl | None = Field(default=None, description="where the alerts of the conversation are sent")
 
 
 class InterceptorSettings(InterceptorDefaults):
     """`[[interceptor]]`: one conversation to watch, with the defaults filled in."""
 
-    conversation_id: Annotated[str, AfterValidator(non_empty), BeforeValidator(refuse_cross_table_error)]
-    leg_id: Text
-    interceptor_address: Annotated[str, AfterValidator(sip_address)]
-    qa_callback_url: HttpUrl
+    conversation_id: Annotated[str, AfterValidator(non_empty), BeforeValidator(refuse_cross_table_error)] = Field(
+        description="the conversation to watch; any text, unique in the file"
+    )
+    leg_id: Text = Field(description="the call leg; it is sent to Genesys and part of every alert")
+    interceptor_address: Annotated[str, AfterValidator(sip_address)] = Field(
+        description="where Genesys sends the media"
+    )
+    qa_callback_url: HttpUrl = Field(description="where the alerts of the conversation are sent")
 
     def watch_record(self) -> dict[str, Any]:
         """The value of the journal's `watch` record: all ten settings, as JSON types."""
@@ -206,16 +296,29 @@ class InterceptorSettings(InterceptorDefaults):
 class Settings(Table):
     """A whole configuration, valid in itself."""
 
-    genesys: GenesysSettings = GenesysSettings()
-    windows: WindowSettings = WindowSettings()
-    alerts: AlertSettings = AlertSettings()
-    delivery: DeliverySettings = DeliverySettings()
-    state: StateSettings = StateSettings()
-    defaults: InterceptorDefaults = InterceptorDefaults()
-    audiohook: AudioHookSettings = AudioHookSettings()
-    metrics: MetricsSettings = MetricsSettings()
-    feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = ()
-    interceptors: Annotated[tuple[InterceptorSettings, ...], Field(strict=False, alias="interceptor")] = ()
+    genesys: GenesysSettings = Field(default=GenesysSettings(), description="where Genesys is")
+    windows: WindowSettings = Field(default=WindowSettings(), description="the windows of every conversation")
+    alerts: AlertSettings = Field(default=AlertSettings(), description="when an alert is raised and resolved")
+    delivery: DeliverySettings = Field(default=DeliverySettings(), description="how callbacks are sent")
+    state: StateSettings = Field(default=StateSettings(), description="the state directory and the journal in it")
+    defaults: InterceptorDefaults = Field(
+        default=InterceptorDefaults(), description="values for every `[[interceptor]]` that does not set them"
+    )
+    audiohook: AudioHookSettings = Field(
+        default=AudioHookSettings(),
+        description="where Genesys' AudioHook Monitor connects to; used by the feed of that kind",
+    )
+    metrics: MetricsSettings = Field(default=MetricsSettings(), description="metrics for Prometheus and health checks")
+    feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = Field(
+        default=(),
+        description="one table for each feed; without any, one feed of kind `voice-events`. A single feed may be "
+        "written as `[feed]`",
+    )
+    interceptors: Annotated[tuple[InterceptorSettings, ...], Field(strict=False, alias="interceptor")] = Field(
+        default=(),
+        description="one table for each conversation to watch; every key but `conversation_id` can be set in "
+        "`[defaults]` instead",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -74,7 +74,7 @@ def test_make_alone_lists_the_targets() -> None:
     """Make without a target does nothing but list what there is."""
     done = run_make()
     assert done.returncode == 0
-    targets = "venv demo test lint types contracts check bench soak fuzz audit-deps lock clean"
+    targets = "venv demo test lint types contracts check docs bench soak fuzz audit-deps lock clean"
     for target in targets.split():
         assert re.search(rf"^make {target} +\w", done.stdout, re.MULTILINE)
 
