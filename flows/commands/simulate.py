@@ -61,6 +61,7 @@ def _voice_events(simulation: Simulation, environ: Mapping[str, str]) -> None:  
 
 
 def _notifications(simulation: Simulation, environ: Mapping[str, str]) -> None:  # noqa: ARG001
+    from connectors.genesys.simulator.faults import Faults, load_faults
     from connectors.genesys.simulator.notifications import NotificationsSimulator
     from connectors.genesys.simulator.server import serve
 
@@ -70,6 +71,7 @@ def _notifications(simulation: Simulation, environ: Mapping[str, str]) -> None: 
             conversations=simulation.conversations,
             rate=simulation.rate,
             seed=simulation.seed,
+            faults=Faults() if simulation.faults is None else load_faults(simulation.faults),
         )
     )
 
@@ -85,7 +87,7 @@ def _audiohook(simulation: Simulation, environ: Mapping[str, str]) -> None:
 
 KINDS: Final[dict[str, tuple[Callable[[Simulation, Mapping[str, str]], None], tuple[str, ...]]]] = {
     "voice-events": (_voice_events, ("port", "conversations", "rate", "seed", "faults", "serve", "speed")),
-    "notifications": (_notifications, ("port", "conversations", "rate", "seed")),
+    "notifications": (_notifications, ("port", "conversations", "rate", "seed", "faults")),
     "audiohook": (_audiohook, ("conversations", "seed", "url")),
 }
 """What runs the simulator of each kind, and the options that it takes."""

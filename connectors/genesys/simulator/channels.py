@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,23 +20,38 @@ __all__ = ["Channels", "SimulatedChannel"]
 
 _MAX_CHANNELS = 20
 _MAX_TOPICS = 1000
+_MAX_COMBINED = 200
+_NOT_PERMITTED = "not permitted"
 _GONE = encode_message('{"result":"404","message":"channel not found"}')
 
 
 @dataclass(slots=True)
 class SimulatedChannel:
-    """A channel: `connection` is the socket that reads it; nothing is sent to it while it is `deaf`."""
+    """A channel: `connection` is the socket that reads it; nothing is sent to it while it is `deaf`.
+
+    `topics` are as subscribed, `wanted` the single topics of combined ones (`prefix?start&end`) too.
+    """
 
     id: str
     number: int
     expires_at: float
     topics: dict[str, None] = field(default_factory=dict)
+    wanted: set[str] = field(default_factory=set)
     connection: Connection | None = None
     deaf: bool = False
 
     def send(self, encoded: bytes) -> bool:
         """Send messages encoded with `encode_message`; False if they could not be sent."""
         return self.connection is not None and not self.deaf and self.connection.write(encoded)
+
+    def subscribe(self, topics: dict[str, None]) -> None:
+        """Take these topics instead of those before."""
+        self.topics = topics
+        self.wanted = {single for topic in topics for single in _singles(topic)}
+
+    def listens_to(self, topic: str) -> bool:
+        """Whether the channel has a topic."""
+        return topic in self.wanted
 
     def connect(self, connection: Connection) -> None:
         """Take a connection, which closes the one before it."""
@@ -45,18 +61,24 @@ class SimulatedChannel:
 
 
 class Channels:
-    """All channels; each lives `life_s`. Topics that start with one of `forbidden` are not permitted.
-
-    `base_url` gives the address that their URLs begin with.
+    """All channels; each lives `life_s`. Topics that start with one of `forbidden` are not permitted, and those
+    refused of which one is not known to `exists`. `base_url` gives the address that their URLs begin with.
     """
 
     def __init__(
-        self, *, base_url: Callable[[], str], now: Callable[[], float], life_s: float, forbidden: tuple[str, ...]
+        self,
+        *,
+        base_url: Callable[[], str],
+        now: Callable[[], float],
+        life_s: float,
+        forbidden: tuple[str, ...],
+        exists: Callable[[str], bool],
     ) -> None:
         self._base_url = base_url
         self._now = now
         self._life_s = life_s
         self._forbidden = forbidden
+        self._exists = exists
         self._created = 0
         self.by_id: dict[str, SimulatedChannel] = {}
 
@@ -127,7 +149,7 @@ class Channels:
         channel = self.alive(channel_id)
         if channel is None:
             return _missing()
-        channel.topics.clear()
+        channel.subscribe({})
         return Answer(204, None)
 
     def _replace(self, request: HttpRequest, channel_id: str) -> Answer:
@@ -145,15 +167,27 @@ class Channels:
             asked = [item["id"] for item in parse_json(request)]
         except (ValueError, TypeError, KeyError):
             return error_answer(400, "bad.request", "the body is not a list of topics")
-        forbidden = [topic for topic in asked if topic.startswith(self._forbidden)]
+        refused = {topic: reason for topic in asked if (reason := self._refusal(topic)) is not None}
         leniently = parse_qs(urlsplit(request.target).query).get("ignoreErrors") == ["true"]
-        if forbidden and not leniently:
-            return error_answer(403, "missing.permissions", f"not permitted: {forbidden[0]}")
-        topics = dict.fromkeys([*(channel.topics if kept else ()), *(t for t in asked if t not in forbidden)])
+        if refused and not leniently:
+            topic, reason = next(iter(refused.items()))
+            status = 403 if reason == _NOT_PERMITTED else 400
+            return error_answer(status, "missing.permissions" if status == 403 else "bad.request", f"{reason}: {topic}")
+        topics = dict.fromkeys([*(channel.topics if kept else ()), *(t for t in asked if t not in refused)])
         if len(topics) > _MAX_TOPICS:
             return error_answer(400, "notifications.topics.limit", f"a channel takes {_MAX_TOPICS} topics")
-        channel.topics = topics
-        return Answer(200, _listing(asked, forbidden))
+        channel.subscribe(topics)
+        return Answer(200, _listing(asked, refused))
+
+    def _refusal(self, topic: str) -> str | None:
+        """Say why a topic is refused; None if it is permitted."""
+        if topic.startswith(self._forbidden):
+            return _NOT_PERMITTED
+        if "?" in topic and len(topic) > _MAX_COMBINED:
+            return f"longer than {_MAX_COMBINED} characters"
+        if not all(map(self._exists, _singles(topic))):
+            return "there is no such queue or user"
+        return None
 
     def _shown(self, channel: SimulatedChannel) -> dict[str, Any]:
         expires = datetime.fromtimestamp(channel.expires_at, UTC).isoformat(timespec="milliseconds")
@@ -165,6 +199,21 @@ def _missing() -> Answer:
     return error_answer(404, "not.found", "there is no such channel")
 
 
-def _listing(topics: Collection[str], forbidden: Collection[str] = ()) -> dict[str, Any]:
-    states = {topic: "Rejected" if topic in forbidden else "Permitted" for topic in topics}
-    return {"entities": [{"id": topic, "state": state} for topic, state in states.items()]}
+def _singles(topic: str) -> list[str]:
+    """Take a combined topic apart.
+
+    >>> _singles("v2.users.u?presence&conversations.calls")
+    ['v2.users.u.presence', 'v2.users.u.conversations.calls']
+    """
+    prefix, _, ends = topic.partition("?")
+    return [f"{prefix}.{end}" for end in ends.split("&")] if ends else [topic]
+
+
+def _listing(topics: Collection[str], refused: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    entities: list[dict[str, Any]] = []
+    for topic in dict.fromkeys(topics):
+        if topic in refused:
+            entities.append({"id": topic, "state": "Rejected", "rejectionReason": refused[topic]})
+        else:
+            entities.append({"id": topic, "state": "Permitted"})
+    return {"entities": entities}

@@ -1,4 +1,4 @@
-"""What the simulator is told to do wrong, read from a small TOML file.
+"""What the simulator does wrong, read from a small TOML file.
 
 A fault either strikes the event stream, once `after_frames` frames were sent in all::
 
@@ -6,7 +6,7 @@ A fault either strikes the event stream, once `after_frames` frames were sent in
     after_frames = 200
     do = "close"              # with code (default 1011)
                               # "abort"      the connection ends without a close frame
-                              # "stall"      for `seconds`, the open sockets hear nothing, not even pongs
+                              # "stall"      for `seconds`, nothing is sent to the open sockets, not even pongs
                               # "garbage"    `text`, or every message of GARBAGE
                               # "duplicate"  the last frame once more
                               # "oversize"   a frame of `bytes` bytes
@@ -14,21 +14,37 @@ A fault either strikes the event stream, once `after_frames` frames were sent in
 or it strikes the next `times` (default 1) requests of one kind::
 
     [[fault]]
-    on = "create"             # "token", "load", "create" or "upgrade"
+    on = "create"             # "token", "load", "create", "upgrade", "channel", "subscribe", "activity", "details",
+                              # "details-query", "queues", "users" or "divisions"
     status = 429              # 401, 403, 429, 500 or 503, with retry_after (seconds) if wanted; or instead of it
     # do = "hang"             # no answer, ever
     # do = "reset"            # the connection is reset after the request was received
     times = 2
+
+or it strikes the calls of one edge, queue, agent, division or provider, from `after_s` seconds after the run's start::
+
+    [[fault]]
+    on = "edge"
+    name = "edge-frankfurt-2" # or its id
+    do = "latency"            # adds latency_ms (default 250)
+                              # "loss"       packet loss of at least `loss` (default 0.08)
+                              # "one-way"    the agents' audio is silent (AudioHook)
+                              # "dead-air"   all audio is silent (AudioHook)
+                              # "disconnect" calls that end do so by a WebRTC failure, with error `code`
+    after_s = 5
+    for_s = 20                # unless given, until the end of the run
+    share = 0.9               # of these calls, by their ids; all by default
 
 A create that hangs or is reset has taken effect, as it may have at Genesys; one answered with a status has not.
 """
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 from websockets.exceptions import ProtocolError
@@ -43,6 +59,7 @@ __all__ = [
     "Duplicate",
     "Faults",
     "Garbage",
+    "Impairment",
     "Misbehave",
     "Oversize",
     "Refuse",
@@ -66,7 +83,21 @@ GARBAGE: tuple[str | bytes, ...] = (
 )
 """What a `garbage` fault sends by default: no message of it is a frame."""
 
-RequestKind = Literal["token", "load", "create", "upgrade"]
+RequestKind = Literal[
+    "token",
+    "load",
+    "create",
+    "upgrade",
+    "channel",
+    "subscribe",
+    "activity",
+    "details",
+    "details-query",
+    "queues",
+    "users",
+    "divisions",
+]
+Dimension = Literal["edge", "queue", "agent", "division", "provider"]
 
 
 def _sendable(code: int) -> int:
@@ -143,6 +174,24 @@ class Misbehave(_Request):
     do: Literal["hang", "reset"]
 
 
+class Impairment(_Table):
+    """Worsen the calls of one edge, queue, agent, division or provider."""
+
+    on: Dimension
+    name: str = Field(min_length=1)
+    do: Literal["latency", "loss", "one-way", "dead-air", "disconnect"]
+    after_s: float = Field(default=0.0, ge=0)
+    for_s: float = Field(default=math.inf, gt=0)
+    latency_ms: float = Field(default=250.0, gt=0, le=60_000)
+    loss: float = Field(default=0.08, gt=0, le=1)
+    share: float = Field(default=1.0, gt=0, le=1)
+    code: str = "error.ininedgecontrol.connection.webrtc.endpoint.disconnect.iceIdleDetection"
+
+    def strikes(self, at_s: float) -> bool:
+        """Whether the fault is in force at a time of the run."""
+        return self.after_s <= at_s < self.after_s + self.for_s
+
+
 StreamFault = CloseSockets | Abort | Stall | Garbage | Duplicate | Oversize
 RequestFault = Refuse | Misbehave
 
@@ -150,6 +199,8 @@ RequestFault = Refuse | Misbehave
 def _kind(fault: object) -> object:
     if not isinstance(fault, Mapping):
         return fault.__class__.__name__ if isinstance(fault, _Table) else None
+    if fault.get("on") in get_args(Dimension):
+        return "Impairment"
     if "on" in fault:
         return "Misbehave" if "do" in fault else "Refuse"
     return _BY_ACTION.get(str(fault.get("do")))
@@ -172,13 +223,14 @@ _AnyFault = Annotated[
     | Annotated[Duplicate, Tag("Duplicate")]
     | Annotated[Oversize, Tag("Oversize")]
     | Annotated[Refuse, Tag("Refuse")]
-    | Annotated[Misbehave, Tag("Misbehave")],
+    | Annotated[Misbehave, Tag("Misbehave")]
+    | Annotated[Impairment, Tag("Impairment")],
     Discriminator(
         _kind,
         custom_error_type="fault_kind",
         custom_error_message=(
-            "must have either `on` (token, load, create or upgrade) or "
-            "`do` as one of close, abort, stall, garbage, duplicate, oversize"
+            "must have either `on` (a kind of request such as token, load, create or upgrade, or edge, queue, agent, "
+            "division or provider) or `do` as one of close, abort, stall, garbage, duplicate, oversize"
         ),
     ),
 ]
@@ -192,6 +244,10 @@ class Faults(_Table):
     def of_stream(self) -> list[StreamFault]:
         """The faults of the event stream, earliest first."""
         return sorted((f for f in self.fault if isinstance(f, StreamFault)), key=lambda f: f.after_frames)
+
+    def of_calls(self) -> list[Impairment]:
+        """The faults that worsen calls."""
+        return [f for f in self.fault if isinstance(f, Impairment)]
 
     def of_requests(self) -> list[RequestFault]:
         """The faults of requests; those of one kind strike in this order."""

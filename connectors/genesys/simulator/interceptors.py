@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,10 +29,10 @@ class CreatedInterceptor:
 
 
 class Interceptors:
-    """Creates interceptors and answers the load check; `active` gives the conversations in progress."""
+    """Creates interceptors and answers the load check; `entities` lists the conversations in progress."""
 
-    def __init__(self, active: Callable[[], Collection[str]], now: Callable[[], float]) -> None:
-        self._active = active
+    def __init__(self, entities: Callable[[], Sequence[dict[str, Any]]], now: Callable[[], float]) -> None:
+        self._entities = entities
         self._now = now
         self.created: list[CreatedInterceptor] = []
 
@@ -46,7 +46,7 @@ class Interceptors:
     def _load(self, request: HttpRequest) -> Answer:
         if parse_qs(urlsplit(request.target).query).get("conversationType") != ["voice"]:
             return error_answer(400, "bad.request", "conversationType must be voice")
-        return Answer(200, {"entities": [{"id": conversation_id} for conversation_id in self._active()]})
+        return Answer(200, {"entities": self._entities()})
 
     def _create(self, request: HttpRequest, conversation_id: str) -> Answer:
         try:

@@ -1,7 +1,7 @@
 """A local Genesys with notification channels: token, channels, subscriptions, their WebSockets, and analytics.
 
 The calls are those of the voice event simulator, sent as detail events of their conversations (as late as real ones
-are) and as call snapshots of a queue and a user. Tests publish and break what they need themselves:
+are), as call snapshots of queues and users, and as metrics. Tests publish and break what they need themselves:
 
     with running(NotificationsSimulator(calls=False)) as simulator:
         ...                                     # a feed connects to simulator.base_url
@@ -14,37 +14,46 @@ import asyncio
 import contextlib
 import re
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import orjson
 from websockets.frames import CloseCode
 
-from connectors.genesys.endpoints import DETAILS_PATH
-from connectors.genesys.simulator.calls import ENDED, STARTED, CallFrame, call_frames
+from connectors.genesys.simulator.analytics import Analytics
+from connectors.genesys.simulator.calls import ENDED, STARTED
 from connectors.genesys.simulator.channels import Channels, SimulatedChannel
 from connectors.genesys.simulator.connection import Answer, Connection, HttpRequest, Silence, encode_message
-from connectors.genesys.simulator.rest import RestApi, error_answer, route
+from connectors.genesys.simulator.directory import Directory
+from connectors.genesys.simulator.faults import Faults
+from connectors.genesys.simulator.notification_events import DELIVERY_S, Notification, measurement, of_moment
+from connectors.genesys.simulator.organisation import FIRST_AGENT_ID, FIRST_QUEUE_ID
+from connectors.genesys.simulator.rest import RestApi, error_answer
 from connectors.genesys.simulator.server import SimulatorServer
+from connectors.genesys.simulator.stories import KINDS, Kind, Moment
+from connectors.genesys.simulator.traffic import Traffic
 
 __all__ = ["QUEUE_ID", "USER_ID", "NotificationsOptions", "NotificationsSimulator", "SimulatedChannel"]
 
-QUEUE_ID: Final = "5a1b7c3e-0000-4000-8000-00000000000a"
-USER_ID: Final = "5a1b7c3e-0000-4000-8000-00000000000b"
+QUEUE_ID: Final = FIRST_QUEUE_ID
+USER_ID: Final = FIRST_AGENT_ID
 
 _SOCKET = re.compile(r"/channels/([^/]+)")
-_DELIVERY_S = 0.16
-_DURING_A_CALL = ("acd.start", "flow.start", "flow.end", "acd.end", "user.start")
 _PAUSE_S = 0.002
+_TOLERANCE_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class NotificationsOptions:
     """What to simulate: the calls of `SimulatorOptions`, unless `calls` is false, and the timing of Genesys.
+
+    The calls are of these `kinds`. With `premature`, a snapshot shows only the leg of an agent who did not answer,
+    although the call goes on. Topics of queues and users that the organisation does not have are refused if there are
+    calls. Of the `faults`, those of the event stream do not apply.
 
     Heartbeats are sent every `heartbeat_s`, a channel lives `channel_life_s`, and a socket is closed `closing_s` after
     that was announced. Topics that start with one of `forbidden` are not permitted. Analytics knows a call
@@ -57,6 +66,9 @@ class NotificationsOptions:
     rate: float = 10.0
     seed: int = 1
     calls: bool = True
+    faults: Faults = field(default_factory=Faults)
+    kinds: tuple[Kind, ...] = KINDS
+    premature: bool = False
     credentials: tuple[str, str] | None = None
     token_life_s: float = 86_399
     heartbeat_s: float = 30.0
@@ -80,18 +92,31 @@ class NotificationsSimulator:
         self.options = options = options or NotificationsOptions(**more)
         self._now = now
         self.server = SimulatorServer(self, options.host, options.port)
+        faults = options.faults.of_calls()
+        self.traffic = Traffic(options.seed, options.conversations, options.rate, faults=faults, kinds=options.kinds)
+        if options.calls:
+            self.traffic.plan(now())
+        directory = Directory(self.traffic.book.organisation)
+        self._analytics = Analytics(self.traffic.book, now=now, after_s=options.analytics_after_s)
         self._channels = Channels(
-            base_url=lambda: self.base_url, now=now, life_s=options.channel_life_s, forbidden=options.forbidden
+            base_url=lambda: self.base_url,
+            now=now,
+            life_s=options.channel_life_s,
+            forbidden=options.forbidden,
+            exists=directory.has_topic if options.calls else lambda _: True,
         )
         self._rest = RestApi(
-            [*self._channels.routes(), route("details", DETAILS_PATH, {"GET": self._get_details})],
+            [
+                *self._channels.routes(),
+                *directory.routes(),
+                *self._analytics.routes(),
+            ],
             now=now,
+            faults=options.faults.of_requests(),
             credentials=options.credentials,
             token_life_s=options.token_life_s,
         )
         self._first_client = asyncio.Event()
-        self._ended_at: dict[str, float] = {}
-        self.details: dict[str, Any] = {}
         self.frames_sent = 0
         self.pings = 0
 
@@ -121,6 +146,11 @@ class NotificationsSimulator:
         return self._channels.by_id
 
     @property
+    def details(self) -> dict[str, Any]:
+        """What analytics answers about conversations, by id, instead of what it knows."""
+        return self._analytics.details
+
+    @property
     def connected(self) -> list[SimulatedChannel]:
         """The channels that a client is connected to."""
         return self._channels.connected
@@ -143,11 +173,13 @@ class NotificationsSimulator:
     def publish(self, topic: str, body: Any, **envelope: Any) -> int:
         """Send a notification to the channels that have its topic; returns how many received it."""
         message = {"topicName": topic, "version": "2", "eventBody": body, "metadata": {}, **envelope}
-        encoded = encode_message(orjson.dumps(message).decode())
 
         def send() -> int:
+            if not (listening := [channel for channel in self.connected if channel.listens_to(topic)]):
+                return 0
+            encoded = encode_message(orjson.dumps(message).decode())
             with self.server.change():
-                sent = sum(channel.send(encoded) for channel in self.connected if topic in channel.topics)
+                sent = sum(channel.send(encoded) for channel in listening)
                 self.frames_sent += sent
                 return sent
 
@@ -250,19 +282,6 @@ class NotificationsSimulator:
             f"pings={self.pings} tokens_issued={self.tokens_issued} requests={dict(self.requests)}"
         )
 
-    def _get_details(self, request: HttpRequest, conversation_id: str) -> Answer:  # noqa: ARG002
-        known = self._details_of(conversation_id)
-        return error_answer(404, "not.found", "no such conversation") if known is None else Answer(200, known)
-
-    def _details_of(self, conversation_id: str) -> Any:
-        """Look up what analytics knows of a conversation; None for nothing."""
-        ended_at = self._ended_at.get(conversation_id)
-        if conversation_id in self.details or ended_at is None:
-            return self.details.get(conversation_id)
-        if self._now() < ended_at + self.options.analytics_after_s:
-            return None
-        return _details(conversation_id, ended_at)
-
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(self.options.heartbeat_s)
@@ -272,77 +291,31 @@ class NotificationsSimulator:
 
     async def _play_calls(self) -> None:
         await self._first_client.wait()
-        options, loop = self.options, asyncio.get_running_loop()
+        loop, start = asyncio.get_running_loop(), self._now()
         began = loop.time()
-        sent: defaultdict[str, int] = defaultdict(int)
-        for frame in call_frames(options.seed, options.conversations, options.rate):
+        pending: dict[str, tuple[deque[Moment], count[int]]] = {}
+        for frame, call in self.traffic.frames(start):
             early_s = frame.due_s - (loop.time() - began)
             if early_s > 0:
                 await asyncio.sleep(max(early_s, _PAUSE_S))
-            self._publish_frame(frame, sent[frame.conversation_id])
-            sent[frame.conversation_id] += 1
+            if frame.event is STARTED:
+                pending[call.id] = deque(call.story.moments()), count()
+            moments, numbers = pending[call.id]
+            at = start + frame.due_s
+            sent_at = self._now() - frame.lag_s - DELIVERY_S
             if frame.event is ENDED:
-                self._ended_at[frame.conversation_id] = self._now()
-                del sent[frame.conversation_id]
+                del pending[call.id]
+                moments = deque(m for m in call.story.moments() if m.at_s == call.story.legs[0].ends_s)
+            while moments and moments[0].at_s <= at - call.began_at + _TOLERANCE_S:
+                self._publish_all(of_moment(call, moments.popleft(), at, sent_at, premature=self.options.premature))
+            if frame.event not in (STARTED, ENDED):
+                self._publish_all([measurement(call, next(numbers), sent_at)])
 
-    def _publish_frame(self, frame: CallFrame, number: int) -> None:
-        """Send a frame as a detail event, and as a snapshot of the queue and the user when something changes."""
-        id_, now = frame.conversation_id, self._now()
-        kind = _DURING_A_CALL[(number - 1) % len(_DURING_A_CALL)]
-        kind = {STARTED: "customer.start", ENDED: "customer.end"}.get(frame.event, kind)
-        body = {
-            "eventTime": round((now - frame.lag_s - _DELIVERY_S) * 1000),
-            "conversationId": id_,
-            "participantId": f"{id_[:8]}-customer",
-            "sessionId": f"{id_[:8]}-session-{number}",
-            "mediaType": "VOICE",
-            "provider": "Edge",
-            "direction": "INBOUND",
-        }
-        self.publish(f"v2.detail.events.conversation.{id_}.{kind}", body)
-        if frame.event in (STARTED, ENDED) or number == len(_DURING_A_CALL):
-            snapshot = _snapshot(id_, is_over=frame.event is ENDED, has_agent=number > 0)
-            self.publish(f"v2.routing.queues.{QUEUE_ID}.conversations.calls", snapshot)
-            self.publish(f"v2.users.{USER_ID}.conversations.calls", snapshot)
+    def _publish_all(self, notifications: Iterable[Notification]) -> None:
+        for topic, body in notifications:
+            self.publish(topic, body)
 
 
 def _metadata(message: str) -> bytes:
     text = orjson.dumps({"topicName": "channel.metadata", "eventBody": {"message": message}})
     return encode_message(text.decode())
-
-
-def _snapshot(conversation_id: str, *, is_over: bool, has_agent: bool) -> dict[str, Any]:
-    """A call as queue and user topics show it; the agent that did not answer stands before the one that did."""
-    state = "disconnected" if is_over else "connected"
-    customer = {"id": f"{conversation_id[:8]}-customer", "purpose": "customer", "state": state, "direction": "inbound"}
-    agents = [
-        {"id": f"{conversation_id[:8]}-agent-1", "purpose": "agent", "state": "terminated", "user": {"id": USER_ID}},
-        {"id": f"{conversation_id[:8]}-agent-2", "purpose": "agent", "state": state, "user": {"id": USER_ID}},
-    ]
-    return {"id": conversation_id, "participants": [customer, *(agents if has_agent else [])], "recordingState": "none"}
-
-
-def _details(conversation_id: str, ended_at: float) -> dict[str, Any]:
-    """What analytics tells of a call that is over: its customer's media and its agent's."""
-    chance = int(conversation_id[:8], 16)
-    end = datetime.fromtimestamp(ended_at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-    def participant(name: str, codec: str, part: int) -> dict[str, Any]:
-        received, discarded = 2000 + chance // part % 5000, chance // part % 90
-        stats = {
-            "codecs": [codec],
-            "eventTime": end,
-            "minMos": round(4.9 - discarded / 100, 2),
-            "maxLatencyMs": 20 + chance // part % 200,
-            "receivedPackets": received,
-            "discardedPackets": discarded,
-        }
-        session = {
-            "sessionId": f"{conversation_id[:8]}-{name}-session",
-            "mediaType": "voice",
-            "mediaEndpointStats": [stats],
-        }
-        return {"participantId": f"{conversation_id[:8]}-{name}", "purpose": name, "sessions": [session]}
-
-    participants = [participant("customer", "audio/PCMU", 1), participant("agent", "audio/opus", 7)]
-    return {"conversationId": conversation_id, "conversationEnd": end, "participants": participants}

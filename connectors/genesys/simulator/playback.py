@@ -1,4 +1,4 @@
-"""What the simulator sends: made-up calls, or a recording that is played back.
+"""What the simulator sends: generated calls, or a recording that is played back.
 
 A `Source` is a script of steps against a run's start. Neither source reads a clock.
 """
@@ -15,7 +15,8 @@ import orjson
 from connectors.errors import RecordingError
 from connectors.format.lines import read_line, time_of
 from connectors.format.records import BareFrame, Control, FrameLine, InvalidFrameError
-from connectors.genesys.simulator.calls import ENDED, STARTED, call_frames, conversation_ids, encode_frame
+from connectors.genesys.simulator.calls import ENDED, encode_frame
+from connectors.genesys.simulator.traffic import Traffic
 from connectors.journal.recording import Recording
 from connectors.runtime.logs import get_logger
 
@@ -46,23 +47,19 @@ class Source(Protocol):
 
 
 class Calls:
-    """Made-up calls without end; `rate` is frames/s for each conversation.
+    """Generated calls without end."""
 
-    Raises ValueError, at once, when `conversations` or `rate` is not positive.
-    """
+    def __init__(self, traffic: Traffic) -> None:
+        self._traffic = traffic
 
-    def __init__(self, seed: int, conversations: int, rate: float) -> None:
-        self._arguments = (seed, conversations, rate)
-        next(call_frames(*self._arguments))
-        self.active: dict[str, None] = dict.fromkeys(conversation_ids(seed, conversations))
+    @property
+    def active(self) -> Collection[str]:
+        """The ids of the calls in progress."""
+        return [call.id for call in self._traffic.book.in_progress()]
 
     def steps(self, start: float) -> Iterator[Step]:
-        """The frames of `calls.call_frames`."""
-        for frame in call_frames(*self._arguments):
-            if frame.event is STARTED:
-                self.active[frame.conversation_id] = None
-            elif frame.event is ENDED:
-                self.active.pop(frame.conversation_id, None)
+        """The frames of the calls."""
+        for frame, _ in self._traffic.frames(start):
             yield Step(frame.due_s, encode_frame(frame, start).decode(), is_frame=True)
 
 

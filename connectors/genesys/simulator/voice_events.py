@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,8 +23,10 @@ from urllib.parse import urlsplit
 from websockets.frames import CloseCode
 
 from connectors.genesys.endpoints import EVENTS_PATH
+from connectors.genesys.simulator.analytics import Analytics
 from connectors.genesys.simulator.calls import conversation_ids
 from connectors.genesys.simulator.connection import Answer, Connection, HttpRequest, Silence, encode_message
+from connectors.genesys.simulator.directory import Directory
 from connectors.genesys.simulator.faults import (
     GARBAGE,
     Abort,
@@ -40,6 +42,7 @@ from connectors.genesys.simulator.interceptors import CreatedInterceptor, Interc
 from connectors.genesys.simulator.playback import Calls, Playback, Source
 from connectors.genesys.simulator.rest import RestApi, error_answer
 from connectors.genesys.simulator.server import SimulatorServer, announce, running, serve
+from connectors.genesys.simulator.traffic import Traffic
 from connectors.runtime.logs import get_logger
 
 __all__ = [
@@ -65,6 +68,7 @@ class SimulatorOptions:
     played instead, at `speed` times its own pace. Either begins with the first subscriber unless `wait_for_subscriber`
     is false. Port 0 takes any free one. `credentials` (id, secret) are required if given, tokens live
     `token_life_s`, and the load check shows `active_conversations` instead of the calls in progress.
+    Analytics knows the media of a call `analytics_after_s` after its end.
 
     `VoiceEventsSimulator` raises ValueError for what cannot be simulated, such as no conversations or a speed of zero.
     """
@@ -81,6 +85,7 @@ class SimulatorOptions:
     credentials: tuple[str, str] | None = None
     token_life_s: float = 86_399
     active_conversations: int | None = None
+    analytics_after_s: float = 2.0
 
 
 class UpgradeAttempt(NamedTuple):
@@ -101,14 +106,20 @@ class VoiceEventsSimulator:
     def __init__(self, options: SimulatorOptions | None = None, *, now: Callable[[], float] = time.time) -> None:
         self.options = options = options or SimulatorOptions()
         self._now = now
+        faults = options.faults.of_calls()
+        self.traffic = Traffic(options.seed, options.conversations, options.rate, faults=faults)
         self._source: Source = (
-            Calls(options.seed, options.conversations, options.rate)
-            if options.recording is None
-            else Playback(options.recording, options.speed)
+            Calls(self.traffic) if options.recording is None else Playback(options.recording, options.speed)
         )
-        self._interceptors = Interceptors(self._active, now)
+        if options.recording is None:
+            self.traffic.plan(now())
+        self._interceptors = Interceptors(self._entities, now)
         self._rest = RestApi(
-            self._interceptors.routes(),
+            [
+                *self._interceptors.routes(),
+                *Directory(self.traffic.book.organisation).routes(),
+                *Analytics(self.traffic.book, now=now, after_s=options.analytics_after_s).routes(),
+            ],
             now=now,
             faults=options.faults.of_requests(),
             credentials=options.credentials,
@@ -222,9 +233,11 @@ class VoiceEventsSimulator:
             f"created={len(self.created)} upgrade_attempts={len(self.upgrade_attempts)} finished={self.finished}"
         )
 
-    def _active(self) -> Collection[str]:
-        count = self.options.active_conversations
-        return self._source.active if count is None else conversation_ids(self.options.seed, count)
+    def _entities(self) -> list[dict[str, Any]]:
+        """List the conversations in progress, with their participants where they are known."""
+        count, now, book = self.options.active_conversations, self._now(), self.traffic.book
+        ids = self._source.active if count is None else conversation_ids(self.options.seed, count)
+        return [{"id": id_} if (call := book.get(id_)) is None else call.entity(now) for id_ in ids]
 
     async def play(self) -> None:
         """Send the frames of the source, as they fall due."""

@@ -1,0 +1,70 @@
+"""Faults that strike the calls of one edge, queue, agent, division or provider."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+
+from connectors.errors import UsageError
+from connectors.genesys.simulator.call_book import SimulatedCall
+from connectors.genesys.simulator.calls import CallFrame
+from connectors.genesys.simulator.faults import Impairment
+from connectors.genesys.simulator.organisation import Agent, Division, Edge, Organisation, Queue
+
+__all__ = ["Impairments"]
+
+
+class Impairments:
+    """Applies faults to calls; raises UsageError for a name or an id that the organisation does not have."""
+
+    def __init__(self, faults: Sequence[Impairment], organisation: Organisation) -> None:
+        self._faults = faults
+        known = _names(organisation)
+        for fault in faults:
+            if fault.name not in known[fault.on]:
+                names = ", ".join(sorted(known[fault.on].values()))
+                raise UsageError(f'fault: there is no {fault.on} "{fault.name}"; the simulator has {names}')
+        self._known = known
+
+    def striking(self, call: SimulatedCall, at_s: float, now: float) -> Iterator[Impairment]:
+        """Yield the faults that strike a call at a time of the run, which is `now` in epoch seconds."""
+        if not self._faults:
+            return
+        labels = call.labels(now)
+        for fault in self._faults:
+            is_struck = labels.get(fault.on) == self._known[fault.on][fault.name]
+            if is_struck and fault.strikes(at_s) and _share_of(call.id) < fault.share:
+                yield fault
+
+    def apply(self, frame: CallFrame, call: SimulatedCall, now: float) -> CallFrame:
+        """Return the frame as the faults make it, and note what they did at its call."""
+        for fault in self.striking(call, frame.due_s, now):
+            if fault.do == "latency":
+                call.added_ms = max(call.added_ms, fault.latency_ms)
+                frame = frame._replace(lag_s=frame.lag_s + fault.latency_ms / 1000)
+            elif fault.do == "loss" and frame.packet_loss is not None:
+                call.added_loss = max(call.added_loss, fault.loss)
+                frame = frame._replace(packet_loss=max(frame.packet_loss, fault.loss))
+        return frame
+
+    def error_code(self, call: SimulatedCall, at_s: float, now: float) -> str | None:
+        """Return the error that a call ends with, None if it ends in order."""
+        return next((fault.code for fault in self.striking(call, at_s, now) if fault.do == "disconnect"), None)
+
+
+def _names(organisation: Organisation) -> dict[str, dict[str, str]]:
+    """Map the names and ids of each dimension to names."""
+    dimensions: dict[str, Sequence[Edge | Queue | Agent | Division]] = {
+        "edge": organisation.edges,
+        "queue": organisation.queues,
+        "agent": organisation.agents,
+        "division": organisation.divisions,
+    }
+    names = {kind: {key: one.name for one in ones for key in (one.name, one.id)} for kind, ones in dimensions.items()}
+    names["provider"] = {edge.provider: edge.provider for edge in organisation.edges}
+    return names
+
+
+def _share_of(id_: str) -> float:
+    """Place an id in 0..1."""
+    return int.from_bytes(blake2b(id_.encode(), digest_size=4).digest()) / 2**32
