@@ -196,6 +196,6 @@ def test_the_simulator_on_the_command_line(tmp_path: Path) -> None:
 
 def _stop_after(simulator: NotificationsSimulator, frames: int, shutdown: Shutdown) -> None:
     try:
-        simulator.wait_for(lambda s: s.frames_sent >= frames, 20)
+        simulator.wait_for(lambda s: s.frames_sent >= frames, 60)
     finally:
         shutdown.requested.set()

@@ -578,7 +578,7 @@ def test_simulate_refuses_the_options_of_other_kinds() -> None:
     """An option that would mean nothing is told, with the kind and what that takes; even if it is as by default."""
     asked = {
         "voice-events --url ws://localhost/a": "--url",
-        "notifications --serve a --faults b --seed 2": "--serve, --faults",
+        "notifications --serve a --url b --seed 2": "--serve, --url",
         "notifications --speed 2": "--speed",
         "audiohook --url ws://localhost/a --port 0 --rate 10 --speed 1": "--port, --rate, --speed",
     }
