@@ -57,7 +57,7 @@ audit-deps: $(READY) ## known vulnerabilities of the locked versions; needs the 
 	@./.ci/audit-deps $(BIN)/uv
 
 lock: $(READY) ## bring the locked versions in line with pyproject.toml (UPGRADE=--upgrade: the newest of all)
-	@$(UV_COMPILE) --group dev --extra otel --output-file requirements.lock
+	@$(UV_COMPILE) --group dev --extra otel --extra data --output-file requirements.lock
 	@$(UV_COMPILE) --constraint requirements.lock --output-file requirements-runtime.lock
 
 clean: ## remove .venv, caches and builds

@@ -1,0 +1,1 @@
+"""Data for other programs: JSON Schemas of every file, and results as Arrow tables."""

@@ -1,0 +1,164 @@
+"""JSON Schemas (draft 2020-12) of the configuration and of every line that is written.
+
+Tests hold them to what the program writes. Objects are open where the format may grow: a reader ignores unknown keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from connectors.format.limits import MAX_EPOCH_S
+from connectors.state.actions import Action
+from flows.analytics.rules import RULES
+
+__all__ = ["DIALECT", "NAMES", "json_schema"]
+
+DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_TEXT: Final = {"type": "string"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+_NUMBER: Final = {"type": "number"}
+_RATIO: Final = {"type": "number", "minimum": 0, "maximum": 1}
+_TIME: Final = {"type": "number", "minimum": -MAX_EPOCH_S, "maximum": MAX_EPOCH_S, "description": "epoch seconds"}
+_LABELS: Final = {
+    "type": "object",
+    "description": "the labels in force, sorted by name",
+    "maxProperties": 16,
+    "propertyNames": {"pattern": "^[a-z][a-z0-9_]{0,31}$"},
+    "additionalProperties": {"type": "string", "minLength": 1, "maxLength": 128},
+}
+GROUP_RULES: Final = ("GROUP_DEGRADED", "ALERT_STORM")
+
+
+def json_schema(name: str) -> dict[str, Any]:
+    """Return the schema of a name in `NAMES`. Raises KeyError for another."""
+    schema = _SCHEMAS[name]()
+    return {"$schema": DIALECT, "title": f"voicewatch {name}", **schema}
+
+
+def _object(required: Mapping[str, Any], optional: Mapping[str, Any] | None = None, about: str = "") -> dict[str, Any]:
+    schema = {"type": "object", "required": list(required), "properties": {**required, **(optional or {})}}
+    return {**({"description": about} if about else {}), **schema}
+
+
+def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [dict(schema), {"type": "null"}]}
+
+
+def _latency() -> dict[str, Any]:
+    figures = dict.fromkeys(("min", "mean", "max", "p50", "p95", "p99"), _NUMBER)
+    about = "latency in milliseconds; quantiles within 1 % of the exact nearest rank"
+    return _object({"count": _COUNT, **figures}, about=about)
+
+
+def _loss() -> dict[str, Any]:
+    return _object({"count": _COUNT, "mean": _RATIO, "max": _RATIO}, about="packet loss as a ratio")
+
+
+def _window() -> dict[str, Any]:
+    mos = _object({"value": {"type": "number", "minimum": 1, "maximum": 5}, "model": _TEXT})
+    return _object(
+        {
+            "conversation_id": _TEXT,
+            "start": _TIME,
+            "end": _TIME,
+            "frames": _COUNT,
+            "latency_ms": _or_null(_latency()),
+            "packet_loss": _or_null(_loss()),
+            "mos": _or_null(mos),
+        },
+        {"labels": _LABELS},  # lines of version 0.1.0 have none
+        about="a line of windows.jsonl; a metric that no frame of the window carried is null",
+    )
+
+
+def _group() -> dict[str, Any]:
+    mos = _object({"min": _NUMBER, "mean": _NUMBER, "model": _TEXT})
+    return _object(
+        {
+            "group": {"type": "object", "minProperties": 1, "maxProperties": 1, "additionalProperties": _TEXT},
+            "start": _TIME,
+            "end": _TIME,
+            "conversations": {"type": "integer", "minimum": 1},
+            "breaching": _COUNT,
+            "frames": _COUNT,
+            "latency_ms": _or_null(_latency()),
+            "packet_loss": _or_null(_loss()),
+            "mos": _or_null(mos),
+        },
+        about="a line of groups.jsonl",
+    )
+
+
+def _alert() -> dict[str, Any]:
+    uuid = {"type": "string", "format": "uuid"}
+    required = {
+        "conversationId": _or_null(_TEXT),
+        "alertType": {"type": "string", "pattern": "^[A-Z_]+$", "examples": [*RULES, *GROUP_RULES]},
+        "metricValue": _or_null(_NUMBER),
+        "timestamp": _TIME,
+        "source": {"const": "genesys-interceptor"},
+        "alertId": uuid,
+        "incidentId": uuid,
+        "state": {"enum": ["raised", "resolved"]},
+        "reason": _or_null(_TEXT),
+        "threshold": _or_null(_NUMBER),
+        "legId": _or_null(_TEXT),
+        "window": _or_null({"type": "object"}),
+    }
+    optional = {
+        "labels": _LABELS,  # lines of version 0.1.0 have none
+        "inhibitedBy": {"type": "string", "description": 'an incidentId, or "rate": the alert was not sent'},
+        "group": {"type": "object"},
+        "conversations": _COUNT,
+        "breaching": _COUNT,
+    }
+    return _object(required, optional, "a line of alerts.jsonl, which is also the body of a callback")
+
+
+def _record() -> dict[str, Any]:
+    entity = _object({"id": _TEXT})
+    metrics = _object({}, {"packetLoss": _or_null(_RATIO), "jitter": _or_null(_NUMBER)})
+    frame = _object({"event": _TEXT, "entity": entity, "timestamp": _TIME}, {"metrics": _or_null(metrics)})
+    feed = _object({"name": _TEXT, "state": {"enum": ["up", "down"]}}, {"reason": _or_null(_TEXT)})
+    kinds = {
+        "frame": {"anyOf": [frame, {"type": "object", "description": "a message of Genesys, as it was received"}]},
+        "invalid": _or_null(_TEXT),
+        "tick": {"const": True},
+        "feed": feed,
+        "watch": _object({"conversation_id": _TEXT}, {"labels": _LABELS}),
+        "clock": _object({"step_s": _NUMBER}, {"reason": _or_null(_TEXT)}),
+        "settings": {"type": "object"},
+    }
+    schema = _object({"received_at": _TIME}, {**kinds, "via": _TEXT, "reason": _TEXT}, "a record of the journal")
+    return {**schema, "oneOf": [{"required": [kind]} for kind in kinds]}
+
+
+def _audit() -> dict[str, Any]:
+    return _object(
+        {
+            "time": _TIME,
+            "action": {"enum": [str(action) for action in Action]},
+            "conversation": _or_null(_TEXT),
+            "outcome": _TEXT,
+            "prev": {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the line before"},
+        },
+        about="a line of audit.jsonl; further keys belong to the action",
+    )
+
+
+def _config() -> dict[str, Any]:
+    from flows.data.config_schema import config_schema
+
+    return config_schema()
+
+
+_SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
+    "config": _config,
+    "window": _window,
+    "group": _group,
+    "alert": _alert,
+    "record": _record,
+    "audit": _audit,
+}
+NAMES: Final = tuple(_SCHEMAS)
