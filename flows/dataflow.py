@@ -24,7 +24,7 @@ from bytewax.inputs import Source
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
 
-from connectors.format.decode import Decoded
+from connectors.format.decode import Decoded, decode_pieces
 from connectors.journal.writer import Block
 from connectors.state.files import logged_failures
 from flows.analytics.merge import BlockFacts, Merger, Report, Tally, facts_of
@@ -76,7 +76,7 @@ def build(
     blocks = op.input("journal", dataflow, source)
     parts = op.flat_map("decode", op.redistribute("spread", blocks), partial(_decode, decode=instruments.decode))
     decoded = op.branch("facts", parts, lambda part: part[0] == ALL)
-    shard_blocks = cast("KeyedStream[ShardBlock]", decoded.falses)
+    shard_blocks = cast("KeyedStream[list[ShardBlock]]", decoded.falses)
     results = op.stateful_batch("shards", shard_blocks, lambda state: _ShardLogic(overrides, state, instruments))
     of_a_block = op.merge("together", decoded.trues, op.map("for_all", results, lambda part: (ALL, part[1])))
     reports = op.stateful_batch("in_order", of_a_block, lambda state: _MergeLogic(state, instruments))
@@ -100,16 +100,22 @@ def _connect(reports: KeyedStream[Report], outputs: Outputs) -> None:
             op.output(name, op.flat_map_value(f"pick_{name}", reports, pick), sink)
 
 
-def _decode(block: Block, *, decode: Callable[[bytes], Decoded]) -> list[tuple[str, ShardBlock | BlockFacts]]:
-    """A block's part for each shard, under the shard's key, and its facts for all."""
+def _decode(
+    block: Block, *, decode: Callable[[bytes], Decoded]
+) -> list[tuple[str, list[ShardBlock] | list[BlockFacts]]]:
+    """A block's part for each shard, under the shard's key, and its facts for all.
+
+    Each is a list of one, or of several where clock records cut the block, for in each of them time only grows.
+    """
     with logged_failures("decode_failed", source=block.source, line=block.line):
-        decoded = decode(block.data)
-        parts = split(block.number, decoded, len(SHARDS), last=block.last)
-        facts = facts_of(block.number, block.source, block.line, decoded)
-        return [*zip(SHARDS, parts, strict=True), (ALL, facts)]
+        pieces = decode_pieces(block.data, decode)
+        lasts = [*[False] * (len(pieces) - 1), block.last]
+        parts = [split(block.number, one, len(SHARDS), last=last) for (_, one), last in zip(pieces, lasts, strict=True)]
+        facts = [facts_of(block.number, block.source, block.line + lines, one) for lines, one in pieces]
+        return [*zip(SHARDS, map(list, zip(*parts, strict=True)), strict=True), (ALL, facts)]
 
 
-class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[Any, ...]]):
+class _ShardLogic(StatefulBatchLogic[list[ShardBlock], tuple[int, list[ShardResult]], tuple[Any, ...]]):
     """Applies a shard's blocks in order of their numbers, whoever decoded them first."""
 
     def __init__(
@@ -118,18 +124,18 @@ class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[
         self._shard = Shard(overrides)
         self._apply = partial(instruments.apply, self._shard)
         self._number = 0
-        self._early: dict[int, ShardBlock] = {}
+        self._early: dict[int, list[ShardBlock]] = {}
         if resume_state is not None:
             self._number = resume_state[0]
             with logged_failures("shard_restore_failed"):
                 self._shard.restore(resume_state[1])
 
-    def on_batch(self, values: list[ShardBlock]) -> tuple[list[tuple[int, ShardResult]], bool]:
+    def on_batch(self, values: list[list[ShardBlock]]) -> tuple[list[tuple[int, list[ShardResult]]], bool]:
         with logged_failures("shard_failed"):
-            self._early.update((block.number, block) for block in values)
+            self._early.update((parts[0].number, parts) for parts in values)
             results = []
-            while (block := self._early.pop(self._number, None)) is not None:
-                results.append((self._number, self._apply(block)))
+            while (parts := self._early.pop(self._number, None)) is not None:
+                results.append((self._number, [self._apply(part) for part in parts]))
                 self._number += 1
             return results, StatefulBatchLogic.RETAIN
 
@@ -140,20 +146,20 @@ class _ShardLogic(StatefulBatchLogic[ShardBlock, tuple[int, ShardResult], tuple[
         return (self._number, self._shard.snapshot())
 
 
-class _MergeLogic(StatefulBatchLogic[BlockFacts | tuple[int, ShardResult], Report, int]):
+class _MergeLogic(StatefulBatchLogic[list[BlockFacts] | tuple[int, list[ShardResult]], Report, int]):
     """Gives the reports of the blocks in order."""
 
     def __init__(self, resume_state: int | None, instruments: Instruments) -> None:
         self._merger = Merger(len(SHARDS), resume_state or 0)
         self._instruments = instruments
 
-    def on_batch(self, values: list[BlockFacts | tuple[int, ShardResult]]) -> tuple[list[Report], bool]:
+    def on_batch(self, values: list[list[BlockFacts] | tuple[int, list[ShardResult]]]) -> tuple[list[Report], bool]:
         with logged_failures("merge_failed"):
             for value in values:
-                if isinstance(value, BlockFacts):
+                if isinstance(value, list):
                     self._merger.add_facts(value)
                 else:
-                    self._merger.add_result(*value)
+                    self._merger.add_results(*value)
             reports = self._merger.reports()
             self._instruments.reported(reports)
             return reports, StatefulBatchLogic.RETAIN

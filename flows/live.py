@@ -58,13 +58,19 @@ def policy_of(settings: Settings) -> DeliveryPolicy:
 def open_journal(settings: Settings) -> Journal:
     """The journal of the state directory, to be written; the feeds that a crash lost are audited. Raises StateError."""
     state = StateLayout(settings.state.dir)
+    audit = AuditLog(state.audit)
+
+    def clock_stepped(step_s: float, reason: str) -> None:
+        audit.append(Action.CLOCK_STEPPED, conversation=None, outcome=reason, step_s=step_s)
+
     journal = Journal(
         state.journal,
         settings=settings.flow_record(),
+        on_step=clock_stepped,
         sync_always=settings.state.fsync == "always",
     )
     for name in journal.interrupted:
-        AuditLog(state.audit).append(Action.FEED_DOWN, conversation=None, outcome=INTERRUPTED, feed=name)
+        audit.append(Action.FEED_DOWN, conversation=None, outcome=INTERRUPTED, feed=name)
     return journal
 
 

@@ -89,11 +89,13 @@ class Rows(NamedTuple):
     """Frames of a block as columns of n rows, in order of their lines.
 
     `line` int64: the line's index in the block. `received_at`, `timestamp`, `packet_loss` float64, NaN for what the
-    line does not have. `ended` bool: the conversation's last frame. `ids`: whose frame it is.
+    line does not have. `arrived_at` float64: the wall clock at the arrival, which is `received_at` in most lines.
+    `ended` bool: the conversation's last frame. `ids`: whose frame it is.
     """
 
     line: Ints
     received_at: Floats
+    arrived_at: Floats
     timestamp: Floats
     packet_loss: Floats
     ended: Mask
@@ -207,6 +209,7 @@ def together(some: Rows, more: Rows) -> Rows:
     return Rows(
         line[order],
         np.concatenate([some.received_at, more.received_at])[order],
+        np.concatenate([some.arrived_at, more.arrived_at])[order],
         np.concatenate([some.timestamp, more.timestamp])[order],
         np.concatenate([some.packet_loss, more.packet_loss])[order],
         np.concatenate([some.ended, more.ended])[order],
@@ -223,7 +226,7 @@ def _followed(walk: _Walk, end: Ints) -> Rows:
         for role in ("received_at", "timestamp", "packet_loss")
     )
     ids = Ids.of_key(walk.id_key.take(line, 0))
-    return Rows(line, received_at, timestamp, packet_loss, walk.ended.take(line), ids)
+    return Rows(line, received_at, received_at, timestamp, packet_loss, walk.ended.take(line), ids)
 
 
 def _newlines(data: bytes) -> Ints:

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 from connectors.format.bulk import Lines, Rows, learn, read, together
 from connectors.format.ids import Ids
 from connectors.format.limits import MAX_TEXT_CHARACTERS
+from connectors.format.lines import split_at_clocks
 from connectors.format.privacy import can_be_private, fingerprint
 from connectors.format.records import (
+    CLOCK,
     BareFrame,
     Control,
     Frame,
@@ -35,7 +37,7 @@ from connectors.format.records import (
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-__all__ = ["Decoded", "Rejected", "decode_block", "ended_conversation", "ended_conversations"]
+__all__ = ["Decoded", "Rejected", "decode_block", "decode_pieces", "ended_conversation", "ended_conversations"]
 
 ENDED: Final = "conversation.ended"
 # Smaller blocks are decoded line by line sooner than in bulk.
@@ -61,11 +63,13 @@ class Decoded(NamedTuple):
     """A block of lines as columns of n rows, in journal order.
 
     `arrival` float64, epoch seconds: the largest time in the block up to and including the row.
-    `latency_us` float64: arrival as written minus timestamp, in whole microseconds; NaN where no arrival was written.
+    `latency_us` float64: arrival by the wall clock minus timestamp, in whole microseconds; NaN where none was written.
     `packet_loss` float64 ratio; NaN where the frame carries none.
     `ended` bool: the row is the conversation's last.
     `ids`: the conversations that they are frames of.
     `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
+
+    Times hold only if no `clock` record follows other records in it: see `decode_pieces`.
     """
 
     arrival: NDArray[np.float64]
@@ -149,6 +153,14 @@ def _rejected(line: int, reason: str, data: bytes) -> Rejected:
     return Rejected(line, reason, text, *fingerprint(data))
 
 
+def decode_pieces(data: bytes, decode: Callable[[bytes], Decoded] = decode_block) -> list[tuple[int, Decoded]]:
+    """Decode a block, cut where clock records step the time: each piece, with the number of lines before it."""
+    decoded = decode(data)
+    if all(control.kind != CLOCK for control in decoded.controls):
+        return [(0, decoded)]
+    return [(lines, decode_block(piece)) for lines, piece in split_at_clocks(data)]
+
+
 def _all_lines(data: bytes) -> Lines:
     text = data.split(b"\n")
     if not text[-1]:
@@ -181,6 +193,7 @@ def _is_utf8(data: bytes) -> bool:
 def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], dict[int, str]]:
     """The frames among the lines, and by index in `lines` the control records, and why a line is no record."""
     received: list[float] = []
+    arrived: list[float] = []
     frames: list[Frame | BareFrame] = []
     controls: dict[int, Control] = {}
     unread: dict[int, str] = {}
@@ -196,7 +209,7 @@ def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], dict[int, str
                 watches = [Control(0, one.received_at, "watch", one.watch) for one in run]
                 controls.update(enumerate(watches, at))
             else:
-                _take(run, received, frames)
+                _take(run, received, arrived, frames)
             at += len(run)
             if at == len(lines.text):
                 break
@@ -211,11 +224,11 @@ def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], dict[int, str
                 controls[at] = record
                 decode = decode_watch_line if record.kind == "watch" else decode
             else:
-                _take([record], received, frames)
+                _take([record], received, arrived, frames)
                 decode = decode_bare_frame if isinstance(record, BareFrame) else decode_frame_line
         at += 1
     number = np.delete(lines.number, [*controls, *unread])
-    return _rows(number, received, frames), controls, unread
+    return _rows(number, received, arrived, frames), controls, unread
 
 
 def _run(rest: Iterator[bytes], decode: Callable[[bytes], Any]) -> list[Any]:
@@ -227,23 +240,28 @@ def _run(rest: Iterator[bytes], decode: Callable[[bytes], Any]) -> list[Any]:
     return run
 
 
-def _take(run: list[Any], received: list[float], frames: list[Frame | BareFrame]) -> None:
-    """Add the frames of lines of one form, and when they arrived."""
+def _take(run: list[Any], received: list[float], arrived: list[float], frames: list[Frame | BareFrame]) -> None:
+    """Add the frames of lines of one form, when they arrived, and when that was by the wall clock."""
     if run and isinstance(run[0], BareFrame):
         received.extend([np.nan if frame.receivedAt is None else frame.receivedAt for frame in run])
+        arrived.extend(received[-len(run) :])
         frames.extend(run)
     else:
         received.extend([line.received_at for line in run])
+        arrived.extend([line.received_at if line.arrived_at is None else line.arrived_at for line in run])
         frames.extend([line.frame for line in run])
 
 
-def _rows(line: NDArray[np.int64], received: list[float], frames: list[Frame | BareFrame]) -> Rows:
+def _rows(
+    line: NDArray[np.int64], received: list[float], arrived: list[float], frames: list[Frame | BareFrame]
+) -> Rows:
     index: dict[str, int] = {}
     code = np.array([index.setdefault(frame.entity.id, len(index)) for frame in frames], np.int64)
     loss = [np.nan if (m := frame.metrics) is None or m.packetLoss is None else m.packetLoss for frame in frames]
     return Rows(
         line,
         np.array(received, np.float64),
+        np.array(arrived, np.float64),
         np.array([frame.timestamp for frame in frames], np.float64),
         np.array(loss, np.float64),
         np.array([frame.event == ENDED for frame in frames], np.bool_),
@@ -258,7 +276,7 @@ def _decoded(rows: Rows, controls: list[Control], place: Ints, rejected: list[Re
     timed = zip(place.tolist(), times.tolist(), controls, strict=True)
     return Decoded(
         arrival=arrival,
-        latency_us=np.rint((rows.received_at - rows.timestamp) * 1e6) + 0.0,  # -0 of a tiny negative one becomes 0
+        latency_us=np.rint((rows.arrived_at - rows.timestamp) * 1e6) + 0.0,  # -0 of a tiny negative one becomes 0
         packet_loss=rows.packet_loss,
         ended=rows.ended,
         ids=rows.ids,

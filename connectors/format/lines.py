@@ -1,7 +1,7 @@
 r"""Lines of the journal: how each is written, how one is read by itself, and when it is.
 
 A line is a JSON object with `received_at`, the name of its feed as `via` if that has one, and one key more, which is
-the kind of the record::
+the kind of the record. A message has `arrived_at`, too, while the wall clock differs from the journal's time::
 
     {"received_at":1700000000.25,"via":"hook","frame":{"event":"conversation.updated",...}}\n
     {"received_at":1700000000.25,"via":"hook","invalid":"what was received","reason":"not JSON: ..."}\n
@@ -12,7 +12,8 @@ What a record means is the business of `records`, and reading many lines at once
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +24,7 @@ import orjson
 from connectors.format.limits import MAX_TEXT_CHARACTERS
 from connectors.format.privacy import fingerprint
 from connectors.format.records import (
+    CLOCK,
     BareFrame,
     Control,
     FrameLine,
@@ -42,6 +44,7 @@ __all__ = [
     "private_invalid_line",
     "read_line",
     "record_line",
+    "split_at_clocks",
     "time_of",
 ]
 
@@ -55,10 +58,12 @@ def record_line(received_at: float, record: Mapping[str, Any]) -> bytes:
     return b'{"received_at":%b,%b\n' % (repr(received_at).encode(), orjson.dumps(record)[1:])
 
 
-def message_head(received_at: float, via: str | None) -> bytes:
-    """The beginning of a message's line; `via` is the name of its feed."""
-    time = repr(received_at).encode()
-    return b'{"received_at":%b,' % time if via is None else b'{"received_at":%b,"via":%b,' % (time, orjson.dumps(via))
+def message_head(received_at: float, via: str | None, arrived_at: float | None = None) -> bytes:
+    """The beginning of a message's line; `via` is the name of its feed, `arrived_at` the wall clock if it differs."""
+    head = b'{"received_at":%b,' % repr(received_at).encode()
+    if arrived_at is not None:
+        head += b'"arrived_at":%b,' % repr(arrived_at).encode()
+    return head if via is None else b'%b"via":%b,' % (head, orjson.dumps(via))
 
 
 def frame_lines(head: bytes, messages: Sequence[bytes]) -> bytes:
@@ -139,6 +144,30 @@ def time_of(record: FrameLine | BareFrame | Control) -> float | None:
     if isinstance(record, BareFrame):
         return record.timestamp if record.receivedAt is None else record.receivedAt
     return None if record.time == -np.inf else record.time
+
+
+def split_at_clocks(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Cut lines before and behind each `clock` record, so that time only grows in a piece; with the lines before it."""
+    begin = end = lines_before = 0
+    for lines, line in enumerate(io.BytesIO(data)):  # which ends lines at \n only, as the decoder does
+        if _is_clock(line):
+            if begin < end:
+                yield lines_before, data[begin:end]
+            yield lines, line
+            begin, lines_before = end + len(line), lines + 1
+        end += len(line)
+    if begin < end:
+        yield lines_before, data[begin:end]
+
+
+def _is_clock(line: bytes) -> bool:
+    if b"clock" not in line and b"\\u" not in line:
+        return False
+    try:
+        record = read_line(line)
+    except InvalidFrameError:
+        return False
+    return isinstance(record, Control) and record.kind == CLOCK
 
 
 def line_time(line: bytes) -> float | None:

@@ -18,9 +18,11 @@ from connectors.format.limits import MAX_EPOCH_S, CodecName
 from connectors.format.notifications import Heard, is_notification, place_in_time, read_notification, topic_of
 
 __all__ = [
+    "CLOCK",
     "IGNORED",
     "AlertSettings",
     "BareFrame",
+    "ClockStep",
     "Control",
     "DefaultLimits",
     "FeedState",
@@ -39,7 +41,8 @@ __all__ = [
 ]
 
 IGNORED: Final = "ignored"
-CONTROL_KINDS: Final = ("invalid", "tick", "feed", "watch", "settings")
+CLOCK: Final = "clock"
+CONTROL_KINDS: Final = ("invalid", "tick", "feed", "watch", CLOCK, "settings")
 
 
 def _within(bounds: tuple[float, float]) -> msgspec.Meta:
@@ -73,11 +76,15 @@ class Frame(msgspec.Struct, gc=False):
 
 
 class FrameLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
-    """A journal line that holds a frame; any other key beside it sends the line to `parse_line`."""
+    """A journal line that holds a frame; any other key beside it sends the line to `parse_line`.
+
+    `arrived_at` is the wall clock at the arrival, where that differs from the journal's time, which is `received_at`.
+    """
 
     received_at: Seconds
     frame: Frame
     via: str | None = None
+    arrived_at: Seconds | None = None
 
 
 class BareFrame(msgspec.Struct, gc=False):
@@ -113,6 +120,13 @@ class FeedState(msgspec.Struct, gc=False):
 
     name: str
     state: Literal["up", "down"]
+    reason: str | None = None
+
+
+class ClockStep(msgspec.Struct, gc=False):
+    """The value of a `clock` record: by how many seconds the journal's time changes there, and why."""
+
+    step_s: float
     reason: str | None = None
 
 
@@ -186,7 +200,7 @@ decode_frame_line: Final = msgspec.json.Decoder(FrameLine).decode
 decode_bare_frame: Final = msgspec.json.Decoder(BareFrame).decode
 decode_watch_line: Final = msgspec.json.Decoder(WatchLine).decode
 # Described here, while there is one thread: two that are the first to use a type at once crash msgspec 0.22.
-_DESCRIBED: Final = [msgspec.json.Decoder(kind) for kind in (FeedState, FlowSettings)]
+_DESCRIBED: Final = [msgspec.json.Decoder(kind) for kind in (FeedState, FlowSettings, ClockStep)]
 
 
 def parse_line(line: bytes) -> FrameLine | BareFrame | Control:
@@ -213,13 +227,16 @@ def parse_line(line: bytes) -> FrameLine | BareFrame | Control:
         found = " and ".join(kinds) or "none"
         raise InvalidFrameError(f"a record has exactly one of frame, {', '.join(CONTROL_KINDS)}; found {found}")
     if kinds[0] == "frame":
+        arrived_at = record.get("arrived_at")
+        if arrived_at is not None:
+            arrived_at = _number(arrived_at, "arrived_at", -MAX_EPOCH_S, MAX_EPOCH_S)
         message = _object(record["frame"], "frame")
         if not is_notification(message):
-            return FrameLine(received_at, _as_frame(message))
-        heard = read_notification(message, received_at)
+            return FrameLine(received_at, _as_frame(message), None, arrived_at)
+        heard = read_notification(message, received_at if arrived_at is None else arrived_at)
         if heard is None:
             return Control(0, received_at, IGNORED, topic_of(message))
-        return FrameLine(received_at, _frame_of(heard))
+        return FrameLine(received_at, _frame_of(heard), None, arrived_at)
     return Control(0, received_at, kinds[0], _control_value(kinds[0], record))
 
 
@@ -281,6 +298,8 @@ def _control_value(kind: str, record: dict[str, Any]) -> Any:
     try:
         if kind == "feed":
             return msgspec.to_builtins(msgspec.convert(value, FeedState))
+        if kind == CLOCK:
+            return msgspec.to_builtins(msgspec.convert(value, ClockStep))
         if kind == "watch":
             return msgspec.convert(value, WatchSettings)
         return msgspec.to_builtins(msgspec.convert(value, FlowSettings))

@@ -51,6 +51,7 @@ class SourceProgress:
         self._journal = journal
         self._default_feed = default_feed
         self._feeds = (default_feed, *feeds)
+        self._clock_steps: Callable[[], int] = lambda: 0
         self._messages: Mapping[tuple[str | None, str], int] = {}
         self._now = now
         self._monotonic = monotonic
@@ -58,8 +59,14 @@ class SourceProgress:
         self._position = Position("")
         self._last_line = b""
 
-    def begin(self, position: Position, messages: Mapping[tuple[str | None, str], int] | None = None) -> None:
-        """The source is built, and will read from here; `messages` is the count that the journal's writer keeps."""
+    def begin(
+        self,
+        position: Position,
+        messages: Mapping[tuple[str | None, str], int] | None = None,
+        clock_steps: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """The source is built, and will read from here; what the journal's writer counts are messages and steps."""
+        self._clock_steps = clock_steps
         self._position = position
         self._polled_at = self._monotonic()
         self._messages = {} if messages is None else messages
@@ -80,6 +87,11 @@ class SourceProgress:
         for (via, kind), count in dict(self._messages).items():
             counts[via or self._default_feed, kind] += count
         return dict(counts)
+
+    @property
+    def clock_steps(self) -> int:
+        """How often the journal's time has stepped since the start."""
+        return self._clock_steps()
 
     @property
     def idle_s(self) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ import zstandard
 
 from connectors.errors import RecordingError
 from connectors.format.lines import line_time
+from connectors.journal.segments import number_of
 
 __all__ = ["UTF8_MARK", "Recording", "read_again"]
 
@@ -21,6 +23,7 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 UTF8_MARK: Final = b"\xef\xbb\xbf"
 HEAD_BYTES: Final = 1 << 20
+SEGMENT_NAME: Final = re.compile(r"[0-9]{8,}\.jsonl(\.zst)?")
 PACKED_BYTES: Final = 1 << 15
 LINES_BYTES: Final = 1 << 16
 
@@ -33,15 +36,18 @@ class Recording:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        begins = sorted((_begin(path), str(path), path) for path in paths)
-        for (_, _, earlier), (begin, _, later) in itertools.pairwise(begins):
-            end = _end(earlier)
-            if end > begin:
+        spans = [_Span(path) for path in paths]
+        # In a journal whose clock was set back, the numbers of the segments tell their order, and their times do not.
+        ordered = sorted(spans, key=_number)
+        if not all(map(_number, spans)) or _overlap(ordered):
+            ordered = sorted(spans, key=lambda span: (span.begin, str(span.path)))
+            if (overlap := _overlap(ordered)) is not None:
+                earlier, later = overlap
                 raise RecordingError(
-                    f"{earlier} and {later} overlap in time: the first ends at {end!r} and the second begins at "
-                    f"{begin!r}; replay them one at a time"
+                    f"{earlier.path} and {later.path} overlap in time: the first ends at {earlier.end!r} and the "
+                    f"second begins at {later.begin!r}; replay them one at a time"
                 )
-        self.paths = [path for _, _, path in begins]
+        self.paths = [span.path for span in ordered]
 
     def chunks(self, index: int, offset: int, size: int) -> Iterator[bytes]:
         """File `index` from a byte offset of its text, as chunks of complete lines of about `size` bytes each."""
@@ -95,6 +101,33 @@ def _open(path: Path) -> BinaryIO:
     if magic == ZSTD_MAGIC:
         return io.BufferedReader(_ZstdFile(stream), 1 << 18)
     return stream
+
+
+class _Span:
+    """A file, and the times of its first and its last record; -inf where its beginning or its end holds none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.begin = _begin(path)
+        self._end: float | None = None
+
+    @property
+    def end(self) -> float:
+        """The time of the last record, which takes a whole read of a compressed file."""
+        if self._end is None:
+            self._end = _end(self.path)
+        return self._end
+
+
+def _number(span: _Span) -> tuple[str, int] | tuple[()]:
+    """The place of a segment among those of its journal; nothing for a file that is not named like one."""
+    return (str(span.path.parent), number_of(span.path.name)) if SEGMENT_NAME.fullmatch(span.path.name) else ()
+
+
+def _overlap(spans: Sequence[_Span]) -> tuple[_Span, _Span] | None:
+    """The first two neighbours of which the second begins before the first ends."""
+    pairs = itertools.pairwise(spans)
+    return next(((earlier, later) for earlier, later in pairs if earlier.end > later.begin), None)
 
 
 class _ZstdFile(io.RawIOBase):

@@ -11,7 +11,7 @@ import orjson
 
 from connectors.format.decode import ENDED
 from connectors.format.lines import read_line, time_of
-from connectors.format.records import Control, FrameLine, InvalidFrameError
+from connectors.format.records import CLOCK, Control, FrameLine, InvalidFrameError
 from connectors.journal.segments import SUFFIX, number_of, segments
 from connectors.runtime.logs import get_logger
 from connectors.state.files import last_line, state_errors
@@ -32,7 +32,9 @@ class JournalState:
         """Take in one line; one that is not a record changes nothing."""
         with suppress(InvalidFrameError):
             record = read_line(line)
-            self.time = max(self.time, time_of(record) or 0.0)
+            stepped = isinstance(record, Control) and record.kind == CLOCK
+            time = time_of(record)
+            self.time = self.time if time is None else time if stepped else max(self.time, time)
             if isinstance(record, FrameLine) and record.frame.event == ENDED:
                 self.watches.pop(record.frame.entity.id, None)
             elif isinstance(record, Control) and record.kind == "watch":

@@ -14,7 +14,8 @@ import numpy as np
 from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
 
 from connectors.errors import RecordingError, StateError
-from connectors.format.lines import line_time
+from connectors.format.lines import line_time, read_line, time_of
+from connectors.format.records import CLOCK, Control, InvalidFrameError
 from connectors.journal.progress import SourceProgress
 from connectors.journal.recording import UTF8_MARK, Recording
 from connectors.journal.segments import JournalTail, Position, Retention, SafePlace
@@ -120,7 +121,7 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
         self._tail = JournalTail(journal.directory, position)
         self._progress = progress
         if progress is not None:
-            progress.begin(self._tail.position, journal.messages)
+            progress.begin(self._tail.position, journal.messages, lambda: journal.clock_steps)
         self._ticker = Periodic("voicewatch-ticker", TICK_S, partial(_tick, journal, shutdown))
         self._ticker.start()
         self._retention.start()
@@ -318,6 +319,7 @@ class _Pace:
     def __init__(self, speed: float) -> None:
         self._speed = speed
         self._began: tuple[float, float] | None = None
+        self._reached = float("-inf")
 
     def hold_back(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
         """The lines of the chunks that are due, and b"" where the next one is not yet."""
@@ -331,10 +333,19 @@ class _Pace:
             yield b"".join(ready)
 
     def _is_due(self, line: bytes) -> bool:
-        at = line_time(line)
+        try:
+            record = read_line(line)
+        except InvalidFrameError:
+            return True
+        at = time_of(record)
         if at is None:
             return True
         if self._began is None:
             self._began = (at, time.monotonic())
         began, started = self._began
+        if isinstance(record, Control) and record.kind == CLOCK:
+            self._began = (began + at - self._reached, started)  # what has passed, has passed
+            self._reached = at
+            return True
+        self._reached = max(self._reached, at)
         return (at - began) / self._speed <= time.monotonic() - started

@@ -2,14 +2,13 @@
 
 JSON Lines in numbered segments, `00000001.jsonl` and so on. A segment begins with the settings, the watches and the
 feed states in force, so that it can be replayed alone, and appears under its name only when that much is in it.
-A record is appended with its time, which never goes backward, whatever the clock does.
+A record is appended with its time, which never goes backward but at a `clock` record; see `clock`.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,13 +25,19 @@ from connectors.format.lines import (
     private_invalid_line,
     record_line,
 )
+from connectors.format.records import CLOCK
+from connectors.journal.clock import STEP_S, JournalClock, Moment, Reading, read_clocks
 from connectors.journal.recording import read_again
 from connectors.journal.restore import recover
 from connectors.journal.segments import SUFFIX
+from connectors.runtime.logs import get_logger
 from connectors.state.files import logged_failures, make_private_dir, replace_durably, state_errors, write_all
 
 __all__ = ["Block", "Journal", "Recorder"]
 
+SET_FORWARD: Final = "the system clock was set forward, or the machine was suspended"
+SET_BACK: Final = "the system clock was set back"
+BEHIND: Final = "the system clock is behind the last record of the run before"
 INTERRUPTED: Final = "the run before this one ended without stopping"
 BUFFER_BYTES: Final = 256 * 1024
 MAX_SEGMENT_BYTES: Final = 64 * 1024 * 1024
@@ -106,6 +111,8 @@ class Recorder(Protocol):
 class Journal:
     """The one writer of a journal; safe to call from any thread.
 
+    `on_step` is called with each step of the journal's time, in seconds, and the reason, under the journal's lock.
+
     Opening repairs what a crash left behind: a torn last line is cut off, and a feed that was up is recorded as down.
 
     Raises StateError if the directory cannot be written; once a write has failed, every further call raises it.
@@ -116,14 +123,16 @@ class Journal:
         directory: Path,
         *,
         settings: dict[str, Any],
-        now: Callable[[], float] = time.time,
+        read_clocks: Callable[[], Reading] = read_clocks,
+        on_step: Callable[[float, str], None] | None = None,
         max_segment_bytes: int = MAX_SEGMENT_BYTES,
         max_segment_age_s: float = 3600.0,
         sync_always: bool = False,
     ) -> None:
         self._directory = directory
         self._settings = settings
-        self._now = now
+        self._read_clocks = read_clocks
+        self._on_step = on_step
         self._max_segment_bytes = max_segment_bytes
         self._max_segment_age_s = max_segment_age_s
         self._sync_always = sync_always
@@ -141,11 +150,19 @@ class Journal:
         self.interrupted = interrupted = [name for name, state in self._state.feeds.items() if state == "up"]
         """The feeds that were up when the run before this one ended without stopping."""
         self._state.feeds.update(dict.fromkeys(interrupted, "down"))
-        # They have been down since the last record, not only now: nothing that was live then has stalled meanwhile.
-        at = self._state.time if interrupted else None
-        self._roll(at, dict.fromkeys(interrupted, INTERRUPTED))
-        if interrupted:
-            self._segment_since = self._now()
+        self.clock_steps = 0
+        """How often the journal's time has stepped since it was opened."""
+        reading = read_clocks()
+        self._clock = JournalClock(reading, self._state.time)
+        if not interrupted:
+            self._state.time = self._clock.time
+        # The feeds have been down since the last record, not only now: what was live then has not stalled meanwhile.
+        self._roll(dict.fromkeys(interrupted, INTERRUPTED))
+        self._segment_since = self._clock.time
+        if self._clock.time > reading.wall + STEP_S:
+            with self._lock:
+                self._moment(reading, reason=BEHIND)
+                self._write()
 
     @property
     def directory(self) -> Path:
@@ -186,20 +203,20 @@ class Journal:
     def frame(self, text: str | bytes, *, at: float | None = None, via: str | None = None) -> None:
         """Append a message as received, now or `at` epoch seconds: as a `frame`, or as `invalid` with the reason."""
         # Before the lock: waiting for another thread's write is no latency of the call's.
-        arrived = self._now() if at is None else at
+        reading = self._read_clocks()
         message = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        self._keep(arrived, [message], via)
+        self._keep(reading, [message], via, at)
 
     def frames(self, messages: Sequence[bytes], *, via: str | None = None) -> None:
         """Append messages that arrived together, now, in order: as `frame` for each, several times as fast."""
         if messages:
-            self._keep(self._now(), messages, via)
+            self._keep(self._read_clocks(), messages, via)
 
     def invalid(self, message: str | bytes, reason: str, *, private: bool = False, via: str | None = None) -> None:
         """Append a message that is not a frame: its text, cut at 4096 characters, or its length and SHA-256."""
         with self._lock:
             self.messages[via, "invalid"] += 1
-            head = message_head(self._time(), via)
+            head = message_head(self._moment(self._read_clocks()).received_at, via)
             if private:
                 data = message if isinstance(message, bytes) else message.encode("utf-8", "surrogatepass")
                 self._append(private_invalid_line(head, data, reason))
@@ -257,7 +274,7 @@ class Journal:
                 os.close(self._fd)
                 self._fd = -1
 
-    def _keep(self, arrived: float, messages: Sequence[bytes], via: str | None) -> None:
+    def _keep(self, reading: Reading, messages: Sequence[bytes], via: str | None, at: float | None = None) -> None:
         """Append messages that arrived together, the frames among them and the others."""
         ended, invalid = ended_conversations(messages)
         with self._lock:
@@ -265,14 +282,26 @@ class Journal:
                 self._state.watches.pop(conversation_id, None)
             self.messages[via, "frame"] += len(messages) - len(invalid)
             self.messages[via, "invalid"] += len(invalid)
-            self._append(message_lines(message_head(self._time(arrived), via), messages, invalid))
+            moment = self._moment(reading, at)
+            self._append(message_lines(message_head(moment.received_at, via, moment.arrived_at), messages, invalid))
 
-    def _time(self, now: float | None = None) -> float:
-        self._state.time = max(self._state.time, self._now() if now is None else now)
-        return self._state.time
+    def _moment(self, reading: Reading, wall: float | None = None, *, reason: str | None = None) -> Moment:
+        """The moment of a reading of the clocks, behind a `clock` record if the time has stepped."""
+        moment = self._clock.at(reading, wall=wall)
+        self._state.time = moment.received_at
+        if moment.step_s:
+            reason = reason or (SET_FORWARD if moment.step_s > 0 else SET_BACK)
+            self.clock_steps += 1
+            self._segment_since += moment.step_s
+            self._append(record_line(moment.received_at, {CLOCK: {"step_s": moment.step_s, "reason": reason}}))
+            get_logger(__name__).warning("clock_stepped", step_s=moment.step_s, reason=reason)
+            if self._on_step is not None:
+                self._on_step(moment.step_s, reason)
+        return moment
 
     def _record(self, record: dict[str, Any]) -> None:
-        self._append(record_line(self._time(), record))
+        moment = self._moment(self._read_clocks())
+        self._append(record_line(moment.received_at, record))
 
     def _append(self, line: bytes) -> None:
         if self._failure is not None:
@@ -316,10 +345,10 @@ class Journal:
             self._failure = error
             raise
 
-    def _roll(self, at: float | None = None, feed_reasons: Mapping[str, str] | None = None) -> None:
-        """Go on in a new segment, which appears with its head already in it, of now or of `at` epoch seconds."""
+    def _roll(self, feed_reasons: Mapping[str, str] | None = None) -> None:
+        """Go on in a new segment, which appears with its head already in it, of the time of the last record."""
         with self._failing("starting a segment of"):
-            head = b"".join(self._head(self._time(at), feed_reasons or {}))
+            head = b"".join(self._head(self._state.time, feed_reasons or {}))
             self._state.segment += 1
             path = self._directory / f"{self._state.segment:08d}{SUFFIX}"
             fd = replace_durably(path, lambda fd: write_all(fd, head))

@@ -20,6 +20,8 @@ class Action(StrEnum):
     """Genesys did not subscribe a topic; the others are."""
     CONVERSATION_NOT_WATCHED = "CONVERSATION_NOT_WATCHED"
     """The first conversation that is not watched for this reason."""
+    CLOCK_STEPPED = "CLOCK_STEPPED"
+    """The wall clock differed from the journal's time by more than a second, which went on from it."""
     ALERT_RAISED = "ALERT_RAISED"
     ALERT_RESOLVED = "ALERT_RESOLVED"
     CALLBACK_DELIVERED = "CALLBACK_DELIVERED"

@@ -134,6 +134,10 @@ class LastWindows:
         """Drop what is left of a slot whose conversation has ended."""
         self._latest[slot] = NO_WINDOW
 
+    def forget_after(self, now: float) -> None:
+        """Drop the windows that end after `now`, for the clock was set back to it."""
+        self._latest[self._latest[:, END] > now] = NO_WINDOW
+
     def alerts(self, changes: Sequence[Change], ending: Summaries) -> list[Alert]:
         """The alerts of a block in their order; `ending` are its windows, and those that closed early before it."""
         if not changes:

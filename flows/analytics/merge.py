@@ -78,22 +78,23 @@ def facts_of(number: int, source: str, line: int, decoded: Decoded) -> BlockFact
 class Merger:
     """Collects the facts and the `shards` results of each block, and gives its report when they are complete.
 
-    Reports come in the order of blocks, whatever the order in which parts arrive.
+    A block has several parts where the clock stepped in it. Reports come in the order of blocks, whatever arrives
+    first.
     """
 
     def __init__(self, shards: int, number: int = 0) -> None:
         self.number = number
         self._shards = shards
-        self._facts: dict[int, BlockFacts] = {}
-        self._results: dict[int, list[ShardResult]] = {}
+        self._facts: dict[int, list[BlockFacts]] = {}
+        self._results: dict[int, list[list[ShardResult]]] = {}
 
-    def add_facts(self, facts: BlockFacts) -> None:
-        """Add what the decoder knows of a block."""
-        self._facts[facts.number] = facts
+    def add_facts(self, facts: list[BlockFacts]) -> None:
+        """Add what the decoder knows of a block, of each of its parts."""
+        self._facts[facts[0].number] = facts
 
-    def add_result(self, number: int, result: ShardResult) -> None:
-        """Add what one shard made of block `number`."""
-        self._results.setdefault(number, []).append(result)
+    def add_results(self, number: int, results: list[ShardResult]) -> None:
+        """Add what one shard made of block `number`, of each of its parts."""
+        self._results.setdefault(number, []).append(results)
 
     @property
     def is_empty(self) -> bool:
@@ -104,7 +105,9 @@ class Merger:
         """The reports of all blocks that are complete and whose predecessors are."""
         reports = []
         while self.number in self._facts and len(self._results.get(self.number, ())) == self._shards:
-            reports.append(_report(self._facts.pop(self.number), self._results.pop(self.number)))
+            of_parts = zip(*self._results.pop(self.number), strict=True)
+            parts = zip(self._facts.pop(self.number), of_parts, strict=True)
+            reports.append(_in_sequence([_report(facts, results) for facts, results in parts]))
             self.number += 1
         return reports
 
@@ -129,6 +132,19 @@ def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
             resolved=len(alerts) - raised,
             ignored=facts.ignored,
         ),
+    )
+
+
+def _in_sequence(parts: list[Report]) -> Report:
+    """The report of a block of several parts, between which the clock stepped: one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Report(
+        windows=b"".join(part.windows for part in parts),
+        alert_lines=b"".join(part.alert_lines for part in parts),
+        rejected=b"".join(part.rejected for part in parts),
+        alerts=[alert for part in parts for alert in part.alerts],
+        tally=Tally(*map(sum, zip(*(part.tally for part in parts), strict=True))),
     )
 
 

@@ -172,6 +172,14 @@ class Roster:
         while self._over and (oldest := next(iter(self._over.items())))[1] + REMEMBER_S <= now:
             del self._over[oldest[0]]
 
+    def step_clock(self, step_s: float, now: float) -> None:
+        """Go on at `now`, which differs from the time so far by `step_s`; of a step back, all windows have closed."""
+        self._over = {conversation_id: ended + step_s for conversation_id, ended in self._over.items()}
+        if step_s < 0:
+            self.on_since += step_s
+            self.over_at += step_s
+            self._retired = dict.fromkeys(self._retired, now)
+
     def _indexed(self) -> SlotIndex:
         """The index of all conversations that are watched; those that are new come into it together."""
         if self._not_indexed:

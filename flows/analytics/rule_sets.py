@@ -71,9 +71,9 @@ class RuleSets:
         facts = facts_of(number, "", 1, decoded)
         self.end = max(self.end, decoded.time)
         for shards, merger, alerts in zip(self._shards, self._mergers, self.alerts, strict=True):
-            merger.add_facts(facts)
+            merger.add_facts([facts])
             for shard, part in zip(shards, parts, strict=True):
-                merger.add_result(number, shard.apply(part))
+                merger.add_results(number, [shard.apply(part)])
             for report in merger.reports():
                 alerts.extend(report.alerts)
 

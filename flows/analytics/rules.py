@@ -97,6 +97,10 @@ class Rule:
         """Start the quiet time of the open incidents of these slots, a mask, anew."""
         self._above_at[self.is_open & concerned] = now
 
+    def step_clock(self, step_s: float) -> None:
+        """Keep how long it has been quiet while the time changes by `step_s`."""
+        self._above_at += step_s
+
     def end(self, slot: int, row: int, arrival: float, value: float | None, limit: float) -> Transition | None:
         """Resolve the slot's incident because its conversation ended with frame `row`; another watch begins anew."""
         self._history.pop(slot, None)
@@ -191,10 +195,14 @@ class Rule:
         return Transition(row, slot, "raised", None, value, arrival, limit, *self._next_incident(slot, arrival))
 
     def _next_incident(self, slot: int, arrival: float) -> tuple[float, int]:
-        """A new incident's time, and its number among those of the same slot that began at the same time."""
+        """A new incident's time, and its number among those of the same slot that began at that time or later.
+
+        One can begin at a time before another's only where the clock was set back.
+        """
         time, number = self._latest.get(slot, (arrival, -1))
-        self._latest[slot] = (arrival, number + 1 if time == arrival else 0)
-        return self._latest[slot]
+        number = number + 1 if time >= arrival else 0
+        self._latest[slot] = (max(time, arrival), number)
+        return arrival, number
 
     def snapshot(self, slots: int) -> tuple[Any, ...]:
         """A plain value of the first `slots` that `restore` takes, sharing nothing with this rule."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.format.ids import Ids, alike
-from connectors.format.records import Control, FlowSettings, WatchSettings
+from connectors.format.records import CLOCK, Control, FlowSettings, WatchSettings
 from flows.analytics.alerts import Alert, Change, LastWindows
 from flows.analytics.roster import Roster, Watch
 from flows.analytics.rules import LATENCY, LOSS, QUALITY, RULES, STALLS, Rule, Transition, Values, evaluate_windows
@@ -157,12 +157,28 @@ class Shard:
             if self._roster.is_returning(control.value.conversation_id, now):
                 self._pass_time(now, done)  # with the codec that it had
             self._watch(control.value, now)
+        elif control.kind == CLOCK:
+            self._step_clock(control.time, done)
         elif control.kind == "feed":
             self._pass_time(now, done)
             self._feed(control.value["name"], control.value["state"], now)
         elif self._overrides.settings is None:
             self._pass_time(now, done)
             self._apply_settings(_flow_settings(control.value), now, done)
+
+    def _step_clock(self, now: float, done: _Done) -> None:
+        """Go on at another time; what waits keeps what it has waited. A step back ends the open windows, unjudged."""
+        step_s = now - self._now if self._now > -np.inf else 0.0
+        if step_s < 0:  # the same times come again
+            done.closed.append(self._windows.close_all(self._roster.codec))
+            self._windows = _open_windows(self._settings)
+            self._closed_early = by_end([])
+            self._last_windows.forget_after(now)
+        for rule in self._rules:
+            rule.step_clock(step_s)
+        self._stalls.step_clock(step_s)
+        self._roster.step_clock(step_s, now)
+        self._now = now
 
     def _watch(self, settings: WatchSettings, now: float) -> int:
         of_feed = self._overrides.feeds.get(settings.feed or "", {})

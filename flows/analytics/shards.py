@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from connectors.format.decode import Decoded
 from connectors.format.ids import Ids
-from connectors.format.records import Control
+from connectors.format.records import CLOCK, Control
 from flows.analytics.roster import REMEMBER_S
 
 __all__ = ["ShardBlock", "days", "last_frames", "shards_of", "split", "stretches"]
@@ -72,14 +72,14 @@ def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[Sha
 
 
 def _controls_by_shard(controls: list[Control], shards: int) -> list[list[Control]]:
-    """A watch goes to its conversation's shard, settings and feed states to all; the others concern no shard."""
+    """A watch goes to its conversation's shard; settings, feed states and clock steps go to all, others to none."""
     by_shard: list[list[Control]] = [[] for _ in range(shards)]
     watched = [control.value.conversation_id for control in controls if control.kind == "watch"]
     of_watch = iter(shards_of(Ids.of(watched), shards).tolist())
     for control in controls:
         if control.kind == "watch":
             by_shard[next(of_watch)].append(control)
-        elif control.kind in ("feed", "settings"):
+        elif control.kind in ("feed", CLOCK, "settings"):
             for told in by_shard:
                 told.append(control)
     return by_shard

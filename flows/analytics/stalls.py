@@ -78,6 +78,11 @@ class Stalls:
         """Begin the wait of these slots, a mask, anew."""
         self._since[concerned & (self._since < np.inf)] = now
 
+    def step_clock(self, step_s: float) -> None:
+        """Keep how long frames have been waited for while the time changes by `step_s`."""
+        self._since += step_s
+        self._open = {slot: stall._replace(since=stall.since + step_s) for slot, stall in self._open.items()}
+
     def hear(self, frames: Arrivals, *, keep_open: bool, frozen: Mask | None) -> list[Transition]:
         """Apply frames. Without `keep_open` a stall is an alert and nothing that resolves.
 

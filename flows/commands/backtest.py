@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from connectors.errors import UsageError
-from connectors.format.decode import decode_block
+from connectors.format.decode import decode_pieces
 from connectors.journal.recording import UTF8_MARK, Recording
 from connectors.journal.source import REPLAY_BLOCK_BYTES
 from flows.analytics.rule_sets import Change, Figures, Incident, RuleSets, changes, figures, incidents_of
@@ -119,11 +119,12 @@ def backtest(paths: Sequence[Path], sets: Sequence[RuleSet], stop: threading.Eve
     """
     keep_freed_memory()
     running = RuleSets([one.overrides for one in sets], len(SHARDS))
-    frames = 0
-    for number, data in enumerate(_blocks(Recording(paths), stop)):
-        decoded = decode_block(data)
-        running.apply(number, decoded, last=not data)
-        frames += len(decoded.arrival)
+    frames = number = 0
+    for data in _blocks(Recording(paths), stop):
+        for _, decoded in decode_pieces(data):
+            running.apply(number, decoded, last=not data)
+            frames += len(decoded.arrival)
+            number += 1
     incidents = [incidents_of(alerts) for alerts in running.alerts]
     return Backtest([one.name for one in sets], incidents, running.end, frames, not stop.is_set())
 

@@ -239,6 +239,9 @@ def _source(progress: SourceProgress) -> Iterator[Metric]:
     for (feed, kind), count in progress.messages.items():
         messages.add_metric([feed, kind], count)
     yield messages
+    yield CounterMetricFamily(
+        "voicewatch_clock_steps", "Steps of the system clock, by more than a second.", value=progress.clock_steps
+    )
     gauges = {
         "voicewatch_source_idle_seconds": ("Time since the dataflow last asked its source for more.", idle_s),
         "voicewatch_journal_lag_bytes": ("What is in the journal and not yet read.", lag.bytes),

@@ -17,6 +17,7 @@ from connectors.genesys.feeds.base import FeedLimits
 from connectors.genesys.simulator.caller import Caller, CallPlan, Fault, plan_call
 from connectors.journal.segments import segments
 from connectors.journal.writer import Journal
+from tests.support.clocks import same_clocks
 
 DEADLINE_S = 20.0
 KEY = "dGVzdC1rZXk"
@@ -34,7 +35,7 @@ QUICK = AudioHookTiming(
 
 
 def open_journal(directory: Path, now: Callable[[], float] = time.time) -> Journal:
-    return Journal(directory, settings=SETTINGS, now=now)
+    return Journal(directory, settings=SETTINGS, read_clocks=same_clocks(now))
 
 
 @dataclass

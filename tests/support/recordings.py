@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, TypeVar
 
-from connectors.format.decode import decode_block
+from connectors.format.decode import decode_pieces
 from connectors.format.words import text_of
 from flows.analytics.alerts import Alert
 from flows.analytics.shard import Overrides, Shard
@@ -216,19 +216,21 @@ def replay_blocks(
     replayed = Replayed()
     first_line = 0
     for number, lines in enumerate(blocks):
-        decoded = decode_block(b"".join(line + b"\n" for line in lines))
-        replayed.rejected += [first_line + rejected.line for rejected in decoded.rejected]
+        pieces = decode_pieces(b"".join(line + b"\n" for line in lines))
+        for lines_before, decoded in pieces:
+            replayed.rejected += [first_line + lines_before + rejected.line for rejected in decoded.rejected]
+            last = number == len(blocks) - 1 and decoded is pieces[-1][1]
+            parts = split(number, decoded, shards, last=last)
+            results = [shard.apply(part) for shard, part in zip(team, parts, strict=True)]
+            rows = sorted(row for result in results for row in rows_of(result.windows))
+            replayed.windows += [json.loads(line) for _, _, line in rows]
+            replayed.window_blocks += [number] * len(rows)
+            alerts = sorted(alert for result in results for alert in result.alerts)
+            replayed.alerts += alerts
+            replayed.alert_blocks += [number] * len(alerts)
+            replayed.unwatched += sum(result.unwatched for result in results)
+            replayed.conversations += sum(result.conversations for result in results)
         first_line += len(lines)
-        parts = split(number, decoded, shards, last=number == len(blocks) - 1)
-        results = [shard.apply(part) for shard, part in zip(team, parts, strict=True)]
-        rows = sorted(row for result in results for row in rows_of(result.windows))
-        replayed.windows += [json.loads(line) for _, _, line in rows]
-        replayed.window_blocks += [number] * len(rows)
-        alerts = sorted(alert for result in results for alert in result.alerts)
-        replayed.alerts += alerts
-        replayed.alert_blocks += [number] * len(alerts)
-        replayed.unwatched += sum(result.unwatched for result in results)
-        replayed.conversations += sum(result.conversations for result in results)
         if number in stops:
             team = [_restarted(shard, overrides) for shard in team]
     return replayed

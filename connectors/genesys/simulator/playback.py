@@ -14,7 +14,7 @@ import orjson
 
 from connectors.errors import RecordingError
 from connectors.format.lines import read_line, time_of
-from connectors.format.records import BareFrame, Control, FrameLine, InvalidFrameError
+from connectors.format.records import CLOCK, BareFrame, Control, FrameLine, InvalidFrameError
 from connectors.genesys.simulator.calls import ENDED, encode_frame
 from connectors.genesys.simulator.traffic import Traffic
 from connectors.journal.recording import Recording
@@ -94,8 +94,12 @@ class Playback:
             if arrived is None:
                 continue
             if first == -math.inf:
-                first = arrived
+                first = reached = arrived
+            if isinstance(record, Control) and record.kind == CLOCK:
+                first, reached = first + arrived - reached, arrived
             reached = max(reached, arrived)
+            if isinstance(record, FrameLine) and record.arrived_at is not None:
+                arrived = record.arrived_at  # which its latency is measured to
             step = self._step(content, arrived, (reached - first) / self._speed, start)
             if step is not None:
                 yield step

@@ -22,12 +22,15 @@ from connectors.journal.segments import (
     tidy,
 )
 from connectors.journal.writer import Journal
+from tests.support.clocks import same_clocks
 
 
 def write_segments(directory: Path, count: int) -> list[bytes]:
     """A journal of `count` segments with a few frames in each; the text of each segment."""
     times = iter(range(1_700_000_000, 1_800_000_000))
-    journal = Journal(directory, settings={}, now=lambda: float(next(times)), max_segment_bytes=400)
+    journal = Journal(
+        directory, settings={}, read_clocks=same_clocks(lambda: float(next(times))), max_segment_bytes=400
+    )
     while len(segments(directory)) < count:
         journal.frame(b'{"event":"x","entity":{"id":"c"},"timestamp":1}')
         journal.flush()

@@ -104,9 +104,9 @@ def test_windows_are_reported_in_order_whatever_conversations_are_called(shards:
     ]
     decoded = decode_block(b"\n".join(lines) + b"\n")
     merger = Merger(shards)
-    merger.add_facts(facts_of(0, "calls.jsonl", 1, decoded))
+    merger.add_facts([facts_of(0, "calls.jsonl", 1, decoded)])
     for part in split(0, decoded, shards, last=True):
-        merger.add_result(0, Shard().apply(part))
+        merger.add_results(0, [Shard().apply(part)])
     windows = [json.loads(line) for line in merger.reports()[0].windows.splitlines()]
     expected = [(end, one) for end in (5.0, 10.0, 15.0) for one in sorted(ids)]
     assert [(window["end"], window["conversation_id"]) for window in windows] == expected
