@@ -1,1 +1,1 @@
-"""Everything that touches a socket, a file, a database or a clock; usable in any Bytewax flow."""
+"""Connectors for sockets, files, databases and clocks; usable in any Bytewax flow (docs/architecture.md shows one)."""

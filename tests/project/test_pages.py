@@ -145,8 +145,8 @@ def test_the_links_lead_somewhere(page: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_paths_named_exist(page: str) -> None:
-    """Every file below docker/, tests/ or docs/ that a page names in backticks is there."""
-    for path in re.findall(r"`((?:docker|docs|tests)/[a-zA-Z0-9_./-]+)`", PAGES[page]):
+    """Every file or folder of the repository that a page names in backticks is there."""
+    for path in re.findall(r"`((?:connectors|flows|docker|docs|tests)/[a-zA-Z0-9_./-]+)`", PAGES[page]):
         assert (ROOT / path).exists(), path
 
 
