@@ -78,16 +78,24 @@ def _notifications(simulation: Simulation, environ: Mapping[str, str]) -> None: 
 
 def _audiohook(simulation: Simulation, environ: Mapping[str, str]) -> None:
     from connectors.genesys.simulator.audiohook import call_until_stopped, first_key
+    from connectors.genesys.simulator.faults import Faults, load_faults
 
     if simulation.url is None:
         raise UsageError("--kind audiohook: give --url, the AudioHook address that the callers dial")
     key, secret = first_key(environ)
-    call_until_stopped(simulation.url, key, secret, seed=simulation.seed, conversations=simulation.conversations)
+    call_until_stopped(
+        simulation.url,
+        key,
+        secret,
+        seed=simulation.seed,
+        conversations=simulation.conversations,
+        faults=Faults() if simulation.faults is None else load_faults(simulation.faults),
+    )
 
 
 KINDS: Final[dict[str, tuple[Callable[[Simulation, Mapping[str, str]], None], tuple[str, ...]]]] = {
     "voice-events": (_voice_events, ("port", "conversations", "rate", "seed", "faults", "serve", "speed")),
     "notifications": (_notifications, ("port", "conversations", "rate", "seed", "faults")),
-    "audiohook": (_audiohook, ("conversations", "seed", "url")),
+    "audiohook": (_audiohook, ("conversations", "seed", "url", "faults")),
 }
 """What runs the simulator of each kind, and the options that it takes."""

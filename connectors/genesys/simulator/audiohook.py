@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -22,13 +24,18 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketExce
 from connectors.errors import UsageError
 from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE, parse_secrets
 from connectors.genesys.feeds.audiohook.signature import UpgradeRequest, sign
-from connectors.genesys.simulator.caller import Caller, CallPlan, plan_call
+from connectors.genesys.simulator.audio import CHANNELS, Span
+from connectors.genesys.simulator.caller import Caller, CallPlan, Spell, plan_call
+from connectors.genesys.simulator.caller import Fault as CallFault
+from connectors.genesys.simulator.faults import Faults, Impairment
 from connectors.genesys.simulator.lifecycle import in_background, until_signal
+from connectors.genesys.simulator.traffic import Traffic
 from connectors.runtime.logs import get_logger
 
-__all__ = ["CallResult", "call_until_stopped", "calling", "dial", "first_key", "upgrade"]
+__all__ = ["CallResult", "call_until_stopped", "calling", "dial", "first_key", "impair", "upgrade"]
 
 REDIAL_S: Final = 0.2
+_ANSWERED_S: Final = 6.0  # by then an agent talks, who gives the call its labels
 
 
 class CallResult(NamedTuple):
@@ -113,49 +120,93 @@ async def _converse(connection: ClientConnection, caller: Caller, stop: asyncio.
                     caller.receive(await connection.recv(), loop.time())
 
 
-async def _slot(url: str, key: str, secret: bytes | None, seed: int, slot: int, stop: asyncio.Event) -> None:
-    """Make one call after the other, until stopped; retry while the server does not answer."""
-    chance = random.Random(f"{seed}/{slot}/pauses")  # noqa: S311 - generated calls, no secrets
-    call = 0
-    while not stop.is_set():
-        pause_s = REDIAL_S
-        try:
-            outcome = await dial(url, plan_call(seed, slot, call), key, secret, stop=stop)
-        except (OSError, WebSocketException) as error:
-            get_logger(__name__).debug("audiohook_not_answered", url=url, error=str(error))
-        else:
-            get_logger(__name__).info("audiohook_call_over", slot=slot, call=call, **outcome._asdict())
-            if outcome.status == 101:
-                call += 1
-                pause_s = 2 + 6 * chance.random()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), pause_s)
-
-
 class _Callers:
-    """Keeps `conversations` calls in progress, for `lifecycle`."""
+    """Keeps `conversations` calls of an organisation in progress, for `lifecycle`."""
 
-    def __init__(self, url: str, key: str, secret: bytes | None, seed: int, conversations: int) -> None:
-        self._call = (url, key, secret, seed)
-        self._conversations = conversations
-        self.ids = [plan_call(seed, slot).conversation_id for slot in range(conversations)]
+    def __init__(
+        self, url: str, key: str, secret: bytes | None, seed: int, conversations: int, faults: Faults | None = None
+    ) -> None:
+        self._dialled = (url, key, secret)
+        self._seed = seed
+        self._slots = range(conversations)
+        self.traffic = Traffic(seed, conversations, 1.0, faults=[] if faults is None else faults.of_calls())
+        self._began_at = 0.0
+        self.ids = [plan_call(seed, slot).conversation_id for slot in self._slots]
 
     async def run(self, stop: asyncio.Event, ready: Callable[[], None]) -> None:
+        """Make calls in every slot until stopped."""
+        self._began_at = time.time()
         ready()
-        await asyncio.gather(*(_slot(*self._call, slot, stop) for slot in range(self._conversations)))
+        await asyncio.gather(*(self._call(slot, stop) for slot in self._slots))
+
+    async def _call(self, slot: int, stop: asyncio.Event) -> None:
+        """Make one call after the other, until stopped; retry while the server does not answer."""
+        url, key, secret = self._dialled
+        chance = random.Random(f"{self._seed}/{slot}/pauses")  # noqa: S311 - generated calls, no secrets
+        number = 0
+        while not stop.is_set():
+            pause_s = REDIAL_S
+            plan = self._plan(slot, number)
+            try:
+                result = await dial(url, plan, key, secret, stop=stop)
+            except (OSError, WebSocketException) as error:
+                get_logger(__name__).debug("audiohook_not_answered", url=url, error=str(error))
+            else:
+                get_logger(__name__).info("audiohook_call_over", slot=slot, call=number, **result._asdict())
+                if result.status == 101:
+                    self.traffic.book.end(plan.conversation_id, time.time())
+                    number += 1
+                    pause_s = 2 + 6 * chance.random()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), pause_s)
+
+    def _plan(self, slot: int, number: int) -> CallPlan:
+        plan, now = plan_call(self._seed, slot, number), time.time()
+        call = self.traffic.book.begin(slot, plan.conversation_id, now)
+        answered = now + _ANSWERED_S
+        faults = self.traffic.impairments.concerning(call, answered)
+        plan = replace(plan, custom_config=call.labels(answered))
+        return impair(plan, faults, now - self._began_at)
 
 
-def call_until_stopped(url: str, key: str, secret: bytes | None, *, seed: int, conversations: int) -> None:
+def impair(plan: CallPlan, faults: Iterable[Impairment], at_s: float) -> CallPlan:
+    """Work faults into the plan of a call that begins `at_s` seconds after the run's start."""
+    for fault in faults:
+        begins_s, ends_s = max(fault.after_s - at_s, 0.0), min(fault.after_s + fault.for_s - at_s, plan.seconds)
+        if begins_s >= ends_s:
+            continue
+        match fault.do:
+            case "latency":
+                plan = replace(plan, late=(*plan.late, Spell(begins_s, ends_s, fault.latency_ms / 1000)))
+            case "loss":
+                every_s = plan.frame_s / fault.loss
+                starts_s = [begins_s + every_s * n for n in range(math.ceil((ends_s - begins_s) / every_s))]
+                plan = replace(plan, discards=(*plan.discards, *((at, at + plan.frame_s) for at in starts_s)))
+            case "one-way":
+                plan = replace(plan, sounds=(*plan.sounds, Span(begins_s, ends_s, "internal", "silence")))
+            case "dead-air":
+                silence = (Span(begins_s, ends_s, channel, "silence") for channel in CHANNELS)
+                plan = replace(plan, sounds=(*plan.sounds, *silence))
+            case "disconnect":
+                plan = replace(plan, faults=(*plan.faults, CallFault(begins_s, "abrupt-end")))
+    return plan
+
+
+def call_until_stopped(
+    url: str, key: str, secret: bytes | None, *, seed: int, conversations: int, faults: Faults | None = None
+) -> None:
     """Keep this number of calls in progress until SIGINT or SIGTERM; first prints the calls as one JSON line."""
     if urlsplit(url).scheme not in ("ws", "wss") or not urlsplit(url).hostname:
         raise UsageError(f"--url {url}: must be like ws://127.0.0.1:8443/audiohook")
-    callers = _Callers(url, key, secret, seed, conversations)
+    callers = _Callers(url, key, secret, seed, conversations, faults)
     until_signal(callers.run, lambda: print(json.dumps({"url": url, "conversations": callers.ids}), flush=True))
 
 
 @contextmanager
-def calling(url: str, key: str, secret: bytes | None, *, seed: int, conversations: int) -> Iterator[list[str]]:
+def calling(
+    url: str, key: str, secret: bytes | None, *, seed: int, conversations: int, faults: Faults | None = None
+) -> Iterator[list[str]]:
     """Keep this number of calls in progress, from a daemon thread; yields the ids of the first conversations."""
-    callers = _Callers(url, key, secret, seed, conversations)
+    callers = _Callers(url, key, secret, seed, conversations, faults)
     with in_background(callers.run):
         yield callers.ids

@@ -1,4 +1,4 @@
-"""Genesys' side of an AudioHook session, made up: a caller without a socket and without a clock.
+"""Genesys' side of an AudioHook session: a caller without a socket and without a clock.
 
 It does what Genesys' reference client does: `open`, then audio at the pace of the media, a ping after 1 s, another one
 as soon as that is answered, then one every 5 s, `discarded`, `paused` and `resumed` where the plan has them, `close` at
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import heapq
+import math
 import random
 import uuid
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any, Final, Literal, NamedTuple
 import orjson
 
 from connectors.genesys.feeds.audiohook.session import MAX_TEXT_BYTES, duration
+from connectors.genesys.simulator.audio import RATE, Channel, Span, chunk, sound_at
 from connectors.genesys.simulator.calls import conversation_id
 
 __all__ = ["FAULTS", "CallPlan", "Caller", "Fault", "plan_call"]
@@ -58,7 +60,8 @@ class Fault(NamedTuple):
 class CallPlan:
     """A call of `seconds`, in frames of `frame_s`; `discards` and `pauses` are spans of the call in seconds.
 
-    `network_s` is added to the round trips that the caller measures.
+    `network_s` is added to the round trips that the caller measures. The parties speak in turns, except in the spans
+    of `sounds`. `custom_config` goes into `open`.
     """
 
     conversation_id: str
@@ -71,6 +74,8 @@ class CallPlan:
     late: tuple[Spell, ...] = ()
     discards: tuple[tuple[float, float], ...] = ()
     pauses: tuple[tuple[float, float], ...] = ()
+    sounds: tuple[Span, ...] = ()
+    custom_config: dict[str, str] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     media: tuple[dict[str, Any], ...] = field(
         default_factory=lambda: tuple(
@@ -84,9 +89,10 @@ def plan_call(seed: int, slot: int, call: int = 0, *, seconds: float | None = No
     """Call number `call` of a slot; the same arguments give the same call.
 
     First calls have something to show within 8 s: that of slot 0 comes late for a while, that of slot 1 loses audio,
-    that of slot 2 is paused and hangs up after 11 to 12 s.
+    that of slot 2 is paused and ends after 11 to 12 s, that of slot 3 has one-way audio from the third second on (the
+    agent is not heard), that of slot 4 is on hold from the fourth to the ninth second.
     """
-    chance = random.Random(f"{seed}/{slot}/{call}/audiohook")  # noqa: S311 - made-up calls, no secrets
+    chance = random.Random(f"{seed}/{slot}/{call}/audiohook")  # noqa: S311 - generated calls, no secrets
     r = chance.random
     length_s = 40 + 120 * r() if seconds is None else seconds
     late: list[Spell] = []
@@ -112,6 +118,7 @@ def plan_call(seed: int, slot: int, call: int = 0, *, seconds: float | None = No
         correlation_id=_uuid(seed, slot, call, "correlation"),
         seconds=length_s,
         network_s=0.02 + 0.04 * r(),
+        sounds=_sounds(slot, call),
         late=tuple(late),
         discards=tuple(discards),
         pauses=tuple(pauses),
@@ -119,14 +126,14 @@ def plan_call(seed: int, slot: int, call: int = 0, *, seconds: float | None = No
 
 
 class Caller:
-    """One call under way; give it what is received, poll it when `due`, and send what it has to say."""
+    """One call in progress; give it what is received, poll it when `due`, and send what `to_send` returns."""
 
     def __init__(self, plan: CallPlan, now: float) -> None:
         self.plan = plan
         self.finished = False
         """Whether the WebSocket is to be closed."""
         self.hung_up = False
-        """Whether the connection is to be cut without a word."""
+        """Whether the connection is to be closed without a close frame."""
         self.disconnects: list[tuple[str, str]] = []
         self.errors: list[tuple[int, str]] = []
         self.rtts_s: list[float] = []
@@ -134,7 +141,7 @@ class Caller:
         self._seq = 0
         self._serverseq = 0
         self._position_s = 0.0
-        self._channels = 0
+        self._channels: tuple[Channel, ...] = ()
         self._outgoing: list[str | bytes] = []
         self._opened_at: float | None = None
         self._closing_at: float | None = None
@@ -152,7 +159,7 @@ class Caller:
         return min(self._next_ping, self._opened_at + self._step[0])
 
     def to_send(self) -> list[str | bytes]:
-        """The messages that are due, once: text as str, audio as bytes."""
+        """Take the messages that are due: text as str, audio as bytes."""
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
@@ -212,13 +219,15 @@ class Caller:
             "participant": participant,
             "media": list(self.plan.media),
         }
+        if self.plan.custom_config:
+            parameters["customConfig"] = self.plan.custom_config
         self._say("open", parameters)
 
     def _on_opened(self, parameters: dict[str, Any], now: float) -> None:
         media = parameters["media"]
         if len(media) > 1 or any(one not in self.plan.media for one in media):
             raise ValueError("the selected media is not one of those offered")
-        self._channels = len(media[0]["channels"]) if media else 0
+        self._channels = tuple(media[0]["channels"]) if media else ()
         self._opened_at = now
         self._next_ping = now + FIRST_PING_S
         self._steps = _steps(self.plan)
@@ -244,7 +253,7 @@ class Caller:
         match kind:
             case "audio":
                 if self._channels:
-                    self._outgoing.append(b"\xff" * (round(value * 8000) * self._channels))
+                    self._outgoing.append(self._audio(value))
                 self._position_s += value
             case "discarded" | "resumed":
                 start_s = self._position_s
@@ -256,6 +265,11 @@ class Caller:
                 self.close("end", now)
             case _:
                 self._misbehave(kind, now)
+
+    def _audio(self, seconds: float) -> bytes:
+        """Return the audio of the next frame, in the channels that the server has chosen."""
+        sounds = tuple(sound_at(self.plan.sounds, channel, self._position_s) for channel in self._channels)
+        return chunk(sounds, round(self._position_s * RATE) % RATE, round(seconds * RATE))
 
     def _misbehave(self, kind: str, now: float) -> None:
         match kind:
@@ -328,6 +342,14 @@ def _media(plan: CallPlan) -> Iterator[tuple[float, str, float]]:
         else:
             yield sent_s, "audio", plan.frame_s
     yield max(sent_s, plan.seconds), "end", 0.0
+
+
+def _sounds(slot: int, call: int) -> tuple[Span, ...]:
+    if (slot, call) == (3, 0):
+        return (Span(3.0, math.inf, "internal", "silence"),)
+    if (slot, call) == (4, 0):
+        return (Span(4.0, 9.0, "internal", "music"), Span(4.0, 9.0, "external", "noise"))
+    return ()
 
 
 def _within(spans: tuple[tuple[float, float], ...], at_s: float) -> bool:

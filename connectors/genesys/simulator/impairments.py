@@ -28,12 +28,15 @@ class Impairments:
 
     def striking(self, call: SimulatedCall, at_s: float, now: float) -> Iterator[Impairment]:
         """Yield the faults that strike a call at a time of the run, which is `now` in epoch seconds."""
+        return (fault for fault in self.concerning(call, now) if fault.strikes(at_s))
+
+    def concerning(self, call: SimulatedCall, now: float) -> Iterator[Impairment]:
+        """Yield the faults of what a call has `now` (epoch seconds), whenever they strike."""
         if not self._faults:
             return
         labels = call.labels(now)
         for fault in self._faults:
-            is_struck = labels.get(fault.on) == self._known[fault.on][fault.name]
-            if is_struck and fault.strikes(at_s) and _share_of(call.id) < fault.share:
+            if labels.get(fault.on) == self._known[fault.on][fault.name] and _share_of(call.id) < fault.share:
                 yield fault
 
     def apply(self, frame: CallFrame, call: SimulatedCall, now: float) -> CallFrame:

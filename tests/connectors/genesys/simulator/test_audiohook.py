@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import os
 import re
 import signal
@@ -12,14 +14,16 @@ from base64 import b64encode
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from connectors.errors import UsageError
 from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE
 from connectors.genesys.feeds.audiohook.session import Session
-from connectors.genesys.simulator.audiohook import call_until_stopped, calling, first_key
-from connectors.genesys.simulator.caller import Caller, Fault, plan_call
+from connectors.genesys.simulator.audiohook import call_until_stopped, calling, first_key, impair
+from connectors.genesys.simulator.caller import Caller, CallPlan, Fault, plan_call
 from connectors.genesys.simulator.calls import conversation_ids
+from connectors.genesys.simulator.faults import parse_faults
 from flows.commands.demo import STAGES
 from flows.commands.simulate import KINDS, Simulation, simulate
 from tests.support.audiohook import KEY, QUICK, SECRET, listening
@@ -27,7 +31,11 @@ from tests.support.audiohook import KEY, QUICK, SECRET, listening
 
 def transcript(seconds: float, *faults: Fault) -> list[str | bytes]:
     """All that a caller says to a session on a clock of tenths, until it has closed."""
-    plan = replace(plan_call(7, 1, seconds=seconds), faults=faults)
+    return said_by(replace(plan_call(7, 1, seconds=seconds), faults=faults))
+
+
+def said_by(plan: CallPlan) -> list[str | bytes]:
+    """All that the caller of a plan says."""
     caller, session = Caller(plan, 0.0), Session(plan.session_id, plan.organization_id, 0.0)
     said: list[str | bytes] = []
     for tenth in range(1000):
@@ -160,3 +168,57 @@ def test_the_command_dials_until_it_is_interrupted(tmp_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
             assert process.wait(20) == 0
         listener.wait_for(lambda this: this.feed.counts.open == 0)
+
+
+def levels(said: list[str | bytes]) -> list[tuple[float, float]]:
+    """The level of each stereo frame's two channels in dBFS, decoded as ITU-T G.711 says."""
+    code = ~np.arange(256) & 0xFF
+    magnitude = (((code & 0x0F) << 3) + 132 << ((code & 0x70) >> 4)) - 132
+    linear = np.where(code & 0x80, -magnitude, magnitude) / 32768
+    frames = [np.frombuffer(one, np.uint8).reshape(-1, 2) for one in said if isinstance(one, bytes)]
+    power = [np.mean(linear[frame] ** 2, axis=0) + 1e-12 for frame in frames]
+    return [(10 * math.log10(external), 10 * math.log10(internal)) for external, internal in power]
+
+
+def test_the_parties_speak_in_turns() -> None:
+    """Whoever speaks is above -30 dBFS, whoever listens sends comfort noise below -60, and they change every 2 s."""
+    heard = levels(transcript(8.0))
+    assert len(heard) >= 70
+    assert all(max(pair) > -30 and -90 < min(pair) < -60 for pair in heard)
+    speakers = [int(pair[1] > pair[0]) for pair in heard]
+    assert speakers[0] == 0
+    assert len(list(itertools.groupby(speakers))) == 4
+
+
+def test_planned_sounds_replace_the_speech() -> None:
+    """One-way audio is digital silence on the agent's channel; hold is music there and noise from the customer."""
+    one_way = replace(plan_call(7, 3, seconds=8.0), late=(), discards=())
+    heard = levels(said_by(one_way))
+    assert all(internal < -100 for _, internal in heard[30:])
+    assert max(external for external, _ in heard[30:]) > -30
+    held = replace(plan_call(7, 4, seconds=10.0), late=(), discards=())
+    assert all(external < -60 < -30 < internal for external, internal in levels(said_by(held))[42:88])
+
+
+def test_faults_are_worked_into_a_plan() -> None:
+    """Times count from the run's start, and what is over before a call begins leaves it as it is."""
+    text = "".join(
+        f'[[fault]]\non = "edge"\nname = "e"\ndo = "{do}"\nafter_s = 10\nfor_s = 5\nloss = 0.1\n'
+        for do in ("latency", "loss", "one-way", "dead-air", "disconnect")
+    )
+    faults = parse_faults(text).of_calls()
+    plan = replace(plan_call(1, 6, seconds=30.0), late=(), discards=())
+    struck = impair(plan, faults, 4.0)
+    assert struck.late == ((6.0, 11.0, 0.25),)
+    assert (len(struck.discards), struck.discards[0]) == (5, (6.0, 6.1))
+    assert struck.sounds[:2] == ((6.0, 11.0, "internal", "silence"), (6.0, 11.0, "external", "silence"))
+    assert struck.faults == ((6.0, "abrupt-end"),)
+    assert impair(plan, faults, 15.0) == plan
+    assert impair(plan, faults, 12.0).late == ((0.0, 3.0, 0.25),)
+
+
+def test_calls_name_their_queue_agent_and_edge() -> None:
+    """`open` carries them in customConfig."""
+    plan = replace(plan_call(1, 0, seconds=1.0), custom_config={"queue": "Support"})
+    opening = json.loads(said_by(plan)[0])
+    assert opening["parameters"]["customConfig"] == {"queue": "Support"}
