@@ -6,7 +6,8 @@
     ├── UsageError            change the call or the input, nothing was started          exit 2
     │   ├── ConfigurationError    the configuration file; `mistakes` lists all of them
     │   └── RecordingError        a recording: unreadable, empty, overlapping, not UTF-8
-    ├── StateError            the state directory: locked, unwritable, full, damaged    exit 1
+    ├── StateError            the state directory: locked, unwritable, full             exit 1
+    │   └── UnusableStateError    damaged, or of another version: a restart does not help  exit 2
     └── GenesysError          Genesys refused or was out of reach; `status` if it spoke  exit 1
         ├── CredentialsError      401: id, secret, client type or grant
         │   └── MissingCredentialsError   the environment holds none                     exit 2
@@ -31,6 +32,7 @@ __all__ = [
     "SaturationError",
     "StateError",
     "UnavailableError",
+    "UnusableStateError",
     "UsageError",
     "VoicewatchError",
 ]
@@ -63,6 +65,12 @@ class RecordingError(UsageError):
 
 class StateError(VoicewatchError):
     """The state directory cannot be used."""
+
+
+class UnusableStateError(StateError):
+    """A part of the state directory is damaged or of another version; a restart does not help."""
+
+    exit_code = 2
 
 
 class GenesysError(VoicewatchError):

@@ -36,12 +36,14 @@ if TYPE_CHECKING:
     from connectors.callbacks.outbox import Callback
     from connectors.state.audit import AuditEntry
 
-__all__ = ["SHARDS", "Outputs", "TallySink", "build"]
+__all__ = ["SHARDS", "SHARDS_STEP", "Outputs", "TallySink", "build"]
 
 # Few, for each block costs each shard the same, however little is in it. The names are such that Bytewax, which routes
 # by their hash, gives two, three and four workers as equal shares as there can be. They are in every recovery store.
 SHARDS: Final = ("0an", "1at", "2ah", "3aa")
 ALL: Final = "all"
+FLOW_ID: Final = "voice_qa"
+SHARDS_STEP: Final = f"{FLOW_ID}.shards"
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def build(
     `overrides` is what a replay's configuration puts before the recording's. `instruments` measure the steps.
     """
     instruments = instruments or Instruments()
-    dataflow = Dataflow("voice_qa")
+    dataflow = Dataflow(FLOW_ID)
     blocks = op.input("journal", dataflow, source)
     parts = op.flat_map("decode", op.redistribute("spread", blocks), partial(_decode, decode=instruments.decode))
     decoded = op.branch("facts", parts, lambda part: part[0] == ALL)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from bytewax.dataflow import Dataflow
@@ -20,8 +21,9 @@ from connectors.runtime.shutdown import Shutdown
 from connectors.state.actions import Action
 from connectors.state.audit import AuditLog, AuditSink
 from connectors.state.files import JsonLinesSink, StateLock
-from connectors.state.recovery import make_recovery_store
-from flows.dataflow import Outputs, TallySink, build
+from connectors.state.recovery import check_recovery_store, latest_states, make_recovery_store, unusable
+from flows.analytics.shard import Shard
+from flows.dataflow import SHARDS, SHARDS_STEP, Outputs, TallySink, build
 from flows.feeds import feeds_of
 from flows.monitoring.instruments import Instruments
 from flows.settings.models import Settings
@@ -29,6 +31,7 @@ from flows.state import StateLayout
 
 __all__ = [
     "SNAPSHOT_EVERY",
+    "check_recovery",
     "live_flow",
     "open_journal",
     "policy_of",
@@ -77,12 +80,30 @@ def open_journal(settings: Settings) -> Journal:
 def recovery_of(settings: Settings) -> RecoveryConfig:
     """Return Bytewax' recovery store in the state directory, and make it on first use.
 
-    Raises StateError, also if a run uses the directory.
+    Raises StateError, also if a run uses the directory, and UnusableStateError for a store that cannot be continued.
     """
     state = StateLayout(settings.state.dir)
     with StateLock(state.lock):
         make_recovery_store(state.recovery)
+    check_recovery(state.recovery, whole=True)
     return RecoveryConfig(state.recovery)  # type: ignore[no-untyped-call]
+
+
+def check_recovery(directory: Path, *, whole: bool) -> None:
+    """Check that the snapshots in a recovery store can be continued. Raises UnusableStateError, with the remedy.
+
+    Bytewax would answer with a traceback of its own, and a supervisor would start the run again and again. `whole` is
+    false in a process of a cluster, which may have only some of the store's files.
+    """
+    check_recovery_store(directory, whole=whole)
+    for key, (_, snapshot) in latest_states(directory, SHARDS_STEP):
+        if key not in SHARDS:
+            raise unusable(directory, f"it has snapshots of another version (shard {key})")
+        try:
+            Shard(None).restore(snapshot)
+        except Exception as error:
+            raise unusable(directory, f"it has snapshots of another version ({error})") from error
+        return  # one is enough: all are of one version
 
 
 def live_flow(

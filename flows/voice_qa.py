@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bytewax.dataflow import Dataflow
+
+from connectors.errors import ConfigurationError, UsageError, VoicewatchError
 
 __all__ = ["flow"]
 
 
 def flow() -> Dataflow:
-    """The live flow for `python -m bytewax.run flows.voice_qa`; VOICEWATCH_CONFIG names the configuration.
+    """Return the live flow for `python -m bytewax.run flows.voice_qa`; VOICEWATCH_CONFIG names the configuration.
 
-    Logs go to standard error, as JSON lines if VOICEWATCH_LOG_JSON is 1. Raises ConfigurationError. SIGTERM and
-    SIGINT stop it with a last snapshot.
+    Logs go to standard error, as JSON lines if VOICEWATCH_LOG_JSON is 1. SIGTERM, SIGINT and SIGHUP stop it with a
+    final snapshot. An error that is explained ends the process with one line and its exit code.
     """
-    from connectors.errors import ConfigurationError
+    try:
+        return _flow(sys.argv[1:])
+    except VoicewatchError as error:
+        print(f"voicewatch: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def _flow(arguments: Sequence[str]) -> Dataflow:
     from connectors.runtime.logs import LOG_JSON, configure_logs, run_id_of
     from connectors.runtime.shutdown import Shutdown
     from flows.live import live_flow
@@ -32,8 +42,28 @@ def flow() -> Dataflow:
     settings = load_settings(Path(path), os.environ)
     shutdown = Shutdown(StateLayout(settings.state.dir).stop)
     shutdown.on_signals()
-    process, port_offset = process_number(sys.argv[1:], os.environ)
+    process, port_offset = process_number(arguments, os.environ)
+    _check_recovery(arguments, os.environ, process)
     instruments = instruments_of(settings, os.environ, shutdown, process=process, port_offset=port_offset)
     dataflow = live_flow(settings, os.environ, shutdown, instruments=instruments)
     instruments.start()
     return dataflow
+
+
+def _check_recovery(arguments: Sequence[str], environ: Mapping[str, str], process: int) -> None:
+    """Check the recovery directory that Bytewax' runner was given. Raises UsageError, UnusableStateError."""
+    import argparse
+
+    from flows.live import SNAPSHOT_EVERY, check_recovery
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-r", "--recovery-directory", default=environ.get("BYTEWAX_RECOVERY_DIRECTORY", ""))
+    given = parser.parse_known_args(arguments)[0].recovery_directory
+    if not given:
+        raise UsageError(
+            "no recovery directory: after a stop the run would go through the whole journal again; "
+            f"give -r state/recovery -s {SNAPSHOT_EVERY.total_seconds():g} -b 0"
+        )
+    directory = Path(given)
+    if process == 0 or any(directory.glob("part-*.sqlite3")):  # the other processes may have no part of the store
+        check_recovery(directory, whole=False)

@@ -1,18 +1,21 @@
-"""Bytewax' recovery store, made for few and large snapshots."""
+"""Bytewax' recovery store: made for few and large snapshots, and checked before Bytewax would panic over it."""
 
 from __future__ import annotations
 
+import pickle
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bytewax.recovery import init_db_dir
 
+from connectors.errors import UnusableStateError
 from connectors.state.files import make_private_dir, state_errors
 
-__all__ = ["make_recovery_store"]
+__all__ = ["check_recovery_store", "latest_states", "make_recovery_store", "unusable"]
 
 # Each part costs three syncs of the disk a snapshot, during which the worker stands still.
 PARTS: Final = 1
@@ -48,3 +51,54 @@ def _widen_pages(part: Path) -> None:
         store.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         store.execute("VACUUM")
         store.execute("PRAGMA journal_mode = WAL")
+
+
+def check_recovery_store(directory: Path, *, whole: bool) -> None:
+    """Check the parts of a store in a directory: whether SQLite can read them and they are Bytewax' tables.
+
+    `whole` also checks that every part is there; in a cluster of hosts each has only some. Raises UnusableStateError.
+    """
+    parts = sorted(directory.glob("part-*.sqlite3"))
+    if not parts:
+        raise UnusableStateError(
+            f"{directory} does not hold a recovery store; create one with `voicewatch recovery init {directory}`"
+        )
+    for part in parts:
+        try:
+            with closing(sqlite3.connect(part)) as store:
+                [check] = store.execute("PRAGMA quick_check(1)").fetchone()
+                counts = [count for (count,) in store.execute("SELECT part_count FROM parts")]
+                store.execute("SELECT step_id, state_key, snap_epoch, ser_change FROM snaps LIMIT 1").fetchone()
+                store.execute("SELECT worker_frontier FROM fronts LIMIT 1").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise unusable(directory, f"{part.name} is damaged: {error}") from error
+        if check != "ok" or len(counts) != 1:
+            raise unusable(directory, f"{part.name} is damaged: {check if check != 'ok' else 'it is empty'}")
+        if whole and counts[0] != len(parts):
+            raise unusable(directory, f"it has {len(parts)} of {counts[0]} parts")
+
+
+def unusable(directory: Path, why: str) -> UnusableStateError:
+    """Return the error for a store that cannot be continued, with the remedy."""
+    return UnusableStateError(
+        f"the recovery store {directory} cannot be used: {why}; move the directory away and start again: the run then "
+        "reads the kept journal from its beginning, and sends only callbacks that the outbox does not know"
+    )
+
+
+def latest_states(directory: Path, step_id: str) -> Iterator[tuple[str, Any]]:
+    """Yield key and state of the last snapshot of every key of a step, in the parts that are in a directory.
+
+    Raises UnusableStateError for a state that cannot be unpickled. The files are the owner's alone, and Bytewax
+    unpickles the same states.
+    """
+    query = "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps WHERE step_id = ? GROUP BY state_key"
+    for part in sorted(directory.glob("part-*.sqlite3")):
+        with closing(sqlite3.connect(part)) as store:
+            for key, change, _ in store.execute(query, (step_id,)):
+                if change is None:
+                    continue
+                try:
+                    yield key, pickle.loads(change)  # noqa: S301 - our own, readable by the owner alone
+                except Exception as error:
+                    raise unusable(directory, f"the snapshot {step_id}/{key} cannot be read: {error}") from error

@@ -1,15 +1,21 @@
-"""Stopping a run before it watches, in processes of their own."""
+"""A run before it watches: stopping it, and what it refuses, in processes of their own."""
 
 from __future__ import annotations
 
+import pickle
+import shutil
 import signal
+import sqlite3
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.callbacks import eventually
-from tests.support.cli import Running, configuration, running
+from tests.support.cli import Running, configuration, environ, running, voicewatch
 from tests.support.genesys_server import CREATE, HANG, LOAD, TOKEN, RestServer
 
 INTERCEPTOR = {
@@ -67,3 +73,73 @@ def test_a_signal_in_the_first_moments_stops_cleanly(tmp_path: Path) -> None:
         handled = 1 << (signal.SIGTERM - 1)
         eventually(lambda: bool(int(status.read_text().split("SigCgt:")[1].split()[0], 16) & handled), 60)
         assert process.stop(signal.SIGTERM) == 0, process.log
+
+
+def empty(recovery: Path) -> None:
+    """Cut the part to no bytes, as after a crash of the disk."""
+    (recovery / "part-0.sqlite3").write_bytes(b"")
+
+
+def damage(recovery: Path) -> None:
+    """Overwrite the part's second page."""
+    part = recovery / "part-0.sqlite3"
+    data = bytearray(part.read_bytes())
+    data[16384 : 2 * 16384] = b"x" * 16384
+    part.write_bytes(data)
+
+
+def lose(recovery: Path) -> None:
+    """Keep one of two parts."""
+    with sqlite3.connect(recovery / "part-0.sqlite3") as store:
+        store.execute("UPDATE parts SET part_count = 2")
+    store.close()
+
+
+def age(recovery: Path) -> None:
+    """Leave a snapshot of a program whose shards had other names."""
+    with sqlite3.connect(recovery / "part-0.sqlite3") as store:
+        store.execute("INSERT INTO snaps VALUES ('', 'voice_qa.shards', '00', 1, ?)", (pickle.dumps((0, None)),))
+    store.close()
+
+
+@pytest.mark.parametrize("harm", [empty, damage, lose, age])
+def test_a_recovery_store_that_cannot_be_used_is_one_line(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    """Damaged or of another version, it is exit 2 and the remedy, by every way to start; and the remedy works."""
+    recovery = tmp_path / "state/recovery"
+    with RestServer() as server:
+        config = config_of(tmp_path, server)
+        assert voicewatch("recovery", "init", recovery).returncode == 0
+        harm(recovery)
+        for wal in recovery.glob("*-*l"):
+            wal.unlink()
+        runner = [sys.executable, "-m", "bytewax.run", "flows.voice_qa", "-r", str(recovery), "-s", "5", "-b", "0"]
+        told = [voicewatch(command, config, "--no-bootstrap") for command in ("run", "cluster")]
+        if harm is not lose:  # in a cluster of hosts each has only some parts
+            variables = environ({"VOICEWATCH_CONFIG": str(config)})
+            told.append(subprocess.run(runner, env=variables, capture_output=True, text=True, timeout=60, cwd=tmp_path))
+        for done in told:
+            assert (done.returncode, done.stdout) == (2, ""), done.stderr
+            [line] = done.stderr.splitlines()
+            assert line.startswith(f"voicewatch: the recovery store {recovery} cannot be used: ")
+            assert "move the directory away" in line
+        shutil.move(recovery, tmp_path / "away")
+        with running(tmp_path, "run", config, "--no-bootstrap") as process:
+            eventually(lambda: bool(list((tmp_path / "state/journal").glob("*"))), 60)
+            assert process.stop() == 0, process.log
+
+
+def test_the_runner_needs_a_recovery_directory(tmp_path: Path) -> None:
+    """Bytewax' runner without one, or with one that holds no store, is exit 2 and one line with the remedy."""
+    with RestServer() as server:
+        variables = environ({"VOICEWATCH_CONFIG": str(config_of(tmp_path, server))})
+        runner = [sys.executable, "-m", "bytewax.run", "flows.voice_qa"]
+        for more, remedy in (
+            ([], "give -r state/recovery"),
+            (["-r", "none", "-s", "5", "-b", "0"], "`voicewatch recovery init none`"),
+        ):
+            done = subprocess.run(
+                [*runner, *more], env=variables, capture_output=True, text=True, cwd=tmp_path, timeout=60
+            )
+            assert (done.returncode, done.stdout) == (2, "")
+            [line] = done.stderr.splitlines()
+            assert remedy in line

@@ -195,7 +195,7 @@ def test_a_port_that_is_taken_ends_the_run_at_once(tmp_path: Path) -> None:
         live.bootstrap()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with live.running("run", VOICEWATCH_METRICS__LISTEN=address) as process:
-            assert process.wait() == 1
+            assert process.wait() == 2
     assert process.log.splitlines()[-1].startswith(f"voicewatch: metrics.listen: {address} cannot be listened on")
 
 
