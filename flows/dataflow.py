@@ -28,7 +28,8 @@ from connectors.format.decode import Decoded, decode_pieces
 from connectors.journal.writer import Block
 from connectors.state.files import logged_failures
 from flows.analytics.merge import BlockFacts, Merger, Report, Tally, facts_of
-from flows.analytics.shard import Overrides, Shard, ShardResult
+from flows.analytics.precedence import Overrides
+from flows.analytics.shard import Shard, ShardResult
 from flows.analytics.shards import ShardBlock, split
 from flows.monitoring.instruments import Instruments
 

@@ -19,8 +19,11 @@ __all__ = [
     "DEFAULT_PACKET_LOSS_THRESHOLD",
     "DEFAULT_RAISE_FRAMES",
     "DEFAULT_SLIDE_S",
+    "LABEL_CHARACTERS",
+    "LABEL_NAME",
     "LOSS_RATIO",
     "MAX_EPOCH_S",
+    "MAX_LABELS",
     "MAX_OVERLAP",
     "MAX_TEXT_CHARACTERS",
     "MOS",
@@ -46,6 +49,10 @@ CLEAR_RATIO: Final = (0, 1)
 CLEAR_AFTER_S: Final = (0, 86_400)
 MOS: Final = (1, 4.5)
 STALLED_AFTER_S: Final = (0.001, 86_400)
+# The labels of one conversation: how many there may be, how a name is formed, how long a value is.
+MAX_LABELS: Final = 16
+LABEL_NAME: Final = r"\A[a-z][a-z0-9_]{0,31}\Z"
+LABEL_CHARACTERS: Final = (1, 128)
 
 DEFAULT_MAX_LATENCY_MS: Final = 150.0
 DEFAULT_PACKET_LOSS_THRESHOLD: Final = 0.02

@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from connectors.format import limits
+from connectors.format.labels import Labels, LimitName
 from connectors.format.limits import MAX_EPOCH_S, CodecName
 from connectors.format.notifications import Heard, is_notification, place_in_time, read_notification, topic_of
 
@@ -30,6 +31,7 @@ __all__ = [
     "Frame",
     "FrameLine",
     "InvalidFrameError",
+    "LabelLimits",
     "WatchLine",
     "WatchSettings",
     "WindowSettings",
@@ -133,16 +135,21 @@ class ClockStep(msgspec.Struct, gc=False):
 class WatchSettings(msgspec.Struct, gc=False):
     """What the dataflow needs of a `watch` record.
 
-    `feed` names the one that the conversation is heard of by, None for any; `codec` is None for that of `[windows]`.
+    A limit that is not set keeps its value, or is the built-in default for a conversation that was not watched.
+    `default_limits` names the limits that nobody set for this conversation; `[[limits]]` overrides those. `feed` names
+    the feed that the conversation's events come from, None for any; `codec` is None for that of `[windows]`. `labels`
+    are added to those of the conversation, and replace those of the same names.
     """
 
     conversation_id: str
     leg_id: str | None = None
-    max_latency_ms: float = limits.DEFAULT_MAX_LATENCY_MS
-    packet_loss_threshold: float = limits.DEFAULT_PACKET_LOSS_THRESHOLD
+    max_latency_ms: float | msgspec.UnsetType = msgspec.UNSET
+    packet_loss_threshold: float | msgspec.UnsetType = msgspec.UNSET
     qa_callback_url: str | None = None
     feed: str | None = None
     codec: CodecName | None = None
+    labels: Labels = msgspec.field(default_factory=dict)
+    default_limits: tuple[LimitName, ...] = ()
 
 
 class WindowSettings(msgspec.Struct, gc=False):
@@ -179,6 +186,15 @@ class DefaultLimits(msgspec.Struct, gc=False):
     max_latency_ms: float = limits.DEFAULT_MAX_LATENCY_MS
     packet_loss_threshold: float = limits.DEFAULT_PACKET_LOSS_THRESHOLD
     qa_callback_url: str | None = None
+    labels: Labels = msgspec.field(default_factory=dict)
+
+
+class LabelLimits(msgspec.Struct, gc=False):
+    """A `[[limits]]` table: limits for the conversations with all labels of `match`; None leaves a limit as it is."""
+
+    match: Labels
+    max_latency_ms: float | None = None
+    packet_loss_threshold: float | None = None
 
 
 class FlowSettings(msgspec.Struct, gc=False):
@@ -187,6 +203,7 @@ class FlowSettings(msgspec.Struct, gc=False):
     windows: WindowSettings = msgspec.field(default_factory=WindowSettings)
     alerts: AlertSettings = msgspec.field(default_factory=AlertSettings)
     defaults: DefaultLimits = msgspec.field(default_factory=DefaultLimits)
+    limits: list[LabelLimits] = msgspec.field(default_factory=list)
 
 
 class WatchLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from connectors.format.decode import ENDED
+from connectors.format.labels import joined_watch
 from connectors.format.lines import read_line, time_of
 from connectors.format.records import CLOCK, Control, FrameLine, InvalidFrameError
 from connectors.journal.segments import SUFFIX, number_of, segments
@@ -48,7 +49,7 @@ class JournalState:
         with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
             watch = orjson.loads(line)["watch"]
             orjson.dumps(watch)
-            self.watches[conversation_id] = watch
+            self.watches[conversation_id] = joined_watch(self.watches.get(conversation_id, {}), watch)
 
 
 def recover(directory: Path) -> JournalState:

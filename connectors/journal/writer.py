@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from connectors.errors import StateError
 from connectors.format.decode import ended_conversations
+from connectors.format.labels import joined_watch
 from connectors.format.lines import (
     beginning_of,
     invalid_line,
@@ -238,7 +239,8 @@ class Journal:
     def watch(self, settings: dict[str, Any]) -> None:
         """Append the watch of a conversation, or its new limits, and write it."""
         with self._lock:
-            self._state.watches[settings["conversation_id"]] = settings
+            conversation_id = settings["conversation_id"]
+            self._state.watches[conversation_id] = joined_watch(self._state.watches.get(conversation_id, {}), settings)
             self._record({"watch": settings})
             self._write()
 

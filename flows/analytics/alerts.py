@@ -10,10 +10,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from flows.analytics.label_texts import LabelTexts
 from flows.analytics.roster import Watch
 from flows.analytics.rules import RULES, Transition
 from flows.analytics.window_lines import window_object
-from flows.analytics.windows import END, NO_WINDOW, Summaries
+from flows.analytics.windows import END, LABELS, NO_WINDOW, Summaries
 
 __all__ = ["Alert", "Change", "LastWindows", "incident_id", "make_alert", "uuid5", "uuid_text"]
 
@@ -51,6 +52,7 @@ class Alert(NamedTuple):
     reason: str | None
     url: str | None
     body: bytes
+    labels: dict[str, str]
 
 
 def incident_id(conversation_id: str, rule: str, began_at: float, ordinal: int) -> bytes:
@@ -81,10 +83,10 @@ def uuid_text(octets: bytes) -> str:
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
-def make_alert(place: int, change: Change, window: list[float] | None) -> Alert:
+def make_alert(place: int, change: Change, window: list[float] | None, labels: LabelTexts) -> Alert:
     """The alert that a change leads to, with its body, which shows the window, a row of `Summaries.values`.
 
-    `place` is that of the change among those of its shard in the block.
+    `labels` has the texts of windows' labels. `place` is that of the change among those of its shard in the block.
     """
     transition, watch, rule = change.transition, change.watch, RULES[change.rule]
     incident = incident_id(watch.conversation_id, rule, transition.began_at, transition.ordinal)
@@ -102,7 +104,10 @@ def make_alert(place: int, change: Change, window: list[float] | None) -> Alert:
             "reason": transition.reason,
             "threshold": transition.limit,
             "legId": watch.leg_id,
-            "window": None if window is None else window_object(watch.conversation_id, window),
+            "window": None
+            if window is None
+            else window_object(watch.conversation_id, window, labels.text(int(window[LABELS]))),
+            "labels": watch.labels,
         }
     )
     return Alert(
@@ -117,6 +122,7 @@ def make_alert(place: int, change: Change, window: list[float] | None) -> Alert:
         transition.reason,
         watch.url,
         body,
+        watch.labels,
     )
 
 
@@ -138,7 +144,7 @@ class LastWindows:
         """Drop the windows that end after `now`, for the clock was set back to it."""
         self._latest[self._latest[:, END] > now] = NO_WINDOW
 
-    def alerts(self, changes: Sequence[Change], ending: Summaries) -> list[Alert]:
+    def alerts(self, changes: Sequence[Change], ending: Summaries, labels: LabelTexts) -> list[Alert]:
         """The alerts of a block in their order; `ending` are its windows, and those that closed early before it."""
         if not changes:
             return []
@@ -147,7 +153,7 @@ class LastWindows:
         for slot, values in zip(ending.slot[concerned].tolist(), ending.values[concerned].tolist(), strict=True):
             ending_of.setdefault(slot, []).append(values)
         return sorted(
-            make_alert(place, change, change.window or self._at(change.transition, ending_of))
+            make_alert(place, change, change.window or self._at(change.transition, ending_of), labels)
             for place, change in enumerate(changes)
         )
 
@@ -160,6 +166,12 @@ class LastWindows:
         ended = [values for values in ending_of.get(transition.slot, ()) if values[END] <= transition.arrival]
         window: list[float] = ended[-1] if ended else self._latest[transition.slot].tolist()
         return window if window[END] == window[END] else None
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """The numbers of the labels of all windows that are kept."""
+        numbers: NDArray[np.float64] = self._latest[:, LABELS]
+        return np.nan_to_num(numbers).astype(np.int64)
 
     def snapshot(self, slots: int) -> NDArray[np.float64]:
         """An array of the first `slots` that `restore` takes, sharing nothing with this."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce
+from operator import or_
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ from connectors.format.ids import Ids
 from connectors.format.records import IGNORED
 from connectors.format.words import text_of, widened
 from flows.analytics.alerts import Alert
+from flows.analytics.label_texts import with_long_texts
 from flows.analytics.shard import ShardResult
 from flows.analytics.window_lines import WindowLines
 
@@ -161,7 +163,8 @@ def _in_order(shards: Sequence[WindowLines]) -> bytes:
     in_order = by_id.take(np.argsort(end.take(by_id), kind="stable"))
     # Piece by piece, for a copy of the whole of each step would be the most memory that a replay takes.
     pieces = (text.take(in_order[at : at + LINES_TOGETHER], 0) for at in range(0, len(in_order), LINES_TOGETHER))
-    return ids.written_out(b"".join(map(text_of, pieces)))
+    long = reduce(or_, [windows.long for windows in shards])
+    return ids.written_out(with_long_texts(b"".join(map(text_of, pieces)), long))
 
 
 def _lines(lines: list[bytes]) -> bytes:

@@ -14,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.format.ids import Ids
+from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD
+from flows.analytics.label_texts import NO_LABELS, LabelTexts
 from flows.analytics.slots import NOBODY, SlotIndex
 from flows.analytics.voice_quality import CODECS
+from flows.analytics.windows import Traits
 
 __all__ = ["REMEMBER_S", "Roster", "Watch"]
 
@@ -27,7 +30,9 @@ _NUMBERS: Final = {name: number for number, name in enumerate(CODECS)}
 class Watch(NamedTuple):
     """What is known of a watched conversation; limits in milliseconds and as a ratio.
 
-    `feed` is the one that it is heard of by, None for any; `codec` is its own, None for that of the settings.
+    `limits` are those that hold, `own` those set for this conversation, `default` those where none is set. `feed` is
+    the feed that its events come from, None for any; `codec` is its own, None for that of the settings. `labels` are
+    sorted by name.
     """
 
     conversation_id: str
@@ -36,6 +41,9 @@ class Watch(NamedTuple):
     url: str | None
     feed: str | None = None
     codec: str | None = None
+    labels: dict[str, str] = {}  # noqa: RUF012 - never changed
+    own: tuple[float | None, float | None] = (None, None)
+    default: tuple[float, float] = (DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD)
 
     def is_heard_by(self, feeds: Collection[str]) -> bool:
         """Whether the loss of any of these feeds concerns the conversation."""
@@ -50,7 +58,7 @@ class Roster:
 
     By slot: `limits` float64 (2, capacity); `on_since` and `over_at` float64, epoch seconds, when the watch began and
     when the conversation ended, infinite while it is on; `codec` int8, the number of the conversation's own codec in
-    `CODECS`, -1 for none.
+    `CODECS`, -1 for none; `labels` int32, the number of its labels in `label_texts`.
     """
 
     def __init__(self) -> None:
@@ -58,6 +66,8 @@ class Roster:
         self.on_since = np.full(_ROOM, np.inf)
         self.over_at = np.full(_ROOM, np.inf)
         self.codec = np.full(_ROOM, -1, np.int8)
+        self.labels = np.full(_ROOM, NO_LABELS, np.int32)
+        self.label_texts = LabelTexts()
         self.watches: list[Watch | None] = []
         self._slots: dict[str, int] = {}
         self._index = SlotIndex()
@@ -79,12 +89,17 @@ class Roster:
         return max(_ROOM, len(self.watches))
 
     @property
+    def traits(self) -> Traits:
+        """What windows are closed with, by slot."""
+        return Traits(self.codec, self.labels)
+
+    @property
     def watching(self) -> int:
         """How many conversations are watched now."""
         return len(self._slots)
 
     def watch(self, watch: Watch, now: float) -> int:
-        """Watch a conversation, or change the limits of one that is watched already; its slot.
+        """Watch a conversation, or change the watch of one that is watched already; its slot.
 
         One that ended is watched anew: in its old slot until the last window of its last frame ends, then in another.
         In the old slot it keeps its codec if the watch names none, for its windows go on.
@@ -92,17 +107,28 @@ class Roster:
         slot = self._slots.get(watch.conversation_id, NOBODY)
         if slot == NOBODY:
             slot = self._returning(watch.conversation_id, now)
-            self.watches[slot] = watch
             self._ranks = None
             self._slots[watch.conversation_id] = slot
             self._not_indexed[watch.conversation_id] = slot
             self.on_since[slot], self.over_at[slot] = now, np.inf
             if watch.codec is not None:
                 self.codec[slot] = _NUMBERS[watch.codec]
-        else:
-            self.watches[slot] = self.watch_in(slot)._replace(limits=watch.limits)
+        self.watches[slot] = watch
+        self.labels[slot] = self.label_texts.number(watch.labels) if watch.labels else NO_LABELS
         self.limits[0, slot], self.limits[1, slot] = watch.limits
         return slot
+
+    def current(self, conversation_id: str) -> Watch | None:
+        """The watch that is on, None if the conversation is not watched."""
+        slot = self._slots.get(conversation_id, NOBODY)
+        return None if slot == NOBODY else self.watches[slot]
+
+    def resolve(self, resolved: Callable[[Watch], Watch]) -> None:
+        """Put the limits in force that `resolved` gives each watch."""
+        for slot in self._slots.values():
+            watch = resolved(self.watch_in(slot))
+            self.watches[slot] = watch
+            self.limits[0, slot], self.limits[1, slot] = watch.limits
 
     def is_returning(self, conversation_id: str, now: float) -> bool:
         """Whether a watch of the conversation would begin it anew in the slot that its open windows are in."""
@@ -167,6 +193,7 @@ class Roster:
             del self._retired[slot]
             self.watches[slot] = None
             self.codec[slot] = -1
+            self.labels[slot] = NO_LABELS
             self._free.append(slot)
             forget(slot)
         while self._over and (oldest := next(iter(self._over.items())))[1] + REMEMBER_S <= now:
@@ -203,21 +230,24 @@ class Roster:
             self.on_since = np.append(self.on_since, np.full_like(self.on_since, np.inf))
             self.over_at = np.append(self.over_at, np.full_like(self.over_at, np.inf))
             self.codec = np.append(self.codec, np.full_like(self.codec, -1))
+            self.labels = np.append(self.labels, np.full_like(self.labels, NO_LABELS))
         return len(self.watches) - 1
 
     def snapshot(self) -> tuple[Any, ...]:
         """A plain value that `restore` takes, sharing nothing with this roster."""
         # As one piece of bytes: pickling each watch as an object would be most of what a snapshot costs.
         watches = msgspec.msgpack.encode(self.watches)
-        by_slot = (self.limits, self.on_since, self.over_at, self.codec)
+        by_slot = (self.limits, self.on_since, self.over_at, self.codec, self.labels)
         arrays = [array[..., : self.used].copy() for array in by_slot]
-        return (arrays, watches, list(self._free), dict(self._ended), dict(self._retired), dict(self._over))
+        kept = (list(self._free), dict(self._ended), dict(self._retired), dict(self._over))
+        return (arrays, watches, *kept, self.label_texts.snapshot())
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place."""
-        arrays, watches, free, ended, retired, over = snapshot
+        arrays, watches, free, ended, retired, over, label_texts = snapshot
         self._ranks = None
-        self.limits, self.on_since, self.over_at, self.codec = (array.copy() for array in arrays)
+        self.limits, self.on_since, self.over_at, self.codec, self.labels = (array.copy() for array in arrays)
+        self.label_texts.restore(label_texts)
         self.watches = _decode_watches(watches)
         self._free, self._ended = list(free), dict(ended)
         self._retired, self._over = dict(retired), dict(over)

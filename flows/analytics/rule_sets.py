@@ -14,7 +14,8 @@ import orjson
 from connectors.format.decode import Decoded
 from flows.analytics.alerts import Alert
 from flows.analytics.merge import Merger, facts_of
-from flows.analytics.shard import Overrides, Shard
+from flows.analytics.precedence import Overrides
+from flows.analytics.shard import Shard
 from flows.analytics.shards import split
 
 __all__ = ["FLAP_S", "Change", "Figures", "Incident", "RuleSets", "changes", "figures", "incidents_of"]

@@ -16,32 +16,19 @@ from numpy.typing import NDArray
 from connectors.format.ids import Ids, alike
 from connectors.format.records import CLOCK, Control, FlowSettings, WatchSettings
 from flows.analytics.alerts import Alert, Change, LastWindows
+from flows.analytics.precedence import Overrides, Precedence
 from flows.analytics.roster import Roster, Watch
 from flows.analytics.rules import LATENCY, LOSS, QUALITY, RULES, STALLS, Rule, Transition, Values, evaluate_windows
 from flows.analytics.shards import ShardBlock, days, last_frames, stretches
 from flows.analytics.slots import NOBODY
+from flows.analytics.snapshots import VERSION, check_shard, converted
 from flows.analytics.stalls import Arrivals, Stalls
-from flows.analytics.voice_quality import CODECS
 from flows.analytics.window_lines import WindowLines, window_lines
-from flows.analytics.windows import END, START, Frames, OpenWindows, Summaries, by_end
+from flows.analytics.windows import END, LABELS, START, Frames, Summaries, by_end, open_windows
 
-__all__ = ["Overrides", "Shard", "ShardResult"]
+__all__ = ["Shard", "ShardResult"]
 
-SCHEMA: Final = 4
-_NO_WINDOWS: Final = WindowLines(np.empty(0), Ids.of([]), np.empty((0, 1), np.uint64))
-
-
-class Overrides(NamedTuple):
-    """What a replay's own configuration puts before the recording's: `settings`, `watches` by conversation, `feeds`.
-
-    The first two are values of the records of the same names. A watch here changes the limits and the callback URL of
-    a conversation that is watched, and watches nobody by itself. `feeds` are the same for all conversations that a feed
-    of this name began to watch.
-    """
-
-    settings: dict[str, Any] | None = None
-    watches: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
-    feeds: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
+_NO_WINDOWS: Final = WindowLines(np.empty(0), Ids.of([]), np.empty((0, 1), np.uint64), {})
 
 
 class ShardResult(NamedTuple):
@@ -77,6 +64,8 @@ class Shard:
 
     def __init__(self, overrides: Overrides | None = None) -> None:
         self._overrides = overrides or Overrides()
+        self._precedence = Precedence(self._overrides)
+        self._is_checked = True
         self._now = -np.inf
         self._feeds_down: set[str] = set()
         self._roster = Roster()
@@ -90,7 +79,7 @@ class Shard:
         self._closed_early = by_end([])
         self._mos_below = np.nan
         self._put_in_force(_flow_settings(self._overrides.settings or {}), self._now)
-        self._windows = _open_windows(self._settings)
+        self._windows = open_windows(self._settings.windows)
 
     @property
     def watching(self) -> int:
@@ -99,6 +88,9 @@ class Shard:
 
     def apply(self, block: ShardBlock) -> ShardResult:
         """Apply the next block: its frames and controls in their order, then the windows that it ends."""
+        if not self._is_checked:
+            check_shard(self._roster.watches, block)
+            self._is_checked = True
         done = _Done()
         closed_early = self._closed_early
         unwatched = conversations = 0
@@ -114,13 +106,16 @@ class Shard:
         self._pass_time(self._now, done)
         if block.last:
             # They are emitted and not judged: the journal may go on, and then their ends come with more frames in them.
-            done.closed.append(self._windows.close_all(self._roster.codec))
+            done.closed.append(self._windows.close_all(self._roster.traits))
         windows = self._window_lines(by_end(done.closed))
         ending = by_end([closed_early, *done.closed])
-        alerts = self._last_windows.alerts(done.changes, ending)
+        alerts = self._last_windows.alerts(done.changes, ending, self._roster.label_texts)
         if len(ending.slot):
             self._last_windows.keep(ending, self._now)
         self._roster.release(self._now, self._forget)
+        if self._roster.label_texts.is_due:
+            early = self._closed_early.values[:, LABELS].astype(np.int64)
+            self._roster.label_texts.sweep(np.concatenate([self._roster.labels, self._last_windows.labels, early]))
         return ShardResult(windows, alerts, unwatched, conversations)
 
     def _pass_time(self, now: float, done: _Done) -> None:
@@ -131,7 +126,7 @@ class Shard:
 
     def _close_windows(self, now: float, done: _Done) -> None:
         """Close the windows that end by then, and apply the rule over windows to them and to those closed early."""
-        closing = self._windows.close(now, self._roster.codec)
+        closing = self._windows.close(now, self._roster.traits)
         done.closed.append(closing)
         early = self._closed_early
         if len(early.slot):
@@ -154,24 +149,26 @@ class Shard:
     def _control(self, control: Control, done: _Done) -> None:
         now = max(self._now, control.time)
         if control.kind == "watch":
-            if self._roster.is_returning(control.value.conversation_id, now):
-                self._pass_time(now, done)  # with the codec that it had
-            self._watch(control.value, now)
+            self._control_watch(control.value, now, done)
         elif control.kind == CLOCK:
             self._step_clock(control.time, done)
         elif control.kind == "feed":
             self._pass_time(now, done)
             self._feed(control.value["name"], control.value["state"], now)
-        elif self._overrides.settings is None:
+        else:
             self._pass_time(now, done)
-            self._apply_settings(_flow_settings(control.value), now, done)
+            settings = _flow_settings(control.value)
+            if self._precedence.follow(settings):
+                self._roster.resolve(self._precedence.resolved)
+            if self._overrides.settings is None:
+                self._apply_settings(settings, now, done)
 
     def _step_clock(self, now: float, done: _Done) -> None:
         """Go on at another time; what waits keeps what it has waited. A step back ends the open windows, unjudged."""
         step_s = now - self._now if self._now > -np.inf else 0.0
         if step_s < 0:  # the same times come again
-            done.closed.append(self._windows.close_all(self._roster.codec))
-            self._windows = _open_windows(self._settings)
+            done.closed.append(self._windows.close_all(self._roster.traits))
+            self._windows = open_windows(self._settings.windows)
             self._closed_early = by_end([])
             self._last_windows.forget_after(now)
         for rule in self._rules:
@@ -180,16 +177,19 @@ class Shard:
         self._roster.step_clock(step_s, now)
         self._now = now
 
-    def _watch(self, settings: WatchSettings, now: float) -> int:
-        of_feed = self._overrides.feeds.get(settings.feed or "", {})
-        override = self._overrides.watches.get(settings.conversation_id, of_feed)
-        limits = (
-            float(override.get("max_latency_ms", settings.max_latency_ms)),
-            float(override.get("packet_loss_threshold", settings.packet_loss_threshold)),
-        )
-        url = override.get("qa_callback_url", settings.qa_callback_url)
+    def _control_watch(self, settings: WatchSettings, now: float, done: _Done) -> None:
+        earlier = self._roster.current(settings.conversation_id)
+        watch = self._precedence.watch(settings, earlier)
+        if earlier is None:
+            has_other_traits = self._roster.is_returning(settings.conversation_id, now)
+        else:
+            has_other_traits = earlier.labels != watch.labels
+        if has_other_traits:
+            self._pass_time(now, done)  # with the codec and the labels until now
+        self._watch(watch, now)
+
+    def _watch(self, watch: Watch, now: float) -> int:
         watching = self._roster.watching
-        watch = Watch(settings.conversation_id, settings.leg_id, limits, url, settings.feed, settings.codec)
         slot = self._roster.watch(watch, now)
         if self._roster.capacity > len(self._seen):
             self._grow(self._roster.capacity)
@@ -207,8 +207,10 @@ class Shard:
             defaults.max_latency_ms,
             defaults.packet_loss_threshold,
             defaults.qa_callback_url,
+            labels=defaults.labels,
+            default_limits=("max_latency_ms", "packet_loss_threshold"),
         )
-        return self._watch(settings, now)
+        return self._watch(self._precedence.watch(settings, None), now)
 
     def _feed(self, name: str, state: str, now: float) -> None:
         if state == "down":
@@ -229,10 +231,10 @@ class Shard:
     def _apply_settings(self, settings: FlowSettings, now: float, done: _Done) -> None:
         """Another `[windows]` ends the open windows early: no window is of two lengths, or of two codecs."""
         if settings.windows != self._settings.windows:
-            closing = self._windows.close_all(self._roster.codec)
+            closing = self._windows.close_all(self._roster.traits)
             done.closed.append(closing)
             self._closed_early = by_end([self._closed_early, closing])
-            self._windows = _open_windows(settings)
+            self._windows = open_windows(settings.windows)
         self._put_in_force(settings, now)
 
     def _put_in_force(self, settings: FlowSettings, now: float) -> None:
@@ -330,7 +332,7 @@ class Shard:
         order = np.lexsort((closed.values[:, START], rank, closed.values[:, END]))
         values = closed.values[order]
         ids = self._roster.ids(closed.slot[order])
-        return WindowLines(values[:, END], ids, window_lines(ids, values))
+        return window_lines(ids, values, self._roster.label_texts)
 
     def _grow(self, slots: int) -> None:
         more = slots - len(self._seen)
@@ -353,12 +355,13 @@ class Shard:
     def snapshot(self) -> tuple[Any, ...]:
         """All of the state as plain values and arrays, with a version; it shares nothing that changes."""
         return (
-            SCHEMA,
+            VERSION,
             self._now,
             sorted(self._feeds_down),
             msgspec.to_builtins(self._settings),
             self._roster.snapshot(),
             self._mos_below,
+            self._precedence.snapshot(),
             [rule.snapshot(self._roster.used) for rule in self._rules],
             self._stalls.snapshot(self._roster.used),
             self._last_windows.snapshot(self._roster.used),
@@ -369,12 +372,10 @@ class Shard:
         )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Take a snapshot's place; raises ValueError for one of another version."""
-        if snapshot[0] != SCHEMA:
-            raise ValueError(f"the snapshot is of version {snapshot[0]}; this program reads version {SCHEMA}")
-        _, self._now, feeds_down, settings, roster, self._mos_below, rules, stalls, latest, heard, seen, *more = (
-            snapshot
-        )
+        """Take a snapshot's place. Raises SnapshotError for one of a version that cannot be continued."""
+        _, self._now, feeds_down, settings, roster, self._mos_below, recorded, *kept = converted(snapshot)
+        rules, stalls, latest, heard, seen, windows, early = kept
+        self._is_checked = False
         self._feeds_down = set(feeds_down)
         self._settings = _flow_settings(settings)
         self._roster.restore(roster)
@@ -384,17 +385,11 @@ class Shard:
         self._last_windows.restore(latest)
         self._heard, self._seen = heard.copy(), seen.copy()
         self._frozen = self._roster.heard_by(self._feeds_down)
-        windows, early = more
-        self._windows = _open_windows(self._settings)
+        self._windows = open_windows(self._settings.windows)
         self._windows.restore(windows)
         self._closed_early = Summaries(*early)
+        self._precedence.restore(recorded)
 
 
 def _flow_settings(value: dict[str, Any]) -> FlowSettings:
     return msgspec.convert(value, FlowSettings)
-
-
-def _open_windows(settings: FlowSettings) -> OpenWindows:
-    windows = settings.windows
-    codec = list(CODECS).index(windows.codec)
-    return OpenWindows(round(windows.length_s * 1000), round(windows.slide_s * 1000), codec)

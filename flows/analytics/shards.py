@@ -23,7 +23,9 @@ __all__ = ["ShardBlock", "days", "last_frames", "shards_of", "split", "stretches
 
 
 class ShardBlock(NamedTuple):
-    """One shard's part of block `number`: the columns of `Decoded` for its conversations, n rows in journal order.
+    """The part of block `number` for shard `shard` of `shards`: the columns of `Decoded` for the shard's conversations.
+
+    There are n rows, in journal order.
 
     `row` int64 (n,): the frame's place in the block. `controls`: those that concern this shard, placed by
     `frames_before` in the block. `time`: the largest time in the whole block.
@@ -31,6 +33,8 @@ class ShardBlock(NamedTuple):
     """
 
     number: int
+    shard: int
+    shards: int
     row: NDArray[np.int64]
     arrival: NDArray[np.float64]
     latency_us: NDArray[np.float64]
@@ -57,6 +61,8 @@ def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[Sha
     return [
         ShardBlock(
             number=number,
+            shard=index,
+            shards=shards,
             row=rows,
             arrival=decoded.arrival.take(rows),
             latency_us=decoded.latency_us.take(rows),

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from connectors.format.decimals import number_texts
 from connectors.format.ids import Ids
 from connectors.format.words import Words, beside, words_of
+from flows.analytics.label_texts import NO_LABELS, NO_TEXT, LabelTexts
 from flows.analytics.voice_quality import MODELS
-from flows.analytics.windows import CODEC, END, FRAMES, LATENCY, LOSS, MOS, START
+from flows.analytics.windows import CODEC, END, FRAMES, LABELS, LATENCY, LOSS, MOS, START
 
 __all__ = ["FEW_WINDOWS", "WindowLines", "window_lines", "window_object"]
 
@@ -21,22 +22,25 @@ Floats = NDArray[np.float64]
 # So few are written one by one sooner than together.
 FEW_WINDOWS: Final = 200
 _BEGIN: Final = b'{"conversation_id":"'
-_MODELS_AND_END: Final = words_of([b',"model":%b}}\n' % orjson.dumps(model) for model in MODELS])
+_MODELS: Final = words_of([b',"model":%b},"labels":' % orjson.dumps(model) for model in MODELS])
+_MODELS_AND_END: Final = words_of([b',"model":%b},"labels":{}}\n' % orjson.dumps(model) for model in MODELS])
 
 
 class WindowLines(NamedTuple):
     """Closed windows, in order of their ends, then conversations: `end` float64 (n,), epoch seconds; whose they are;
-    `text` uint64 (n, w), a JSON line in each row, with zeros that are left out, and keys that `ids` write out.
+    `text` uint64 (n, w), a JSON line in each row, with zeros that are left out, keys that `ids` write out, and digests
+    of labels whose texts are in `long`.
     """
 
     end: Floats
     ids: Ids
     text: Words
+    long: dict[bytes, bytes]
 
 
-def window_object(conversation_id: str, values: list[float]) -> dict[str, Any]:
-    """One row of `Summaries.values` as the JSON object of the contract."""
-    start, end, frames, seen, least, mean, most, p50, p95, p99, losses, mean_loss, most_loss, mos, codec = values
+def window_object(conversation_id: str, values: list[float], labels: bytes = NO_TEXT) -> dict[str, Any]:
+    """One row of `Summaries.values` as the JSON object of the contract; `labels` as JSON text."""
+    start, end, frames, seen, least, mean, most, p50, p95, p99, losses, mean_loss, most_loss, mos, codec, _ = values
     return {
         "conversation_id": conversation_id,
         "start": start,
@@ -55,34 +59,37 @@ def window_object(conversation_id: str, values: list[float]) -> dict[str, Any]:
         else None,
         "packet_loss": {"count": int(losses), "mean": mean_loss, "max": most_loss} if losses else None,
         "mos": {"value": mos, "model": MODELS[int(codec)]} if mos == mos else None,
+        "labels": orjson.Fragment(labels),
     }
 
 
-def window_lines(ids: Ids, values: Floats) -> Words:
-    """Rows of `Summaries.values` as JSON lines, in words (n, w): `window_object` of each, dumped by orjson.
+def window_lines(ids: Ids, values: Floats, labels: LabelTexts) -> WindowLines:
+    """Rows of `Summaries.values` as JSON lines: `window_object` of each, dumped by orjson.
 
     Ids stand in them by their keys, so that no id, however long, makes all rows as wide as it is.
     """
     whole = (values[:, LATENCY] > 0) & (values[:, LOSS] > 0) & ~np.isnan(values[:, MOS])
     together, others = np.flatnonzero(whole), np.flatnonzero(~whole)
     if len(together) < FEW_WINDOWS:
-        return _lines(ids, values)
+        return WindowLines(values[:, END], ids, _lines(ids, values, labels), {})
     if not len(others):
-        return _whole_lines(ids, values)
-    lines = _whole_lines(ids.take(together), values[together])
-    more = _lines(ids.take(others), values[others])
+        text, long = _whole_lines(ids, values, labels)
+        return WindowLines(values[:, END], ids, text, long)
+    lines, long = _whole_lines(ids.take(together), values[together], labels)
+    more = _lines(ids.take(others), values[others], labels)
     text = np.zeros((len(values), max(lines.shape[1], more.shape[1])), np.uint64)
     text[together, : lines.shape[1]] = lines
     text[others, : more.shape[1]] = more
-    return text
+    return WindowLines(values[:, END], ids, text, long)
 
 
-def _lines(ids: Ids, values: Floats) -> Words:
-    lines = [orjson.dumps(window_object("", row), option=orjson.OPT_APPEND_NEWLINE) for row in values.tolist()]
+def _lines(ids: Ids, values: Floats, labels: LabelTexts) -> Words:
+    objects = [window_object("", row, labels.text(int(row[LABELS]))) for row in values.tolist()]
+    lines = [orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in objects]
     return beside(len(values), [_BEGIN, ids.key, words_of([line[len(_BEGIN) :] for line in lines])])
 
 
-def _whole_lines(ids: Ids, values: Floats) -> Words:
+def _whole_lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, dict[bytes, bytes]]:
     """The same for rows that have every metric.
 
     Latencies are whole microseconds, and means are rounded to six and to nine decimals.
@@ -92,15 +99,24 @@ def _whole_lines(ids: Ids, values: Floats) -> Words:
     least, most, p50, p95, p99, mos = _texts(values[:, [LATENCY + 1, *range(LATENCY + 3, LOSS), MOS]], 3)
     mean, mean_loss = _texts(values[:, [LATENCY + 2, LOSS + 1]], 9)
     (most_loss,) = _texts(values[:, [LOSS + 2]], 9)  # alone, for it has as many decimals as it came with
-    model_and_end = _MODELS_AND_END.take(values[:, CODEC].astype(np.int64), 0)
+    model_and_labels, long = _model_and_labels(values, labels)
     parts: list[bytes | Words] = [
         *(_BEGIN, ids.key, b'","start":', start, b',"end":', end, b',"frames":', frames),
         *(b',"latency_ms":{"count":', latencies, b',"min":', least, b',"mean":', mean, b',"max":', most),
         *(b',"p50":', p50, b',"p95":', p95, b',"p99":', p99),
         *(b'},"packet_loss":{"count":', losses, b',"mean":', mean_loss, b',"max":', most_loss),
-        *(b'},"mos":{"value":', mos, model_and_end),
+        *(b'},"mos":{"value":', mos, *model_and_labels),
     ]
-    return beside(len(values), parts)
+    return beside(len(values), parts), long
+
+
+def _model_and_labels(values: Floats, labels: LabelTexts) -> tuple[list[bytes | Words], dict[bytes, bytes]]:
+    """The ends of the lines, and the texts that stand in them by digests."""
+    codec, number = values[:, CODEC].astype(np.int64), values[:, LABELS].astype(np.int64)
+    if not (number != NO_LABELS).any():
+        return [_MODELS_AND_END.take(codec, 0)], {}
+    text, long = labels.words(number)
+    return [_MODELS.take(codec, 0), text, b"}\n"], long
 
 
 def _texts(columns: Floats, decimals: int) -> list[Words]:

@@ -14,13 +14,15 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flows.analytics.voice_quality import codecs, mos_from_r, r_factor
+from connectors.format.records import WindowSettings
+from flows.analytics.voice_quality import CODECS, codecs, mos_from_r, r_factor
 
 __all__ = [
     "CODEC",
     "COLUMNS",
     "END",
     "FRAMES",
+    "LABELS",
     "LATENCY",
     "LOSS",
     "MOS",
@@ -28,7 +30,9 @@ __all__ = [
     "START",
     "OpenWindows",
     "Summaries",
+    "Traits",
     "by_end",
+    "open_windows",
     "pane_of",
     "summarise",
 ]
@@ -53,10 +57,11 @@ COLUMNS: Final = (
     "loss_max",
     "mos",
     "codec",
+    "labels",
 )
 NO_WINDOW: Final = np.full(len(COLUMNS), np.nan)
 # Where they are, and where those of a metric begin.
-START, END, FRAMES, LATENCY, LOSS, MOS, CODEC = 0, 1, 2, 3, 10, 13, 14
+START, END, FRAMES, LATENCY, LOSS, MOS, CODEC, LABELS = 0, 1, 2, 3, 10, 13, 14, 15
 # Latencies within 2^39 µs (six days) of zero fit beside a group number in one integer, which sorts ten times faster.
 _LATENCY_BITS: Final = 40
 _LATENCY_BIAS: Final = 1 << (_LATENCY_BITS - 1)
@@ -67,11 +72,20 @@ class Summaries(NamedTuple):
     """Closed windows, one row each, ordered by end, then slot: `slot` int32 (n,), `values` float64 (n, COLUMNS).
 
     Times in epoch seconds, latencies in milliseconds, losses as ratios; NaN where no frame carried the metric. The
-    codec is a number of `voice_quality.CODECS`.
+    codec is a number of `voice_quality.CODECS`, the labels are one of `LabelTexts`.
     """
 
     slot: NDArray[np.int32]
     values: Floats
+
+
+class Traits(NamedTuple):
+    """What windows take from their conversations when they close, by slot: `codec` int8, a number of
+    `voice_quality.CODECS`, -1 for that of the settings; `labels` int32, a number of `LabelTexts`.
+    """
+
+    codec: Codecs
+    labels: NDArray[np.int32]
 
 
 class Frames(NamedTuple):
@@ -164,15 +178,15 @@ class OpenWindows:
         """The end of the last window that holds a frame of this arrival (epoch seconds)."""
         return (pane_of(arrival, self.slide_ms) + self.panes) * self.slide_ms / 1000.0
 
-    def close(self, now: float, own_codec: Codecs | None = None) -> Summaries:
-        """Close the windows that end at or before `now` (epoch seconds); own codecs by slot, -1 for none."""
+    def close(self, now: float, traits: Traits | None = None) -> Summaries:
+        """Close the windows that end at or before `now` (epoch seconds), with what holds for each slot now."""
         if not self._pending or now < (self._first() + self.panes) * self.slide_ms / 1000.0:
             return by_end([])
-        return self._close(pane_of(now, self.slide_ms) - self.panes, own_codec)
+        return self._close(pane_of(now, self.slide_ms) - self.panes, traits)
 
-    def close_all(self, own_codec: Codecs | None = None) -> Summaries:
+    def close_all(self, traits: Traits | None = None) -> Summaries:
         """Close every window that holds a frame, as at the end of a recording."""
-        return self._close(self._pending[-1].pane, own_codec) if self._pending else by_end([])
+        return self._close(self._pending[-1].pane, traits) if self._pending else by_end([])
 
     def snapshot(self) -> tuple[Any, ...]:
         """A plain value that `restore` takes; it shares only what nobody changes."""
@@ -188,17 +202,23 @@ class OpenWindows:
         first = self._pending[0].pane - self.panes + 1
         return first if self._closed is None else max(first, self._closed + 1)
 
-    def _close(self, last: int, own_codec: Codecs | None) -> Summaries:
+    def _close(self, last: int, traits: Traits | None) -> Summaries:
         """Close all windows up to number `last`, one at least."""
         first = self._first()
         ending = [pane for pane in self._pending if pane.pane < last + self.panes]
         number = np.repeat([pane.pane for pane in ending], [pane.count for pane in ending])
         frames = Frames(*map(np.concatenate, zip(*(pane.frames for pane in ending), strict=True)))
         closed = summarise(number, frames, first, last, self.panes, self.slide_ms)
-        _rate(closed, self._codec, own_codec)
+        _rate(closed, self._codec, traits)
         self._pending = [pane for pane in self._pending if pane.pane > last]
         self._closed = last
         return closed
+
+
+def open_windows(settings: WindowSettings) -> OpenWindows:
+    """Return the windows of a `[windows]` table, without frames yet."""
+    codec = list(CODECS).index(settings.codec)
+    return OpenWindows(round(settings.length_s * 1000), round(settings.slide_s * 1000), codec)
 
 
 def _narrowed(frames: Frames) -> tuple[NDArray[Any], ...]:
@@ -230,7 +250,7 @@ def summarise(pane: Ints, frames: Frames, first: int, last: int, panes: int, sli
     """Summarise the windows `first` to `last` over frames of them, `pane` int64 (n,) of each; a window has `panes`.
 
     Quantiles are exact nearest-rank values; means are sums of whole microseconds, and of whole 1e-9 of loss, so
-    that no order of addition shows in them. MOS and codec are left to `_rate`.
+    that no order of addition shows in them. MOS, codec and labels are left to `_rate`.
     """
     windows = [pane - back for back in range(panes)]
     inside = [np.flatnonzero((window >= first) & (window <= last)) for window in windows]
@@ -251,11 +271,14 @@ def summarise(pane: Ints, frames: Frames, first: int, last: int, panes: int, sli
     return Summaries((groups % slots).astype(np.int32), values)
 
 
-def _rate(closed: Summaries, default: int, own: Codecs | None) -> None:
-    """Fill in the MOS, to three decimals, each window's by the codec of its conversation."""
+def _rate(closed: Summaries, default: int, traits: Traits | None) -> None:
+    """Fill in the labels, and the MOS, to three decimals, each window's by the codec of its conversation."""
     codec = np.full(len(closed.slot), default, np.int8)
-    if own is not None:
-        codec = np.where(own[closed.slot] < 0, codec, own[closed.slot])
+    closed.values[:, LABELS] = 0
+    if traits is not None:
+        own = traits.codec.take(closed.slot)
+        codec = np.where(own < 0, codec, own)
+        closed.values[:, LABELS] = traits.labels.take(closed.slot)
     delay_ms, packet_loss = closed.values[:, LATENCY + 2], closed.values[:, LOSS + 1]
     closed.values[:, MOS] = np.round(mos_from_r(r_factor(delay_ms, packet_loss, codecs(codec))), 3)
     closed.values[:, CODEC] = codec

@@ -14,8 +14,8 @@ from connectors.errors import UsageError
 from connectors.format.decode import decode_pieces
 from connectors.journal.recording import UTF8_MARK, Recording
 from connectors.journal.source import REPLAY_BLOCK_BYTES
+from flows.analytics.precedence import Overrides
 from flows.analytics.rule_sets import Change, Figures, Incident, RuleSets, changes, figures, incidents_of
-from flows.analytics.shard import Overrides
 from flows.commands.replay import keep_freed_memory, overrides_of
 from flows.dataflow import SHARDS
 from flows.settings.loading import load_settings, parse_settings

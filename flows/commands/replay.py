@@ -22,7 +22,7 @@ from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource, StoppedAt
 from connectors.state.files import LOCK_NAME, JsonLinesSink, make_private_dir, open_private, state_errors
 from flows.analytics.merge import Tally
-from flows.analytics.shard import Overrides
+from flows.analytics.precedence import Overrides
 from flows.dataflow import Outputs, TallySink, build
 
 if TYPE_CHECKING:
@@ -124,12 +124,16 @@ def _refuse_to_lose(paths: Sequence[Path], out: Path) -> None:
 
 
 def overrides_of(settings: Settings | None) -> Overrides:
-    """Return what a configuration changes in a replay; nothing without one."""
+    """Return what a configuration given to a replay overrides: what stands in its tables, and no defaults."""
     if settings is None:
         return Overrides()
-    watches = {interceptor.conversation_id: interceptor.watch_record() for interceptor in settings.interceptors}
+    watches = {
+        interceptor.conversation_id: interceptor.model_dump(mode="json", include=set(interceptor.own) | {"leg_id"})
+        for interceptor in settings.interceptors
+    }
     feeds = {feed.name: feed.defaults.model_dump(mode="json", exclude_none=True) for feed in settings.feeds}
-    return Overrides(settings.flow_record(), watches, feeds)
+    defaults = settings.defaults.model_dump(mode="json", include=settings.defaults.model_fields_set, exclude_none=True)
+    return Overrides(settings.flow_record(), watches, feeds, defaults)
 
 
 def _outbox_counts(out: Path) -> dict[State, int]:

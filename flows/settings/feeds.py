@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from connectors.errors import ConfigurationError
 from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE, parse_secrets
 from connectors.genesys.feeds.notifications.topics import MAX_TOPICS, topics_of
+from flows.settings.labels import Labels
 from flows.settings.values import (
     Between,
     CrossTableError,
@@ -61,6 +62,7 @@ class FeedDefaults(Table):
     qa_callback_url: HttpUrl | None = Field(
         default=None, description="where the alerts are sent; by default that of `[defaults]`"
     )
+    labels: Labels = Field(default={}, description="labels of the feed's conversations, besides those of `[defaults]`")
 
 
 class FeedSettings(Table):

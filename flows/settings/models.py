@@ -13,18 +13,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    ModelWrapValidatorHandler,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from connectors.format import limits
+from connectors.format.labels import LimitName, joined_labels
 from flows.settings.errors import toml_repr
 from flows.settings.feeds import (
     AudioHookSettings,
@@ -33,22 +35,18 @@ from flows.settings.feeds import (
     audiohook_keys,
     complete_feeds,
 )
+from flows.settings.interceptors import InterceptorDefaults, InterceptorSettings
+from flows.settings.labels import LimitsSettings
 from flows.settings.metrics import MetricsSettings
 from flows.settings.values import (
     Between,
     CrossTableError,
     HttpBase,
-    HttpUrl,
     SocketUrl,
     Table,
     Text,
-    channels,
     conversation_path,
-    language_tag,
-    non_empty,
     path_text,
-    refuse_cross_table_error,
-    sip_address,
     url_path,
 )
 
@@ -242,57 +240,6 @@ class StateSettings(Table):
     )
 
 
-class InterceptorDefaults(Table):
-    """`[defaults]`: what holds for every interceptor that does not say otherwise."""
-
-    leg_id: Text | None = Field(default=None, description="the call leg; it is sent to Genesys and part of every alert")
-    interceptor_address: Annotated[str, AfterValidator(sip_address)] | None = Field(
-        default=None, description="where Genesys sends the media"
-    )
-    audio_sampling_rate: Annotated[int, AfterValidator(Between(8000, 48_000))] = Field(
-        default=16_000, description="in Hz; a value other than 8000 and 16000 is a warning"
-    )
-    channel_matrix: Annotated[tuple[Literal["mono", "stereo"], ...], Field(strict=False), AfterValidator(channels)] = (
-        Field(
-            default=(
-                "mono",
-                "stereo",
-            ),
-            description="the channels to intercept",
-        )
-    )
-    transcription_enabled: bool = Field(default=False, description="ask Genesys for a transcription")
-    transcription_language: Annotated[str, AfterValidator(language_tag)] = Field(
-        default="en-US", description="language of the transcription"
-    )
-    max_latency_ms: Annotated[float, AfterValidator(Between(50, 500))] = Field(
-        default=limits.DEFAULT_MAX_LATENCY_MS,
-        description="latency limit in milliseconds; a frame above it counts against it",
-    )
-    packet_loss_threshold: Annotated[float, AfterValidator(Between(0, 0.1))] = Field(
-        default=limits.DEFAULT_PACKET_LOSS_THRESHOLD,
-        description="packet loss limit, as a ratio; a frame above it counts against it",
-    )
-    qa_callback_url: HttpUrl | None = Field(default=None, description="where the alerts of the conversation are sent")
-
-
-class InterceptorSettings(InterceptorDefaults):
-    """`[[interceptor]]`: one conversation to watch, with the defaults filled in."""
-
-    conversation_id: Annotated[str, AfterValidator(non_empty), BeforeValidator(refuse_cross_table_error)] = Field(
-        description="the conversation to watch; any text, unique in the file"
-    )
-    leg_id: Text = Field(description="the call leg; it is sent to Genesys and part of every alert")
-    interceptor_address: Annotated[str, AfterValidator(sip_address)] = Field(
-        description="where Genesys sends the media"
-    )
-    qa_callback_url: HttpUrl = Field(description="where the alerts of the conversation are sent")
-
-    def watch_record(self) -> dict[str, Any]:
-        """The value of the journal's `watch` record: all ten settings, as JSON types."""
-        return {"conversation_id": self.conversation_id, **self.model_dump(mode="json")}
-
-
 class Settings(Table):
     """A whole configuration, valid in itself."""
 
@@ -309,6 +256,11 @@ class Settings(Table):
         description="where Genesys' AudioHook Monitor connects to; used by the feed of that kind",
     )
     metrics: MetricsSettings = Field(default=MetricsSettings(), description="metrics for Prometheus and health checks")
+    limits: Annotated[tuple[LimitsSettings, ...], Field(strict=False, alias="limits")] = Field(
+        default=(),
+        description="limits by label: the first table that matches a conversation holds; an interceptor's own limits "
+        "override it",
+    )
     feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = Field(
         default=(),
         description="one table for each feed; without any, one feed of kind `voice-events`. A single feed may be "
@@ -334,23 +286,39 @@ class Settings(Table):
         shared = {key: shared[key] for key in InterceptorDefaults.model_fields if key in shared}
         first: dict[str, int] = {}
         filled = [{**shared, **row} if isinstance(row, Mapping) else row for row in rows]
+        for row in filled:
+            if isinstance(row, dict) and isinstance(row.get("labels"), Mapping):
+                row["labels"] = {**_mapping(shared.get("labels")), **row["labels"]}
         for index, row in enumerate(filled):
             id_ = row.get("conversation_id") if isinstance(row, dict) else None
             if isinstance(id_, str) and first.setdefault(id_, index) != index:
                 row["conversation_id"] = CrossTableError(f"is the id of interceptor[{first[id_]}] already")
         return {**tables, "interceptor": filled}
 
+    @model_validator(mode="wrap")
+    @classmethod
+    def _know_own_keys(cls, tables: Any, validate: ModelWrapValidatorHandler[Settings]) -> Settings:
+        """Note for each interceptor which keys stand in its own table."""
+        settings = validate(tables)
+        rows = tables.get("interceptor", ()) if isinstance(tables, Mapping) else ()
+        for interceptor, row in zip(settings.interceptors, rows, strict=False):
+            interceptor._own = frozenset(_mapping(row))
+        return settings
+
     def flow_record(self) -> dict[str, Any]:
         """The value of the journal's `settings` record: `windows`, `alerts`, and `defaults` if they are used.
 
-        What is optional (the codec, the limits of optional rules) is there only if it is set.
+        What is optional (the codec, the limits of optional rules, limits by label) is there only if it is set.
         """
         optional = {"codec"} if self.windows.codec == limits.DEFAULT_CODEC else set()
         windows = self.windows.model_dump(exclude=optional)
-        record = {"windows": windows, "alerts": self.alerts.model_dump(exclude_none=True)}
+        record: dict[str, Any] = {"windows": windows, "alerts": self.alerts.model_dump(exclude_none=True)}
         if self.alerts.unwatched == "default":
             thresholds = {"max_latency_ms", "packet_loss_threshold", "qa_callback_url"}
+            thresholds |= {"labels"} if self.defaults.labels else set()
             record["defaults"] = self.defaults.model_dump(include=thresholds)
+        if self.limits:
+            record["limits"] = [table.model_dump(exclude_none=True) for table in self.limits]
         return record
 
     @property
@@ -360,10 +328,25 @@ class Settings(Table):
 
     def watch_of(self, interceptor: InterceptorSettings) -> dict[str, Any]:
         """The journal's `watch` record of an interceptor; of several feeds, it names the one that hears of it."""
+        record = interceptor.watch_record()
+        if default := self._default_limits(interceptor.own):
+            record["default_limits"] = default
         heard_by = [feed.name for feed in self.feeds if feed.kind == "voice-events"]
-        return interceptor.watch_record() | ({"feed": heard_by[0]} if heard_by else {})
+        return record | ({"feed": heard_by[0]} if heard_by else {})
+
+    def _default_limits(self, own: frozenset[str] = frozenset()) -> list[str]:
+        """The limits that `[[limits]]` overrides, if there is one: all but those that are a conversation's own."""
+        return [name for name in get_args(LimitName) if name not in own] if self.limits else []
 
     def limits_of(self, feed: FeedSettings) -> dict[str, Any]:
         """The limits of the conversations that a feed hears of: its own, else those of `[defaults]`."""
         own = feed.defaults.model_dump(exclude_none=True)
-        return {**self.defaults.model_dump(include=set(FeedDefaults.model_fields)), **own}
+        labels = joined_labels(self.defaults.labels, feed.defaults.labels)
+        shared = self.defaults.model_dump(include=set(FeedDefaults.model_fields))
+        optional = {"labels": labels, "default_limits": tuple(self._default_limits())}
+        values = {**shared, **own, **optional}
+        return {key: value for key, value in values.items() if value or key not in optional}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -28,7 +28,7 @@ from connectors.journal.source import RecordingSource
 from connectors.journal.writer import Block
 from connectors.state.files import JsonLinesSink
 from flows.analytics.merge import Tally
-from flows.analytics.shard import Overrides
+from flows.analytics.precedence import Overrides
 from flows.dataflow import Outputs, TallySink, build
 from tests.support import reference
 

@@ -34,9 +34,20 @@ def test_a_state_of_the_version_before_is_continued(tmp_path: Path, lines: list[
     executed(tmp_path / "whole", [CutSource(blocks)])
     for name in ("windows.jsonl", "alerts.jsonl", "rejected.jsonl"):
         continued = lines_of(tmp_path / "continued" / name)
-        assert continued == lines_of(tmp_path / "whole" / name)
         before = len(lines_of(STATE / name))
+        assert [with_labels(line) for line in continued[:before]] + continued[before:] == lines_of(
+            tmp_path / "whole" / name
+        )
         assert 0 < before < len(continued)
+
+
+def with_labels(line: dict[str, Any]) -> dict[str, Any]:
+    """A window or an alert of a version that knew no labels, as it is now."""
+    if "file" in line:
+        return line
+    if line.get("window"):
+        line = line | {"window": line["window"] | {"labels": {}}}
+    return line | {"labels": {}}
 
 
 def lines_of(path: Path) -> list[Any]:

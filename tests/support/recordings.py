@@ -13,9 +13,12 @@ from typing import Any, TypeVar
 from connectors.format.decode import decode_pieces
 from connectors.format.words import text_of
 from flows.analytics.alerts import Alert
-from flows.analytics.shard import Overrides, Shard
+from flows.analytics.label_texts import with_long_texts
+from flows.analytics.precedence import Overrides
+from flows.analytics.shard import Shard
 from flows.analytics.shards import split
 from flows.analytics.window_lines import WindowLines
+from tests.support.reference_records import LIMITS
 
 __all__ = ["CONVERSATIONS", "Replayed", "blocks_of", "nasty_lines", "nasty_overrides", "replay_blocks", "rows_of"]
 
@@ -28,6 +31,14 @@ STEPS = ["same"] * 3 + ["tiny", "short", "short", "some", "boundary", "before", 
 LATENCIES_MS = [20.0, 20.0, 80.0, 100.0, 135.0, 135.001, 140.0, 150.0, 150.0004, 150.001, 151.0, 400.0, -30.0, 1e12]
 LOSSES = [None, None, 0, 0.001, 0.018, 0.0181, 0.02, 0.0201, 0.2, 1, 1.0, 1e-12]
 WINDOWS = [(10, 5), (10, 5), (10, 10), (2, 1), (0.5, 0.1), (6, 2), (60, 30)]
+LABELS: list[dict[str, str]] = [
+    {},
+    {"queue": "a"},
+    {"queue": "b", "agent": "é\n"},
+    {"agent": "x" * 128, "team": "\x00" * 64},
+    {f"l{number}": str(number) for number in range(16)},
+    {f"m{number}": str(number) for number in range(15)} | {"queue": "a"},
+]
 GARBAGE = [
     b"",
     b"  ",
@@ -51,6 +62,18 @@ GARBAGE = [
     b'{"received_at": 1e9, "settings": {"alerts": {"stalled_after_s": 0}}}',
     b'{"received_at": 1e9, "watch": {"conversation_id": "c", "codec": "opus"}}',
     b'{"received_at": 1e9, "watch": {"conversation_id": "c", "feed": 1}}',
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "max_latency_ms": null}}',
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "labels": null}}',
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "labels": {"Queue": "a"}}}',
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "labels": {"queue\\n": "a"}}}',
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "labels": {"queue": ""}}}',
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "labels": {"queue": 1}}}',
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "labels": {"queue": "%b"}}}' % (b"x" * 129),
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "labels": {"%b": "a"}}}' % (b"x" * 33),
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "labels": {%b}}}'
+    % b",".join(b'"l%d":"1"' % number for number in range(17)),
+    b'{"received_at": 1e9, "watch": {"conversation_id": "c", "default_limits": ["leg_id"]}}',
+    b'{"received_at": 1e9, "settings": {"limits": [{"max_latency_ms": 100}]}}',
     b'{"received_at": 1e9, "frame": {"event": "e", "entity": {"id": 1}, "timestamp": 1e9}}',
     b'{"received_at": 1e9, "frame": {"event": "e", "entity": {"id": "c"}, "timestamp": "1e9"}}',
     b'{"received_at": 1e9, "frame": {"event": "e", "entity": {"id": "c"}, "timestamp": -1e11}}',
@@ -73,7 +96,18 @@ def nasty_overrides(pick: Pick[Any]) -> Overrides:
     """A replay's own configuration, or, mostly, none."""
     settings = _settings(pick) if pick([False, False, False, True]) else None
     named = [_watch(pick, "c")] if pick([False, False, True]) else []
-    return Overrides(settings, {watch["conversation_id"]: watch for watch in named})
+    feeds = {"a": _table(pick)} if pick([False, False, True]) else {}
+    defaults = _table(pick) if pick([False, False, True]) else {}
+    return Overrides(settings, {watch["conversation_id"]: watch for watch in named}, feeds, defaults)
+
+
+def _table(pick: Pick[Any]) -> dict[str, Any]:
+    """Limits and labels, as `[defaults]` may hold them."""
+    return {
+        **pick([{}, {"max_latency_ms": 120}]),
+        **pick([{}, {"packet_loss_threshold": 0.1}]),
+        **pick([{}, {"labels": {"queue": "b", "zz": "z"}}]),
+    }
 
 
 @dataclass
@@ -159,8 +193,10 @@ def _watch(pick: Pick[Any], conversation_id: str) -> dict[str, Any]:
     return {
         "conversation_id": conversation_id,
         "leg_id": pick(["leg", "leg", "other", None]),
-        "max_latency_ms": pick([150, 150, 150.0, 120, 50, 500]),
-        "packet_loss_threshold": pick([0.02, 0.02, 0.02, 0, 0.1]),
+        **pick([{}, *({"max_latency_ms": limit} for limit in (150, 150, 150.0, 120, 50, 500))]),
+        **pick([{}, *({"packet_loss_threshold": limit} for limit in (0.02, 0.02, 0.02, 0, 0.1))]),
+        **pick([{}, {}, {"default_limits": ["max_latency_ms"]}, {"default_limits": list(LIMITS)}]),
+        **pick([{}, {}, *({"labels": labels} for labels in LABELS)]),
         "qa_callback_url": pick(["http://a/", "http://b/"]),
         **pick([{}, {}, {"feed": "a"}, {"feed": "b"}, {"feed": None}]),
         **pick([{}, {}, {"codec": "g729a"}, {"codec": "g711-no-plc"}, {"codec": None}]),
@@ -182,7 +218,20 @@ def _settings(pick: Pick[Any]) -> dict[str, Any]:
             **pick([{}, *({"mos_below": mos} for mos in (4.4, 4.0, 2.5, 4.305, None))]),
             **pick([{}, *({"stalled_after_s": seconds} for seconds in (10, 0.25, 1, 2.5, 0.001, None))]),
         },
-        "defaults": {"max_latency_ms": pick([150, 100]), "packet_loss_threshold": pick([0.02, 0.01])},
+        "defaults": {
+            "max_latency_ms": pick([150, 100]),
+            "packet_loss_threshold": pick([0.02, 0.01]),
+            **pick([{}, {"labels": {"region": "r"}}]),
+        },
+        **pick([{}, {}, {"limits": [_label_limits(pick) for _ in range(pick([1, 2, 3]))]}]),
+    }
+
+
+def _label_limits(pick: Pick[Any]) -> dict[str, Any]:
+    return {
+        "match": pick([{}, {"queue": "a"}, {"queue": "b"}, {"queue": "a", "agent": "é\n"}, {"region": "r"}]),
+        **pick([{}, {"max_latency_ms": 100}, {"max_latency_ms": 400.0}, {"max_latency_ms": None}]),
+        **pick([{}, {"packet_loss_threshold": 0.001}]),
     }
 
 
@@ -238,7 +287,7 @@ def replay_blocks(
 
 def rows_of(windows: WindowLines) -> list[tuple[float, str, bytes]]:
     """Closed windows one by one: end, conversation, line."""
-    lines = [windows.ids.written_out(text_of(row)) for row in windows.text]
+    lines = [with_long_texts(windows.ids.written_out(text_of(row)), windows.long) for row in windows.text]
     return list(zip(windows.end.tolist(), windows.ids.texts(), lines, strict=True))
 
 

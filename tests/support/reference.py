@@ -29,6 +29,7 @@ from tests.support.reference_calls import (
     Window,
     new_rules,
 )
+from tests.support.reference_precedence import Precedence
 from tests.support.reference_records import ALERTS, LIMITS, WINDOWS, NoRecordError, milliseconds, parse
 
 __all__ = ["Outcome", "replay"]
@@ -57,9 +58,12 @@ def replay(
     lines: list[bytes],
     config_settings: dict[str, Any] | None = None,
     config_watches: dict[str, dict[str, Any]] | None = None,
+    config_feeds: dict[str, dict[str, Any]] | None = None,
+    config_defaults: dict[str, Any] | None = None,
 ) -> Outcome:
     """The windows and alerts of a recording; a configuration goes before what was recorded."""
-    journal = _Journal(config_settings, config_watches or {}, len(lines))
+    precedence = Precedence(config_settings or {}, config_watches or {}, config_feeds or {}, config_defaults or {})
+    journal = _Journal(config_settings, precedence, len(lines))
     for line, text in enumerate(lines):
         try:
             record = parse(text)
@@ -71,10 +75,10 @@ def replay(
 
 
 class _Journal:
-    def __init__(self, settings: dict[str, Any] | None, watches: dict[str, dict[str, Any]], lines: int) -> None:
+    def __init__(self, settings: dict[str, Any] | None, precedence: Precedence, lines: int) -> None:
         self.outcome = Outcome()
         self.configured = settings is not None
-        self.overrides = watches
+        self.precedence = precedence
         self.lines = lines
         self.time = -math.inf
         self.times: list[tuple[int, float]] = []
@@ -104,8 +108,13 @@ class _Journal:
             self.watch(record["watch"])
         elif "feed" in record:
             self.feed(**record["feed"])
-        elif "settings" in record and not self.configured:
-            self.adopt(line, record["settings"])
+        elif "settings" in record:
+            self.precedence.recorded_limits = record["settings"].get("limits", [])
+            for life in self.lives:
+                if not life.over:
+                    life.watch |= self.precedence.limits(life.watch)
+            if not self.configured:
+                self.adopt(line, record["settings"])
 
     def adopt(self, line: int, settings: dict[str, Any]) -> None:
         before = self.alerts["stalled_after_s"]
@@ -152,13 +161,12 @@ class _Journal:
         return next((life for life in reversed(self.lives) if life.conversation_id == conversation_id), None)
 
     def watch(self, watch: dict[str, Any]) -> Life:
-        watch = {**LIMITS, "leg_id": None, "feed": None, "codec": None, **watch}
-        override = self.overrides.get(watch["conversation_id"], {})
-        watch |= {key: override[key] for key in LIMITS if key in override}
         life = self.last_life(watch["conversation_id"])
         if life is not None and not life.over:
-            life.watch |= {key: watch[key] for key in LIMITS}
-        elif life is not None and life.is_open(self.time):
+            life.watch = self.precedence.rewatched(life.watch, watch)
+            return life
+        watch = self.precedence.watched(watch)
+        if life is not None and life.is_open(self.time):
             life.watch, life.over, life.rules, life.heard = watch, False, new_rules(), False
             life.codec = watch["codec"] or life.codec
         else:
@@ -183,8 +191,9 @@ class _Journal:
             ):
                 self.outcome.unwatched += 1
                 return
-            leg_id = self.overrides.get(conversation_id, {}).get("leg_id")
-            life = self.watch({"conversation_id": conversation_id, "leg_id": leg_id, **self.limits})
+            leg_id = self.precedence.watches.get(conversation_id, {}).get("leg_id")
+            watch = {"conversation_id": conversation_id, "leg_id": leg_id, **self.limits}
+            life = self.watch(watch | {"default_limits": list(LIMITS)})
         life.take(frame)
         self.evaluate(life, frame, LATENCY, frame.latency_ms, life.watch["max_latency_ms"])
         self.evaluate(life, frame, LOSS, frame.loss, life.watch["packet_loss_threshold"])
@@ -329,6 +338,7 @@ class _Journal:
             "threshold": limit,
             "legId": life.watch["leg_id"],
             "window": None,
+            "labels": life.watch["labels"],
         }
         self.outcome.alerts.append(body)
         self.outcome.alert_lines.append(frame.line)

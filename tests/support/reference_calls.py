@@ -69,14 +69,18 @@ class Window:
     start: float
     end: float
     codec: str | None = None  # known when it is closed
+    labels: dict[str, str] | None = None  # likewise
 
     def close(self) -> None:
+        if self.labels is None:
+            self.labels = self.life.watch["labels"]
         self.codec = self.codec or self.life.codec or self.grid.codec
 
     def told(self) -> dict[str, Any]:
         frames = [frame for frame in self.life.frames if frame.grid is self.grid]
         within = [frame for frame in frames if self.start <= frame.arrival < self.end]
-        return _window(self.life.conversation_id, self.start, self.end, within, self.codec)
+        told = _window(self.life.conversation_id, self.start, self.end, within, self.codec)
+        return told | {"labels": self.labels}
 
 
 @dataclass(eq=False)

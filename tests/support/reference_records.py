@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import Any
 
@@ -21,6 +22,7 @@ ALERTS: dict[str, Any] = {
     "mos_below": None,
     "stalled_after_s": None,
 }
+MAX_LABELS = 16
 LIMITS: dict[str, Any] = {"max_latency_ms": 150.0, "packet_loss_threshold": 0.02}
 MAX_EPOCH_S = 1e10
 
@@ -102,6 +104,16 @@ def _check_watch(value: Any) -> None:
     _need(value.get("codec") in (None, *CODECS), "watch.codec")
     for key in LIMITS:
         _need(key not in value or _is_number(value[key]), f"watch.{key}")
+    _check_labels(value.get("labels", {}))
+    default = value.get("default_limits", [])
+    _need(isinstance(default, list) and all(name in LIMITS for name in default), "watch.default_limits")
+
+
+def _check_labels(labels: Any) -> None:
+    _need(isinstance(labels, dict) and len(labels) <= MAX_LABELS, "labels")
+    for name, value in labels.items():
+        _need(re.fullmatch(r"[a-z][a-z0-9_]{0,31}", name) is not None, "labels: name")
+        _need(isinstance(value, str) and 1 <= len(value) <= 128, "labels: value")
 
 
 def _check_settings(value: Any) -> None:
@@ -127,6 +139,13 @@ def _check_settings(value: Any) -> None:
         given = alerts[key]
         _need(given is None or (_is_number(given) and least <= given <= most), f"settings.alerts.{key}")
     _need(all(_is_number(limits[key]) for key in LIMITS), "settings.defaults")
+    _check_labels(limits.get("labels", {}))
+    tables = value.get("limits", [])
+    _need(isinstance(tables, list) and all(isinstance(table, dict) for table in tables), "settings.limits")
+    for table in tables:
+        _check_labels(table.get("match"))
+        for key in LIMITS:
+            _need(table.get(key) is None or _is_number(table[key]), f"settings.limits.{key}")
 
 
 _CHECKS = {

@@ -62,6 +62,7 @@ OnEvent = Callable[[str, str, Mapping[str, str]], None]
 class FeedLimits:
     """The limits of the conversations that the feed called `name` watches: milliseconds, and a ratio 0..1.
 
+    `labels` are those of all its conversations. `default_limits` names the limits that limits by label override.
     Without a `qa_callback_url`, their alerts are recorded and not sent.
     """
 
@@ -69,9 +70,18 @@ class FeedLimits:
     max_latency_ms: float = DEFAULT_MAX_LATENCY_MS
     packet_loss_threshold: float = DEFAULT_PACKET_LOSS_THRESHOLD
     qa_callback_url: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    default_limits: tuple[str, ...] = ()
 
     def watch(self, conversation_id: str, leg_id: str | None, **more: Any) -> dict[str, Any]:
-        """Return the `watch` record of a conversation, for a recorder's `watch`, with `more` settings."""
+        """Return the `watch` record of a conversation, for a recorder's `watch`, with `more` settings.
+
+        `labels` among them are added to those of the feed.
+        """
+        if labels := {**self.labels, **more.get("labels", {})}:
+            more["labels"] = labels
+        if self.default_limits:
+            more["default_limits"] = list(self.default_limits)
         return {
             "conversation_id": conversation_id,
             "leg_id": leg_id,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flows.analytics.shard import Overrides
+from flows.analytics.precedence import Overrides
 from flows.analytics.voice_quality import MODEL, MODELS
 from tests.flows.analytics.test_reference import assert_agrees
 from tests.support.recordings import Replayed, replay_blocks

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.analytics.shard import Overrides
+from flows.analytics.precedence import Overrides
 from tests.support import reference
 from tests.support.recordings import Replayed, blocks_of, nasty_lines, nasty_overrides, replay_blocks
 
@@ -76,7 +76,7 @@ def test_no_cut_no_stop_and_no_number_of_shards_changes_anything(
 def assert_agrees(replayed: Replayed, blocks: list[list[bytes]], overrides: Overrides) -> None:
     lines = [line for block in blocks for line in block]
     ends = [sum(map(len, blocks[: number + 1])) for number in range(len(blocks))]
-    expected = reference.replay(lines, overrides.settings, overrides.watches)
+    expected = reference.replay(lines, *overrides)
 
     def block_of(line: int) -> int:
         return min(bisect_right(ends, line), len(blocks) - 1)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from connectors.format.ids import Ids
+from connectors.format.records import WatchSettings
+from flows.analytics.precedence import Overrides, Precedence
 from flows.analytics.roster import Roster, Watch
 from flows.analytics.slots import NOBODY
 
@@ -39,10 +41,11 @@ def test_a_watch_has_a_slot_and_limits_until_its_end() -> None:
 
 def test_a_second_watch_changes_the_limits_and_nothing_else() -> None:
     """Not the leg, not the URL, not the slot."""
-    roster = Roster()
+    roster, precedence = Roster(), Precedence(Overrides())
     slot = roster.watch(watch("c"), now=0.0)
-    assert roster.watch(Watch("c", "other", (99.0, 0.1), "http://other/"), now=1.0) == slot
-    assert roster.watch_in(slot) == Watch("c", "leg", (99.0, 0.1), "http://qa/")
+    second = WatchSettings("c", "other", 99.0, 0.1, "http://other/", "feed", "g729a")
+    assert roster.watch(precedence.watch(second, roster.current("c")), now=1.0) == slot
+    assert roster.watch_in(slot) == Watch("c", "leg", (99.0, 0.1), "http://qa/", own=(99.0, 0.1))
     assert roster.limits[:, slot].tolist() == [99.0, 0.1]
 
 

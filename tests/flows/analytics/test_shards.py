@@ -12,8 +12,10 @@ import pytest
 from connectors.format.decode import decode_block
 from connectors.format.ids import Ids
 from flows.analytics.merge import Merger, facts_of
-from flows.analytics.shard import Overrides, Shard
+from flows.analytics.precedence import Overrides
+from flows.analytics.shard import Shard
 from flows.analytics.shards import shards_of, split
+from flows.analytics.snapshots import VERSION, SnapshotError
 from tests.support.recordings import Replayed, replay_blocks, rows_of
 
 
@@ -217,8 +219,26 @@ def test_a_configuration_goes_before_the_recording() -> None:
 def test_a_snapshot_of_another_version_is_refused() -> None:
     """With both versions named."""
     snapshot = Shard().snapshot()
-    with pytest.raises(ValueError, match=r"version 99.*version 4"):
+    with pytest.raises(SnapshotError, match=rf"version 99.*version {VERSION}"):
         Shard().restore((99, *snapshot[1:]))
+
+
+def test_the_version_of_snapshots_is_noticed_when_it_changes() -> None:
+    """A new one needs a conversion of this one, or says that it refuses it."""
+    assert VERSION == "5-14048c10d7bf"
+
+
+def test_a_snapshot_of_another_shard_is_refused() -> None:
+    """So is one of a version that spread the conversations over the shards by another hash."""
+    shard = Shard()
+    parts = split(0, decode_block(watch(0) + b"\n"), 4, last=False)
+    holder = next(part.shard for part in parts if part.controls)
+    shard.apply(parts[holder])
+    other = Shard()
+    other.restore(shard.snapshot())
+    empty = split(1, decode_block(b""), 4, last=False)
+    with pytest.raises(SnapshotError, match="other shards"):
+        other.apply(empty[(holder + 1) % 4])
 
 
 def test_a_snapshot_shares_nothing_with_the_shard() -> None:

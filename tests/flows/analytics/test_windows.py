@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from itertools import pairwise
 from typing import Any
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 
 from connectors.format.ids import Ids
 from connectors.format.words import text_of
+from flows.analytics.label_texts import LabelTexts, with_long_texts
 from flows.analytics.window_lines import FEW_WINDOWS, window_lines, window_object
 from flows.analytics.windows import Frames, OpenWindows, Summaries, by_end, pane_of
 
@@ -101,8 +101,8 @@ def test_a_window_says_what_its_frames_said() -> None:
     add(windows, *((0, 1.0, latency_ms * 1000.0, NAN) for latency_ms in range(100, 0, -1)))
     add(windows, (0, 2.0, NAN, 0.01), (0, 2.0, NAN, 0.03), (0, 2.0, NAN, NAN))
     (values,) = windows.close_all().values.tolist()
-    window = window_object("c", values)
-    assert json.loads(json.dumps(window)) == {
+    window = window_object("c", values, b'{"queue":"a"}')
+    assert orjson.loads(orjson.dumps(window)) == {
         "conversation_id": "c",
         "start": 0.0,
         "end": 10.0,
@@ -110,6 +110,7 @@ def test_a_window_says_what_its_frames_said() -> None:
         "latency_ms": {"count": 100, "min": 1.0, "mean": 50.5, "max": 100.0, "p50": 50.0, "p95": 95.0, "p99": 99.0},
         "packet_loss": {"count": 2, "mean": 0.02, "max": 0.03},
         "mos": {"value": 4.19, "model": "G.107 narrowband, G.711+PLC"},
+        "labels": {"queue": "a"},
     }
 
 
@@ -195,6 +196,7 @@ def test_no_portion_and_no_restart_changes_a_window(
             st.tuples(*[st.sampled_from([0.0, NAN, 1e300]) | st.floats(0, 1e10) for _ in range(11)]),
             st.tuples(*[st.integers(0, 3) for _ in range(3)]),
             st.integers(0, 2),
+            st.integers(0, 3),
         )
     ),
     st.sampled_from([1, FEW_WINDOWS]),
@@ -203,10 +205,18 @@ def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any]
     """Byte for byte, whatever the conversation is called and whichever metrics are missing."""
     rows = rows * times
     ids = [conversation_id for conversation_id, *_ in rows]
-    values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec] for _, v, c, codec in rows]).reshape(-1, 15)
-    expected = [orjson.dumps(window_object(one, row)) for one, row in zip(ids, values.tolist(), strict=True)]
+    texts = LabelTexts()
+    for labels in ({"queue": "é"}, {"agent": "x" * 128, "queue": "y" * 128}, {"edge": "\x00"}):
+        texts.number(labels)
+    values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec, n] for _, v, c, codec, n in rows])
+    values = values.reshape(-1, 16)
+    expected = [
+        orjson.dumps(window_object(one, row, texts.text(int(row[-1]))))
+        for one, row in zip(ids, values.tolist(), strict=True)
+    ]
     keys = Ids.of(ids)
-    lines = [keys.written_out(text_of(line)) for line in window_lines(keys, values)]
+    written = window_lines(keys, values, texts)
+    lines = [with_long_texts(keys.written_out(text_of(line)), written.long) for line in written.text]
     assert lines == [line + b"\n" for line in expected]
 
 
@@ -214,6 +224,6 @@ def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any]
 def test_one_long_id_makes_no_other_line_longer(windows: int) -> None:
     """For whoever names a conversation would else have a megabyte of memory for each window of all others."""
     ids = Ids.of(["x" * 1_000_000, *map(str, range(windows - 1))])
-    lines = window_lines(ids, np.ones((windows, 15)))
+    lines = window_lines(ids, np.zeros((windows, 16)) + ([1.0] * 15 + [0.0]), LabelTexts()).text
     assert lines.nbytes < windows * 1000
     assert ids.written_out(text_of(lines[0])).startswith(b'{"conversation_id":"xxx')

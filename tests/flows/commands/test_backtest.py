@@ -102,7 +102,7 @@ def test_an_open_incident_lasts_until_the_end() -> None:
         b'{"received_at":12,"frame":{"event":"e","entity":{"id":"c"},"timestamp":11}}',
         b'{"received_at":42,"tick":true}',
     ]
-    from flows.analytics.shard import Overrides
+    from flows.analytics.precedence import Overrides
 
     running = RuleSets([Overrides()], 1)
     running.apply(0, decode_block(b"\n".join(lines) + b"\n"), last=True)

@@ -1,0 +1,47 @@
+"""The labels of a conversation: which queue, agent, edge or carrier it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+import msgspec
+
+from connectors.format.limits import LABEL_CHARACTERS, LABEL_NAME, MAX_LABELS
+
+__all__ = ["LabelName", "LabelValue", "Labels", "LimitName", "joined_labels", "joined_watch"]
+
+LabelName = Annotated[str, msgspec.Meta(pattern=LABEL_NAME)]
+LabelValue = Annotated[str, msgspec.Meta(min_length=LABEL_CHARACTERS[0], max_length=LABEL_CHARACTERS[1])]
+Labels = Annotated[dict[LabelName, LabelValue], msgspec.Meta(max_length=MAX_LABELS)]
+LimitName = Literal["max_latency_ms", "packet_loss_threshold"]
+
+
+def joined_labels(earlier: Mapping[str, str], later: Mapping[str, str]) -> dict[str, str]:
+    """Add labels to earlier ones and replace those of the same names; the names are sorted.
+
+    A conversation keeps at most 16: new names beyond are dropped, the last of the alphabet first.
+
+    >>> joined_labels({"queue": "sales", "agent": "a1"}, {"agent": "a2", "edge": "e1"})
+    {'agent': 'a2', 'edge': 'e1', 'queue': 'sales'}
+    """
+    joined = {**earlier, **later}
+    for name in sorted(joined.keys() - earlier.keys(), reverse=True)[: max(0, len(joined) - MAX_LABELS)]:
+        del joined[name]
+    return dict(sorted(joined.items()))
+
+
+def joined_watch(earlier: Mapping[str, Any], later: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the one `watch` record that says what two records of a conversation say one after the other.
+
+    >>> joined_watch({"conversation_id": "c", "labels": {"queue": "q"}}, {"conversation_id": "c", "max_latency_ms": 90})
+    {'conversation_id': 'c', 'labels': {'queue': 'q'}, 'max_latency_ms': 90}
+    """
+    joined = {**earlier, **later}
+    said_by = {name: later if name in later else earlier for name in get_args(LimitName)}
+    default = [name for name, watch in said_by.items() if name in watch.get("default_limits", ())]
+    if default or "default_limits" in joined:
+        joined["default_limits"] = default
+    if "labels" in joined:
+        joined["labels"] = joined_labels(earlier.get("labels", {}), later.get("labels", {}))
+    return joined
