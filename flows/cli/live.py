@@ -43,9 +43,11 @@ def check(
     from flows.feeds import tls_of
     from flows.live import secrets_of
     from flows.settings.warnings import warnings_of
+    from flows.web.page import token_of
 
     settings = read_settings(config)
     secrets_of(os.environ)
+    token_of(settings.web, os.environ)
     tls_of(settings)
     feeds = f", {len(settings.feeds)} feed(s)" if settings.feeds else ""
     print(f"{config}: valid; {len(settings.interceptors)} interceptor(s){feeds}")

@@ -49,6 +49,7 @@ from flows.settings.values import (
     path_text,
     url_path,
 )
+from flows.settings.web import WebSettings
 
 __all__ = [
     "AlertSettings",
@@ -260,6 +261,9 @@ class Settings(Table):
         default=(),
         description="limits by label: the first table that matches a conversation holds; an interceptor's own limits "
         "override it",
+    )
+    web: WebSettings = Field(
+        default=WebSettings(), description="the live page, with metrics and health checks on the same address"
     )
     feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = Field(
         default=(),
