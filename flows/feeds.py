@@ -9,16 +9,22 @@ from pathlib import Path
 
 from connectors.errors import ConfigurationError
 from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
+from connectors.genesys.client import GenesysClient, budget_of
 from connectors.genesys.endpoints import Endpoints
-from connectors.genesys.feeds.base import FeedLimits
+from connectors.genesys.feeds.base import FeedLimits, Selection, WatchRules
+from connectors.genesys.feeds.discovery import CallDiscovery
 from connectors.genesys.feeds.notifications.topics import topics_of
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
+from connectors.genesys.interceptors import GenesysPlatform
 from connectors.journal.source import Feed
 from connectors.journal.writer import Journal, Recorder
 from connectors.state.actions import Action
 from connectors.state.audit import AuditLog
+from connectors.state.interceptors import InterceptorRegistry
+from flows.interceptors import DiscoveredInterceptors
 from flows.monitoring.instruments import Instruments
 from flows.settings.models import FeedSettings, Settings, audiohook_keys
+from flows.state import StateLayout
 
 __all__ = ["endpoints_of", "feeds_of", "tls_of"]
 
@@ -72,6 +78,8 @@ class _FeedFactory:
         if tokens is not None:
             self.instruments.watch_token(tokens)
         events = _FeedEvents(audit, self.instruments)
+        if self.settings.privacy.keep_raw and any(row.kind == "notifications" for row in self.settings.feeds):
+            audit.append(Action.RAW_KEPT, conversation=None, outcome="notifications are kept with personal data")
         return [self._feed(row, tokens, journal, events) for row in self.settings.feeds or (FeedSettings(),)]
 
     def _feed(self, row: FeedSettings, tokens: TokenProvider | None, journal: Journal, events: _FeedEvents) -> Feed:
@@ -83,7 +91,40 @@ class _FeedFactory:
         if row.kind == "notifications":
             return self._notifications(row, tokens, recorder, events)
         return VoiceEventsFeed(
-            url=self.endpoints.events_url, tokens=tokens, recorder=recorder, name=row.name, on_state=events.changed
+            url=self.endpoints.events_url,
+            tokens=tokens,
+            recorder=recorder,
+            name=row.name,
+            on_state=events.changed,
+            discovery=self._discovery(row.name, tokens, journal, events) if self._discovers else None,
+        )
+
+    @property
+    def _discovers(self) -> bool:
+        return self.settings.watch.mode == "discover"
+
+    @property
+    def _rules(self) -> WatchRules:
+        """Which conversations are watched: any, where the configuration lists them."""
+        watch = self.settings.watch
+        if not self._discovers:
+            return WatchRules()
+        return WatchRules(watch.sample, watch.max, watch.match)
+
+    def _discovery(self, name: str, tokens: TokenProvider, journal: Journal, events: _FeedEvents) -> CallDiscovery:
+        def refused(reason: str, conversation_id: str) -> None:
+            events.happened(name, "not_watched", {"reason": reason, "conversation": conversation_id})
+
+        feed = name if self.settings.feeds else None  # as in the watch records of interceptors
+        platform = GenesysPlatform(GenesysClient(self.endpoints, tokens))
+        registry = InterceptorRegistry(StateLayout(self.settings.state.dir).interceptors)
+        return CallDiscovery(
+            name,
+            DiscoveredInterceptors(self.settings, platform, registry, journal, events.audit),
+            Selection(self._rules, watching=lambda: len(journal.watched_by(feed)), refused=refused),
+            budget_of(self.endpoints.api_url),
+            max_concurrent=self.settings.genesys.max_concurrent,
+            refused=refused,
         )
 
     def _audiohook(self, row: FeedSettings, recorder: Journal | Recorder, events: _FeedEvents) -> Feed:
@@ -97,8 +138,11 @@ class _FeedFactory:
             keys=self.keys,
             recorder=recorder,
             limits=self._limits(row),
+            rules=self._rules,
+            labels_from=row.labels_from,
             tls=self.tls,
             on_state=events.changed,
+            on_event=events.happened,
         )
 
     def _notifications(
@@ -113,6 +157,8 @@ class _FeedFactory:
             topics=topics_of(row.conversations, row.queues, row.users),
             recorder=recorder,
             limits=self._limits(row),
+            rules=self._rules,
+            keep_raw=self.settings.privacy.keep_raw,
             on_state=events.changed,
             on_event=events.happened,
             enrich_queue=self.enrichment(row.name) if row.enrich else None,
@@ -148,7 +194,7 @@ class _FeedEvents:
     """Write to the audit log what happens to feeds."""
 
     def __init__(self, audit: AuditLog, instruments: Instruments) -> None:
-        self._audit = audit
+        self.audit = audit
         self._instruments = instruments
         self._reasons: set[tuple[str, str]] = set()
 
@@ -156,17 +202,17 @@ class _FeedEvents:
         """Take that a feed is `up` or `down`, and why."""
         self._instruments.feed_changed(feed, state, reason)
         action = Action.FEED_UP if state == "up" else Action.FEED_DOWN
-        self._audit.append(action, conversation=None, outcome=reason, feed=feed)
+        self.audit.append(action, conversation=None, outcome=reason, feed=feed)
 
     def happened(self, feed: str, what: str, details: Mapping[str, str]) -> None:
         """Take an event of a feed; of the conversations that are not watched, the first of each reason is audited."""
         reason = details["reason"]
         if what == "topic_refused":
-            self._audit.append(
+            self.audit.append(
                 Action.TOPIC_REFUSED, conversation=None, outcome=reason, feed=feed, topic=details["topic"]
             )
         elif what == "not_watched" and (feed, reason) not in self._reasons:
             self._reasons.add((feed, reason))
-            self._audit.append(
+            self.audit.append(
                 Action.CONVERSATION_NOT_WATCHED, conversation=details["conversation"], outcome=reason, feed=feed
             )

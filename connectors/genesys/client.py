@@ -264,8 +264,9 @@ def _sdk_client(api_url: str, client: httpx.Client) -> Any:
 class GenesysClient:
     """REST calls to one Genesys region: each with its retries and one renewal of the token after a 401.
 
-    Every wait has a timeout and every retry a bound (`policy`). Whatever `clock.sleep` raises ends a call. Importing
-    this module does not import Genesys' SDK: the first call does. One thread at a time may use a client.
+    Every wait has a timeout and every retry a bound (`policy`). Whatever `clock.sleep` raises ends a call. With `sdk`
+    the requests are made by Genesys' platform SDK, which the first call imports (seconds, 200 MB), over the same
+    transport: for the bootstrap, and not for a run. One thread at a time may use a client.
     """
 
     def __init__(
@@ -275,12 +276,14 @@ class GenesysClient:
         *,
         policy: RetryPolicy = RetryPolicy(),
         clock: Clock = Clock(),
+        sdk: bool = False,
     ) -> None:
         self.endpoints = endpoints
         self.clock = clock
         self._tokens = tokens
         self._policy = policy
         self._http = http_client(policy)
+        self._by_sdk = sdk
 
     def close(self) -> None:
         """Close the HTTP client; the owner of the token provider closes that one."""
@@ -329,6 +332,13 @@ class GenesysClient:
     def _send(self, method: str, path: str, token: str, query: dict[str, str] | None, body: Any) -> Any:
         headers = {"Accept": "application/json", "Authorization": f"Bearer {token}"}
         with span(f"genesys {method}", http_request_method=method, url_path=path):
+            if not self._by_sdk:
+                url = self.endpoints.api_url + path
+                response = self._http.request(method, url, params=query, headers=headers, json=body).raise_for_status()
+                try:
+                    return response.json() if response.content else None
+                except ValueError:
+                    return response.text
             return self._sdk.call_api(
                 path, method, query_params=query, header_params=headers, body=body, response_type="object"
             )

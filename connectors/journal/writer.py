@@ -185,8 +185,8 @@ class Journal:
         """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
         return conversation_id in self._state.watches
 
-    def watched_by(self, feed: str) -> list[str]:
-        """The conversations whose watch a feed of this name began, also in an earlier run."""
+    def watched_by(self, feed: str | None) -> list[str]:
+        """The conversations whose watch a feed of this name began, also in an earlier run; None: no named feed."""
         return [one for one, settings in list(self._state.watches.items()) if settings.get("feed") == feed]
 
     def watch_feed(self, conversation_id: str) -> str | None:

@@ -22,6 +22,8 @@ class Action(StrEnum):
     """The first conversation that is not watched for this reason."""
     CLOCK_STEPPED = "CLOCK_STEPPED"
     """The wall clock differed from the journal's time by more than a second, which went on from it."""
+    RAW_KEPT = "RAW_KEPT"
+    """A run keeps notifications whole: `[privacy] keep_raw`."""
     ALERT_RAISED = "ALERT_RAISED"
     ALERT_RESOLVED = "ALERT_RESOLVED"
     CALLBACK_DELIVERED = "CALLBACK_DELIVERED"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -25,13 +25,15 @@ class InterceptorEntry:
 
     `creating`: asked for, and no clear answer came; it may exist. `created`: it exists. `failed`: refused, for
     `reason`; nothing exists, unless `interceptor_id` names what came out wrong. `watch` is the watch record that was
-    journaled last.
+    journaled last. `discovered` if the conversation is not one of the configuration: then the entry is removed when the
+    conversation is over.
     """
 
     phase: Phase
     interceptor_id: str | None = None
     reason: str | None = None
     watch: Mapping[str, Any] | None = None
+    discovered: bool = False
 
 
 class InterceptorRegistry:
@@ -51,7 +53,18 @@ class InterceptorRegistry:
 
     def put(self, conversation_id: str, entry: InterceptorEntry) -> None:
         """Remember an entry in place of the one before; on return it is on the disk."""
-        entries = {**self._entries, conversation_id: entry}
+        self._save({**self._entries, conversation_id: entry})
+
+    def items(self) -> list[tuple[str, InterceptorEntry]]:
+        """All entries, by conversation."""
+        return list(self._entries.items())
+
+    def remove(self, conversation_ids: Collection[str]) -> None:
+        """Forget entries; on return the file on the disk has none of them."""
+        forgotten = set(conversation_ids)
+        self._save({id_: entry for id_, entry in self._entries.items() if id_ not in forgotten})
+
+    def _save(self, entries: dict[str, InterceptorEntry]) -> None:
         document = {
             "version": VERSION,
             "interceptors": {conversation: asdict(known) for conversation, known in entries.items()},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from typing import Annotated
 
 import typer
@@ -23,7 +22,7 @@ def outbox_list(config: Config) -> None:
     from flows.commands.output import print_outbox
 
     with open_outbox(read_settings(config)) as outbox:
-        print_outbox(outbox.entries(), outbox.counts(), time.time())
+        print_outbox(outbox.entries(), outbox.counts())
 
 
 @app.command("show", cls=Command)

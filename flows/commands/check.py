@@ -22,6 +22,6 @@ def check_online(settings: Settings, environ: Mapping[str, str]) -> str:
     if not settings.uses_interceptors:
         tokens.token()
         return "online: token received"
-    active = GenesysPlatform(GenesysClient(endpoints, tokens)).check_load(settings.genesys.max_concurrent)
+    active = GenesysPlatform(GenesysClient(endpoints, tokens, sdk=True)).check_load(settings.genesys.max_concurrent)
     allowed = settings.genesys.max_concurrent
     return f"online: token received, {active} active voice conversation(s), {allowed} allowed"

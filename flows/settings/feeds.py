@@ -28,6 +28,7 @@ from flows.settings.values import (
     topic_id,
     url_path,
 )
+from flows.settings.watch import label_names
 
 __all__ = ["AudioHookSettings", "FeedDefaults", "FeedSettings", "audiohook_keys", "complete_feeds"]
 
@@ -85,6 +86,11 @@ class FeedSettings(Table):
     users: Ids = Field(
         default=(), description="kind `notifications`: users whose calls to subscribe to; 20,000 topics in all"
     )
+    labels_from: dict[str, str] = Field(
+        default={},
+        description="kind `audiohook`: the keys of Genesys' `customConfig` or `inputVariables` that labels are taken "
+        'from, for example `{queue = "queueId"}`',
+    )
     enrich: bool = Field(
         default=False, description="kind `notifications`: fetch the media statistics of ended calls from analytics"
     )
@@ -98,6 +104,13 @@ class FeedSettings(Table):
         if value and info.data.get("kind", "notifications") != "notifications":
             raise ValueError(f'belongs to kind = "notifications", not to "{info.data["kind"]}"')
         return value
+
+    @field_validator("labels_from")
+    @classmethod
+    def _of_audiohook(cls, value: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if value and info.data.get("kind", "audiohook") != "audiohook":
+            raise ValueError(f'belongs to kind = "audiohook", not to "{info.data["kind"]}"')
+        return label_names(value)
 
     @field_validator("conversations", "queues", "users")
     @classmethod

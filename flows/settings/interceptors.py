@@ -27,9 +27,9 @@ class InterceptorDefaults(Table):
     """`[defaults]`: what holds for every interceptor that does not say otherwise."""
 
     leg_id: Text | None = Field(default=None, description="the call leg; it is sent to Genesys and part of every alert")
-    interceptor_address: Annotated[str, AfterValidator(sip_address)] | None = Field(
-        default=None, description="where Genesys sends the media"
-    )
+    interceptor_address: Annotated[
+        Annotated[str, AfterValidator(sip_address)] | None, BeforeValidator(refuse_cross_table_error)
+    ] = Field(default=None, description="where Genesys sends the media")
     audio_sampling_rate: Annotated[int, AfterValidator(Between(8000, 48_000))] = Field(
         default=16_000, description="in Hz; a value other than 8000 and 16000 is a warning"
     )
@@ -54,7 +54,9 @@ class InterceptorDefaults(Table):
         default=limits.DEFAULT_PACKET_LOSS_THRESHOLD,
         description="packet loss limit, as a ratio; a frame above it counts against it",
     )
-    qa_callback_url: HttpUrl | None = Field(default=None, description="where the alerts of the conversation are sent")
+    qa_callback_url: Annotated[HttpUrl | None, BeforeValidator(refuse_cross_table_error)] = Field(
+        default=None, description="where the alerts of the conversation are sent"
+    )
     labels: Labels = Field(default={}, description="labels of the conversation; windows and alerts carry them")
 
 

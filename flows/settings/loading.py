@@ -17,12 +17,11 @@ from flows.settings.environment import Overrides, read_overrides, tables_of
 from flows.settings.errors import explain_error, toml_key
 from flows.settings.models import Settings
 from flows.settings.warnings import CALLBACK_SECRET
-from flows.settings.web import WEB_TOKEN
 
 __all__ = ["load_settings", "parse_settings"]
 
 _NOT_SETTINGS = frozenset(
-    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", CALLBACK_SECRET, SECRETS_VARIABLE, WEB_TOKEN}
+    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", CALLBACK_SECRET, SECRETS_VARIABLE}
 )
 
 

@@ -42,7 +42,6 @@ from flows.settings.values import (
     Between,
     CrossTableError,
     HttpBase,
-    Patterns,
     SocketUrl,
     Table,
     Text,
@@ -50,7 +49,7 @@ from flows.settings.values import (
     path_text,
     url_path,
 )
-from flows.settings.web import WebSettings
+from flows.settings.watch import PrivacySettings, WatchSettings, require_for_discovery
 
 __all__ = [
     "AlertSettings",
@@ -219,24 +218,10 @@ class DeliverySettings(Table):
         default=5.0, description="time limit of one delivery attempt, in seconds, from the name lookup to the last byte"
     )
     max_attempts: Annotated[int, AfterValidator(Between(1, 100))] = Field(
-        default=8, description="after this many failed attempts a callback is dead; eight span 24 to 31 hours"
+        default=8, description="after this many failed attempts a callback is dead"
     )
     allow_private_addresses: bool = Field(
         default=False, description="allow callbacks to loopback, private and link-local addresses"
-    )
-    failure_body: Patterns | None = Field(
-        default=None,
-        description="regular expressions: a 2xx response whose body starts with text that one of them matches is a "
-        "failure and tried again; unset: Teams' text about an HTTP error, and HTML pages; `[]`: none",
-    )
-    success_body: Patterns | None = Field(
-        default=None,
-        description="regular expressions: if set, a 2xx response is a success only if one of them matches its body",
-    )
-    expire_after_s: Annotated[float, AfterValidator(Between(1, 2_592_000))] | None = Field(
-        default=None,
-        description="age in seconds from which a raised alert is not sent any more if its resolve waits, too; "
-        "unset: never",
     )
 
 
@@ -271,14 +256,13 @@ class Settings(Table):
         default=AudioHookSettings(),
         description="where Genesys' AudioHook Monitor connects to; used by the feed of that kind",
     )
+    watch: WatchSettings = Field(default=WatchSettings(), description="which conversations are watched")
+    privacy: PrivacySettings = Field(default=PrivacySettings(), description="what is kept of notifications")
     metrics: MetricsSettings = Field(default=MetricsSettings(), description="metrics for Prometheus and health checks")
     limits: Annotated[tuple[LimitsSettings, ...], Field(strict=False, alias="limits")] = Field(
         default=(),
         description="limits by label: the first table that matches a conversation holds; an interceptor's own limits "
         "override it",
-    )
-    web: WebSettings = Field(
-        default=WebSettings(), description="the live page, with metrics and health checks on the same address"
     )
     feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = Field(
         default=(),
@@ -297,7 +281,7 @@ class Settings(Table):
         """Complete each interceptor with the defaults, each feed with its name, and mark what contradicts."""
         if not isinstance(tables, Mapping):
             return tables
-        tables = complete_feeds(tables)
+        tables = require_for_discovery(complete_feeds(tables))
         if not isinstance(rows := tables.get("interceptor"), list):
             return tables
         defaults = tables.get("defaults")
@@ -356,6 +340,12 @@ class Settings(Table):
     def _default_limits(self, own: frozenset[str] = frozenset()) -> list[str]:
         """The limits that `[[limits]]` overrides, if there is one: all but those that are a conversation's own."""
         return [name for name in get_args(LimitName) if name not in own] if self.limits else []
+
+    def discovered_interceptor(self, conversation_id: str) -> InterceptorSettings:
+        """The settings of an interceptor for a conversation that discovery has found: those of `[defaults]`."""
+        shared = self.defaults.model_dump()
+        shared["leg_id"] = shared["leg_id"] or conversation_id
+        return InterceptorSettings.model_validate({**shared, "conversation_id": conversation_id})
 
     def limits_of(self, feed: FeedSettings) -> dict[str, Any]:
         """The limits of the conversations that a feed hears of: its own, else those of `[defaults]`."""

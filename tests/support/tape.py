@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from connectors.format.decode import ended_conversation
+from connectors.format.labels import joined_watch
 from connectors.format.lines import beginning_of
 from connectors.format.privacy import fingerprint
 
@@ -45,7 +46,8 @@ class Tape:
         self._add("feed", (name, state, reason))
 
     def watch(self, settings: dict[str, Any]) -> None:
-        self._watches[settings["conversation_id"]] = settings
+        conversation_id = settings["conversation_id"]
+        self._watches[conversation_id] = joined_watch(self._watches.get(conversation_id, {}), settings)
         self._add("watch", settings)
 
     def is_watching(self, conversation_id: str) -> bool:

@@ -25,6 +25,7 @@ from connectors.errors import GenesysError
 from connectors.genesys.auth import TokenProvider
 from connectors.genesys.client import Clock, tls_context
 from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES, SILENT, FeedBase, OnState, headers_of
+from connectors.genesys.feeds.discovery import CallDiscovery
 from connectors.genesys.feeds.text_messages import TextMessages, hand_over_texts
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
@@ -69,7 +70,8 @@ class VoiceEventsFeed(FeedBase):
     """Keep the voice event WebSocket at `url` connected and record its messages.
 
     Every text message goes to `recorder.frames` or `recorder.frame` as bytes, a binary one to `recorder.invalid`; the
-    recorder writes after each read. A failed connection is logged and tried again, for as long as the feed runs.
+    recorder writes after each read. A failed connection is logged and tried again, for as long as the feed runs. With a
+    `discovery`, the conversations of the frames are offered to it.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class VoiceEventsFeed(FeedBase):
         recorder: Recorder,
         name: str = "voice-events",
         on_state: OnState | None = None,
+        discovery: CallDiscovery | None = None,
         timing: FeedTiming = FeedTiming(),
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
@@ -89,7 +92,29 @@ class VoiceEventsFeed(FeedBase):
         self._timing = timing
         self._now = clock.now
         self._u = clock.u
+        self._discovery = discovery
         self._session: asyncio.Task[_Ended] | None = None
+
+    @property
+    def failure(self) -> Exception | None:
+        """The error that ended the feed; None while it runs, and after a stop."""
+        return self._thread.failure or (None if self._discovery is None else self._discovery.failure)
+
+    def start(self) -> None:
+        """Start the threads; a feed starts once."""
+        super().start()
+        if self._discovery is not None:
+            self._discovery.start()
+
+    def stop(self, reason: str = "stopped", *, timeout_s: float = 5.0) -> None:
+        """Close the connection, record the feed as down with `reason`, and wait up to `timeout_s` for its threads.
+
+        Returns in any case; calling it again, or before `start`, does no harm.
+        """
+        self._thread.interrupt(reason)
+        if self._discovery is not None:
+            self._discovery.stop(timeout_s)
+        self._thread.join(timeout_s)
 
     def _interrupt(self) -> None:
         if self._session is not None:
@@ -100,11 +125,13 @@ class VoiceEventsFeed(FeedBase):
         while not self._thread.stopping.is_set():
             ended = self._connect(runner)
             if self._thread.stopping.is_set():
-                return
+                break
+            self._change("down", ended.reason)  # if it never came up; any other loss is recorded already
             failures = 1 if ended.lasted_s >= self._timing.healthy_s else failures + 1
             wait_s = self._wait_s(ended.cause, failures)
             get_logger(__name__).warning("feed_waits", feed=self._name, reason=ended.reason, wait_s=round(wait_s, 3))
             self._thread.stopping.wait(wait_s)
+        self._change("down", self._thread.reason)
 
     def _connect(self, runner: asyncio.Runner) -> _Ended:
         try:
@@ -158,7 +185,7 @@ class VoiceEventsFeed(FeedBase):
 
     async def _open(self, token: str) -> _Connection:
         def connection(*args: Any, **kwargs: Any) -> _Connection:
-            return _Connection(self._recorder, *args, **kwargs)
+            return _Connection(self._recorder, self._discovery, *args, **kwargs)
 
         # Off: compression (inflating adds half of the cost of receiving a frame, to save bandwidth that is not
         # scarce), and websockets' keepalive, which pings however much arrives and takes a pong that is queued behind a
@@ -219,12 +246,15 @@ class VoiceEventsFeed(FeedBase):
 class _Connection(ClientConnection):
     """A connection that hands messages to the recorder as they are parsed, and has it write after each of them."""
 
-    def __init__(self, recorder: Recorder, protocol: ClientProtocol, **kwargs: Any) -> None:
+    def __init__(
+        self, recorder: Recorder, discovery: CallDiscovery | None, protocol: ClientProtocol, **kwargs: Any
+    ) -> None:
         hand_over_texts(protocol)
         super().__init__(protocol, **kwargs)
         self.heard_at = self.loop.time()
         self.failure: Exception | None = None
         self._recorder = recorder
+        self._discovery = discovery
         self._fragments: list[Frame] = []
 
     def data_received(self, data: bytes) -> None:
@@ -236,6 +266,8 @@ class _Connection(ClientConnection):
         """Record messages; leave anything else to the library."""
         if isinstance(event, TextMessages):
             self._record(self._recorder.frames, event)
+            if self._discovery is not None:
+                self._discovery.observe(event)
         elif isinstance(event, Frame) and event.opcode in (TEXT, BINARY, CONT):
             self._fragments.append(event)
             if event.fin:
@@ -256,6 +288,8 @@ class _Connection(ClientConnection):
         message = b"".join(fragment.data for fragment in fragments)
         if fragments[0].opcode is TEXT:
             self._record(self._recorder.frame, message)
+            if self._discovery is not None:
+                self._discovery.observe([message])
         else:
             self._record(self._recorder.invalid, message, "binary message")
 

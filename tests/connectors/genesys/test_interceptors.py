@@ -41,14 +41,14 @@ def server() -> Iterator[RestServer]:
 class Bench:
     """A token provider and a platform whose waits are noted instead of waited."""
 
-    def __init__(self, base_url: str, *, timeout_s: float = 10.0, attempts: int = 4) -> None:
+    def __init__(self, base_url: str, *, timeout_s: float = 10.0, attempts: int = 4, sdk: bool = True) -> None:
         self.waits: list[float] = []
         self.clock = 1_700_000_000.0
         policy = RetryPolicy(timeout_s=timeout_s, attempts=attempts)
         endpoints = Endpoints.from_base_url(base_url)
         clock = Clock(now=lambda: self.clock, sleep=self.waits.append, u=lambda: 1.0)
         self.tokens = TokenProvider(endpoints, CREDENTIALS, policy=policy, clock=clock)
-        self.platform = GenesysPlatform(GenesysClient(endpoints, self.tokens, policy=policy, clock=clock))
+        self.platform = GenesysPlatform(GenesysClient(endpoints, self.tokens, policy=policy, clock=clock, sdk=sdk))
 
 
 def refused_url() -> str:

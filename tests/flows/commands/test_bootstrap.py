@@ -15,7 +15,8 @@ from connectors.genesys.client import Clock, GenesysClient, RetryPolicy
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.state.interceptors import InterceptorEntry, InterceptorRegistry
-from flows.commands.bootstrap import BootstrapReport, bootstrap, create_body
+from flows.commands.bootstrap import BootstrapReport, bootstrap
+from flows.interceptors import create_body
 from flows.settings.models import Settings
 from tests.support.genesys_server import CREATE, DROP, LOAD, TOKEN, Answer, RestServer
 

@@ -16,6 +16,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any, Final, Literal, cast
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -29,7 +30,18 @@ from connectors.genesys.feeds.audiohook.listener import BACKLOG, Listener, allow
 from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitorCounts
 from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
 from connectors.genesys.feeds.audiohook.signature import Gate, Refusal, UpgradeRequest
-from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES, SILENT, DelayedFlush, FeedBase, FeedLimits, OnState
+from connectors.genesys.feeds.base import (
+    MAX_MESSAGE_BYTES,
+    SILENT,
+    DelayedFlush,
+    FeedBase,
+    FeedLimits,
+    OnEvent,
+    OnState,
+    Selection,
+    WatchRules,
+    ignore_event,
+)
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
 
@@ -76,7 +88,10 @@ class AudioHookFeed(FeedBase):
         recorder: Recorder,
         limits: FeedLimits,
         tls: ssl.SSLContext | None = None,
+        rules: WatchRules = WatchRules(),  # noqa: B008 - frozen
+        labels_from: Mapping[str, str] = MappingProxyType({}),
         on_state: OnState | None = None,
+        on_event: OnEvent = ignore_event,
         max_sessions: int = MAX_SESSIONS,
         timing: AudioHookTiming = AudioHookTiming(),
         clock: Clock = Clock(),  # noqa: B008 - frozen
@@ -86,7 +101,19 @@ class AudioHookFeed(FeedBase):
         self._path = path
         self._gate = Gate(keys, since=clock.now())
         self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
-        self._monitor = Monitor(recorder, limits, wall=clock.now, recorded=self._flush.soon)
+        selection = Selection(
+            rules,
+            watching=lambda: len(recorder.watched_by(name)),
+            refused=lambda reason, id_: on_event(name, "not_watched", {"reason": reason, "conversation": id_}),
+        )
+        self._monitor = Monitor(
+            recorder,
+            limits,
+            selection=selection,
+            labels_from=labels_from,
+            wall=clock.now,
+            recorded=self._flush.soon,
+        )
         self._tls = tls
         self._max_sessions = max_sessions
         self._timing = timing
@@ -208,7 +235,7 @@ class AudioHookFeed(FeedBase):
             self._refused["too many sessions"] += 1
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy\n")
         now = connection.loop.time()
-        session = Session(session_id, organization_id, now, timing=self._timing.session)
+        session = Session(session_id, organization_id, now, timing=self._timing.session, wants=self._monitor.wants)
         connection.monitored = self._monitor.session(session)
         self._admitted.add(connection)
         self._rounds.append((now + self._timing.sample_s, connection))

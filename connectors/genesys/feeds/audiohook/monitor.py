@@ -8,17 +8,20 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import orjson
 
-from connectors.genesys.feeds.audiohook.metrics import Sample, StreamMetrics
-from connectors.genesys.feeds.audiohook.session import (
+from connectors.format.labels import joined_labels
+from connectors.format.limits import LABEL_CHARACTERS
+from connectors.genesys.feeds.audiohook.events import (
     Audio,
     ClientError,
     Closed,
+    Declined,
     Discarded,
     Event,
     Failed,
@@ -26,9 +29,10 @@ from connectors.genesys.feeds.audiohook.session import (
     Paused,
     Ping,
     Resumed,
-    Session,
 )
-from connectors.genesys.feeds.base import FeedLimits
+from connectors.genesys.feeds.audiohook.metrics import Sample, StreamMetrics
+from connectors.genesys.feeds.audiohook.session import Session
+from connectors.genesys.feeds.base import FeedLimits, Selection
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
 
@@ -48,6 +52,7 @@ class MonitorCounts:
     open: int = 0
     opened: int = 0
     probes: int = 0
+    declined: int = 0
     failed: int = 0
     lost: int = 0
     audio_bytes: int = 0
@@ -59,7 +64,8 @@ class Monitor:
 
     A conversation starts with its first session and ends with its last, unless its watch was begun by someone else,
     who will end it. If that session was closed to reconnect, the next one has 15 s to come. Exceptions of the recorder
-    go through. `recorded` is called after each frame.
+    go through. `recorded` is called after each frame. `selection` decides which conversations are watched.
+    `labels_from` names the key of the client's texts that each label is taken from.
     """
 
     def __init__(
@@ -67,11 +73,15 @@ class Monitor:
         recorder: Recorder,
         limits: FeedLimits,
         *,
+        selection: Selection | None = None,
+        labels_from: Mapping[str, str] = MappingProxyType({}),
         wall: Callable[[], float] = time.time,
         recorded: Callable[[], None] = lambda: None,
     ) -> None:
         self._recorder = recorder
         self._limits = limits
+        self._selection = selection or Selection()
+        self._labels_from = labels_from
         self._wall = wall
         self._recorded = recorded
         self._sessions: dict[str, int] = {}
@@ -81,6 +91,16 @@ class Monitor:
     def session(self, session: Session) -> MonitoredSession:
         """Follow a session; nothing is recorded before it opens."""
         return MonitoredSession(self, session)
+
+    def wants(self, conversation_id: str, texts: Mapping[str, str]) -> bool:
+        """Tell whether a conversation is watched already, or selected to be; for `Session`."""
+        return self._recorder.is_watching(conversation_id) or self._selection.takes(
+            conversation_id, self._labels(texts)
+        )
+
+    def _labels(self, texts: Mapping[str, str]) -> dict[str, str]:
+        found = {name: texts.get(key, "")[: LABEL_CHARACTERS[1]] for name, key in self._labels_from.items()}
+        return joined_labels(self._limits.labels, {name: value for name, value in found.items() if value})
 
     def end_interrupted(self) -> None:
         """End the conversations that the run before this one was cut off from: their sessions do not come back."""
@@ -92,13 +112,15 @@ class Monitor:
         for conversation_id in [id_ for id_, over_at in self._over_at.items() if over_at <= now]:
             self._end(conversation_id, None, {"event": "not reconnected"})
 
-    def enter(self, conversation_id: str, session_id: str, details: dict[str, Any]) -> None:
+    def enter(self, conversation_id: str, session_id: str, details: dict[str, Any], texts: Mapping[str, str]) -> None:
         """A session of a conversation has opened; for the sessions."""
         event = "updated" if conversation_id in self._sessions else "started"
         self._sessions[conversation_id] = self._sessions.get(conversation_id, 0) + 1
         self._over_at.pop(conversation_id, None)
         if not self._recorder.is_watching(conversation_id):
-            self._recorder.watch(self._limits.watch(conversation_id, session_id, codec=CODEC))
+            labels = self._labels(texts)
+            more = {"labels": labels} if labels else {}
+            self._recorder.watch(self._limits.watch(conversation_id, session_id, codec=CODEC, **more))
         self.frame(event, conversation_id, None, details)
 
     def leave(
@@ -194,6 +216,9 @@ class MonitoredSession:
             case Opened():
                 self._open(event, now)
                 return
+            case Declined():
+                self._monitor.counts.declined += 1
+                return
             case Closed(reason=reason):
                 self._leave(f"closed: {reason}", now, comes_back=reason == "reconnect")
                 return
@@ -202,10 +227,8 @@ class MonitoredSession:
                 self._stop_waiting()
                 get_logger(__name__).warning("audiohook_session_failed", session=self.session.session_id, info=info)
                 return
-            case ClientError(code=code, message=message):
-                get_logger(__name__).warning(
-                    "audiohook_client_error", session=self.session.session_id, code=code, said=message
-                )
+            case ClientError(code=code):  # its message is text of the wire, which may be personal
+                get_logger(__name__).warning("audiohook_client_error", session=self.session.session_id, code=code)
         if self._metrics is not None:
             self._measure(event, self._metrics, now)
 
@@ -245,7 +268,7 @@ class MonitoredSession:
         details = {"event": "opened", **self._details(), "channels": opened.channels}
         if opened.continues:
             details["continues"] = list(opened.continues)
-        self._monitor.enter(opened.conversation_id, self.session.session_id, details)
+        self._monitor.enter(opened.conversation_id, self.session.session_id, details, opened.texts)
 
     def _leave(self, how: str, now: float, *, comes_back: bool) -> None:
         if self._conversation_id is None or self._metrics is None:

@@ -12,27 +12,32 @@ client that does not close within 10 s is disconnected.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal
 
 import orjson
+
+from connectors.genesys.feeds.audiohook.events import (
+    Audio,
+    ClientError,
+    Closed,
+    Declined,
+    Discarded,
+    Event,
+    Failed,
+    Opened,
+    Paused,
+    Ping,
+    Resumed,
+    Updated,
+)
 
 __all__ = [
     "MAX_TEXT_BYTES",
     "NO_CONVERSATION",
-    "Audio",
-    "ClientError",
-    "Closed",
-    "Discarded",
-    "Event",
-    "Failed",
-    "Opened",
-    "Paused",
-    "Ping",
-    "Resumed",
     "Session",
     "SessionTiming",
-    "Updated",
     "duration",
     "duration_s",
 ]
@@ -41,13 +46,12 @@ MAX_TEXT_BYTES: Final = 64_000
 MAX_DURATION_S: Final = 1e7
 MAX_ID: Final = 256
 MAX_CONTINUED: Final = 16
+MAX_TEXTS: Final = 256
 NO_CONVERSATION: Final = "00000000-0000-0000-0000-000000000000"
 """The conversation of a connection probe, which Genesys makes when an integration is activated."""
 
 _DURATION: Final = re.compile(r"PT((?:[0-9]*\.)?[0-9]+)S", re.ASCII)
 _RATE_HZ: Final = 8000
-
-CloseReason = Literal["end", "error", "disconnect", "reconnect"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,78 +67,6 @@ class SessionTiming:
     quiet_s: float = 30.0
 
 
-class Opened(NamedTuple):
-    """The session is open. `channels` is 0 for one without audio; `is_probe` tells a connection probe.
-
-    `continues` are the ids of the sessions that this one takes the place of.
-    """
-
-    conversation_id: str
-    position_s: float
-    channels: int
-    is_probe: bool
-    continues: tuple[str, ...]
-
-
-class Audio(NamedTuple):
-    """So many samples of each channel arrived."""
-
-    samples: int
-
-
-class Ping(NamedTuple):
-    """The client asked for a sign of life (the pong is ready to be sent); `rtt_s` is that of its last ping."""
-
-    rtt_s: float | None
-    position_s: float
-
-
-class Discarded(NamedTuple):
-    """Genesys threw away audio that it could not send, from `start_s` on."""
-
-    start_s: float
-    discarded_s: float
-
-
-class Paused(NamedTuple):
-    """There is no audio from here on, by intention."""
-
-    position_s: float
-
-
-class Resumed(NamedTuple):
-    """There is audio again; what was said in between, `discarded_s` from `start_s` on, was left out by intention."""
-
-    start_s: float
-    discarded_s: float
-
-
-class Updated(NamedTuple):
-    """The language of the conversation changed."""
-
-    language: str
-
-
-class ClientError(NamedTuple):
-    """The client reports an error of ours or of its own; if it is fatal, it closes."""
-
-    code: int
-    message: str
-
-
-class Failed(NamedTuple):
-    """The client broke the protocol and was asked to close."""
-
-    info: str
-
-
-class Closed(NamedTuple):
-    """The client closed the session; everything before it has been received."""
-
-    reason: CloseReason
-
-
-Event: TypeAlias = Opened | Audio | Ping | Discarded | Paused | Resumed | Updated | ClientError | Failed | Closed
 _State = Literal["opening", "active", "paused", "disconnecting", "closed", "over"]
 
 
@@ -164,15 +96,25 @@ def duration(seconds: float) -> str:
 
 
 class Session:
-    """One session, from the accepted upgrade at `now` on; times are seconds of any clock that never goes backward."""
+    """One session, from the accepted upgrade at `now` on; times are seconds of any clock that never goes backward.
+
+    `wants` decides from the id of the conversation and its `texts` whether its audio is asked for.
+    """
 
     def __init__(
-        self, session_id: str, organization_id: str, now: float, *, timing: SessionTiming = SessionTiming()
+        self,
+        session_id: str,
+        organization_id: str,
+        now: float,
+        *,
+        timing: SessionTiming = SessionTiming(),
+        wants: Callable[[str, Mapping[str, str]], bool] = lambda _, __: True,
     ) -> None:
         self.session_id = session_id
         self.deadline = now + timing.open_s
         self._organization_id = organization_id
         self._timing = timing
+        self._wants = wants
         self._state: _State = "opening"
         self._channels = 0
         self._seq = 0
@@ -249,7 +191,7 @@ class Session:
         if kind == "open":
             return self._on_open(parameters, position_s, now) if self._state == "opening" else []
         if self._state == "opening":
-            raise _ProtocolError(f"{kind} before open"[:MAX_ID])
+            raise _ProtocolError("a message before open")
         return self._on_other(kind, parameters, position_s)
 
     def _parse(self, text: str) -> dict[str, Any]:
@@ -290,8 +232,10 @@ class Session:
         offered = parameters.get("media")
         if not isinstance(offered, list):
             raise _ProtocolError("open without media")
-        channels = None if is_probe else _select(offered)
-        if channels is None and offered and not is_probe:
+        texts = _texts(parameters)
+        is_wanted = is_probe or self._wants(conversation_id, texts)
+        channels = None if is_probe or not is_wanted else _select(offered)
+        if channels is None and offered and is_wanted and not is_probe:
             raise _ProtocolError("no PCMU audio of 8000 Hz is offered")
         self._channels = len(channels) if channels else 0
         # Made anew: of what was offered nothing is echoed that has not been looked at.
@@ -302,7 +246,10 @@ class Session:
         self._state = "active"
         self.deadline = now + self._timing.quiet_s
         self._send("opened", opened)
-        return [Opened(conversation_id, position_s, self._channels, is_probe, _continued(parameters))]
+        if not is_wanted:
+            self.disconnect("completed", "this conversation is not monitored", now)
+            return [Declined(conversation_id)]
+        return [Opened(conversation_id, position_s, self._channels, is_probe, _continued(parameters), texts)]
 
     def _ending(self, text: str, now: float) -> list[Event]:
         """All that counts now is a close, in whatever sequence: it may be the sequence that was wrong."""
@@ -371,6 +318,22 @@ class Session:
             "parameters": parameters,
         }
         self._outgoing.append(orjson.dumps(message))
+
+
+def _texts(parameters: dict[str, Any]) -> dict[str, str]:
+    """Return the texts and numbers of `customConfig` and `inputVariables` by their keys; the latter take precedence."""
+    custom = parameters.get("customConfig")
+    places = [
+        custom,
+        custom.get("inputVariables") if isinstance(custom, dict) else None,
+        parameters.get("inputVariables"),
+    ]
+    found: dict[str, str] = {}
+    for place in places:
+        for key, value in place.items() if isinstance(place, dict) else ():
+            if isinstance(value, str | int) and len(found) < MAX_TEXTS:
+                found[key] = str(value)
+    return found
 
 
 def _select(offered: list[Any]) -> list[str] | None:

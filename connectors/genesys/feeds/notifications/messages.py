@@ -8,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
+from connectors.format.labels import joined_labels
 from connectors.format.notifications import (
     Heard,
     Leg,
@@ -157,16 +158,15 @@ class MessageRecorder:
     def _watch(self, id_: str, leg_id: str | None, known: KnownLegs) -> None:
         """Start to watch a conversation, or tell the dataflow its new labels."""
         if self._recorder.is_watching(id_):
-            in_force = self._recorder.watch_settings(id_) or {}
-            before = in_force.get("labels") or {}
-            if in_force.get("feed") == self._limits.name and {**before, **known.labels} != before:
-                known.labels = {**before, **known.labels}
-                self._recorder.watch({**in_force, "labels": known.labels})
+            before = (self._recorder.watch_settings(id_) or {}).get("labels", {})
+            if joined_labels(before, known.labels) != joined_labels(before, {}):
+                self._recorder.watch({"conversation_id": id_, "labels": known.labels})
             return
-        if not self._selection.takes(id_, known.labels):
+        labels = joined_labels(self._limits.labels, known.labels)
+        if not self._selection.takes(id_, labels):
             return
-        labels = {"labels": known.labels} if known.labels else {}
-        self._recorder.watch(self._limits.watch(id_, leg_id, **labels))
+        more = {"labels": labels} if labels else {}
+        self._recorder.watch(self._limits.watch(id_, leg_id, **more))
         self._hooks.started(id_)
         if self.enricher is not None:
             self.enricher.note(id_)

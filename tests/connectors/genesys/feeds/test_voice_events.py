@@ -282,14 +282,15 @@ class TestReconnecting:
         assert sent[0] != sent[1]
 
     def test_401_for_ever(self, tokens: TokenProvider) -> None:
-        """A server that refuses every token is not flooded, and the feed was never up."""
+        """A server that refuses every token is not flooded, and the feed is recorded as down, once."""
         timing = FeedTiming(base_s=0.05, cap_s=10.0)
         tape = Tape()
         with EventsServer(*[Answer(401)] * 9) as server, running(server.url, tokens, tape, timing):
             server.wait_for(lambda s: len(s.upgrades) == 4)
         times = [at for at, _ in server.upgrades]
         assert times[3] - times[1] >= 0.1 + 0.2
-        assert tape.records == []
+        reason = "upgrade refused with 401: the token was refused; a fresh one is used next"
+        assert tape.records == [("feed", "voice-events", "down", reason)]
 
     def test_429(self, tokens: TokenProvider) -> None:
         """Retry-After of a 429 goes before the backoff."""
@@ -374,12 +375,14 @@ class TestStopping:
             assert tape.of("feed")[1:] == [("voice-events", "down", "SIGTERM")]
 
     def test_while_waiting(self, tokens: TokenProvider) -> None:
-        """A feed that waits for its next attempt stops at once, and was never up or down."""
+        """A feed that waits for its next attempt stops at once; it is recorded as down since the first failure."""
         timing = FeedTiming(base_s=1000.0, cap_s=1000.0)
         tape = Tape()
         with EventsServer(Answer(503)) as server, running(server.url, tokens, tape, timing):
             server.wait_for(lambda s: len(s.upgrades) == 1)
-        assert tape.records == []
+            tape.wait_for(lambda t: t.states() == ["down"])
+        ((_, _, _, reason),) = tape.records
+        assert "refused with 503" in reason
 
     def test_never_started(self, tokens: TokenProvider) -> None:
         """Stopping a feed that was not started does nothing."""

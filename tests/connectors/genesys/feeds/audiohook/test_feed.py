@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from connectors.errors import StateError, UsageError
 from connectors.genesys.feeds.audiohook.feed import AudioHookFeed, AudioHookTiming
 from connectors.genesys.feeds.audiohook.session import MAX_TEXT_BYTES, NO_CONVERSATION, SessionTiming
+from connectors.genesys.feeds.base import WatchRules, is_sampled
 from connectors.genesys.simulator.audiohook import CallResult, dial, upgrade
 from connectors.genesys.simulator.caller import FAULTS, CallPlan, Fault, Spell, plan_call
 from connectors.genesys.simulator.lifecycle import in_background
@@ -137,6 +138,26 @@ def test_a_conversation_lasts_from_its_first_session_to_its_last(tmp_path: Path)
     names = events(listener, short.conversation_id)
     assert (names.count("started"), names.count("ended"), names[-1]) == (1, 1, "ended")
     assert [record["watch"]["leg_id"] for record in listener.records() if "watch" in record] == ["mine"]
+
+
+def test_calls_outside_the_sample_are_closed_and_leave_no_record(tmp_path: Path) -> None:
+    """A call that is not sampled is opened without audio and closed in the protocol's way; it is counted."""
+    plans = [plan(number, 0.4) for number in range(8)]
+    wanted = [one for one in plans if is_sampled(one.conversation_id, 0.5)]
+    told_of: list[dict[str, str]] = []
+    with listening(
+        tmp_path,
+        rules=WatchRules(sample=0.5),
+        on_event=lambda *event: told_of.append(event[2]),
+    ) as listener:
+        outcomes = call(listener, *plans)
+        assert all(outcome.closed for outcome in outcomes)
+        listener.wait_for(lambda this: this.feed.counts.open == 0)
+        assert listener.feed.counts.declined == len(plans) - len(wanted) > 0
+    watched = [record["watch"]["conversation_id"] for record in listener.records() if "watch" in record]
+    assert sorted(watched) == sorted(one.conversation_id for one in wanted)
+    assert {event["reason"] for event in told_of} == {"sample"}
+    assert len(told_of) == len(plans) - len(wanted)
 
 
 def test_a_probe_is_answered_and_leaves_no_record(tmp_path: Path) -> None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.genesys.feeds.audiohook.session import (
-    MAX_TEXT_BYTES,
-    NO_CONVERSATION,
+from connectors.genesys.feeds.audiohook.events import (
     Audio,
     ClientError,
     Closed,
+    Declined,
     Discarded,
     Failed,
     Opened,
     Paused,
     Ping,
     Resumed,
+    Updated,
+)
+from connectors.genesys.feeds.audiohook.session import (
+    MAX_TEXT_BYTES,
+    NO_CONVERSATION,
     Session,
     SessionTiming,
-    Updated,
     duration,
     duration_s,
 )
@@ -88,7 +92,9 @@ def opened() -> Client:
 def test_a_whole_session() -> None:
     """Open, ping, audio, discarded, paused, resumed, update, close: each is answered as it must be."""
     client = Client()
-    assert client.open() == [Opened("090eaa2f-72fa-480a-83e0-8667ff89c0ec", 0.0, 2, is_probe=False, continues=())]
+    assert client.open() == [
+        Opened("090eaa2f-72fa-480a-83e0-8667ff89c0ec", 0.0, 2, is_probe=False, continues=(), texts={})
+    ]
     assert client.last() == ("opened", {"media": [STEREO], "startPaused": False})
     assert client.say("ping", {}) == [Ping(None, 0.0)]
     assert client.last() == ("pong", {})
@@ -312,7 +318,7 @@ def test_audio_at_the_wrong_time_or_of_the_wrong_size_is_an_error() -> None:
 def test_messages_before_open_are_an_error_and_a_second_open_is_ignored() -> None:
     """The first message is `open`, or a close; another one changes nothing."""
     client = Client()
-    assert client.say("ping") == [Failed("ping before open")]
+    assert client.say("ping") == [Failed("a message before open")]
     client = Client()
     assert client.say("close", {"reason": "error"}) == [Closed("error")]
     client = opened()
@@ -364,6 +370,27 @@ def test_a_client_that_does_not_hang_up_after_closed_is_hung_up_on() -> None:
     assert client.session.over
     assert client.say("ping") == []
     assert client.session.expire(1e9) == []
+
+
+def test_a_conversation_that_is_not_wanted() -> None:
+    """It is opened without media and the client is asked to close; the decision sees the id and the client's texts."""
+    asked: list[tuple[str, dict[str, str]]] = []
+
+    def wants(conversation_id: str, texts: Mapping[str, str]) -> bool:
+        asked.append((conversation_id, dict(texts)))
+        return False
+
+    client = Client()
+    client.session = Session(SESSION, ORGANIZATION, 0.0, wants=wants)
+    conversation = "090eaa2f-72fa-480a-83e0-8667ff89c0ec"
+    custom = {"queue": "sales", "team": 7, "nested": {"x": 1}, "inputVariables": {"queue": "support"}}
+    assert client.open(customConfig=custom, inputVariables={"agent": "u"}) == [Declined(conversation)]
+    assert asked == [(conversation, {"queue": "support", "team": "7", "agent": "u"})]
+    assert [message["type"] for message in client.heard] == ["opened", "disconnect"]
+    assert client.heard[0]["parameters"]["media"] == []
+    assert client.last() == ("disconnect", {"reason": "completed", "info": "this conversation is not monitored"})
+    assert client.raw(b"\x00\x00") == []
+    assert client.say("close", {"reason": "disconnect"}) == [Closed("disconnect")]
 
 
 def test_disconnect_is_sent_once() -> None:

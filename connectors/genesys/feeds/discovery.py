@@ -1,0 +1,218 @@
+"""Find calls and create their interceptors while the voice events feed runs, beside it.
+
+Calls are found in two ways: the load check lists those in progress, at the start and every minute, and the feed offers
+each conversation that it receives its first frame of. A thread asks for their interceptors one by one, within the
+request budget, so that neither the feed nor the dataflow ever waits for Genesys.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+
+from connectors.errors import AccessDeniedError, CredentialsError, GenesysError
+from connectors.genesys.client import RequestBudget
+from connectors.genesys.feeds.base import RecentIds, Selection
+from connectors.runtime.logs import get_logger
+
+__all__ = ["CallDiscovery", "DiscoveryTiming", "Interceptors"]
+
+_ENDED: Final = "conversation.ended"
+MAX_WAITING: Final = 100_000
+
+
+class _Entity(msgspec.Struct, gc=False):
+    id: str
+
+
+class _Frame(msgspec.Struct, gc=False):
+    event: str
+    entity: _Entity
+
+
+_decode = msgspec.json.Decoder(_Frame).decode
+
+
+class Interceptors(Protocol):
+    """Knows which interceptors exist, lists calls and creates interceptors at Genesys."""
+
+    def active(self) -> list[str]:
+        """Return the ids of the calls in progress; raises GenesysError."""
+
+    def create(self, conversation_id: str) -> str | None:
+        """Create an interceptor, unless it was asked for before, and have the conversation watched.
+
+        Returns the reason if that failed. Raises CredentialsError or AccessDeniedError if no other can be created.
+        """
+
+    def is_watching(self, conversation_id: str) -> bool:
+        """Tell whether a conversation is watched already."""
+
+    def forget_others(self, active: Collection[str]) -> None:
+        """Forget the discovered interceptors of conversations that are over."""
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryTiming:
+    """The load check is repeated every `every_s`; after a failure nothing is asked for `hold_s`.
+
+    `reserve` of the requests of a minute are left to everything else.
+    """
+
+    every_s: float = 60.0
+    hold_s: float = 30.0
+    reserve: int = 30
+
+
+class CallDiscovery:
+    """A thread that has interceptors created for the calls that `selection` takes.
+
+    While `max_concurrent` calls or more are in progress, none is created, as at the bootstrap: `refused` gets the
+    reason `max_concurrent`, or `failed`, and the id, once for each. Calls that could not be served are tried again
+    after the next load check. An exception that is not Genesys' (a full disk) ends the thread: see `failure`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        interceptors: Interceptors,
+        selection: Selection,
+        budget: RequestBudget,
+        *,
+        max_concurrent: int,
+        refused: Callable[[str, str], None],
+        timing: DiscoveryTiming = DiscoveryTiming(),
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._interceptors = interceptors
+        self._selection = selection
+        self._budget = budget
+        self._max_concurrent = max_concurrent
+        self._refused = refused
+        self._timing = timing
+        self._now = now
+        self._in_progress: set[str] = set()
+        self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
+        self._seen = RecentIds(100_000)
+        self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"discovery-{name}", daemon=True)
+        self.failure: Exception | None = None
+
+    def start(self) -> None:
+        """Start the thread; it starts once."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """End the thread, and wait up to `timeout_s` for a request in progress."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def observe(self, messages: Sequence[bytes]) -> None:
+        """Take the conversations that frames are about; messages that are not frames are left to the recorder."""
+        started: list[str] = []
+        for message in messages:
+            with suppress(msgspec.MsgspecError, RecursionError, ValueError):
+                frame = _decode(message)
+                id_ = frame.entity.id
+                if frame.event == _ENDED:
+                    self._seen.add(id_)
+                    self._in_progress.discard(id_)
+                elif id_ not in self._seen:
+                    self._seen.add(id_)
+                    started.append(id_)
+        if started:
+            self._offer(started)
+
+    def _offer(self, conversation_ids: Iterable[str]) -> None:
+        with self._changed:
+            for id_ in conversation_ids:
+                self._in_progress.add(id_)
+                self._waiting.append(id_)
+            self._changed.notify()
+
+    def _run(self) -> None:
+        load_due = self._now()
+        try:
+            while not self._stopping:
+                if self._now() >= load_due:
+                    load_due = self._now() + (self._timing.every_s if self._load() else self._timing.hold_s)
+                id_ = self._next(load_due - self._now())
+                if id_ is not None and not self._take(id_):
+                    load_due = self._now() + self._timing.hold_s
+                    self._pause(self._timing.hold_s)
+        except Exception as error:
+            self.failure = error
+            get_logger(__name__).exception("discovery_failed", feed=self._name)
+
+    def _load(self) -> bool:
+        """Offer the calls in progress; False if Genesys did not list them."""
+        self._wait_for_budget()
+        if self._stopping:
+            return True
+        try:
+            active = [id_ for id_ in self._interceptors.active() if id_]
+        except GenesysError as error:
+            get_logger(__name__).warning("discovery_load_check_failed", feed=self._name, reason=str(error))
+            return False
+        self._interceptors.forget_others(set(active))
+        with self._changed:
+            waiting = set(self._waiting)
+            self._in_progress = set(active) | waiting
+        for id_ in active:
+            self._seen.add(id_)
+        self._offer(id_ for id_ in active if id_ not in waiting and not self._interceptors.is_watching(id_))
+        return True
+
+    def _next(self, wait_s: float) -> str | None:
+        with self._changed:
+            if not self._waiting and not self._stopping and wait_s > 0:
+                self._changed.wait(wait_s)
+            return self._waiting.popleft() if self._waiting and not self._stopping else None
+
+    def _take(self, id_: str) -> bool:
+        """Have a call watched, if it is to be; False if Genesys lets no interceptor be created."""
+        if id_ not in self._in_progress or self._interceptors.is_watching(id_) or not self._selection.takes(id_, {}):
+            return True
+        if len(self._in_progress) >= self._max_concurrent:
+            self._refuse("max_concurrent", id_)
+            return True
+        self._wait_for_budget()
+        if self._stopping:
+            return True
+        try:
+            reason = self._interceptors.create(id_)
+        except (CredentialsError, AccessDeniedError) as error:
+            get_logger(__name__).warning("discovery_on_hold", feed=self._name, reason=str(error))
+            self._refuse("failed", id_)
+            return False
+        if reason is not None:
+            self._refuse("failed", id_)
+        return True
+
+    def _refuse(self, reason: str, id_: str) -> None:
+        if id_ not in self._reported[reason]:
+            self._reported[reason].add(id_)
+            self._refused(reason, id_)
+
+    def _wait_for_budget(self) -> None:
+        while not self._stopping and (wait_s := self._budget.wait_s(self._timing.reserve)):
+            self._pause(wait_s)
+
+    def _pause(self, seconds: float) -> None:
+        end = self._now() + seconds
+        with self._changed:
+            while not self._stopping and (left_s := end - self._now()) > 0:
+                self._changed.wait(left_s)

@@ -1,0 +1,254 @@
+"""Create interceptors: write down what is asked before it is asked, audit what came of it, journal the watch.
+
+The bootstrap does it for the conversations of the configuration, discovery for those that it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, OutcomeUnknownError
+from connectors.state.actions import Action
+from connectors.state.interceptors import InterceptorEntry, InterceptorRegistry
+from flows.settings.models import InterceptorSettings, InterceptorTexts, Settings
+
+__all__ = [
+    "AuditTrail",
+    "DiscoveredInterceptors",
+    "InterceptorCreator",
+    "Platform",
+    "WatchJournal",
+    "create_body",
+    "obstacle_of",
+]
+
+
+class Platform(Protocol):
+    """The calls to Genesys; `connectors.genesys.interceptors.GenesysPlatform` makes them."""
+
+    def check_load(self, max_concurrent: int) -> int:
+        """Active conversations; raises SaturationError, GenesysError."""
+
+    def create_interceptor(self, conversation_id: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Create one, return Genesys' answer; raises OutcomeUnknownError, GenesysError."""
+
+
+class WatchJournal(Protocol):
+    """Where watch records go."""
+
+    def watch(self, record: dict[str, Any], /) -> None:
+        """Append a watch record."""
+
+    def is_watching(self, conversation_id: str, /) -> bool:
+        """Whether a watch of this conversation is in force."""
+
+
+class AuditTrail(Protocol):
+    """Where what was done is written down."""
+
+    def append(self, action: str, *, conversation: str | None, outcome: str, **details: object) -> None:
+        """Append a line."""
+
+
+def create_body(interceptor: InterceptorSettings, texts: InterceptorTexts) -> dict[str, Any]:
+    """The body of the request that creates an interceptor."""
+    return {
+        "interceptorType": "SIP",
+        "interceptorAddress": interceptor.interceptor_address,
+        "interceptorExtension": texts.extension,
+        "interceptorName": texts.name_prefix + interceptor.conversation_id[:8],
+        "interceptorSkill": texts.skill,
+        "interceptorDepartment": texts.department,
+        "interceptorTitle": texts.title,
+        "interceptorEmail": texts.email,
+        "metadata": {
+            "legId": interceptor.leg_id,
+            "audioSamplingRate": interceptor.audio_sampling_rate,
+            "channelMatrix": list(interceptor.channel_matrix),
+            "transcriptionDirective": {
+                "enabled": interceptor.transcription_enabled,
+                "language": interceptor.transcription_language,
+            },
+        },
+    }
+
+
+class DiscoveryPlatform(Platform, Protocol):
+    """The calls to Genesys of discovery; `connectors.genesys.interceptors.GenesysPlatform` makes them."""
+
+    def active_conversations(self) -> list[str]:
+        """Return the ids of the calls in progress; raises GenesysError."""
+
+
+class InterceptorCreator:
+    """Creates interceptors one by one; used by one thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        platform: Platform,
+        registry: InterceptorRegistry,
+        journal: WatchJournal,
+        audit: AuditTrail,
+    ) -> None:
+        self._settings = settings
+        self._platform = platform
+        self._registry = registry
+        self._journal = journal
+        self._audit = audit
+
+    def create(self, interceptor: InterceptorSettings, *, discovered: bool = False) -> str | None:
+        """Create an interceptor and journal its watch; returns the reason if that failed.
+
+        Raises CredentialsError or AccessDeniedError, with which no other one can be created, once it is reported.
+        """
+        conversation_id = interceptor.conversation_id
+        before = self._registry.get(conversation_id)
+        watch = before.watch if before is not None else None
+        self._registry.put(conversation_id, InterceptorEntry(phase="creating", watch=watch, discovered=discovered))
+        try:
+            answer = self._platform.create_interceptor(
+                conversation_id, create_body(interceptor, self._settings.genesys.interceptor)
+            )
+        except OutcomeUnknownError as error:
+            entry = InterceptorEntry(phase="creating", reason=str(error), watch=watch, discovered=discovered)
+            self._registry.put(conversation_id, entry)
+            return self.report_failure(conversation_id, obstacle_of(entry) or str(error))
+        except GenesysError as error:
+            self._registry.put(
+                conversation_id, InterceptorEntry(phase="failed", reason=str(error), watch=watch, discovered=discovered)
+            )
+            self.report_failure(conversation_id, str(error))
+            if isinstance(error, (CredentialsError, AccessDeniedError)):
+                raise
+            return str(error)
+        interceptor_id = _interceptor_id(answer)
+        if mismatch := _rate_mismatch(answer, interceptor.audio_sampling_rate):
+            entry = InterceptorEntry(
+                phase="failed",
+                interceptor_id=interceptor_id or "(not told)",
+                reason=mismatch,
+                watch=watch,
+                discovered=discovered,
+            )
+            self._registry.put(conversation_id, entry)
+            return self.report_failure(conversation_id, mismatch)
+        entry = InterceptorEntry(phase="created", interceptor_id=interceptor_id, discovered=discovered)
+        self._registry.put(conversation_id, entry)
+        self._audit.append(
+            Action.INTERCEPTOR_CREATED, conversation=conversation_id, outcome="ok", interceptor_id=interceptor_id
+        )
+        self.watch(interceptor, entry)
+        return None
+
+    def watch(self, interceptor: InterceptorSettings, entry: InterceptorEntry) -> None:
+        """Journal the watch of an interceptor that exists, if it is new or has changed."""
+        record = self._settings.watch_of(interceptor)
+        if entry.watch == record:
+            return
+        # In this order: a crash in between journals the same watch once more, which changes nothing.
+        self._journal.watch(record)
+        self._registry.put(interceptor.conversation_id, replace(entry, watch=record))
+
+    def report_failure(self, conversation_id: str, reason: str) -> str:
+        """Audit that a conversation has no usable interceptor, and return the reason."""
+        self._audit.append(Action.INTERCEPTOR_FAILED, conversation=conversation_id, outcome="failed", reason=reason)
+        return reason
+
+
+class DiscoveredInterceptors:
+    """What discovery asks for interceptors; `platform` lists the calls in progress, too."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        platform: DiscoveryPlatform,
+        registry: InterceptorRegistry,
+        journal: WatchJournal,
+        audit: AuditTrail,
+    ) -> None:
+        self._settings = settings
+        self._platform = platform
+        self._registry = registry
+        self._journal = journal
+        self._audit = audit
+        self._creator = InterceptorCreator(settings, platform, registry, journal, audit)
+        self._saturated: bool | None = None
+
+    def active(self) -> list[str]:
+        """Return the ids of the calls in progress, and audit the load when it becomes too high or low enough."""
+        active = self._platform.active_conversations()
+        allowed = self._settings.genesys.max_concurrent
+        if (saturated := len(active) >= allowed) != self._saturated:
+            self._saturated = saturated
+            self._audit.append(
+                Action.INTERCEPTOR_VALIDATION,
+                conversation=None,
+                outcome="refused" if saturated else "ok",
+                active_load=len(active),
+                max_concurrent=allowed,
+            )
+        return active
+
+    def create(self, conversation_id: str) -> str | None:
+        """Create an interceptor, unless it was asked for before; returns the reason if there is none to be used.
+
+        Raises CredentialsError or AccessDeniedError.
+        """
+        interceptor = self._settings.discovered_interceptor(conversation_id)
+        entry = self._registry.get(conversation_id)
+        if entry is not None and entry.phase == "created":
+            self._creator.watch(interceptor, entry)
+            return None
+        if entry is not None and (obstacle := obstacle_of(entry)):
+            return self._creator.report_failure(conversation_id, obstacle)
+        return self._creator.create(interceptor, discovered=True)
+
+    def is_watching(self, conversation_id: str) -> bool:
+        """Tell whether a conversation is watched already."""
+        return self._journal.is_watching(conversation_id)
+
+    def forget_others(self, active: Collection[str]) -> None:
+        """Forget the discovered interceptors of conversations that are over: they are not asked for again."""
+        over = [
+            conversation_id
+            for conversation_id, entry in self._registry.items()
+            if entry.discovered and conversation_id not in active and not self._journal.is_watching(conversation_id)
+        ]
+        if over:
+            self._registry.remove(over)
+
+
+def obstacle_of(entry: InterceptorEntry) -> str | None:
+    """Return why an interceptor that was not created must not be asked for again, or None if it may be."""
+    if entry.phase == "creating":
+        return (
+            f"{entry.reason or 'it may exist: an earlier bootstrap ended before Genesys had answered'}. Look for the "
+            "interceptor at Genesys, delete it if it is there, then run bootstrap with --retry-unknown"
+        )
+    if entry.phase == "failed" and entry.interceptor_id is not None:
+        return entry.reason
+    return None
+
+
+def _interceptor_id(answer: Mapping[str, Any]) -> str | None:
+    interceptor_id = answer.get("id")
+    return str(interceptor_id) if isinstance(interceptor_id, (str, int)) else None
+
+
+def _rate_mismatch(answer: Mapping[str, Any], asked_hz: int) -> str | None:
+    """Return the words for an answer that names another sampling rate than was asked for, or None."""
+    metadata = answer.get("metadata")
+    places = [answer, metadata] if isinstance(metadata, Mapping) else [answer]
+    for key in ("mediaSamplingRate", "audioSamplingRate"):
+        for place in places:
+            rate_hz = place.get(key)
+            if isinstance(rate_hz, (int, float)) and not isinstance(rate_hz, bool) and rate_hz != asked_hz:
+                return (
+                    f"sampling-rate mismatch: the interceptor was asked for at {asked_hz} Hz and its media is at "
+                    f"{rate_hz:g} Hz; delete interceptor {_interceptor_id(answer) or 'of this conversation'} at "
+                    f"Genesys, set audio_sampling_rate = {rate_hz:g}, then run bootstrap with --retry-unknown"
+                )
+    return None

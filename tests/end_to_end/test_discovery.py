@@ -1,0 +1,112 @@
+"""Calls that no configuration names: found, watched within the limits, and never given two interceptors."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+from connectors.genesys.feeds.base import is_sampled
+from connectors.genesys.simulator.voice_events import running_simulator
+from tests.support.cli import configuration, running, voicewatch
+from tests.support.tape import until
+
+
+def config(directory: Path, base_url: str, *, max_concurrent: int = 50, **watch: Any) -> Path:
+    """A configuration without a conversation."""
+    return configuration(
+        directory / "voicewatch.toml",
+        {
+            "genesys": {"base_url": base_url, "max_concurrent": max_concurrent},
+            "state": {"dir": str(directory / "state")},
+            "watch": {"mode": "discover", **watch},
+            "defaults": {
+                "interceptor_address": "sip:qa@monitoring.internal",
+                "qa_callback_url": "http://127.0.0.1:9/x",
+            },
+        },
+    )
+
+
+def watched(directory: Path) -> list[str]:
+    """The conversations with a watch record, in order, without those that heads of segments repeat."""
+    records = [
+        json.loads(line)
+        for path in sorted((directory / "state" / "journal").glob("*.jsonl"))
+        for line in path.read_bytes().splitlines(keepends=True)
+        if line.endswith(b"\n")
+    ]
+    return list(dict.fromkeys(record["watch"]["conversation_id"] for record in records if "watch" in record))
+
+
+def audited(directory: Path) -> list[dict[str, Any]]:
+    """The entries of the audit log."""
+    return [json.loads(line) for line in (directory / "state" / "audit.jsonl").read_bytes().splitlines()]
+
+
+def test_calls_are_found_and_no_interceptor_is_created_twice_across_kills(tmp_path: Path) -> None:
+    """A run without a conversation in its configuration watches the calls, killed at any moment or not."""
+    with running_simulator(conversations=8, rate=5, wait_for_subscriber=False) as simulator:
+        path = config(tmp_path, simulator.base_url)
+        for created in (1, 4, 8):
+            with running(tmp_path, "run", path) as process:
+                simulator.wait_for(lambda s, wanted=created: len(s.created) >= wanted, 60)  # type: ignore[misc]
+                process.stop(signal.SIGKILL)
+        with running(tmp_path, "run", path) as process:
+            process.wait_for_log("feed_changed")
+            # Each kill may cost the one call whose create was in progress, if that is over before the next start.
+            until(lambda: len(_missed(tmp_path, {one.conversation_id for one in simulator.created})) <= 3)
+            assert process.stop() == 0
+        ids = {one.conversation_id for one in simulator.created}
+        assert simulator.duplicate_creates == 0
+        assert len(ids) >= 8
+    assert "0 frames of" not in process.output
+
+
+def test_what_is_not_watched_is_counted_by_reason(tmp_path: Path) -> None:
+    """Only sampled calls are watched, at most `max`; the first of each reason is audited."""
+    with running_simulator(conversations=12, rate=5, wait_for_subscriber=False) as simulator:
+        path = config(tmp_path, simulator.base_url, sample=0.5, max=2)
+        with running(tmp_path, "run", path) as process:
+            until(lambda: len(simulator.created) >= 2 and _reasons(tmp_path) == {"sample", "max"})
+            assert process.stop() == 0
+        assert len(simulator.created) == 2
+        assert all(is_sampled(one.conversation_id, 0.5) for one in simulator.created)
+
+
+def test_saturation(tmp_path: Path) -> None:
+    """While as many calls as allowed are in progress, no interceptor is created, and the audit log says so."""
+    with running_simulator(conversations=5, rate=5, wait_for_subscriber=False) as simulator:
+        path = config(tmp_path, simulator.base_url, max_concurrent=3)
+        with running(tmp_path, "run", path) as process:
+            until(lambda: _reasons(tmp_path) == {"max_concurrent"})
+            assert process.stop() == 0
+        assert simulator.created == []
+    loads = [line for line in audited(tmp_path) if line["action"] == "INTERCEPTOR_VALIDATION"]
+    assert [(line["outcome"], line["active_load"], line["max_concurrent"]) for line in loads] == [("refused", 5, 3)]
+
+
+def test_what_discovery_needs_is_said(tmp_path: Path) -> None:
+    """One line for each key that is missing, and for a label that cannot be."""
+    path = configuration(tmp_path / "v.toml", {"watch": {"mode": "discover", "sample": 2}})
+    done = voicewatch("check", path)
+    assert done.returncode == 2
+    said = done.stdout + done.stderr
+    assert "defaults.interceptor_address" in said
+    assert "defaults.qa_callback_url" in said
+    assert "watch.sample" in said
+
+
+def _missed(directory: Path, ids: set[str]) -> set[str]:
+    """The conversations with an interceptor that are neither watched nor reported."""
+    reported = {line["conversation"] for line in audited(directory) if line["action"] == "INTERCEPTOR_FAILED"}
+    return ids - set(watched(directory)) - reported
+
+
+def _reasons(directory: Path) -> set[str]:
+    path = directory / "state" / "audit.jsonl"
+    if not path.exists():
+        return set()
+    lines = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return {line["outcome"] for line in lines if line["action"] == "CONVERSATION_NOT_WATCHED"}

@@ -1,1 +1,0 @@
-"""Tests of the live page without a browser."""
