@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from connectors.callbacks.outbox import Callback
     from connectors.state.audit import AuditEntry
 
-__all__ = ["SHARDS", "SHARDS_STEP", "Outputs", "TallySink", "build"]
+__all__ = ["SHARDS", "SHARDS_STEP", "TALLY_STEP", "Outputs", "TallySink", "build"]
 
 # Few, for each block costs each shard the same, however little is in it. The names are such that Bytewax, which routes
 # by their hash, gives two, three and four workers as equal shares as there can be. They are in every recovery store.
@@ -45,6 +45,7 @@ SHARDS: Final = ("0an", "1at", "2ah", "3aa")
 ALL: Final = "all"
 FLOW_ID: Final = "voice_qa"
 SHARDS_STEP: Final = f"{FLOW_ID}.shards"
+TALLY_STEP: Final = f"{FLOW_ID}.tally"
 
 
 @dataclass(frozen=True)

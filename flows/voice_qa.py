@@ -1,4 +1,8 @@
-"""The entry of `python -m bytewax.run flows.voice_qa`: the live flow of VOICEWATCH_CONFIG."""
+"""The entry of `python -m bytewax.run flows.voice_qa`: the live flow of VOICEWATCH_CONFIG.
+
+`python -P -m flows.voice_qa` does the same with the same options; it also works in a directory that holds another
+package called `flows` or `connectors`, which Bytewax' runner would import.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +34,7 @@ def flow() -> Dataflow:
 def _flow(arguments: Sequence[str]) -> Dataflow:
     from connectors.runtime.logs import LOG_JSON, configure_logs, run_id_of
     from connectors.runtime.shutdown import Shutdown
+    from flows.dataflow import TallySink
     from flows.live import live_flow
     from flows.monitoring.monitor import instruments_of, process_number
     from flows.settings.loading import load_settings
@@ -45,7 +50,7 @@ def _flow(arguments: Sequence[str]) -> Dataflow:
     process, port_offset = process_number(arguments, os.environ)
     _check_recovery(arguments, os.environ, process)
     instruments = instruments_of(settings, os.environ, shutdown, process=process, port_offset=port_offset)
-    dataflow = live_flow(settings, os.environ, shutdown, instruments=instruments)
+    dataflow = live_flow(settings, os.environ, shutdown, TallySink(), instruments)
     instruments.start()
     return dataflow
 
@@ -67,3 +72,17 @@ def _check_recovery(arguments: Sequence[str], environ: Mapping[str, str], proces
     directory = Path(given)
     if process == 0 or any(directory.glob("part-*.sqlite3")):  # the other processes may have no part of the store
         check_recovery(directory, whole=False)
+
+
+def main() -> None:
+    """Call Bytewax' runner on this module, with the options of the command line."""
+    import importlib
+    import runpy
+
+    importlib.import_module("flows.voice_qa")  # before the runner puts the current directory on the path
+    sys.argv[1:1] = ["flows.voice_qa"]
+    runpy.run_module("bytewax.run", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

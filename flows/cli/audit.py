@@ -27,8 +27,9 @@ def audit_show(
 @app.command("verify", cls=Command)
 def audit_verify(path: Annotated[Path, typer.Argument(metavar="PATH")]) -> None:
     """Check that no line was changed, removed or inserted."""
-    from connectors.state.audit import verify
+    from connectors.state.audit import read_log, verify
 
+    next(read_log(path), None)  # refuses a file that is not an audit log in one line
     verdict = verify(path)
     for note in verdict.notes:
         print(f"note: {note}")

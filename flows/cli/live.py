@@ -94,8 +94,8 @@ def cluster(
     """Like run, on a cluster of local Bytewax processes; all are started again when one dies."""
     shutdown = stop_on_signals()
     from flows.commands.cluster import run_cluster
-    from flows.commands.output import print_bootstrap
+    from flows.commands.output import print_bootstrap, print_tally
 
     settings = read_settings(config)
     on_bootstrap = None if no_bootstrap else print_bootstrap
-    run_cluster(config, settings, os.environ, processes, shutdown, on_bootstrap=on_bootstrap)
+    print_tally(run_cluster(config, settings, os.environ, processes, shutdown, on_bootstrap=on_bootstrap))

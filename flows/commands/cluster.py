@@ -18,7 +18,10 @@ from connectors.errors import VoicewatchError
 from connectors.retry import backoff_s
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Interrupted, Shutdown
+from connectors.state.recovery import latest_states
+from flows.analytics.merge import Tally
 from flows.commands.run import OnBootstrap, ensure_interceptors, preflight
+from flows.dataflow import TALLY_STEP
 from flows.live import SNAPSHOT_EVERY, recovery_of
 from flows.settings.models import Settings
 from flows.state import StateLayout
@@ -39,8 +42,10 @@ def run_cluster(
     shutdown: Shutdown,
     *,
     on_bootstrap: OnBootstrap | None,
-) -> None:
+) -> Tally:
     """Bootstrap, unless `on_bootstrap` is None, then run `processes` Bytewax processes until a shutdown.
+
+    Return what the last snapshot counted.
 
     When one dies, all are ended and started again, from the last snapshot, after a while that grows. Raises
     VoicewatchError when they die too often in a row.
@@ -51,7 +56,7 @@ def run_cluster(
         with shutdown.interruptible():
             ensure_interceptors(settings, environ, on_bootstrap, shutdown.shielded)
     except Interrupted:
-        return
+        return _counted(settings)
     log = get_logger(__name__)
     stop = shutdown.requested
     failures = 0
@@ -61,12 +66,19 @@ def run_cluster(
         if stop.is_set() and code:
             log.warning("cluster_stopped_without_last_snapshot", exit_code=code)
         if stop.is_set() or code == 0:
-            return
+            return _counted(settings)
         failures = 1 if time.monotonic() - began >= HEALTHY_S else failures + 1
         log.error("cluster_process_died", exit_code=code, failures=failures)
         if failures == MAX_FAILURES:
             raise VoicewatchError(f"a process of the cluster died {failures} times in a row; the log says why")
         stop.wait(backoff_s(failures, random.random(), base_s=1.0, cap_s=30.0))  # noqa: S311 - no secret
+    return _counted(settings)
+
+
+def _counted(settings: Settings) -> Tally:
+    """Return the counts of the last snapshot, the processes being gone."""
+    states = [state for _, state in latest_states(StateLayout(settings.state.dir).recovery, TALLY_STEP)]
+    return Tally(*states[0]) if states else Tally()
 
 
 def _commands(settings: Settings, processes: int) -> list[list[str]]:
@@ -74,7 +86,7 @@ def _commands(settings: Settings, processes: int) -> list[list[str]]:
     recovery = StateLayout(settings.state.dir).recovery
     common = ["-r", str(recovery), "-s", str(int(SNAPSHOT_EVERY.total_seconds())), "-b", "0"]
     return [
-        [sys.executable, "-m", "bytewax.run", "flows.voice_qa", "-i", str(number), "-a", addresses, *common]
+        [sys.executable, "-P", "-m", "flows.voice_qa", "-i", str(number), "-a", addresses, *common]
         for number in range(processes)
     ]
 

@@ -147,8 +147,9 @@ def _verdict(parts: dict[str, dict[str, Any]]) -> Verdict:
 class HealthServer:
     """Serves /metrics, /livez and /readyz on one address, over plain HTTP and without authentication.
 
-    Whoever asks may be a stranger: 16 requests are dealt with at once, any more are hung up on, and so is one that is
-    not over within `deadline_s`. /metrics and /readyz, which look at the disk, are answered for a second as before.
+    Clients are untrusted: at most 16 requests are served at once, a further one ends the oldest, and a request that
+    takes longer than `deadline_s` is ended. /metrics and /readyz, which look at the disk, are answered from a cache
+    for a second.
 
     Bound when made. Raises UsageError if the address cannot be used.
     """
@@ -240,14 +241,18 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Deal with a connection in a thread, or hang up if there are enough."""
+        """Serve a connection in a thread; if there are enough, end the oldest one."""
         with self._open_lock:
-            if has_room := len(self._due) < MAX_REQUESTS:
-                self._due[request] = time.monotonic() + self.deadline_s
-        if has_room:
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
+            if len(self._due) >= MAX_REQUESTS:
+                # The oldest is a slow client; refusing the newest would let slow clients starve a health check.
+                self._end(min(self._due, key=self._due.__getitem__))
+            self._due[request] = time.monotonic() + self.deadline_s
+        super().process_request(request, client_address)
+
+    def _end(self, request: socket.socket) -> None:
+        del self._due[request]
+        with suppress(OSError):  # the peer was faster
+            request.shutdown(socket.SHUT_RDWR)  # its thread wakes up, and closes it
 
     def shutdown_request(self, request: Any) -> None:
         """Close a connection; from here on its descriptor may be another one's."""
@@ -260,8 +265,7 @@ class _Server(ThreadingHTTPServer):
         now = time.monotonic()
         with self._open_lock:
             for request in [request for request, due in self._due.items() if due <= now]:
-                with suppress(OSError):  # the peer was faster
-                    request.shutdown(socket.SHUT_RDWR)  # its thread wakes up, and closes it
+                self._end(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
         """Log what went wrong with one request; a peer that hangs up is nobody's fault."""

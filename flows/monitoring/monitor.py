@@ -23,6 +23,7 @@ from flows.analytics.shards import ShardBlock
 from flows.monitoring.health import Health, HealthServer, Limits
 from flows.monitoring.instruments import Instruments, Tokens
 from flows.monitoring.metrics import Metrics
+from flows.monitoring.run_log import RunLog
 from flows.settings.metrics import MetricsSettings
 from flows.settings.models import Settings
 from flows.state import StateLayout
@@ -32,7 +33,7 @@ __all__ = ["Monitor", "instruments_of", "process_number"]
 DEFAULT_FEED: Final = "voice-events"
 
 
-class Monitor(Instruments):
+class Monitor(RunLog):
     """Metrics and health of one process of a run. Nothing is opened before `start`."""
 
     def __init__(
@@ -46,6 +47,7 @@ class Monitor(Instruments):
         now: Callable[[], float] = time.time,
     ) -> None:
         state = StateLayout(settings.state.dir)
+        super().__init__(state.outbox, now=now)
         names = tuple(feed.name for feed in settings.feeds)
         self._directory = settings.state.dir
         self._address = settings.metrics.address(port_offset)
@@ -83,9 +85,11 @@ class Monitor(Instruments):
             self._server = HealthServer(*self._address, self.metrics.text, self._health)
             self._server.start()
         self._notifier.start()
+        super().start()
 
     def stop(self) -> None:
         """Stop serving and telling."""
+        super().stop()
         self._notifier.stop()
         if self._server is not None:
             self._server.stop()
@@ -119,12 +123,13 @@ class Monitor(Instruments):
     def apply(self, shard: Shard, block: ShardBlock) -> ShardResult:
         """`shard.apply`, measured."""
         began = time.perf_counter()
-        result = shard.apply(block)
+        result = super().apply(shard, block)
         self.metrics.shard_done(id(shard), shard.watching, time.perf_counter() - began)
         return result
 
     def reported(self, reports: Sequence[Report]) -> None:
         """What the flow made of some blocks."""
+        super().reported(reports)
         for report in reports:
             tally = report.tally
             self.metrics.reported(
@@ -142,9 +147,9 @@ def instruments_of(
     process: int = 0,
     port_offset: int = 0,
 ) -> Instruments:
-    """Return a monitor if metrics are served or systemd is notified, otherwise instruments that measure nothing."""
+    """Return a monitor if metrics are served or systemd is notified, otherwise only the log of the run."""
     if settings.metrics.listen is None and "NOTIFY_SOCKET" not in environ:
-        return Instruments()
+        return RunLog(StateLayout(settings.state.dir).outbox)
     return Monitor(settings, environ, shutdown, process=process, port_offset=port_offset)
 
 

@@ -20,6 +20,9 @@ from flows.settings.warnings import CALLBACK_SECRET
 
 __all__ = ["load_settings", "parse_settings"]
 
+MAX_KEY_PARTS = 200
+_DEEP_KEY = re.compile(rf"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_KEY_PARTS}}}""")
+
 _NOT_SETTINGS = frozenset(
     {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", CALLBACK_SECRET, SECRETS_VARIABLE}
 )
@@ -66,6 +69,9 @@ def _parse_toml(raw: bytes) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(f"line {line}: is not UTF-8 (byte 0x{raw[error.start]:02x})") from error
+    if found := _DEEP_KEY.search(text):  # tomllib takes minutes for a key of 100,000 parts
+        line = text.count("\n", 0, found.start()) + 1
+        raise ValueError(f"line {line}: a key has more than {MAX_KEY_PARTS} parts")
     try:
         return tomllib.loads(text)
     except RecursionError as error:

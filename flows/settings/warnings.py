@@ -30,6 +30,10 @@ def _general_warnings(settings: Settings) -> Iterator[str]:
         yield "interceptor: there is none, so nothing is watched"
     if settings.alerts.unwatched == "default" and settings.defaults.qa_callback_url is None:
         yield "defaults.qa_callback_url: is missing, so alerts of unwatched conversations go nowhere"
+    host = urlsplit(settings.genesys.base_url).hostname or ""
+    if host.startswith("apps."):
+        api = settings.genesys.base_url.replace("apps.", "api.", 1)
+        yield f"genesys.base_url: {host} serves the web application, not the API, which is probably {api}"
     if settings.genesys.base_url.startswith("http://") and not is_loopback(settings.genesys.base_url):
         yield "genesys.base_url: http:// sends the client's credentials in clear text"
 

@@ -692,7 +692,8 @@ def test_audit_show_refuses_what_is_no_audit_log(tmp_path: Path) -> None:
     contents = {"journal": RECORDING.read_bytes(), "text": b"hello\nworld", "list": b'["prev"]\n'}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    for done, name in zip(several([["audit", "show", tmp_path / name] for name in contents]), contents, strict=True):
+    commands = [["audit", verb, tmp_path / name] for verb in ("show", "verify") for name in contents]
+    for done, name in zip(several(commands), [*contents, *contents], strict=True):
         told = fails(done, 2)
         assert told.startswith(f"{tmp_path / name}: line 1 is not a line of an audit log")
         assert told.endswith("such as state/audit.jsonl")

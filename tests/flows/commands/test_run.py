@@ -119,7 +119,8 @@ def test_a_recovery_store_that_cannot_be_used_is_one_line(tmp_path: Path, harm: 
             told.append(subprocess.run(runner, env=variables, capture_output=True, text=True, timeout=60, cwd=tmp_path))
         for done in told:
             assert (done.returncode, done.stdout) == (2, ""), done.stderr
-            [line] = done.stderr.splitlines()
+            *warnings, line = done.stderr.splitlines()
+            assert all(warning.startswith("warning: ") for warning in warnings)
             assert line.startswith(f"voicewatch: the recovery store {recovery} cannot be used: ")
             assert "move the directory away" in line
         shutil.move(recovery, tmp_path / "away")
@@ -143,3 +144,19 @@ def test_the_runner_needs_a_recovery_directory(tmp_path: Path) -> None:
             assert (done.returncode, done.stdout) == (2, "")
             [line] = done.stderr.splitlines()
             assert remedy in line
+
+
+def test_a_package_of_another_project_is_not_imported(tmp_path: Path) -> None:
+    """In a directory with packages called flows and connectors, the flow and the probe start all the same."""
+    for name in ("flows", "connectors"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise RuntimeError('a package of another project')")
+    variables = environ({"VOICEWATCH_CONFIG": None})
+    for module, code, told in (
+        (["flows.voice_qa", "-i", "0", "-a", "127.0.0.1:1"], 2, "VOICEWATCH_CONFIG"),
+        (["flows", "probe", "/livez"], 2, "VOICEWATCH_METRICS__LISTEN is not set"),
+    ):
+        command = [sys.executable, "-P", "-m", *module]
+        done = subprocess.run(command, env=variables, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+        assert done.returncode == code, done.stderr
+        assert told in done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -610,3 +611,21 @@ def test_importing_costs_little() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     heavy = {"bytewax", "PureCloudPlatformClientV2", "httpx", "websockets", "numpy", "pydantic_settings"}
     assert not heavy & set(done.stdout.split())
+
+
+def test_a_key_of_very_many_parts_is_refused_at_once(tmp_path: Path) -> None:
+    """A dotted key of 100,000 parts, which the parser would take minutes for, is one mistake with its line."""
+    path = tmp_path / "voicewatch.toml"
+    for key in ("a" + ".a" * 100_000, '"a"' + ' . "b"' * 100_000):
+        path.write_text(f"[state]\n{key} = 1\n")
+        began = time.monotonic()
+        with pytest.raises(ConfigurationError, match="line 2: a key has more than 200 parts"):
+            load_settings(path, {})
+        assert time.monotonic() - began < 2
+
+
+@pytest.mark.parametrize("host", ["apps.mypurecloud.de", "apps.usw2.pure.cloud"])
+def test_the_address_of_the_web_application_is_doubted(host: str) -> None:
+    """People copy the address of their browser; the warning gives that of the API."""
+    [warning] = [each for each in warnings_of(parsed(f'[genesys]\nbase_url = "https://{host}"')) if "base_url" in each]
+    assert f"https://{host.replace('apps.', 'api.')}" in warning

@@ -1,0 +1,99 @@
+"""The log of a live run: a line for each alert, and once a minute a line that says how the run is."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import orjson
+
+from connectors.callbacks.outbox import outbox_state
+from connectors.runtime.logs import get_logger
+from connectors.runtime.threads import Periodic
+from flows.analytics.alerts import Alert
+from flows.analytics.merge import Report
+from flows.analytics.shard import Shard, ShardResult
+from flows.analytics.shards import ShardBlock
+from flows.monitoring.instruments import Instruments
+
+__all__ = ["RunLog"]
+
+EVERY_S: Final = 60.0
+MAX_ALERT_LINES: Final = 100  # between two lines of status: a storm must not fill the disk with log lines
+
+
+class RunLog(Instruments):
+    """Log alerts, and every `every_s` seconds the watched conversations, counts since the start, and callbacks.
+
+    In a cluster each process logs what passes through it: the conversations of its shards, and, in the one that merges
+    the results, frames, windows and alerts.
+    """
+
+    def __init__(self, outbox: Path, *, every_s: float = EVERY_S, now: Callable[[], float] = time.time) -> None:
+        self._outbox = outbox
+        self._now = now
+        self._lock = threading.Lock()
+        self._watching: dict[int, int] = {}
+        self._frames = self._windows = self._raised = self._resolved = self._alert_lines = 0
+        self._status = Periodic("voicewatch-status", every_s, self._log_status)
+
+    def start(self) -> None:
+        """Begin to log the status."""
+        self._status.start()
+
+    def stop(self) -> None:
+        """Stop logging the status."""
+        self._status.stop()
+
+    def apply(self, shard: Shard, block: ShardBlock) -> ShardResult:
+        """Call `shard.apply`, and note how many conversations it watches."""
+        result = shard.apply(block)
+        self._watching[id(shard)] = shard.watching
+        return result
+
+    def reported(self, reports: Sequence[Report]) -> None:
+        """Count the results of some blocks, and log their alerts."""
+        for report in reports:
+            tally = report.tally
+            with self._lock:
+                self._frames += tally.frames
+                self._windows += tally.windows
+                self._raised += tally.raised
+                self._resolved += tally.resolved
+            for alert in report.alerts:
+                self._log_alert(alert)
+
+    def _log_alert(self, alert: Alert) -> None:
+        with self._lock:
+            self._alert_lines += 1
+            if self._alert_lines > MAX_ALERT_LINES:
+                return
+        body = orjson.loads(alert.body)
+        details = {"value": body.get("metricValue"), "limit": body.get("threshold"), "reason": alert.reason}
+        get_logger(__name__).info(
+            f"alert_{alert.state}",
+            conversation=alert.conversation_id,
+            rule=alert.rule,
+            **{key: value for key, value in details.items() if value is not None},
+            **({"labels": alert.labels} if alert.labels else {}),
+        )
+
+    def _log_status(self) -> None:
+        with self._lock:
+            counts = {"frames": self._frames, "windows": self._windows}
+            counts |= {"alerts_raised": self._raised, "alerts_resolved": self._resolved}
+            unlogged, self._alert_lines = max(self._alert_lines - MAX_ALERT_LINES, 0), 0
+        log = get_logger(__name__)
+        try:
+            outbox = outbox_state(self._outbox, self._now())
+        except sqlite3.Error as error:
+            log.warning("outbox_unreadable", error=str(error))
+        else:
+            counts |= {"callbacks_pending": outbox.pending, "callbacks_dead": outbox.dead}
+        if unlogged:
+            counts["alerts_not_logged"] = unlogged
+        log.info("status", watching=sum(list(self._watching.values())), **counts)
