@@ -11,7 +11,7 @@ from typing import Final
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
 
-from connectors.callbacks.policy import DeliveryPolicy
+from connectors.callbacks.policy import FAILURE_BODY, BodyRules, DeliveryPolicy
 from connectors.callbacks.signing import SECRET_VARIABLE, parse_secrets
 from connectors.callbacks.sink import CallbackSink
 from connectors.journal.source import JournalSource
@@ -49,12 +49,15 @@ def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def policy_of(settings: Settings) -> DeliveryPolicy:
-    """How callbacks are to be delivered."""
+    """Return how callbacks are to be delivered."""
     delivery = settings.delivery
     return DeliveryPolicy(
         timeout_s=delivery.timeout_s,
         max_attempts=delivery.max_attempts,
         allow_private_addresses=delivery.allow_private_addresses,
+        body=BodyRules(
+            FAILURE_BODY if delivery.failure_body is None else delivery.failure_body, delivery.success_body or ()
+        ),
     )
 
 
@@ -133,6 +136,8 @@ def live_flow(
             secrets=secrets,
             policy=policy_of(settings),
             metrics=instruments.delivery,
+            alerts=state.alerts,
+            expire_after_s=settings.delivery.expire_after_s,
         ),
         audit=AuditSink(state.audit),
         tally=tally,

@@ -17,7 +17,7 @@ from connectors.callbacks.connection import AnswerTooLargeError, Connection
 from connectors.callbacks.policy import DeliveryPolicy, Failure, Outcome
 from connectors.retry import retry_after_s
 
-__all__ = ["Sender", "safe_origin"]
+__all__ = ["Sender"]
 
 _IDLE_S = 30.0
 _AGE_S = 300.0  # so that a change of the receiver's address is followed
@@ -32,15 +32,6 @@ class _FailedError(Exception):
         self.failure = failure
         self.detail = detail
         super().__init__(detail)
-
-
-def safe_origin(url: str) -> str:
-    """Scheme, host and port of a URL: what may stand in a log, since paths and queries can hold secrets."""
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        return "unusable URL"
-    return f"{parsed.scheme}://{parsed.netloc.decode('ascii', 'replace')}"
 
 
 class Sender:
@@ -195,9 +186,10 @@ def _port(url: httpx.URL) -> int:
 def _usable(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL as error:
+        host = url.host
+    except (httpx.InvalidURL, UnicodeError) as error:  # the latter: a label xn--… that is not valid IDNA
         raise _FailedError("url", _words(error)) from None
-    if url.scheme not in ("http", "https") or not url.host:
+    if url.scheme not in ("http", "https") or not host:
         raise _FailedError("url", "it must be an http or https URL with a host")
     if url.userinfo:
         raise _FailedError("url", "credentials in a URL are not sent; sign callbacks with a secret instead")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["AttemptResult", "Callback", "DueBatch", "DueCallback", "Entry", "State"]
+__all__ = ["AttemptResult", "Callback", "DueBatch", "DueCallback", "Entry", "State", "WaitingFor"]
 
 State = Literal["pending", "delivered", "dead"]
 
@@ -91,3 +91,13 @@ class Entry:
     done_at: float | None
     last_error: str | None
     answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingFor:
+    """A receiver with pending callbacks: their number, when the next attempt is due, and an error of the last ones."""
+
+    url: str
+    count: int
+    next_at: float
+    error: str | None

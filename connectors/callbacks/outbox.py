@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from connectors.callbacks.model import AttemptResult, Callback, DueBatch, DueCallback, Entry, State
+from connectors.callbacks.model import AttemptResult, Callback, DueBatch, DueCallback, Entry, State, WaitingFor
 from connectors.callbacks.outbox_schema import prepare
 from connectors.errors import StateError
 from connectors.state.files import make_private_dir, open_private
@@ -27,6 +27,7 @@ __all__ = [
     "Outbox",
     "OutboxState",
     "State",
+    "WaitingFor",
     "outbox_state",
 ]
 
@@ -284,6 +285,16 @@ class Outbox:
         with self._lock, self._explained():
             rows = [row for state in states for row in self._db.execute(_BY_STATE[state], (limit,))]
         return [Entry(*row[:-1]) for row in sorted(rows, key=lambda row: row[-1])]
+
+    def waiting(self, *, limit: int = 5) -> list[WaitingFor]:
+        """Return, for each receiver with pending callbacks, their number and its next attempt, the most first."""
+        with self._lock, self._explained():
+            rows = self._db.execute(
+                "SELECT url, COUNT(*), MIN(CASE WHEN head = 1 THEN due_at END), MAX(last_error) FROM callbacks"
+                " WHERE state = 'pending' GROUP BY url ORDER BY COUNT(*) DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [WaitingFor(url, count, next_at or 0.0, error) for url, count, next_at, error in rows]
 
     def show(self, id_: str) -> Entry | None:
         """Return one callback, or None if its id is unknown (or was delivered so long ago that it is pruned)."""

@@ -9,7 +9,7 @@ from typing import Final
 
 from connectors.errors import StateError
 
-__all__ = ["CALLBACK_COLUMNS", "SCHEMA_VERSION", "prepare"]
+__all__ = ["COLUMNS", "INSERT_ROW", "PROMOTE_ALL", "SCHEMA_VERSION", "prepare"]
 
 SCHEMA_VERSION: Final = 2
 # `thread` orders callbacks: of each thread only `head`, the oldest that is pending, may be sent. `head` is kept up to
@@ -60,10 +60,31 @@ CREATE INDEX open ON callbacks (incident, url) WHERE state = 'open';
 PRAGMA user_version = 2
 """
 _STEPS: Final = {0: _TABLE, 1: _FROM_1}
-CALLBACK_COLUMNS: Final = (
-    "id, conversation, url, body, state, attempts, requeued, created_at, due_at, done_at, last_error, thread, incident,"
-    " closes, refresh_s, wait_s, answer"
-)
+COLUMNS: Final = {
+    "id": None,
+    "conversation": None,
+    "url": None,
+    "body": None,
+    "state": "pending",
+    "attempts": 0,
+    "requeued": 0,
+    "created_at": 0.0,
+    "due_at": 0.0,
+    "done_at": None,
+    "last_error": None,
+    "thread": "",
+    "incident": "",
+    "closes": 0,
+    "refresh_s": 0.0,
+    "wait_s": 3600.0,
+    "answer": None,
+}
+"""The columns to copy into another outbox, in order, with what stands in one that an older file lacks."""
+INSERT_ROW: Final = f"INSERT INTO callbacks ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608 - literals
+PROMOTE_ALL: Final = """
+UPDATE callbacks SET head = 1 WHERE state = 'open'
+   OR seq IN (SELECT MIN(seq) FROM callbacks WHERE state = 'pending' GROUP BY thread)
+"""
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "classify",
     "excerpt",
     "retry_delay_s",
+    "safe_origin",
 ]
 
 Failure = Literal["address", "url", "target", "dns", "connect", "tls", "timeout", "protocol", "internal"]
@@ -154,6 +155,21 @@ def excerpt(body: str, url: str, secrets: tuple[str, ...] = ()) -> str:
     for secret in sorted({*secrets, *_secrets_of(url)}, key=len, reverse=True):
         line = line.replace(secret, "***")
     return line if len(line) <= _EXCERPT_CHARACTERS else line[: _EXCERPT_CHARACTERS - 1] + "…"
+
+
+def safe_origin(url: str) -> str:
+    """Return scheme, host and port of a URL: what may stand in a log, since paths and queries can hold secrets.
+
+    >>> safe_origin("https://user:secret@chat.example:8443/hooks/T0123?x=1"), safe_origin("notify:oncall")
+    ('https://chat.example:8443', 'notify:oncall')
+    """
+    if url.startswith("notify:"):
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "unusable URL"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
 
 
 def _secrets_of(url: str) -> set[str]:

@@ -11,8 +11,8 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from connectors.callbacks.addresses import Resolve
-from connectors.callbacks.http import Sender, safe_origin
-from connectors.callbacks.policy import BodyRules, DeliveryPolicy, Outcome
+from connectors.callbacks.http import Sender
+from connectors.callbacks.policy import BodyRules, DeliveryPolicy, Outcome, safe_origin
 
 __all__ = ["JSON_HEADERS", "Route", "Sends", "connections_allowed"]
 

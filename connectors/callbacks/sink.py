@@ -1,33 +1,39 @@
 """QA callbacks from a Bytewax flow: into a durable outbox first, then to their receivers, at least once.
 
-The parts, beside this module: `outbox` stores callbacks, `delivery` schedules attempts, `http` sends them, `policy`
-decides what an answer means, `signing` signs, `addresses` rejects private destinations.
+The parts, beside this module: `outbox` stores callbacks, `delivery` schedules attempts, `receivers` shares the
+connections out, `http` sends, `policy` decides what an answer means, `signing` signs, `addresses` rejects private
+destinations, `salvage` saves what can be read of a damaged outbox.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.callbacks.delivery import Delivery, DeliveryMetrics
 from connectors.callbacks.outbox import Callback, Outbox
 from connectors.callbacks.policy import DeliveryPolicy
+from connectors.callbacks.routes import Route
+from connectors.callbacks.salvage import open_or_salvage
 from connectors.runtime.logs import get_logger
 from connectors.state.audit import AuditLog
 from connectors.state.files import logged_failures
 
-__all__ = ["CallbackSink"]
+__all__ = ["CallbackSink", "OutboxSink"]
 
 
 class _CallbackPartition(StatefulSinkPartition[Sequence[Callback], int]):
-    def __init__(self, outbox: Outbox, delivery: Delivery, now: Callable[[], float], drain_s: float) -> None:
+    def __init__(
+        self, outbox: Outbox, delivery: Delivery, now: Callable[[], float], on_close: Callable[[], None]
+    ) -> None:
         self._outbox = outbox
         self._delivery = delivery
         self._now = now
-        self._drain_s = drain_s
+        self._on_close = on_close
 
     def write_batch(self, values: list[Sequence[Callback]]) -> None:
         callbacks = [callback for batch in values for callback in batch]
@@ -43,10 +49,29 @@ class _CallbackPartition(StatefulSinkPartition[Sequence[Callback], int]):
     def close(self) -> None:
         # Must not raise: Bytewax calls it while another exception unwinds, and a second one aborts the process.
         try:
-            self._delivery.stop(self._drain_s)
-            self._outbox.close()
+            self._on_close()
         except Exception:
             get_logger(__name__).exception("callback_sink_close_failed")
+
+
+class OutboxSink(FixedPartitionedSink[Sequence[Callback], int]):
+    """Bytewax sink like `CallbackSink`, with an outbox and a running delivery that its owner opens and closes.
+
+    Delivery guarantee: at least once, as far as the owner delivers what the outbox holds when the flow ends.
+    """
+
+    def __init__(self, outbox: Outbox, delivery: Delivery, *, now: Callable[[], float] = time.time) -> None:
+        self._outbox = outbox
+        self._delivery = delivery
+        self._now = now
+
+    def list_parts(self) -> list[str]:
+        """Give one partition, whatever the number of workers."""
+        return ["outbox"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _CallbackPartition:  # noqa: ARG002
+        """Build the partition; nothing is opened."""
+        return _CallbackPartition(self._outbox, self._delivery, self._now, lambda: None)
 
 
 class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):
@@ -56,6 +81,8 @@ class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):
     so a flow should send one early, if only an empty sequence. At the end of the flow what is due is
     still sent, for `drain_s` seconds at most; the rest stays in the outbox for the next run. A batch is one
     transaction, on the disk before the flow goes on; sending never holds up the flow.
+
+    A damaged outbox is replaced by what can be read of it, and what is lost is reported against the file `alerts`.
 
     Delivery guarantee: at least once, with recovery on. After a crash the flow inserts some callbacks again, and the
     outbox knows them by their ids, for a week after their delivery. A callback whose answer was lost in a crash is
@@ -69,33 +96,46 @@ class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):
         audit: AuditLog,
         secrets: Sequence[str] = (),
         policy: DeliveryPolicy | None = None,
+        routes: Mapping[str, Route] = MappingProxyType({}),
         drain_s: float = 5.0,
         now: Callable[[], float] = time.time,
         metrics: DeliveryMetrics | None = None,
+        alerts: Path | None = None,
+        expire_after_s: float | None = None,
     ) -> None:
         self._path = Path(path)
         self._audit = audit
         self._secrets = tuple(secrets)
         self._policy = policy or DeliveryPolicy()
+        self._routes = routes
         self._drain_s = drain_s
         self._now = now
         self._metrics = metrics
+        self._alerts = alerts
+        self._expire_after_s = expire_after_s
 
     def list_parts(self) -> list[str]:
-        """One partition, whatever the number of workers."""
+        """Give one partition, whatever the number of workers."""
         return ["outbox"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _CallbackPartition:  # noqa: ARG002
-        """Open the files; raises StateError if that fails."""
+        """Open the files; raise StateError if that fails."""
         with logged_failures("outbox_open_failed", step=step_id):
-            outbox = Outbox(self._path)
+            outbox = open_or_salvage(self._path, alerts=self._alerts, audit=self._audit)
             delivery = Delivery(
                 outbox,
                 audit=self._audit,
                 secrets=self._secrets,
                 policy=self._policy,
+                routes=self._routes,
                 now=self._now,
                 metrics=self._metrics,
+                expire_after_s=self._expire_after_s,
             )
             delivery.start()
-            return _CallbackPartition(outbox, delivery, self._now, self._drain_s)
+
+            def close() -> None:
+                delivery.stop(self._drain_s)
+                outbox.close()
+
+            return _CallbackPartition(outbox, delivery, self._now, close)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import zstandard
 
 from connectors.errors import StateError
-from connectors.runtime.logs import get_logger
-from connectors.runtime.threads import Periodic
 from connectors.state.files import replace_durably, state_errors
 
 __all__ = [
@@ -21,7 +18,6 @@ __all__ = [
     "SUFFIX",
     "JournalTail",
     "Position",
-    "Retention",
     "SafePlace",
     "compress",
     "number_of",
@@ -129,7 +125,6 @@ def _unpacked(path: Path) -> int:
 
 LEVEL: Final = 3
 CHUNK_BYTES: Final = 1 << 20
-EVERY_S: Final = 60.0
 SNAPSHOTS_BACK: Final = 10
 
 
@@ -153,36 +148,12 @@ class SafePlace:
         return self._recent[0] if len(self._recent) == SNAPSHOTS_BACK else 0
 
 
-class Retention:
-    """Tidies a journal once a minute, until stopped. A failure is logged and tried again: nothing depends on it."""
-
-    def __init__(
-        self, directory: Path, safe: SafePlace, *, keep_s: float, now: Callable[[], float] = time.time
-    ) -> None:
-        self._directory = directory
-        self._safe = safe
-        self._keep_s = keep_s
-        self._now = now
-        self._tidying = Periodic("voicewatch-retention", EVERY_S, self._tidy)
-        self.start = self._tidying.start
-        self.stop = self._tidying.stop
-
-    def _tidy(self) -> None:
-        try:
-            tidy(self._directory, self._safe.number, self._now() - self._keep_s)
-        except (OSError, StateError) as error:
-            get_logger(__name__).warning("journal_tidy_failed", error=str(error))
-
-
-def tidy(directory: Path, below: int, before: float) -> None:
-    """Compress the segments numbered below `below`, and remove those of them last written before `before`.
-
-    `before` is in epoch seconds. Raises OSError.
-    """
+def tidy(directory: Path, below: int, expired: Collection[int]) -> None:
+    """Compress the segments numbered below `below`, and remove those of them that are `expired`. Raises OSError."""
     for segment in segments(directory):
         if number_of(segment.name) >= below:
             return
-        if segment.stat().st_mtime < before:
+        if number_of(segment.name) in expired:
             segment.unlink()
         elif segment.suffix != COMPRESSED:
             compress(segment)

@@ -18,7 +18,8 @@ from connectors.format.lines import line_time, read_line, time_of
 from connectors.format.records import CLOCK, Control, InvalidFrameError
 from connectors.journal.progress import SourceProgress
 from connectors.journal.recording import UTF8_MARK, Recording
-from connectors.journal.segments import JournalTail, Position, Retention, SafePlace
+from connectors.journal.retention import Retention
+from connectors.journal.segments import JournalTail, Position, SafePlace
 from connectors.journal.writer import Block, Journal
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Shutdown

@@ -73,6 +73,11 @@ class AuditLog:
         self._size = 0
         self._hash = _FIRST
 
+    @property
+    def path(self) -> Path:
+        """The file."""
+        return self._path
+
     def append(self, action: str, *, conversation: str | None, outcome: str, **details: object) -> None:
         """Add one line. Never pass a token, a secret or a body."""
         self.extend([AuditEntry(action, conversation, outcome, details)])

@@ -43,9 +43,11 @@ def check(
     from flows.feeds import tls_of
     from flows.live import secrets_of
     from flows.settings.warnings import warnings_of
+    from flows.web.page import token_of
 
     settings = read_settings(config)
     secrets_of(os.environ)
+    token_of(settings.web, os.environ)
     tls_of(settings)
     feeds = f", {len(settings.feeds)} feed(s)" if settings.feeds else ""
     print(f"{config}: valid; {len(settings.interceptors)} interceptor(s){feeds}")
@@ -79,8 +81,11 @@ def run(config: Config, *, no_bootstrap: NoBootstrap = False) -> None:
     shutdown = stop_on_signals()
     from flows.commands.output import print_bootstrap, print_tally
     from flows.commands.run import run_live
+    from flows.settings.warnings import warnings_of
 
     settings = read_settings(config)
+    for warning in warnings_of(settings, os.environ):
+        print(f"warning: {warning}", file=sys.stderr)
     print_tally(run_live(settings, os.environ, shutdown, on_bootstrap=None if no_bootstrap else print_bootstrap))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Annotated
 
 import typer
@@ -22,7 +23,7 @@ def outbox_list(config: Config) -> None:
     from flows.commands.output import print_outbox
 
     with open_outbox(read_settings(config)) as outbox:
-        print_outbox(outbox.entries(), outbox.counts())
+        print_outbox(outbox.entries(), outbox.counts(), time.time())
 
 
 @app.command("show", cls=Command)

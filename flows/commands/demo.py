@@ -109,6 +109,7 @@ def _tables(receiver_url: str, directory: Path) -> dict[str, Any]:
         "alerts": {"clear_after_s": 2},
         "delivery": {"allow_private_addresses": True},
         "state": {"dir": str(directory / "state")},
+        "web": {"listen": "127.0.0.1:0"},
         "defaults": {
             "interceptor_address": "sip:qa@monitoring.internal",
             "qa_callback_url": f"{receiver_url}/alerts",

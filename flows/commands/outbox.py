@@ -34,11 +34,11 @@ def open_outbox(settings: Settings) -> Iterator[Outbox]:
 
 
 def retry_outbox(settings: Settings, environ: Mapping[str, str], alert_ids: Sequence[str] | None) -> str:
-    """Queue dead callbacks again, and send them unless a run that uses the outbox does; return a line of result."""
+    """Queue dead callbacks again, and send what is due unless a run uses the outbox; return a line of result."""
     state = StateLayout(settings.state.dir)
     with open_outbox(settings) as outbox:
         queued = outbox.retry(alert_ids)
-        if not queued:
+        if not queued and (alert_ids or not outbox.counts()["pending"]):
             return "nothing to send again: no dead callback" + (" with that id" if alert_ids else "")
         before = _undelivered(outbox)
         lock = StateLock(state.lock)
@@ -69,6 +69,12 @@ def _deliver(outbox: Outbox, settings: Settings, environ: Mapping[str, str]) -> 
 
     configure_tracing(environ)
     audit = AuditLog(StateLayout(settings.state.dir).audit)
-    delivery = Delivery(outbox, audit=audit, secrets=secrets_of(environ), policy=policy_of(settings))
+    delivery = Delivery(
+        outbox,
+        audit=audit,
+        secrets=secrets_of(environ),
+        policy=policy_of(settings),
+        expire_after_s=settings.delivery.expire_after_s,
+    )
     delivery.start()
     delivery.stop(RETRY_DRAIN_S)

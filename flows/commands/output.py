@@ -101,8 +101,9 @@ def print_replay(replayed: Replayed) -> None:
     if replayed.outbox is not None:
         print("callbacks: " + ", ".join(f"{count} {state}" for state, count in replayed.outbox.items()))
         if replayed.outbox["pending"] or replayed.outbox["dead"]:
-            listing = f"VOICEWATCH_STATE__DIR={replayed.out} voicewatch outbox list CONFIG"
-            print(f"`{listing}` tells why; `outbox retry` sends dead ones again")
+            variable = f"VOICEWATCH_STATE__DIR={replayed.out}"
+            print(f"why: `{variable} voicewatch outbox list CONFIG`")
+            print(f"send them again: `{variable} voicewatch outbox retry CONFIG`")
     if tally.rejected and not tally.frames + tally.invalid + tally.ignored:
         print("Every line was rejected: is this a recording? rejected.jsonl has the reason for each.")
     if tally.frames and tally.unwatched == tally.frames:
@@ -138,31 +139,47 @@ def print_demo(result: DemoResult) -> None:
     )
 
 
-def print_outbox(entries: Sequence[Entry], counts: Mapping[State, int]) -> None:
-    """Pending and dead callbacks."""
+def print_outbox(entries: Sequence[Entry], counts: Mapping[State, int], now: float) -> None:
+    """Print pending and dead callbacks, and the age of the oldest pending one; of URLs only the origin."""
     from rich.text import Text
+
+    from connectors.callbacks.policy import safe_origin
 
     console = _console()
     if entries:
-        table = _table("alert", "conversation", "state", "#attempts", "next attempt", "last error", "url")
+        table = _table("alert", "conversation", "state", "#attempts", "next attempt", "last error", "receiver")
         for entry in entries:
-            due = _time(entry.due_at) if entry.state == "pending" else "-"
+            due = "-" if entry.state != "pending" else _time(entry.due_at) if entry.due_at else "at once"
+            error = entry.last_error or "-"
             table.add_row(
                 entry.id,
                 Text(entry.conversation_id),
                 entry.state,
                 f"{entry.attempts}",
                 due,
-                Text(entry.last_error or "-"),
-                Text(entry.url),
+                Text(f"{error} | {entry.answer}" if entry.answer else error),
+                Text(safe_origin(entry.url)),
             )
         console.print(table)
-    console.print(", ".join(f"{count} {state}" for state, count in counts.items()))
+    ages_s = [now - entry.created_at for entry in entries if entry.state == "pending"]
+    oldest = f" (the oldest for {_age(max(ages_s))})" if ages_s else ""
+    parts = [f"{count} {state}" + (oldest if state == "pending" else "") for state, count in counts.items()]
+    console.print(", ".join(parts), soft_wrap=True)
+
+
+def _age(seconds: float) -> str:
+    minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
+    if days >= 2:
+        return f"{days:.0f} days"
+    return f"{hours:.0f} h {minutes % 60:.0f} min" if hours else f"{minutes:.0f} min" if minutes else "a moment"
 
 
 def print_entry(entry: Entry) -> None:
-    """A callback as JSON; its body as the object that it is."""
+    """Print a callback as JSON, its body as an object; of its URL only the origin."""
+    from connectors.callbacks.policy import safe_origin
+
     shown: dict[str, Any] = {name: getattr(entry, name) for name in entry.__dataclass_fields__}
+    shown["url"] = safe_origin(entry.url)
     shown["body"] = None if entry.body is None else orjson.loads(entry.body)
     print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
 

@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,11 +28,11 @@ from flows.dataflow import Outputs, TallySink, build
 
 if TYPE_CHECKING:
     from connectors.callbacks.outbox import State
+    from flows.commands.deliver import ReplayDelivery
     from flows.settings.models import Settings
 
 __all__ = ["Replayed", "keep_freed_memory", "overrides_of", "place_text", "replay"]
 
-DELIVERY_DRAIN_S = 60.0
 PARTIAL = "PARTIAL"
 RESULTS = ("windows", "alerts", "rejected")
 
@@ -60,9 +61,9 @@ def replay(
     """Replay recorded files into `windows.jsonl`, `alerts.jsonl` and `rejected.jsonl` in the directory `out`.
 
     While it runs, and after it was stopped early or failed, the file `PARTIAL` in `out` says so. `settings` takes
-    precedence over what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, which keeps those
-    that cannot be delivered. Raises RecordingError, StateError, ConfigurationError for a bad callback secret, and
-    UsageError if `out` is the state directory of a run, or a result would replace a recording.
+    precedence over what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, and waits until they
+    are delivered or dead, or for `stop`. Raises RecordingError, StateError, ConfigurationError for a bad callback
+    secret, and UsageError if `out` is the state directory of a run, or a result would replace a recording.
     """
     recording = Recording(paths)
     partial = out / PARTIAL
@@ -74,24 +75,26 @@ def replay(
     except StateError as error:  # whose advice names the directory of a run
         raise UsageError(str(error).replace("[state] dir", "--out")) from error
     tally = TallySink()
-    outputs = Outputs(
-        **{name: JsonLinesSink(_result(out, name)) for name in RESULTS},
-        tally=tally,
-        **(_delivery(out, settings, environ) if deliver else {}),
-    )
     source = RecordingSource(recording, speed=speed, stop=stop)
     keep_freed_memory()
-    started = time.monotonic()
-    cli_main(build(source, outputs, overrides=overrides_of(settings)))  # type: ignore[no-untyped-call]
-    if source.failure is not None:
-        raise source.failure
-    if source.stopped_at is None:
-        with state_errors(f"removing {partial}"):
-            partial.unlink()
-    else:
-        _mark(partial, f"These results are partial: the replay was interrupted at {place_text(source.stopped_at)}.")
-    outbox = _outbox_counts(out) if deliver else None
-    return Replayed(tally.total, time.monotonic() - started, out, outbox, source.stopped_at)
+    with _delivering(out, settings, environ) if deliver else nullcontext() as delivery:
+        outputs = Outputs(
+            **{name: JsonLinesSink(_result(out, name)) for name in RESULTS},
+            tally=tally,
+            **({} if delivery is None else {"callbacks": delivery.sink, "audit": _audit_sink(out)}),
+        )
+        started = time.monotonic()
+        cli_main(build(source, outputs, overrides=overrides_of(settings)))  # type: ignore[no-untyped-call]
+        elapsed_s = time.monotonic() - started
+        if source.failure is not None:
+            raise source.failure
+        if source.stopped_at is None:
+            with state_errors(f"removing {partial}"):
+                partial.unlink()
+        else:
+            _mark(partial, f"These results are partial: the replay was interrupted at {place_text(source.stopped_at)}.")
+        callbacks = None if delivery is None else delivery.finish(stop)
+    return Replayed(tally.total, elapsed_s, out, callbacks, source.stopped_at)
 
 
 def place_text(place: StoppedAt) -> str:
@@ -136,31 +139,18 @@ def overrides_of(settings: Settings | None) -> Overrides:
     return Overrides(settings.flow_record(), watches, feeds, defaults)
 
 
-def _outbox_counts(out: Path) -> dict[State, int]:
-    from connectors.callbacks.outbox import Outbox
+def _delivering(
+    out: Path, settings: Settings | None, environ: Mapping[str, str]
+) -> AbstractContextManager[ReplayDelivery]:
+    from flows.commands.deliver import delivering
 
-    outbox = Outbox(out / "outbox" / "outbox.sqlite3")
-    try:
-        return outbox.counts()
-    finally:
-        outbox.close()
+    return delivering(out, settings, environ)
 
 
-def _delivery(out: Path, settings: Settings | None, environ: Mapping[str, str]) -> dict[str, Any]:
-    from connectors.callbacks.sink import CallbackSink
-    from connectors.state.audit import AuditLog, AuditSink
-    from flows.live import policy_of, secrets_of
-    from flows.settings.models import Settings
+def _audit_sink(out: Path) -> Any:
+    from connectors.state.audit import AuditSink
 
-    audit = AuditLog(out / "audit.jsonl")
-    sink = CallbackSink(
-        out / "outbox" / "outbox.sqlite3",
-        audit=audit,
-        secrets=secrets_of(environ),
-        policy=policy_of(settings or Settings()),
-        drain_s=DELIVERY_DRAIN_S,
-    )
-    return {"callbacks": sink, "audit": AuditSink(out / "audit.jsonl")}
+    return AuditSink(out / "audit.jsonl")
 
 
 # From glibc's malloc.h.

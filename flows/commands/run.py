@@ -21,6 +21,7 @@ from flows.monitoring.instruments import Instruments
 from flows.monitoring.monitor import instruments_of
 from flows.settings.models import Settings
 from flows.state import StateLayout
+from flows.web.page import token_of
 
 __all__ = ["ensure_interceptors", "preflight", "run_live"]
 
@@ -55,6 +56,7 @@ def preflight(settings: Settings, environ: Mapping[str, str]) -> None:
     check_writable(settings.state.dir)
     configure_tracing(environ)
     secrets_of(environ)
+    token_of(settings.web, environ)
     feeds_of(settings, environ, StateLayout(settings.state.dir).enrichment, Instruments())
     if any(feed.kind == "audiohook" for feed in settings.feeds):
         # The feed listens only when the flow is built, where Bytewax answers an error with a panic.

@@ -25,7 +25,7 @@ from connectors.journal.progress import SourceProgress
 from connectors.runtime.logs import get_logger
 from flows.monitoring.metrics import CONTENT_TYPE
 
-__all__ = ["Health", "HealthServer", "Limits", "Verdict"]
+__all__ = ["Health", "HealthServer", "Limits", "Verdict", "answers_of"]
 
 DEADLINE_S: Final = 5.0
 KEPT_S: Final = 1.0
@@ -164,13 +164,8 @@ class HealthServer:
         deadline_s: float = DEADLINE_S,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        routes: dict[str, _Route] = {
-            "/metrics": _Kept(lambda: (HTTPStatus.OK, CONTENT_TYPE, metrics()), monotonic),
-            "/livez": lambda: _answer(health.live()),
-            "/readyz": _Kept(lambda: _answer(health.ready()), monotonic),
-        }
         try:
-            self._server = _Server((host, port), routes, deadline_s)
+            self._server = _Server((host, port), answers_of(metrics, health, monotonic=monotonic), deadline_s)
         except (OSError, OverflowError) as error:
             raise UsageError(
                 f"metrics.listen: {host}:{port} cannot be listened on ({error}); choose another address or port"
@@ -194,6 +189,17 @@ class HealthServer:
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
+
+
+def answers_of(
+    metrics: Callable[[], bytes], health: Health, *, monotonic: Callable[[], float] = time.monotonic
+) -> dict[str, _Route]:
+    """Return what /metrics, /livez and /readyz answer: status, type and body."""
+    return {
+        "/metrics": _Kept(lambda: (HTTPStatus.OK, CONTENT_TYPE, metrics()), monotonic),
+        "/livez": lambda: _answer(health.live()),
+        "/readyz": _Kept(lambda: _answer(health.ready()), monotonic),
+    }
 
 
 def _answer(verdict: Verdict) -> tuple[int, str, bytes]:

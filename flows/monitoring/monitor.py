@@ -20,13 +20,14 @@ from flows.analytics.merge import Report
 from flows.analytics.rules import RULES
 from flows.analytics.shard import Shard, ShardResult
 from flows.analytics.shards import ShardBlock
-from flows.monitoring.health import Health, HealthServer, Limits
+from flows.monitoring.health import Health, HealthServer, Limits, answers_of
 from flows.monitoring.instruments import Instruments, Tokens
 from flows.monitoring.metrics import Metrics
 from flows.monitoring.run_log import RunLog
 from flows.settings.metrics import MetricsSettings
 from flows.settings.models import Settings
 from flows.state import StateLayout
+from flows.web.page import LivePage
 
 __all__ = ["Monitor", "instruments_of", "process_number"]
 
@@ -73,6 +74,9 @@ class Monitor(RunLog):
             is_live=lambda: self._health.live().ok,
         )
         self._server: HealthServer | None = None
+        self._environ = environ
+        self._web = settings.web if process == 0 and settings.web.listen is not None else None
+        self._page: LivePage | None = None
 
     @property
     def port(self) -> int | None:
@@ -84,6 +88,10 @@ class Monitor(RunLog):
         if self._address is not None:
             self._server = HealthServer(*self._address, self.metrics.text, self._health)
             self._server.start()
+        if self._web is not None:
+            answers = answers_of(self.metrics.text, self._health)
+            self._page = LivePage(self._web, self._directory, self._environ, answers)
+            self._page.start()
         self._notifier.start()
         super().start()
 
@@ -91,6 +99,8 @@ class Monitor(RunLog):
         """Stop serving and telling."""
         super().stop()
         self._notifier.stop()
+        if self._page is not None:
+            self._page.stop()
         if self._server is not None:
             self._server.stop()
 
@@ -147,8 +157,8 @@ def instruments_of(
     process: int = 0,
     port_offset: int = 0,
 ) -> Instruments:
-    """Return a monitor if metrics are served or systemd is notified, otherwise only the log of the run."""
-    if settings.metrics.listen is None and "NOTIFY_SOCKET" not in environ:
+    """Return a monitor if something is served or systemd is notified, otherwise only the log of the run."""
+    if settings.metrics.listen is None and settings.web.listen is None and "NOTIFY_SOCKET" not in environ:
         return RunLog(StateLayout(settings.state.dir).outbox)
     return Monitor(settings, environ, shutdown, process=process, port_offset=port_offset)
 

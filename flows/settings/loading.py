@@ -17,6 +17,7 @@ from flows.settings.environment import Overrides, read_overrides, tables_of
 from flows.settings.errors import explain_error, toml_key
 from flows.settings.models import Settings
 from flows.settings.warnings import CALLBACK_SECRET
+from flows.settings.web import WEB_TOKEN
 
 __all__ = ["load_settings", "parse_settings"]
 
@@ -24,7 +25,7 @@ MAX_KEY_PARTS = 200
 _DEEP_KEY = re.compile(rf"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_KEY_PARTS}}}""")
 
 _NOT_SETTINGS = frozenset(
-    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", CALLBACK_SECRET, SECRETS_VARIABLE}
+    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", CALLBACK_SECRET, SECRETS_VARIABLE, WEB_TOKEN}
 )
 
 

@@ -42,6 +42,7 @@ from flows.settings.values import (
     Between,
     CrossTableError,
     HttpBase,
+    Patterns,
     SocketUrl,
     Table,
     Text,
@@ -50,6 +51,7 @@ from flows.settings.values import (
     url_path,
 )
 from flows.settings.watch import PrivacySettings, WatchSettings, require_for_discovery
+from flows.settings.web import WebSettings
 
 __all__ = [
     "AlertSettings",
@@ -218,10 +220,24 @@ class DeliverySettings(Table):
         default=5.0, description="time limit of one delivery attempt, in seconds, from the name lookup to the last byte"
     )
     max_attempts: Annotated[int, AfterValidator(Between(1, 100))] = Field(
-        default=8, description="after this many failed attempts a callback is dead"
+        default=8, description="after this many failed attempts a callback is dead; eight span 24 to 31 hours"
     )
     allow_private_addresses: bool = Field(
         default=False, description="allow callbacks to loopback, private and link-local addresses"
+    )
+    failure_body: Patterns | None = Field(
+        default=None,
+        description="regular expressions: a 2xx response whose body starts with text that one of them matches is a "
+        "failure and tried again; unset: Teams' text about an HTTP error, and HTML pages; `[]`: none",
+    )
+    success_body: Patterns | None = Field(
+        default=None,
+        description="regular expressions: if set, a 2xx response is a success only if one of them matches its body",
+    )
+    expire_after_s: Annotated[float, AfterValidator(Between(1, 2_592_000))] | None = Field(
+        default=None,
+        description="age in seconds from which a raised alert is not sent any more if its resolve waits, too; "
+        "unset: never",
     )
 
 
@@ -263,6 +279,9 @@ class Settings(Table):
         default=(),
         description="limits by label: the first table that matches a conversation holds; an interceptor's own limits "
         "override it",
+    )
+    web: WebSettings = Field(
+        default=WebSettings(), description="the live page, with metrics and health checks on the same address"
     )
     feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = Field(
         default=(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from flows.settings.errors import toml_repr
 
@@ -17,6 +17,7 @@ __all__ = [
     "CrossTableError",
     "HttpBase",
     "HttpUrl",
+    "Patterns",
     "SocketUrl",
     "Table",
     "Text",
@@ -89,6 +90,16 @@ def conversation_path(value: str) -> str:
     if value.count("{conversationId}") != 1:
         raise ValueError("must hold {conversationId} once: the id is put there")
     return url_path(value)
+
+
+def patterns(value: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the regular expressions. Raise ValueError for one that is not valid."""
+    for pattern in value:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"{toml_repr(pattern)} is not a regular expression: {error}") from None
+    return value
 
 
 def channels(value: tuple[str, ...]) -> tuple[str, ...]:
@@ -182,9 +193,13 @@ class UrlRule:
 
 
 def _check_host(host: str) -> None:
-    """Raise ValueError if a host looks like an address and is none."""
+    """Raise ValueError if a host looks like an address or an internationalised name and is not valid as one."""
     if ":" in host or host.replace(".", "").isdecimal():
         ipaddress.ip_address(host)
+    if "xn--" in host.lower():
+        import idna  # 20 ms that few configurations need
+
+        idna.decode(host)
 
 
 def is_loopback(url: str) -> bool:
@@ -210,6 +225,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 Text = Annotated[str, AfterValidator(non_empty)]
+Patterns = Annotated[tuple[Text, ...], Field(strict=False), AfterValidator(patterns)]
 HttpUrl = Annotated[str, AfterValidator(UrlRule(("http", "https")))]
 HttpBase = Annotated[str, AfterValidator(UrlRule(("http", "https"), base=True))]
 SocketUrl = Annotated[str, AfterValidator(UrlRule(("ws", "wss")))]

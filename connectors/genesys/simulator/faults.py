@@ -15,7 +15,7 @@ or it strikes the next `times` (default 1) requests of one kind::
 
     [[fault]]
     on = "create"             # "token", "load", "create", "upgrade", "channel", "subscribe", "activity", "details",
-                              # "details-query", "queues", "users" or "divisions"
+                              # "details-query", "mediastatistics", "queues", "users" or "divisions"
     status = 429              # 401, 403, 429, 500 or 503, with retry_after (seconds) if wanted; or instead of it
     # do = "hang"             # no answer, ever
     # do = "reset"            # the connection is reset after the request was received
@@ -34,6 +34,13 @@ or it strikes the calls of one edge, queue, agent, division or provider, from `a
     after_s = 5
     for_s = 20                # unless given, until the end of the run
     share = 0.9               # of these calls, by their ids; all by default
+
+or the platform publishes an operational event (notifications only)::
+
+    [[fault]]
+    on = "platform"
+    event = "AUDIOHOOK-0001"
+    after_s = 5
 
 A create that hangs or is reset has taken effect, as it may have at Genesys; one answered with a status has not.
 """
@@ -62,6 +69,7 @@ __all__ = [
     "Impairment",
     "Misbehave",
     "Oversize",
+    "PlatformEvent",
     "Refuse",
     "RequestFault",
     "RequestKind",
@@ -93,6 +101,7 @@ RequestKind = Literal[
     "activity",
     "details",
     "details-query",
+    "mediastatistics",
     "queues",
     "users",
     "divisions",
@@ -192,6 +201,14 @@ class Impairment(_Table):
         return self.after_s <= at_s < self.after_s + self.for_s
 
 
+class PlatformEvent(_Table):
+    """Publish an operational event."""
+
+    on: Literal["platform"]
+    event: str = Field(min_length=1)
+    after_s: float = Field(default=0.0, ge=0)
+
+
 StreamFault = CloseSockets | Abort | Stall | Garbage | Duplicate | Oversize
 RequestFault = Refuse | Misbehave
 
@@ -199,6 +216,8 @@ RequestFault = Refuse | Misbehave
 def _kind(fault: object) -> object:
     if not isinstance(fault, Mapping):
         return fault.__class__.__name__ if isinstance(fault, _Table) else None
+    if fault.get("on") == "platform":
+        return "PlatformEvent"
     if fault.get("on") in get_args(Dimension):
         return "Impairment"
     if "on" in fault:
@@ -224,13 +243,14 @@ _AnyFault = Annotated[
     | Annotated[Oversize, Tag("Oversize")]
     | Annotated[Refuse, Tag("Refuse")]
     | Annotated[Misbehave, Tag("Misbehave")]
-    | Annotated[Impairment, Tag("Impairment")],
+    | Annotated[Impairment, Tag("Impairment")]
+    | Annotated[PlatformEvent, Tag("PlatformEvent")],
     Discriminator(
         _kind,
         custom_error_type="fault_kind",
         custom_error_message=(
-            "must have either `on` (a kind of request such as token, load, create or upgrade, or edge, queue, agent, "
-            "division or provider) or `do` as one of close, abort, stall, garbage, duplicate, oversize"
+            "must have either `on` (a kind of request such as token, load, create or upgrade, edge, queue, agent, "
+            "division, provider or platform) or `do` as one of close, abort, stall, garbage, duplicate, oversize"
         ),
     ),
 ]
@@ -248,6 +268,10 @@ class Faults(_Table):
     def of_calls(self) -> list[Impairment]:
         """The faults that worsen calls."""
         return [f for f in self.fault if isinstance(f, Impairment)]
+
+    def of_platform(self) -> list[PlatformEvent]:
+        """The operational events, earliest first."""
+        return sorted((f for f in self.fault if isinstance(f, PlatformEvent)), key=lambda f: f.after_s)
 
     def of_requests(self) -> list[RequestFault]:
         """The faults of requests; those of one kind strike in this order."""

@@ -35,6 +35,7 @@ from connectors.genesys.simulator.organisation import FIRST_AGENT_ID, FIRST_QUEU
 from connectors.genesys.simulator.rest import RestApi, error_answer
 from connectors.genesys.simulator.server import SimulatorServer
 from connectors.genesys.simulator.stories import KINDS, Kind, Moment
+from connectors.genesys.simulator.telephony import Telephony, operational_event
 from connectors.genesys.simulator.traffic import Traffic
 
 __all__ = ["QUEUE_ID", "USER_ID", "NotificationsOptions", "NotificationsSimulator", "SimulatedChannel"]
@@ -58,6 +59,7 @@ class NotificationsOptions:
     Heartbeats are sent every `heartbeat_s`, a channel lives `channel_life_s`, and a socket is closed `closing_s` after
     that was announced. Topics that start with one of `forbidden` are not permitted. Analytics knows a call
     `analytics_after_s` after its end. `dead_status` is the answer to an upgrade for a channel that does not exist.
+    Trunks publish metrics every `metrics_s`.
     """
 
     host: str = "127.0.0.1"
@@ -77,6 +79,7 @@ class NotificationsOptions:
     forbidden: tuple[str, ...] = ()
     analytics_after_s: float = 2.0
     dead_status: int = 404
+    metrics_s: float = 5.0
 
 
 class NotificationsSimulator:
@@ -98,6 +101,7 @@ class NotificationsSimulator:
             self.traffic.plan(now())
         directory = Directory(self.traffic.book.organisation)
         self._analytics = Analytics(self.traffic.book, now=now, after_s=options.analytics_after_s)
+        self._telephony = Telephony(self.traffic.book, now=now)
         self._channels = Channels(
             base_url=lambda: self.base_url,
             now=now,
@@ -110,6 +114,7 @@ class NotificationsSimulator:
                 *self._channels.routes(),
                 *directory.routes(),
                 *self._analytics.routes(),
+                *self._telephony.routes(),
             ],
             now=now,
             faults=options.faults.of_requests(),
@@ -274,7 +279,9 @@ class NotificationsSimulator:
 
     async def play(self) -> None:
         """Send heartbeats, and the calls once a client has connected."""
-        await asyncio.gather(self._beat(), *([self._play_calls()] if self.options.calls else []))
+        await asyncio.gather(
+            self._beat(), *([self._play_calls(), self._publish_platform()] if self.options.calls else [])
+        )
 
     def _figures(self) -> str:
         return (
@@ -310,6 +317,19 @@ class NotificationsSimulator:
                 self._publish_all(of_moment(call, moments.popleft(), at, sent_at, premature=self.options.premature))
             if frame.event not in (STARTED, ENDED):
                 self._publish_all([measurement(call, next(numbers), sent_at)])
+
+    async def _publish_platform(self) -> None:
+        """Publish the metrics of trunks, and operational events when they fall due."""
+        await self._first_client.wait()
+        loop, waiting = asyncio.get_running_loop(), deque(self.options.faults.of_platform())
+        began = metrics_due = loop.time()
+        while True:
+            if loop.time() >= metrics_due:
+                self._publish_all(self._telephony.trunk_metrics())
+                metrics_due += self.options.metrics_s
+            while waiting and loop.time() - began >= waiting[0].after_s:
+                self._publish_all([operational_event(waiting.popleft().event, self._now())])
+            await asyncio.sleep(min(0.1, self.options.metrics_s))
 
     def _publish_all(self, notifications: Iterable[Notification]) -> None:
         for topic, body in notifications:

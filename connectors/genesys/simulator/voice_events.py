@@ -42,6 +42,7 @@ from connectors.genesys.simulator.interceptors import CreatedInterceptor, Interc
 from connectors.genesys.simulator.playback import Calls, Playback, Source
 from connectors.genesys.simulator.rest import RestApi, error_answer
 from connectors.genesys.simulator.server import SimulatorServer, announce, running, serve
+from connectors.genesys.simulator.telephony import Telephony
 from connectors.genesys.simulator.traffic import Traffic
 from connectors.runtime.logs import get_logger
 
@@ -118,6 +119,7 @@ class VoiceEventsSimulator:
             [
                 *self._interceptors.routes(),
                 *Directory(self.traffic.book.organisation).routes(),
+                *Telephony(self.traffic.book, now=now).routes(),
                 *Analytics(self.traffic.book, now=now, after_s=options.analytics_after_s).routes(),
             ],
             now=now,

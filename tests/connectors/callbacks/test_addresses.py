@@ -42,6 +42,18 @@ from connectors.callbacks.addresses import is_public
         "2001:db8::1",
         "2001::1",
         "100::1",
+        "192.0.0.8",
+        "192.0.0.171",
+        "192.88.99.1",
+        "192.31.196.1",
+        "192.52.193.1",
+        "192.175.48.1",
+        "2001:4:112::1",
+        "2001:20::1",
+        "2620:4f:8000::1",
+        "3fff::1",
+        "2002:c058:6301::1",
+        "::ffff:192.0.0.8",
     ],
 )
 def test_no_address_that_is_not_public_is_public(address):
@@ -49,7 +61,19 @@ def test_no_address_that_is_not_public_is_public(address):
     assert not is_public(address)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "93.184.216.34",
+        "192.0.1.1",
+        "192.88.98.1",
+        "2606:4700::1111",
+        "2001:200::1",
+        "2620:4f:8001::1",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+    ],
+)
 def test_public_addresses_are_public(address):
     """Ordinary ones, and IPv6 forms of ordinary ones."""
     assert is_public(address)

@@ -298,6 +298,24 @@ def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
     assert "no user name or password" in interceptor_mistakes(qa_callback_url="https://qa:x@example.com")[0]
 
 
+def test_an_invalid_international_name_is_a_mistake() -> None:
+    """A label xn--… that does not decode cannot be looked up; one that does is fine."""
+    for url in ("http://xn--a/", "https://qa.xn--a.example/x"):
+        [line] = interceptor_mistakes(qa_callback_url=url)
+        assert "is no URL: look at its host" in line
+    url = "https://xn--mnchen-3ya.de/x"
+    config = parse_settings({"interceptor": [{**INTERCEPTOR, "qa_callback_url": url}]}, "test")
+    assert config.interceptors[0].qa_callback_url == url
+
+
+def test_patterns_of_bodies_are_checked() -> None:
+    """A pattern that is not a regular expression is a mistake of the file; lists may be empty."""
+    with pytest.raises(ConfigurationError, match=r"delivery\.failure_body.*not a regular expression"):
+        parsed("[delivery]\nfailure_body = ['(']")
+    assert parsed("[delivery]\nfailure_body = []").delivery.failure_body == ()
+    assert parsed("[delivery]\nsuccess_body = ['^ok$']").delivery.success_body == ("^ok$",)
+
+
 def test_a_secret_in_the_file_is_not_repeated() -> None:
     """A credential in the file is a mistake that says where it belongs, without its value."""
     [line] = mistakes_in("[genesys]\nclient_secret = 'hunter2'")

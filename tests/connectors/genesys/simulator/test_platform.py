@@ -16,6 +16,7 @@ from websockets.sync.client import connect
 from connectors.genesys.simulator.faults import parse_faults
 from connectors.genesys.simulator.notifications import QUEUE_ID, USER_ID, NotificationsSimulator
 from connectors.genesys.simulator.server import running
+from connectors.genesys.simulator.telephony import ORGANISATION_ID, trunk_id
 from connectors.genesys.simulator.voice_events import running_simulator
 
 ACTIVITY = "/api/v2/analytics/conversations/activity/query"
@@ -219,6 +220,40 @@ def test_details_are_queried_by_pages_once_calls_have_ended() -> None:
         assert found[0]["mediaStatsMinConversationMos"] == min(one["minMos"] for one in stats)
 
 
+def test_media_statistics_are_cumulative_and_tell_client_and_server_apart(
+    simulator: NotificationsSimulator, client: httpx.Client
+) -> None:
+    """A trunk's and a softphone's readings name where they come from; an unknown conversation is 404."""
+    path = "/api/v2/telephony/providers/edges/mediastatistics/conversations/"
+    call = next(call for call in simulator.traffic.book.in_progress() if call.story.kind == "plain")
+    customer, agent = client.get(path + call.id).json()["entities"]
+    (trunk,), (station,) = customer["mediaStatistics"], agent["mediaStatistics"]
+    assert (trunk["sourceType"], trunk["rtp"]["packetsReceived"]) == ("Server", 200)
+    assert "trunk" in trunk
+    assert station["user"]["name"]
+    assert 0 < station["rtp"]["averageJitter"] < 0.1
+    assert 4 < station["rtp"]["estimatedAverageMos"] <= 4.9
+    assert customer["effectiveRegion"] == call.story.edge.region
+    assert client.get(path + "nothing").status_code == 404
+
+
+def test_the_platform_publishes_operational_events_and_trunk_metrics() -> None:
+    """A fault of the platform becomes a notification; trunks count the calls of their edge."""
+    faults = parse_faults('[[fault]]\non = "platform"\nevent = "AUDIOHOOK-0001"\nafter_s = 0.2')
+    simulator = NotificationsSimulator(conversations=6, rate=1, faults=faults, metrics_s=0.2)
+    with running(simulator), api(simulator.base_url) as client:
+        edge = simulator.traffic.book.organisation.edges[0]
+        trunk = f"v2.telephony.providers.edges.trunks.{trunk_id(edge.id)}.metrics"
+        operations = f"v2.operations.events.{ORGANISATION_ID}"
+        heard: dict[str, dict[str, Any]] = {}
+        with connect(subscribed(client, [trunk, operations])) as socket:
+            while set(heard) != {trunk, operations}:
+                message = json.loads(socket.recv(timeout=10))
+                heard[message["topicName"]] = message["eventBody"]
+    assert heard[operations]["eventEntity"]["id"] == "AUDIOHOOK-0001"
+    assert sum(heard[trunk]["calls"].values()) == 2
+
+
 def test_300_agents_on_three_queues() -> None:
     """300 calls at a time, found by activity query, and their detail events on three channels, within 20 s."""
     simulator = NotificationsSimulator(conversations=300, rate=1, seed=3)
@@ -229,14 +264,16 @@ def test_300_agents_on_three_queues() -> None:
         calls = [call.id for call in simulator.traffic.book.calls]
         topics = [f"v2.detail.events.conversation.{id_}?customer.start&user.start&flow.start" for id_ in calls]
         heard, users, agents = Counter[str](), set[str](), set[str]()
-        with connect(uri) as snapshots, connect(subscribed(client, topics)) as details:
-            while len(heard) < 300 or len(users) < 290:
+        other = subscribed(client, topics)
+        with connect(uri, close_timeout=0) as snapshots, connect(other, close_timeout=0) as details:
+            while len(heard) < 300:
+                heard[json.loads(details.recv(timeout=10))["eventBody"]["conversationId"]] += 1
+            while len(users) < 290:
                 body = json.loads(snapshots.recv(timeout=10))["eventBody"]
                 users |= {p["user"]["id"] for p in body["participants"] if "user" in p}
-                heard[json.loads(details.recv(timeout=10))["eventBody"]["conversationId"]] += 1
-                assert time.monotonic() < began + 20
+            assert time.monotonic() < began + 20
             for number in (1, 2):
                 found = client.post(ACTIVITY, params={"pageSize": 200, "pageNumber": number}, json=INTERACTING).json()
                 agents |= {entity["userId"] for entity in found["results"][0]["entities"]}
         assert set(heard) == set(calls)
-        assert len(agents) >= 250
+        assert len(agents) >= 200  # those who were offered a call that another did not answer may still be alerted

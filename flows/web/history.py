@@ -1,0 +1,102 @@
+"""What the live page reads from a file only when someone asks: a conversation's windows, receivers, the chain."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import orjson
+
+__all__ = ["WindowsRead", "receivers", "windows_of"]
+
+MAX_READ_BYTES: Final = 256 * 1024 * 1024
+MAX_WINDOWS: Final = 20_000
+PIECE_BYTES: Final = 1024 * 1024
+
+
+class WindowsRead:
+    """Windows of a conversation; `complete` is False if the oldest were left out."""
+
+    def __init__(self) -> None:
+        self.windows: list[dict[str, Any]] = []
+        self.complete = True
+
+
+def windows_of(path: Path, conversation_id: str, offset: int, past: int) -> WindowsRead:
+    """Return the windows of a conversation between two offsets of windows.jsonl; the newest if there are very many."""
+    found = WindowsRead()
+    mark = orjson.dumps(conversation_id)
+    begin = max(offset, past - MAX_READ_BYTES)
+    found.complete = begin == offset
+    try:
+        file = path.open("rb")
+    except FileNotFoundError:
+        return found
+    with file:
+        file.seek(begin)
+        if not found.complete:
+            file.readline()
+        rest = b""
+        while file.tell() - len(rest) < past and (piece := file.read(PIECE_BYTES)):
+            data = rest + piece
+            end = data.rfind(b"\n") + 1
+            rest = data[end:]
+            found.windows += _matching(data[:end], mark, conversation_id)
+    if len(found.windows) > MAX_WINDOWS:
+        found.windows = found.windows[-MAX_WINDOWS:]
+        found.complete = False
+    return found
+
+
+def _matching(data: bytes, mark: bytes, conversation_id: str) -> list[dict[str, Any]]:
+    """Return the windows of one conversation among some lines; searching is much faster than decoding them all."""
+    windows = []
+    at = data.find(mark)
+    while at >= 0:
+        end = data.find(b"\n", at)
+        line = data[data.rfind(b"\n", 0, at) + 1 : end]
+        window = orjson.loads(line)
+        if window.get("conversation_id") == conversation_id:
+            windows.append(window)
+        at = data.find(mark, end)
+    return windows
+
+
+_RECEIVERS: Final = """
+SELECT url, SUM(state = 'pending') AS pending, SUM(state = 'dead') AS dead,
+  SUM(state IN ('delivered', 'open')) AS delivered,
+  MIN(CASE WHEN state = 'pending' THEN created_at END) AS oldest,
+  MIN(CASE WHEN state = 'pending' AND head = 1 THEN due_at END) AS due,
+  SUM(state = 'pending' AND attempts > 0) AS retrying,
+  (SELECT last_error FROM callbacks AS c WHERE c.url = callbacks.url AND last_error IS NOT NULL
+   ORDER BY seq DESC LIMIT 1) AS error
+FROM callbacks GROUP BY url ORDER BY dead DESC, pending DESC, url
+"""
+
+
+def receivers(outbox: Path) -> list[dict[str, Any]]:
+    """Return a row for each receiver in an outbox that others may be writing. Raises sqlite3.Error.
+
+    Only the origin of its address is shown: the rest may hold a secret.
+    """
+    if not outbox.exists():
+        return []
+    with closing(sqlite3.connect(f"{outbox.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+        db.row_factory = sqlite3.Row
+        rows = [dict(row) for row in db.execute(_RECEIVERS)]
+    for row in rows:
+        row["endpoint"] = shown_of(row.pop("url"))
+    return rows
+
+
+def shown_of(url: str) -> str:
+    """Return what may be shown of a receiver: the origin of an address, or the name of a target.
+
+    >>> [shown_of(url) for url in ("https://me:pw@qa.example.com:8443/hook?key=hush", "notify:ops")]
+    ['https://qa.example.com:8443', 'notify:ops']
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else url

@@ -1,0 +1,149 @@
+"""The lines of windows, alerts, groups and the audit log as the live page reads them; unknown keys are ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, TypeVar
+
+import msgspec
+import orjson
+
+__all__ = ["Alert", "Audit", "Group", "Window", "control_records", "decode_lines", "record_time"]
+
+T = TypeVar("T")
+
+
+class Latency(msgspec.Struct, gc=False):
+    """Latency of a window, in milliseconds."""
+
+    count: int
+    min: float
+    mean: float
+    max: float
+    p50: float
+    p95: float
+    p99: float
+
+
+class Loss(msgspec.Struct, gc=False):
+    """Packet loss of a window, as ratios."""
+
+    count: int
+    mean: float
+    max: float
+
+
+class Mos(msgspec.Struct, gc=False):
+    """MOS of a window, and the model that it comes from."""
+
+    value: float
+    model: str
+
+
+class Window(msgspec.Struct, gc=False):
+    """A line of windows.jsonl."""
+
+    conversation_id: str
+    start: float
+    end: float
+    frames: int
+    latency_ms: Latency | None = None
+    packet_loss: Loss | None = None
+    mos: Mos | None = None
+    labels: dict[str, str] = {}
+
+
+class Alert(msgspec.Struct, rename="camel", gc=False):
+    """A line of alerts.jsonl; a group incident has no conversation."""
+
+    alert_type: str
+    alert_id: str
+    incident_id: str
+    state: str
+    timestamp: float
+    conversation_id: str | None = None
+    metric_value: float | None = None
+    threshold: float | None = None
+    reason: str | None = None
+    leg_id: str | None = None
+    labels: dict[str, str] = {}
+    group: dict[str, str] | None = None
+    conversations: int | None = None
+    breaching: int | None = None
+    inhibited_by: str | None = None
+
+
+class Group(msgspec.Struct, gc=False):
+    """A line of groups.jsonl."""
+
+    group: dict[str, str]
+    start: float
+    end: float
+    conversations: int
+    breaching: int
+    frames: int
+
+
+class Audit(msgspec.Struct, gc=False):
+    """A line of the audit log, with what is of use of its details."""
+
+    time: float
+    action: str
+    outcome: str = ""
+    conversation: str | None = None
+    id: str | None = None
+    endpoint: str | None = None
+    attempt: int | None = None
+    feed: str | None = None
+
+
+def decode_lines(decoder: msgspec.json.Decoder[T], data: bytes) -> tuple[list[T], int]:
+    """Return the records of some lines, and the number of lines that are none."""
+    try:
+        return decoder.decode_lines(data), 0
+    except msgspec.DecodeError:
+        records, bad = [], 0
+        for line in data.splitlines():
+            try:
+                records.append(decoder.decode(line))
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                bad += 1
+        return records, bad
+
+
+# Searching for a few bytes runs at gigabytes a second, and nearly all lines of a journal are frames.
+_MARKS: Final = (b'"watch":{', b'"feed":{', b'"settings":{', b'"clock":{')
+_KINDS: Final = ("watch", "feed", "settings", "clock")
+
+
+def control_records(data: bytes) -> Iterator[dict[str, Any]]:
+    """Yield the `watch`, `feed`, `settings` and `clock` records among some lines of a journal, in their order."""
+    places: set[int] = set()
+    for mark in _MARKS:
+        at = data.find(mark)
+        while at >= 0:
+            places.add(data.rfind(b"\n", 0, at) + 1)
+            end = data.find(b"\n", at)
+            at = data.find(mark, end) if end >= 0 else -1
+    for begin in sorted(places):
+        end = data.find(b"\n", begin)
+        record = _object(data[begin : end if end >= 0 else len(data)])
+        # A frame may hold such a key somewhere inside, so only the top level counts.
+        if record is not None and "frame" not in record and any(kind in record for kind in _KINDS):
+            yield record
+
+
+def record_time(data: bytes) -> float | None:
+    """Return when the last of some lines of a journal arrived, in epoch seconds."""
+    end = len(data.rstrip(b"\n"))
+    record = _object(data[data.rfind(b"\n", 0, end) + 1 : end])
+    received_at = None if record is None else record.get("received_at")
+    return float(received_at) if isinstance(received_at, int | float) else None
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) else None

@@ -1,0 +1,69 @@
+"""The live page of a run: its reader, its views and its server, from start to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from connectors.errors import ConfigurationError
+from connectors.runtime.logs import get_logger
+from flows.settings.web import WEB_TOKEN, WebSettings
+
+__all__ = ["LivePage", "token_of"]
+
+MIN_TOKEN: Final = 16
+Answer = Callable[[], tuple[int, str, bytes]]
+
+
+def token_of(web: WebSettings, environ: Mapping[str, str]) -> str | None:
+    """Return the token that the page asks for; None if it asks for none, which only loopback allows.
+
+    Raises ConfigurationError if one is needed or too short to be a secret.
+    """
+    token = environ.get(WEB_TOKEN, "").strip() or None
+    if token is None and not web.is_local:
+        raise ConfigurationError(
+            WEB_TOKEN,
+            [f"is not set, and web.listen ({web.listen}) can be reached from other machines; set it to a long secret"],
+        )
+    if token is not None and len(token) < MIN_TOKEN:
+        raise ConfigurationError(WEB_TOKEN, [f"is shorter than {MIN_TOKEN} characters"])
+    return token
+
+
+class LivePage:
+    """Serves the live page of a state directory; `answers` adds paths such as /metrics. Bound when made.
+
+    Raises VoicewatchError if the address cannot be used, ConfigurationError for a missing or short token.
+    """
+
+    def __init__(
+        self, web: WebSettings, directory: Path, environ: Mapping[str, str], answers: Mapping[str, Answer]
+    ) -> None:
+        from flows.web.pages import make_app
+        from flows.web.reader import StateReader
+        from flows.web.server import WebServer
+
+        assert web.address is not None
+        token = token_of(web, environ)
+        self._reader = StateReader(directory, keep_s=web.keep_hours * 3600.0)
+        hosts = (web.address[0], *web.hosts)
+        app = make_app(self._reader, directory, token=token, hosts=hosts, answers=dict(answers))
+        self._server = WebServer(app, *web.address, key="web.listen")
+
+    @property
+    def url(self) -> str:
+        """The address, for people on this machine."""
+        return self._server.url
+
+    def start(self) -> None:
+        """Read and answer, until `stop`."""
+        self._reader.start()
+        self._server.start()
+        get_logger(__name__).info("live_page", url=self.url)
+
+    def stop(self) -> None:
+        """Stop answering and reading."""
+        self._server.stop()
+        self._reader.stop()

@@ -1,0 +1,238 @@
+"""The views of the live page, as pages for people and as JSON for programs: the same figures in both."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import jinja2
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from flows.state import StateLayout
+from flows.web import queries
+from flows.web.guard import Guard
+from flows.web.heat import METRICS, heat_map
+from flows.web.history import receivers, windows_of
+from flows.web.queries import PAGE, Span
+from flows.web.reader import StateReader
+from flows.web.words import FILTERS, link, rule_name
+
+__all__ = ["make_app"]
+
+HERE: Final = Path(__file__).parent
+EVERY_S: Final = 1.0
+HEARTBEAT_S: Final = 10.0
+# What stays in the address when a view links to another one.
+SHARED: Final = ("range", "from", "to")
+Answer = Callable[[], tuple[int, str, bytes]]
+View = Callable[[dict[str, str], Span], dict[str, Any]]
+
+
+def make_app(
+    reader: StateReader,
+    directory: Path,
+    *,
+    token: str | None,
+    hosts: tuple[str, ...] = (),
+    answers: dict[str, Answer] | None = None,
+    now: Callable[[], float] = time.time,
+) -> Guard:
+    """Return the ASGI application; `answers` gives more paths, such as /metrics, with what they answer."""
+    pages = _Pages(reader, directory, now)
+    views: dict[str, View] = {
+        "fleet": pages.fleet,
+        "conversations": pages.conversations,
+        "conversation": pages.conversation,
+        "incidents": pages.incidents,
+        "feeds": pages.feeds,
+    }
+    routes: list[Route | Mount] = [Route("/", lambda _: RedirectResponse("/fleet", 307))]
+    for name, view in views.items():
+        routes.append(Route(f"/{name}", partial(pages.page, name, view)))
+        routes.append(Route(f"/api/{name}", partial(pages.json, view)))
+    for path, answer in (answers or {}).items():
+        routes.append(Route(path, partial(_answered, answer)))
+    routes += [
+        Route("/events", pages.events),
+        Route("/login", pages.login),
+        Mount("/static", StaticFiles(directory=HERE / "static")),
+    ]
+    app = Starlette(routes=routes, exception_handlers={HTTPException: pages.failed})
+    return Guard(app, token=token, hosts=hosts)
+
+
+def environment() -> jinja2.Environment:
+    """Return the templates, which escape everything that is put into them."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters.update(FILTERS)
+    templates.globals.update(link=link, rule_name=rule_name, spans=queries.SPANS, metrics=METRICS)
+    return templates
+
+
+def _answered(answer: Answer, _request: Request) -> Response:
+    status, kind, body = answer()
+    return Response(body, status, {"Content-Type": kind})
+
+
+class _Pages:
+    def __init__(self, reader: StateReader, directory: Path, now: Callable[[], float]) -> None:
+        self._reader = reader
+        self._state = StateLayout(directory)
+        self._now = now
+        self._templates = environment()
+
+    def page(self, name: str, view: View, request: Request) -> Response:
+        """Answer with a view as HTML."""
+        query = dict(request.query_params)
+        with self._reader.model.lock:
+            span = queries.span_of(self._reader.model, query)
+            context = {
+                "view": name,
+                "query": query,
+                "path": request.url.path,
+                "shared": {key: query[key] for key in SHARED if key in query},
+                "span": span,
+                "figures": self._figures(span),
+                "loading": not self._reader.caught_up.is_set(),
+                **view(query, span),
+            }
+        return HTMLResponse(self._templates.get_template(f"{name}.html").render(context))
+
+    def json(self, view: View, request: Request) -> Response:
+        """Answer with a view as JSON."""
+        query = dict(request.query_params)
+        with self._reader.model.lock:
+            span = queries.span_of(self._reader.model, query)
+            body = {"span": span._asdict(), "figures": self._figures(span), **view(query, span)}
+        return Response(orjson.dumps(body, default=asdict), media_type="application/json")
+
+    def fleet(self, query: dict[str, str], span: Span) -> dict[str, Any]:
+        """Return the heat map of a dimension."""
+        model = self._reader.model
+        names = queries.dimensions(model)
+        by = query.get("by", names[0])
+        metric = query.get("metric", "breach")
+        if metric not in METRICS:
+            raise HTTPException(400, "there is no such metric")
+        map_ = heat_map(model, span, by, metric, _page(query))
+        return {"by": by, "metric": metric, "names": names, "map": map_, "pages": _pages(query, map_.total)}
+
+    def conversations(self, query: dict[str, str], span: Span) -> dict[str, Any]:
+        """Return a page of the conversations."""
+        rows, total = queries.conversations(self._reader.model, span, query, _page(query))
+        filters = queries.filters_of(query)
+        return {"rows": rows, "total": total, "filters": filters, "pages": _pages(query, total)}
+
+    def conversation(self, query: dict[str, str], _span: Span) -> dict[str, Any]:
+        """Return one conversation with its windows, incidents, gaps and callbacks."""
+        model = self._reader.model
+        found = queries.conversation(model, query.get("id", ""))
+        if found is None:
+            raise HTTPException(
+                404, "this conversation is not in the files, or was longer ago than the page looks back"
+            )
+        read = windows_of(self._state.windows, found["id"], found["offset"] or 0, found["past"] or 0)
+        first, last = found["first"] or 0.0, found["last"] or 0.0
+        gaps = [
+            gap
+            for gap in queries.gaps_of(model, first)
+            if gap.start < last and (not found["feed"] or gap.feed == found["feed"])
+        ]
+        return {
+            "conversation": found,
+            "windows": read.windows,
+            "complete": read.complete,
+            "gaps": [gap._asdict() for gap in gaps],
+            "mos_below": model.settings.get("alerts", {}).get("mos_below"),
+            "settings": model.settings,
+        }
+
+    def incidents(self, query: dict[str, str], span: Span) -> dict[str, Any]:
+        """Return a page of the incidents."""
+        model = self._reader.model
+        rows, total = queries.incidents(model, span, query, _page(query))
+        filters = queries.filters_of(query)
+        return {
+            "rows": rows,
+            "total": total,
+            "filters": filters,
+            "rules": queries.rules(model),
+            "pages": _pages(query, total),
+        }
+
+    def feeds(self, _query: dict[str, str], span: Span) -> dict[str, Any]:
+        """Return feeds with their gaps, receivers with their callbacks, the journal and the audit log."""
+        return queries.feeds(self._reader.model, span, self._receivers())
+
+    async def events(self, _request: Request) -> Response:
+        """Answer with server-sent events: a line whenever the files have something new."""
+        return StreamingResponse(self._changes(), media_type="text/event-stream")
+
+    def login(self, request: Request) -> Response:
+        """Answer with the form that asks for the token."""
+        wrong = "wrong" in request.query_params
+        return HTMLResponse(self._templates.get_template("login.html").render(wrong=wrong), 401 if wrong else 200)
+
+    def failed(self, request: Request, error: Exception) -> Response:
+        """Answer with what is wrong, as a page for a browser."""
+        assert isinstance(error, HTTPException)
+        if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
+            return Response(f"{error.detail}\n", error.status_code, media_type="text/plain")
+        page = self._templates.get_template("error.html").render(status=error.status_code, detail=error.detail)
+        return HTMLResponse(page, error.status_code)
+
+    async def _changes(self) -> AsyncIterator[bytes]:
+        told, told_at = -1, 0.0
+        while True:
+            version, at = self._reader.model.version, time.monotonic()
+            if version != told:
+                yield b"data: %d\n\n" % version
+                told, told_at = version, at
+            elif at - told_at >= HEARTBEAT_S:
+                yield b": nothing new\n\n"
+                told_at = at
+            await asyncio.sleep(EVERY_S)
+
+    def _receivers(self) -> list[dict[str, Any]]:
+        try:
+            return receivers(self._state.outbox)
+        except sqlite3.Error as error:
+            raise HTTPException(503, f"the outbox cannot be read: {error}") from error
+
+    def _figures(self, span: Span) -> dict[str, Any]:
+        figures = queries.figures(self._reader.model, span)
+        rows = self._receivers()
+        at = figures["journal_at"]
+        return figures | {
+            "pending": sum(row["pending"] for row in rows),
+            "dead": sum(row["dead"] for row in rows),
+            "lag_s": None if at is None else max(self._now() - at, 0.0),
+        }
+
+
+def _page(query: dict[str, str]) -> int:
+    text = query.get("page", "0")
+    return min(int(text), 1_000_000) if text.isascii() and text.isdigit() else 0
+
+
+def _pages(query: dict[str, str], total: int) -> dict[str, int]:
+    page = _page(query)
+    return {"page": page, "last": max(-(-total // PAGE) - 1, 0), "total": total}

@@ -1,0 +1,266 @@
+"""What the views show, out of the read model: small results, paged and summed up here and not in the browser."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from flows.web.model import EVERYTHING, MINUTE_S, Model
+
+__all__ = [
+    "PAGE",
+    "SPANS",
+    "Gap",
+    "Span",
+    "conversation",
+    "conversations",
+    "dimensions",
+    "feeds",
+    "figures",
+    "filters_of",
+    "gaps_of",
+    "incidents",
+    "rules",
+    "span_of",
+]
+
+PAGE: Final = 50
+LIVE_S: Final = 30.0
+# Spans that a view can look at, with the length of a column of the heat map.
+SPANS: Final = {"15m": (900, 60), "1h": (3600, 60), "6h": (21_600, 300), "24h": (86_400, 900)}
+
+
+class Span(NamedTuple):
+    """A range of time, epoch seconds; `name` is its key in SPANS, or `custom`."""
+
+    name: str
+    start: float
+    end: float
+    step: int
+
+
+class Gap(NamedTuple):
+    """A time that a feed was not connected; `end` is None while it lasts."""
+
+    feed: str
+    start: float
+    end: float | None
+    reason: str
+
+
+def now_of(model: Model) -> float:
+    """Return the newest time in the files, in epoch seconds."""
+    return max(model.newest, model.journal_at or 0.0)
+
+
+def span_of(model: Model, query: dict[str, str]) -> Span:
+    """Return the range that a query string asks for: `from` and `to` in epoch seconds, or the last `range`."""
+    now = now_of(model)
+    try:
+        start, end = float(query["from"]), float(query.get("to", now))
+    except (KeyError, ValueError):
+        start = end = 0.0
+    if 0.0 < end - start < 1e9 and end < 1e11:
+        steps = (step for step in (60, 300, 900, 3600) if (end - start) / step <= 96)
+        return Span("custom", start, end, next(steps, MINUTE_S * 24 * 60))
+    name = query.get("range", "1h")
+    length, step = SPANS.get(name, SPANS["1h"])
+    end = float(-(-now // step) * step) if now else float(length)
+    return Span(name if name in SPANS else "1h", end - length, end, step)
+
+
+def figures(model: Model, span: Span) -> dict[str, Any]:
+    """Return the figures that stand on top of every view."""
+    db, now = model.db, now_of(model)
+    (live,) = db.execute("SELECT COUNT(*) FROM conversations WHERE last >= ?", (now - LIVE_S,)).fetchone()
+    (known, heard) = db.execute("SELECT COUNT(*), COUNT(first) FROM conversations").fetchone()
+    windows, breaching, mos = db.execute(
+        "SELECT IFNULL(SUM(windows), 0), IFNULL(SUM(breaching), 0), MIN(mos) FROM cells"
+        " WHERE name = ? AND minute >= ? AND minute < ?",
+        (EVERYTHING, span.start, span.end),
+    ).fetchone()
+    (incidents,) = db.execute("SELECT COUNT(*) FROM incidents WHERE resolved IS NULL AND lasting").fetchone()
+    share = breaching / windows if windows else None
+    return {
+        "live": live,
+        "conversations": heard,
+        "watched": known,
+        "windows": windows,
+        "breaching": breaching,
+        "share": share,
+        "mos": mos,
+        "open": incidents,
+        "now": now,
+        "journal_at": model.journal_at,
+    }
+
+
+def dimensions(model: Model) -> list[str]:
+    """Return the names by which the heat map can be cut: labels, then feed, conversation and all together."""
+    names = [row[0] for row in model.db.execute("SELECT DISTINCT name FROM cells ORDER BY name")]
+    labels = [name for name in names if name not in (EVERYTHING, "feed")]
+    return [*labels, *(["feed"] if "feed" in names else []), "conversation", EVERYTHING]
+
+
+def gaps_of(model: Model, since: float = 0.0) -> list[Gap]:
+    """Return the times that feeds were not connected and that are not over before `since`."""
+    gaps: list[Gap] = []
+    down: dict[str, tuple[float, str]] = {}
+    for row in model.db.execute("SELECT name, at, state, reason FROM feeds ORDER BY seq"):
+        if row["state"] == "down":
+            down.setdefault(row["name"], (row["at"], row["reason"]))
+        elif row["name"] in down:
+            start, reason = down.pop(row["name"])
+            gaps.append(Gap(row["name"], start, row["at"], reason))
+    gaps += [Gap(name, start, None, reason) for name, (start, reason) in down.items()]
+    return [gap for gap in gaps if gap.end is None or gap.end >= since]
+
+
+ORDERS: Final = {
+    "breach": "1.0 * breaching / MAX(windows, 1) DESC, p95 DESC",
+    "latency": "p95 DESC",
+    "loss": "loss DESC",
+    "mos": "mos IS NULL, mos",
+    "last": "last DESC",
+    "windows": "windows DESC",
+}
+
+
+def conversations(model: Model, span: Span, query: dict[str, str], page: int) -> tuple[list[dict[str, Any]], int]:
+    """Return a page of the conversations that were heard in a span, and how many there are.
+
+    The query may name labels and values, `text` that ids begin with, and an `order`.
+    """
+    where, values = ["first < ?", "last > ?"], [span.end, span.start]
+    filters: list[Any] = []
+    for name, value in filters_of(query).items():
+        if name == "feed":
+            where.append("feed = ?")
+            filters.append(value)
+        else:
+            where.append("n IN (SELECT n FROM labels WHERE name = ? AND value = ?)")
+            filters += [name, value]
+    if text := query.get("text"):
+        where.append("instr(id, ?)")
+        filters.append(text)
+    if query.get("only") == "breach":
+        where.append("n IN (SELECT n FROM minutes WHERE minute >= ? AND minute < ? AND breaching > 0)")
+        filters += [span.start // MINUTE_S * MINUTE_S, span.end]
+    order = ORDERS.get(query.get("order", "breach"), ORDERS["breach"])
+    condition = " AND ".join(where)
+    arguments = [*values, *filters]
+    (total,) = model.db.execute(f"SELECT COUNT(*) FROM conversations WHERE {condition}", arguments).fetchone()  # noqa: S608 - texts of ours
+    rows = model.db.execute(
+        f"SELECT * FROM conversations WHERE {condition} ORDER BY {order}, id LIMIT ? OFFSET ?",  # noqa: S608
+        [*arguments, PAGE, page * PAGE],
+    )
+    return [_plain(row) for row in rows], total
+
+
+def filters_of(query: dict[str, str]) -> dict[str, str]:
+    """Return the labels, and the feed, that a query string asks for: its keys that begin with `l.`."""
+    return {key[2:]: value for key, value in query.items() if key.startswith("l.")}
+
+
+def incidents(model: Model, span: Span, query: dict[str, str], page: int) -> tuple[list[dict[str, Any]], int]:
+    """Return a page of the incidents that are open or overlap a span, open ones first, and how many there are."""
+    where = ["(resolved IS NULL AND lasting OR raised < ? AND IFNULL(resolved, raised) >= ?)"]
+    values: list[Any] = [span.end, span.start]
+    if rule := query.get("rule"):
+        where.append("rule = ?")
+        values.append(rule)
+    if (state := query.get("state")) in ("open", "resolved"):
+        where.append("resolved IS NULL AND lasting" if state == "open" else "(resolved IS NOT NULL OR NOT lasting)")
+    if id_ := query.get("conversation"):
+        where.append("conversation = ?")
+        values.append(id_)
+    for name, value in filters_of(query).items():
+        where.append("EXISTS (SELECT 1 FROM json_each(labels) AS l WHERE l.key = ? AND l.value = ?)")
+        values += [name, value]
+    condition = " AND ".join(where)
+    (total,) = model.db.execute(f"SELECT COUNT(*) FROM incidents WHERE {condition}", values).fetchone()  # noqa: S608
+    rows = model.db.execute(
+        f"SELECT * FROM incidents WHERE {condition}"  # noqa: S608 - texts of ours
+        " ORDER BY resolved IS NOT NULL OR NOT lasting, raised DESC, id LIMIT ? OFFSET ?",
+        [*values, PAGE, page * PAGE],
+    )
+    return [_plain(row) | {"delivery": delivery_of(model, row["id"])} for row in rows], total
+
+
+def rules(model: Model) -> list[tuple[str, int]]:
+    """Return the rules that incidents are of, with their numbers."""
+    return [tuple(row) for row in model.db.execute("SELECT rule, COUNT(*) FROM incidents GROUP BY rule ORDER BY rule")]
+
+
+def delivery_of(model: Model, incident: str) -> list[dict[str, Any]]:
+    """Return the attempts to deliver the alerts of an incident, in their order."""
+    rows = model.db.execute(
+        "SELECT a.alert, a.at, a.action, a.outcome, a.endpoint, a.attempt, alerts.state, alerts.at AS alert_at"
+        " FROM attempts AS a JOIN alerts ON alerts.id = a.alert WHERE alerts.incident = ? ORDER BY a.seq",
+        (incident,),
+    )
+    return [dict(row) for row in rows]
+
+
+def conversation(model: Model, id_: str) -> dict[str, Any] | None:
+    """Return what is known of a conversation, with its incidents; None if it is not known."""
+    row = model.db.execute("SELECT * FROM conversations WHERE id = ?", (id_,)).fetchone()
+    if row is None:
+        return None
+    own = model.db.execute("SELECT * FROM incidents WHERE conversation = ? ORDER BY raised, id", (id_,))
+    return _plain(row) | {
+        "incidents": [_plain(incident) | {"delivery": delivery_of(model, incident["id"])} for incident in own]
+    }
+
+
+def _plain(row: sqlite3.Row) -> dict[str, Any]:
+    plain = dict(row)
+    for name in ("labels", "grouped"):
+        if isinstance(plain.get(name), str):
+            plain[name] = orjson.loads(plain[name])
+    return plain
+
+
+def feeds(model: Model, span: Span, receivers: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the feeds with their gaps in a span, the receivers with their attempts, and the state of the files."""
+    gaps = gaps_of(model, span.start)
+    found: dict[str, dict[str, Any]] = {}
+    for row in model.db.execute("SELECT name, at, state, reason FROM feeds ORDER BY seq"):
+        first = found.get(row["name"], {}).get("first", row["at"])
+        found[row["name"]] = dict(row) | {"first": first}
+    for name, feed in found.items():
+        own = [gap for gap in gaps if gap.feed == name and gap.start < span.end]
+        feed["gaps"] = [gap._asdict() for gap in own]
+        feed["gap_s"] = sum(
+            min(span.end, now_of(model) if gap.end is None else gap.end) - max(gap.start, span.start) for gap in own
+        )
+    return {
+        "feeds": list(found.values()),
+        "receivers": [row | _attempts(model, span, row["endpoint"]) for row in receivers],
+        "journal_at": model.journal_at,
+        "audit_lines": model.audit_lines,
+        "bad_lines": model.bad_lines,
+    }
+
+
+def _attempts(model: Model, span: Span, endpoint: str) -> dict[str, Any]:
+    """Return what became of the attempts at a receiver in a span, and how long callbacks took from their alert."""
+    rows = model.db.execute(
+        "SELECT action, outcome, attempts.at, alerts.at AS alert_at FROM attempts LEFT JOIN alerts ON alerts.id = alert"
+        " WHERE endpoint = ? AND attempts.at >= ? AND attempts.at < ?",
+        (endpoint, span.start, span.end),
+    ).fetchall()
+    answers: dict[str, int] = defaultdict(int)
+    for row in rows:
+        answers[row["outcome"] or row["action"]] += 1
+    took = sorted(r["at"] - r["alert_at"] for r in rows if r["action"] == "CALLBACK_DELIVERED" and r["alert_at"])
+    return {
+        "answers": sorted(answers.items(), key=lambda one: (-one[1], one[0]))[:6],
+        "sent": sum(row["action"] == "CALLBACK_DELIVERED" for row in rows),
+        "failed": sum(row["action"] == "CALLBACK_FAILED" for row in rows),
+        "took_p50_s": took[len(took) // 2] if took else None,
+        "took_p99_s": took[min(len(took) * 99 // 100, len(took) - 1)] if took else None,
+    }

@@ -1,0 +1,226 @@
+// The time line of one conversation: four charts over one axis of time, from the JSON of the view.
+import { moment, zoneName } from "./app.js";
+
+const box = document.getElementById("timeline");
+const charts = [];
+let data = null;
+let range = null;
+
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function columns(windows) {
+  // A window is drawn at its end. Where some are missing, a null breaks the line: silence is not zero.
+  const out = { x: [], p50: [], p95: [], loss: [], mean: [], mos: [] };
+  const slide = windows.length > 1 ? Math.min(...windows.slice(1).map((w, i) => w.end - windows[i].end).filter((d) => d > 0)) : 5;
+  const push = (x, w) => {
+    out.x.push(x);
+    out.p50.push(w?.latency_ms?.p50 ?? null);
+    out.p95.push(w?.latency_ms?.p95 ?? null);
+    out.loss.push(w?.packet_loss ? w.packet_loss.max * 100 : null);
+    out.mean.push(w?.packet_loss ? w.packet_loss.mean * 100 : null);
+    out.mos.push(w?.mos?.value ?? null);
+  };
+  windows.forEach((w, i) => {
+    if (i && w.end - windows[i - 1].end > slide * 1.5) push(windows[i - 1].end + slide / 2, null);
+    push(w.end, w);
+  });
+  return out;
+}
+
+function hatch(context, left, top, width, height) {
+  context.save();
+  context.beginPath();
+  context.rect(left, top, width, height);
+  context.clip();
+  context.fillStyle = color("--hatch-a");
+  context.fillRect(left, top, width, height);
+  context.strokeStyle = color("--hatch-b");
+  context.lineWidth = 2 * devicePixelRatio;
+  const step = 8 * devicePixelRatio;
+  for (let x = left - height; x < left + width; x += step) {
+    context.beginPath();
+    context.moveTo(x, top + height);
+    context.lineTo(x + height, top);
+    context.stroke();
+  }
+  context.restore();
+}
+
+function spans() {
+  const end = Math.max(data.conversation.last, data.figures.now);
+  return {
+    gaps: data.gaps.map((gap) => [gap.start, gap.end ?? end]),
+    incidents: data.conversation.incidents.filter((i) => i.lasting).map((i) => [i.raised, i.resolved ?? end, i]),
+  };
+}
+
+function clipped(chart, start, end) {
+  const { left, width } = chart.bbox;
+  const a = Math.max(chart.valToPos(start, "x", true), left);
+  const b = Math.min(chart.valToPos(end, "x", true), left + width);
+  return b > a ? [a, Math.max(b - a, 2)] : null;
+}
+
+function background(chart) {
+  const { top, height } = chart.bbox;
+  for (const [start, end] of spans().gaps) {
+    const place = clipped(chart, start, end);
+    if (place) hatch(chart.ctx, place[0], top, place[1], height);
+  }
+  chart.ctx.fillStyle = color("--span");
+  for (const [start, end] of spans().incidents) {
+    const place = clipped(chart, start, end);
+    if (place) chart.ctx.fillRect(place[0], top, place[1], height);
+  }
+}
+
+function limit(value) {
+  return (chart) => {
+    if (value == null) return;
+    const y = chart.valToPos(value, "y", true);
+    const { left, top, width, height } = chart.bbox;
+    if (y < top || y > top + height) return;
+    chart.ctx.save();
+    chart.ctx.strokeStyle = color("--limit");
+    chart.ctx.lineWidth = 2 * devicePixelRatio;
+    chart.ctx.setLineDash([2 * devicePixelRatio, 4 * devicePixelRatio]);
+    chart.ctx.beginPath();
+    chart.ctx.moveTo(left, y);
+    chart.ctx.lineTo(left + width, y);
+    chart.ctx.stroke();
+    chart.ctx.restore();
+  };
+}
+
+function lanes(chart) {
+  const rules = [...new Set(data.conversation.incidents.map((i) => i.rule))];
+  const { left, top, width, height } = chart.bbox;
+  const lane = height / (rules.length + 1);
+  const context = chart.ctx;
+  context.save();
+  context.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
+  context.textBaseline = "middle";
+  for (const incident of data.conversation.incidents) {
+    const y = top + rules.indexOf(incident.rule) * lane;
+    const end = incident.lasting ? incident.resolved ?? Math.max(data.conversation.last, data.figures.now) : incident.raised + 0.5;
+    const place = clipped(chart, incident.raised, end);
+    if (!place) continue;
+    context.fillStyle = color("--span");
+    context.strokeStyle = color("--limit");
+    context.lineWidth = (incident.id === box.dataset.incident ? 3 : 1.5) * devicePixelRatio;
+    context.fillRect(place[0], y + 4, place[1], lane - 8);
+    context.strokeRect(place[0], y + 4, place[1], lane - 8);
+    context.fillStyle = color("--text");
+    const text = `${names[incident.rule] ?? incident.rule}${incident.reason ? `: ${incident.reason}` : ": open"}`;
+    const wide = context.measureText(text).width;
+    const x = place[0] + 6 + wide > left + width ? place[0] - wide - 6 : place[0] + 6;
+    context.fillText(text, Math.max(x, left + 4), y + lane / 2);
+  }
+  const y = top + rules.length * lane + lane / 2;
+  context.textAlign = "center";
+  for (const incident of data.conversation.incidents) for (const attempt of incident.delivery) {
+    const x = chart.valToPos(attempt.at, "x", true);
+    if (x < left || x > left + width) continue;
+    const kind = { CALLBACK_DELIVERED: ["✓", "--good"], CALLBACK_DEAD: ["✕", "--bad"] }[attempt.action] ?? ["↻", "--warn"];
+    context.fillStyle = color(kind[1]);
+    context.fillText(kind[0], x, y);
+  }
+  context.restore();
+}
+
+const names = {
+  LATENCY_THRESHOLD_EXCEEDED: "Latency", PACKET_LOSS_DETECTED: "Packet loss", LOW_MOS: "Low MOS", STREAM_STALLED: "Stalled",
+  CALL_FAILED: "Call failed", ONE_WAY_AUDIO: "One-way audio", DEAD_AIR: "Dead air",
+};
+
+function readout(chart) {
+  const i = chart.cursor.idx;
+  const c = data.columns;
+  const place = document.getElementById("readout");
+  if (i == null || c.x[i] == null || c.p95[i] === undefined) { place.textContent = "Point at a chart to read its values."; return; }
+  const n = (value, digits, unit) => (value == null ? "–" : `${value.toFixed(digits)}${unit}`);
+  place.textContent = `Window to ${moment(c.x[i], "time")} ${zoneName()}: p50 ${n(c.p50[i], 0, " ms")}, p95 ${n(c.p95[i], 0, " ms")}, highest loss ${n(c.loss[i], 2, " %")}, mean ${n(c.mean[i], 2, " %")}, MOS ${n(c.mos[i], 2, "")}`;
+}
+
+function options(element, height, series, hooks, y) {
+  const axis = { stroke: color("--weak"), grid: { stroke: color("--grid"), width: 1 }, ticks: { stroke: color("--grid"), width: 1 }, font: "12px system-ui, sans-serif" };
+  return {
+    width: element.clientWidth, height, legend: { show: false },
+    cursor: { sync: { key: "timeline" }, drag: { x: true, y: false }, points: { size: 7 } },
+    scales: { x: { time: true, range: () => range }, y },
+    tzDate: (at) => (zoneName() === "UTC" ? uPlot.tzDate(new Date(at * 1e3), "Etc/UTC") : new Date(at * 1e3)),
+    axes: [
+      { ...axis, space: 70, values: (_, at) => at.map((t, i) => moment(t, at.length > 1 && at[1] - at[0] < 60 ? "time" : "minute")) },
+      { ...axis, size: 56, space: 24, values: y.hidden ? () => [] : undefined },
+    ],
+    series: [{}, ...series],
+    hooks: {
+      drawClear: [background], draw: hooks, setCursor: [readout],
+      setSelect: [(chart) => {
+        if (chart.select.width < 4) return;
+        zoom([chart.posToVal(chart.select.left, "x"), chart.posToVal(chart.select.left + chart.select.width, "x")]);
+        chart.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+      }],
+    },
+  };
+}
+
+function whole() {
+  const c = data.conversation;
+  const length = Math.max(c.last - c.first, 10);
+  return [c.first - length * 0.01, c.last + length * 0.01];
+}
+
+function zoom(next) {
+  range = next;
+  for (const chart of charts) chart.redraw(true, true), chart.setScale("x", { min: range[0], max: range[1] });
+}
+
+function draw() {
+  for (const chart of charts.splice(0)) chart.destroy();
+  const c = data.columns;
+  const line = (stroke, dash, more = {}) => ({ stroke: color(stroke), width: 2, dash, points: { show: c.x.length < 40, size: 5 }, spanGaps: false, ...more });
+  const upTo = (least) => ({ range: (_, low, high) => [0, Math.max(high ?? 0, least ?? 0) * 1.12 || 1] });
+  const ms = data.conversation.max_latency_ms;
+  const loss = data.conversation.packet_loss_threshold == null ? null : data.conversation.packet_loss_threshold * 100;
+  const narrow = box.clientWidth < 500;
+  const add = (name, height, series, values, hooks, y) => {
+    const element = box.querySelector(`[data-chart=${name}]`);
+    const chart = new uPlot(options(element, height, series, hooks, y), [c.x, ...values], element);
+    chart.over.addEventListener("dblclick", () => zoom(whole()));
+    charts.push(chart);
+  };
+  add("latency", narrow ? 170 : 210, [line("--p95"), line("--p50", [6, 4])], [c.p95, c.p50], [limit(ms)], upTo(ms));
+  add("loss", narrow ? 140 : 160, [line("--lossc", undefined, { paths: uPlot.paths.bars({ size: [0.7, 24] }), fill: color("--lossc"), points: { show: false } }), line("--meanc", [6, 4])], [c.loss, c.mean], [limit(loss)], upTo(loss));
+  add("mos", narrow ? 130 : 140, [line("--mosc")], [c.mos], [limit(data.mos_below)], { range: () => [1, 5] });
+  const rules = new Set(data.conversation.incidents.map((i) => i.rule)).size;
+  add("lanes", 64 + 30 * (rules + 1), [{ show: false }], [c.x.map(() => null)], [lanes], { range: () => [0, 1], hidden: true });
+}
+
+function asked() {
+  const incident = data.conversation.incidents.find((i) => i.id === box.dataset.incident);
+  if (incident) return [incident.raised - 60, (incident.resolved ?? data.figures.now) + 60];
+  const [from, to] = [Number(box.dataset.from), Number(box.dataset.to)];
+  return to > from ? [from, to] : null;
+}
+
+async function load() {
+  const answer = await fetch(box.dataset.src);
+  if (!answer.ok) return;
+  const zoomed = range && data && (range[0] !== whole()[0] || range[1] !== whole()[1]);
+  data = await answer.json();
+  data.columns = columns(data.windows);
+  if (!zoomed) {
+    range = whole();
+    const want = charts.length ? null : asked();
+    if (want && want[1] > range[0] && want[0] < range[1]) range = [Math.max(want[0], range[0]), Math.min(want[1], range[1])];
+  }
+  draw();
+}
+
+let drawn = 0;
+document.addEventListener("refreshed", load);
+document.addEventListener("zone", () => data && draw());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => data && draw());
+new ResizeObserver(() => { if (data && Math.abs(box.clientWidth - drawn) > 2) { drawn = box.clientWidth; draw(); } }).observe(box);
+load();

@@ -1,0 +1,148 @@
+"""How the live page and the report write numbers, times and addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from markupsafe import Markup
+
+__all__ = ["FILTERS", "duration", "link", "percent", "rule_name", "utc"]
+
+RULES = {
+    "LATENCY_THRESHOLD_EXCEEDED": "Latency above limit",
+    "PACKET_LOSS_DETECTED": "Packet loss above limit",
+    "LOW_MOS": "Low MOS",
+    "STREAM_STALLED": "Stream stalled",
+    "GROUP_DEGRADED": "Group degraded",
+    "CALL_FAILED": "Call failed",
+    "ONE_WAY_AUDIO": "One-way audio",
+    "DEAD_AIR": "Dead air",
+    "PLATFORM_EVENT": "Platform event",
+    "ALERT_STORM": "Alert storm",
+}
+RATIOS = frozenset({"PACKET_LOSS_DETECTED", "GROUP_DEGRADED"})
+
+
+def utc(at: float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """Return a time in UTC as text.
+
+    >>> utc(1795942028.6)
+    '2026-11-29 08:47:08'
+    """
+    return "–" if at is None else datetime.fromtimestamp(at, UTC).strftime(form)
+
+
+def moment(at: float | None, style: str = "time") -> str:
+    """Return a `time` element, in UTC until the page's script writes it in the viewer's zone."""
+    if at is None:
+        return "–"
+    form = {"time": "%H:%M:%S", "minute": "%H:%M", "full": "%Y-%m-%d %H:%M:%S"}[style]
+    return Markup('<time datetime="{}" data-t="{}" data-f="{}" title="{} UTC">{}</time>').format(
+        utc(at, "%Y-%m-%dT%H:%M:%SZ"), f"{at:.3f}", style, utc(at), utc(at, form)
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Return a length of time as text.
+
+    >>> [duration(seconds) for seconds in (0.4, 42, 75, 3700, 200_000)]
+    ['0.4 s', '42 s', '1 min 15 s', '1 h 1 min', '2 d 7 h']
+    """
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    for length, name, part, below in ((86_400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= length:
+            rest = whole % length // part
+            return f"{whole // length} {name}" + (f" {rest} {below}" if rest else "")
+    return f"{whole} s"
+
+
+def percent(ratio: float | None) -> str:
+    """Return a ratio as a percentage.
+
+    >>> [percent(ratio) for ratio in (0.0, 0.0004, 0.012, 0.5, None)]
+    ['0 %', '0.04 %', '1.2 %', '50 %', '–']
+    """
+    if ratio is None:
+        return "–"
+    value = ratio * 100
+    if value == 0 or value >= 10:
+        return f"{value:.0f} %"
+    return f"{value:.2g} %" if value < 1 else f"{value:.1f} %"
+
+
+def milliseconds(value: float | None) -> str:
+    """Return a latency as text."""
+    return "–" if value is None else f"{value:,.0f} ms".replace(",", " ")
+
+
+def mos(value: float | None) -> str:
+    """Return a MOS as text."""
+    return "–" if value is None else f"{value:.2f}"
+
+
+def count(value: int | None) -> str:
+    """Return a number with its thousands apart.
+
+    >>> count(1234567).split()
+    ['1', '234', '567']
+    """
+    return "–" if value is None else f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def rule_name(rule: str) -> str:
+    """Return a rule for people."""
+    return RULES.get(rule, rule)
+
+
+def rule_value(value: float | None, rule: str) -> str:
+    """Return a value of a rule's metric."""
+    if value is None:
+        return "–"
+    if rule in RATIOS:
+        return percent(value)
+    if rule == "LATENCY_THRESHOLD_EXCEEDED":
+        return milliseconds(value)
+    if rule == "STREAM_STALLED":
+        return duration(value)
+    return f"{value:.2f}"
+
+
+def link(path: str, query: Mapping[str, str], **changes: Any) -> str:
+    """Return a path with a query string, changed by `changes`; None takes a key away.
+
+    >>> link("/fleet", {"range": "1h", "page": "2"}, by="queue", page=None)
+    '/fleet?range=1h&by=queue'
+    """
+    merged = {**query, **changes}
+    text = urlencode([(key, str(value)) for key, value in merged.items() if value is not None and value != ""])
+    return f"{path}?{text}" if text else path
+
+
+def duration_ms(seconds: float | None) -> str:
+    """Return a short length of time as text.
+
+    >>> [duration_ms(seconds) for seconds in (0.0065, 2.0)]
+    ['6 ms', '2.0 s']
+    """
+    return milliseconds(seconds * 1000) if seconds is not None and seconds < 1 else duration(seconds)
+
+
+FILTERS = {
+    "duration_ms": duration_ms,
+    "moment": moment,
+    "utc": utc,
+    "duration": duration,
+    "percent": percent,
+    "ms": milliseconds,
+    "mos": mos,
+    "count": count,
+    "rule": rule_name,
+    "rule_value": rule_value,
+}

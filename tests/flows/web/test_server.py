@@ -1,0 +1,279 @@
+"""Who may ask the live page, what its answers forbid, and what slow or many clients cost."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from connectors.errors import ConfigurationError, VoicewatchError
+from flows.settings.loading import parse_settings
+from flows.settings.web import WebSettings
+from flows.web.page import LivePage, token_of
+from flows.web.pages import make_app
+from flows.web.reader import StateReader
+from flows.web.server import WebServer
+from tests.support.callbacks import eventually
+from tests.support.state_dirs import HOSTILE, StateDir
+
+TOKEN = "a-long-secret-of-the-test"
+WAIT_S = 15.0
+VIEWS = ("/fleet", "/conversations", "/incidents", "/feeds")
+
+
+@contextlib.contextmanager
+def serving(
+    state: StateDir, *, token: str | None = None, connections: int = 64, deadline_s: float = 10.0
+) -> Iterator[str]:
+    """The address of a page over a state directory."""
+    reader = StateReader(state.dir, keep_s=86_400.0)
+    reader.start()
+    answers = {"/metrics": lambda: (200, "text/plain", b"metric 1\n"), "/readyz": lambda: (503, "text/plain", b"no\n")}
+    app = make_app(reader, state.dir, token=token, hosts=("vw.example",), answers=answers)
+    server = WebServer(app, "127.0.0.1", 0, key="web.listen", max_connections=connections, deadline_s=deadline_s)
+    server.start()
+    assert reader.caught_up.wait(WAIT_S)
+    try:
+        yield f"127.0.0.1:{server.port}"
+    finally:
+        server.stop()
+        reader.stop()
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> StateDir:
+    made = StateDir(tmp_path / "state")
+    made.feed(0, "up", HOSTILE)
+    made.watch(0, HOSTILE, leg_id=HOSTILE)
+    made.window(0, HOSTILE, p95=300.0, queue=HOSTILE)
+    raised = made.alert(5, HOSTILE, "raised", 1, labels={"queue": HOSTILE})
+    made.attempt(6, raised, "CALLBACK_FAILED", HOSTILE)
+    made.feed(20, "down", HOSTILE)
+    made.outbox(pending=2, dead=1, delivered=3)
+    return made
+
+
+def ask(
+    address: str, path: str, *, method: str = "GET", body: str | None = None, **headers: str
+) -> tuple[int, http.client.HTTPMessage, str]:
+    connection = http.client.HTTPConnection(address, timeout=WAIT_S)
+    connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+    connection.close()
+    return answer.status, answer.headers, text
+
+
+def test_every_view_is_served_as_a_page_and_as_json(state: StateDir) -> None:
+    """Hostile texts of the wire are text in all of them, and the browser may run nothing but our own files."""
+    from urllib.parse import quote
+
+    with serving(state) as address:
+        views = (*VIEWS, f"/conversation?id={quote(HOSTILE)}", "/fleet?by=queue&metric=mos", "/fleet?by=all&range=24h")
+        for path in views:
+            status, headers, text = ask(address, path)
+            assert status == 200, text
+            assert "<img src=x" not in text
+            assert "onerror=alert(1)>" not in text.replace("&lt;img src=x onerror=alert(1)&gt;", "")
+            policy = headers["Content-Security-Policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert " style=" not in text
+            assert "<script>" not in text
+            assert headers["Cache-Control"] == "no-store"
+            assert headers["X-Content-Type-Options"] == "nosniff"
+            assert ask(address, "/api" + path)[0] == 200
+        assert ask(address, "/api/conversation?id=unknown")[0] == 404
+        assert ask(address, "/fleet?metric=unknown")[0] == 400
+        assert ask(address, "/conversations?page=x&from=nan&to=inf&order=;drop")[0] == 200
+
+
+def test_a_receiver_is_named_by_its_origin_only(state: StateDir) -> None:
+    """The rest of a callback's address may hold a key."""
+    with serving(state) as address:
+        text = ask(address, "/feeds")[2] + ask(address, "/api/feeds")[2]
+    assert "https://qa.example.com" in text
+    assert "hush" not in text
+
+
+def test_metrics_and_health_are_on_the_same_server(state: StateDir) -> None:
+    """Other paths answer what they are made with."""
+    with serving(state) as address:
+        assert ask(address, "/metrics")[::2] == (200, "metric 1\n")
+        assert ask(address, "/readyz")[::2] == (503, "no\n")
+        assert ask(address, "/nothing")[0] == 404
+
+
+def test_only_known_host_names_are_served(state: StateDir) -> None:
+    """A name of another site that resolves to this server is refused: its pages could read ours."""
+    with serving(state) as address:
+        assert ask(address, "/fleet", Host="evil.example")[0] == 421
+        assert ask(address, "/fleet", Host="vw.example:80")[0] == 200
+        assert ask(address, "/fleet", Host="localhost")[0] == 200
+        assert ask(address, "/fleet", Host="")[0] == 421
+
+
+def test_the_page_is_read_only(state: StateDir) -> None:
+    """Methods that change something, large bodies and requests from other sites are refused."""
+    with serving(state) as address:
+        for method in ("PUT", "DELETE", "PATCH", "OPTIONS"):
+            assert ask(address, "/fleet", method=method)[0] == 405
+        assert ask(address, "/fleet", method="POST", body="")[0] == 405
+        assert ask(address, "/login", method="POST", body="x" * 20_000)[0] == 413
+        assert ask(address, "/login", method="POST", body="token=x", Origin="http://evil.example")[0] == 403
+        assert ask(address, "/login", method="POST", body="token=x", Sec_Fetch_Site="cross-site")[0] == 403
+        assert ask(address, "/fleet", body="hello")[0] == 400
+
+
+def test_with_a_token_every_view_asks_for_it(state: StateDir) -> None:
+    """A browser is sent to the form, a program gets 401; health stays open for those that restart the process."""
+    with serving(state, token=TOKEN) as address:
+        for path in (*VIEWS, "/api/fleet", "/events", "/metrics"):
+            assert ask(address, path)[0] == 401
+            assert ask(address, path, Authorization="Bearer wrong")[0] == 401
+        assert ask(address, "/fleet", Accept="text/html")[0] == 303
+        assert ask(address, "/metrics", Authorization=f"Bearer {TOKEN}")[0] == 200
+        assert ask(address, "/readyz")[0] == 503
+        assert ask(address, "/login")[0] == 200
+        assert ask(address, "/static/app.css")[0] == 200
+
+
+def test_the_form_gives_a_cookie_that_scripts_and_other_sites_cannot_use(state: StateDir) -> None:
+    """The cookie is HttpOnly and SameSite=Strict, and does not hold the token."""
+    with serving(state, token=TOKEN) as address:
+        assert ask(address, "/login", method="POST", body="token=wrong")[1]["Location"] == "/login?wrong=1"
+        status, headers, _ = ask(address, "/login", method="POST", body=f"token={TOKEN}")
+        cookie = headers["Set-Cookie"]
+        assert status == 303
+        assert "HttpOnly" in cookie
+        assert "samesite=strict" in cookie.lower()
+        assert TOKEN not in cookie
+        assert ask(address, "/fleet", Cookie=cookie.partition(";")[0])[0] == 200
+        assert ask(address, "/fleet", Cookie="voicewatch=forged")[0] == 401
+
+
+def test_off_loopback_a_long_token_is_needed() -> None:
+    """Without one the run refuses to start, and says which variable is missing."""
+    everywhere = WebSettings(listen="0.0.0.0:8080")
+    for environ in ({}, {"VOICEWATCH_WEB_TOKEN": " "}, {"VOICEWATCH_WEB_TOKEN": "short"}):
+        with pytest.raises(ConfigurationError, match="VOICEWATCH_WEB_TOKEN"):
+            token_of(everywhere, environ)
+    assert token_of(everywhere, {"VOICEWATCH_WEB_TOKEN": TOKEN}) == TOKEN
+    for local in ("127.0.0.1:1", "[::1]:1", "localhost:1"):
+        assert token_of(WebSettings(listen=local), {}) is None
+    assert token_of(WebSettings(listen="127.0.0.1:1"), {"VOICEWATCH_WEB_TOKEN": TOKEN}) == TOKEN
+
+
+def test_the_settings_are_read(tmp_path: Path) -> None:
+    """The token is a variable and no setting; the address is checked."""
+    tables = {"web": {"listen": "127.0.0.1:0", "hosts": ["vw.example"], "keep_hours": 2}}
+    settings = parse_settings(tables, "x", {"VOICEWATCH_WEB_TOKEN": TOKEN})
+    assert settings.web.address == ("127.0.0.1", 0)
+    with pytest.raises(ConfigurationError, match=r"web\.listen"):
+        parse_settings({"web": {"listen": "nowhere"}}, "x")
+
+
+def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
+    """The error names the key and the address."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        web = WebSettings(listen=f"127.0.0.1:{port}")
+        with pytest.raises(VoicewatchError, match=rf"web\.listen: 127\.0\.0\.1:{port} cannot be listened on"):
+            LivePage(web, tmp_path, {}, {})
+
+
+def test_changes_arrive_as_events(state: StateDir) -> None:
+    """A line of the files is told within seconds; the number grows."""
+    with serving(state) as address, connected(address) as client:
+        client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+        stream = client.makefile("rb")
+        numbers = events(stream)
+        first = next(numbers)
+        state.window(30, "new")
+        assert next(numbers) > first
+
+
+def events(stream: object) -> Iterator[int]:
+    for line in stream:  # type: ignore[attr-defined]
+        if line.startswith(b"data: "):
+            yield int(line[6:])
+
+
+def connected(address: str) -> socket.socket:
+    host, port = address.split(":")
+    return socket.create_connection((host, int(port)), timeout=WAIT_S)
+
+
+def is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except OSError:
+        return True
+
+
+def test_more_connections_than_allowed_are_closed(state: StateDir) -> None:
+    """Those that are there keep theirs, and there is room again when they are gone."""
+    with serving(state, connections=4, deadline_s=60.0) as address:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(connected(address)) for _ in range(8)]
+            assert all(is_closed(client) for client in clients[4:])
+            clients[0].sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert clients[0].recv(12) == b"HTTP/1.1 503"
+
+        def is_served() -> bool:
+            try:
+                return ask(address, "/readyz")[0] == 503
+            except (OSError, http.client.HTTPException):
+                return False
+
+        eventually(is_served, WAIT_S)
+
+
+def test_a_client_that_is_slow_is_cut_off(state: StateDir) -> None:
+    """One that is mute, one that sends a byte now and then, and one that reads no answer; one that listens stays."""
+    for number in range(3000):
+        state.window(number * 10, "long")
+    with serving(state, deadline_s=1.0) as address:
+        began = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            mute, trickling, deaf, listening = (stack.enter_context(connected(address)) for _ in range(4))
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            for _ in range(8):
+                deaf.sendall(b"GET /api/conversation?id=long HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            listening.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert is_closed(mute)
+            assert hangs_up(trickling)
+            assert time.monotonic() - began < WAIT_S
+            eventually(lambda: peer_is_gone(deaf), WAIT_S)
+            state.window(40_000, "new")
+            assert b"200 OK" in listening.recv(4096)
+
+
+def hangs_up(client: socket.socket) -> bool:
+    client.settimeout(0.1)
+    end = time.monotonic() + WAIT_S
+    while time.monotonic() < end:
+        try:
+            client.sendall(b"G")
+            if client.recv(1) == b"":
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
+
+
+def peer_is_gone(client: socket.socket) -> bool:
+    """Whether the other side has reset a connection whose answers are not read."""
+    try:
+        client.sendall(b"G")
+    except OSError:
+        return True
+    time.sleep(0.05)
+    return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
