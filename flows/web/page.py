@@ -9,6 +9,7 @@ from typing import Final
 from connectors.errors import ConfigurationError
 from connectors.runtime.logs import get_logger
 from flows.settings.web import WEB_TOKEN, WebSettings
+from flows.state import StateLayout
 
 __all__ = ["LivePage", "token_of"]
 
@@ -44,12 +45,14 @@ class LivePage:
         from flows.web.pages import make_app
         from flows.web.reader import StateReader
         from flows.web.server import WebServer
+        from flows.web.what_if import WhatIf
 
         assert web.address is not None
         token = token_of(web, environ)
         self._reader = StateReader(directory, keep_s=web.keep_hours * 3600.0)
+        self._what_if = WhatIf(StateLayout(directory).journal, environ)
         hosts = (web.address[0], *web.hosts)
-        app = make_app(self._reader, directory, token=token, hosts=hosts, answers=dict(answers))
+        app = make_app(self._reader, directory, token=token, what_if=self._what_if, hosts=hosts, answers=dict(answers))
         self._server = WebServer(app, *web.address, key="web.listen")
 
     @property
@@ -66,4 +69,5 @@ class LivePage:
     def stop(self) -> None:
         """Stop answering and reading."""
         self._server.stop()
+        self._what_if.stop()
         self._reader.stop()

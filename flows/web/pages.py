@@ -10,10 +10,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import jinja2
 import orjson
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
@@ -27,6 +29,7 @@ from flows.web.heat import METRICS, heat_map
 from flows.web.history import receivers, windows_of
 from flows.web.queries import PAGE, Span
 from flows.web.reader import StateReader
+from flows.web.what_if import RULES, Job, WhatIf, rules_of
 from flows.web.words import FILTERS, link, rule_name
 
 __all__ = ["make_app"]
@@ -45,18 +48,20 @@ def make_app(
     directory: Path,
     *,
     token: str | None,
+    what_if: WhatIf,
     hosts: tuple[str, ...] = (),
     answers: dict[str, Answer] | None = None,
     now: Callable[[], float] = time.time,
 ) -> Guard:
     """Return the ASGI application; `answers` gives more paths, such as /metrics, with what they answer."""
-    pages = _Pages(reader, directory, now)
+    pages = _Pages(reader, directory, what_if, now)
     views: dict[str, View] = {
         "fleet": pages.fleet,
         "conversations": pages.conversations,
         "conversation": pages.conversation,
         "incidents": pages.incidents,
         "feeds": pages.feeds,
+        "what-if": pages.what_if,
     }
     routes: list[Route | Mount] = [Route("/", lambda _: RedirectResponse("/fleet", 307))]
     for name, view in views.items():
@@ -66,6 +71,7 @@ def make_app(
         routes.append(Route(path, partial(_answered, answer)))
     routes += [
         Route("/events", pages.events),
+        Route("/what-if", pages.try_out, methods=["POST"]),
         Route("/login", pages.login),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
@@ -93,9 +99,10 @@ def _answered(answer: Answer, _request: Request) -> Response:
 
 
 class _Pages:
-    def __init__(self, reader: StateReader, directory: Path, now: Callable[[], float]) -> None:
+    def __init__(self, reader: StateReader, directory: Path, what_if: WhatIf, now: Callable[[], float]) -> None:
         self._reader = reader
         self._state = StateLayout(directory)
+        self._what_if = what_if
         self._now = now
         self._templates = environment()
 
@@ -122,7 +129,9 @@ class _Pages:
         with self._reader.model.lock:
             span = queries.span_of(self._reader.model, query)
             body = {"span": span._asdict(), "figures": self._figures(span), **view(query, span)}
-        return Response(orjson.dumps(body, default=asdict), media_type="application/json")
+        return Response(
+            orjson.dumps(body, default=_as_json, option=orjson.OPT_PASSTHROUGH_DATACLASS), media_type="application/json"
+        )
 
     def fleet(self, query: dict[str, str], span: Span) -> dict[str, Any]:
         """Return the heat map of a dimension."""
@@ -182,6 +191,28 @@ class _Pages:
         """Return feeds with their gaps, receivers with their callbacks, the journal and the audit log."""
         return queries.feeds(self._reader.model, span, self._receivers())
 
+    def what_if(self, query: dict[str, str], _span: Span) -> dict[str, Any]:
+        """Return the form for other limits, and a backtest with them, running or done."""
+        job = self._what_if.get(query["job"]) if "job" in query else None
+        settings = self._reader.model.settings
+        return {
+            "rules": RULES,
+            "values": {} if job is None else job.rules,
+            "current": settings.get("alerts", {}) | settings.get("defaults", {}),
+            "job": job,
+            "progress": None if job is None else job.progress(),
+        }
+
+    async def try_out(self, request: Request) -> Response:
+        """Start a backtest, and lead to its page."""
+        form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
+        rules = rules_of(form)
+        with self._reader.model.lock:
+            span = queries.span_of(self._reader.model, form)
+        job = await run_in_threadpool(self._what_if.start, rules, span.start)
+        shared: dict[str, str] = {key: form[key] for key in SHARED if key in form}
+        return RedirectResponse(link("/what-if", shared, job=job.id), 303)
+
     async def events(self, _request: Request) -> Response:
         """Answer with server-sent events: a line whenever the files have something new."""
         return StreamingResponse(self._changes(), media_type="text/event-stream")
@@ -226,6 +257,12 @@ class _Pages:
             "dead": sum(row["dead"] for row in rows),
             "lag_s": None if at is None else max(self._now() - at, 0.0),
         }
+
+
+def _as_json(value: object) -> Any:
+    if isinstance(value, Job):
+        return {"id": value.id, "rules": value.rules, "result": value.result, "failure": value.failure}
+    return asdict(value)  # type: ignore[call-overload]
 
 
 def _page(query: dict[str, str]) -> int:

@@ -121,16 +121,17 @@ function follow() {
   source.onmessage = () => { tell("live", "live"); if (first) first = false; else update(); };
   source.onerror = () => tell("lost", "connection lost");
   document.addEventListener("visibilitychange", () => { if (!document.hidden && again) update(); });
+  setInterval(() => { if (document.querySelector("[data-busy]")) update(); }, 1000);
   window.addEventListener("pagehide", () => source.close());
 }
 
 for (const form of document.querySelectorAll("form[data-auto]")) submitsItself(form);
-for (const button of document.querySelectorAll("[data-copy]")) {
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(button.dataset.copy);
-    button.textContent = "Copied";
-  });
-}
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy]");
+  if (!button) return;
+  await navigator.clipboard.writeText(button.dataset.copy);
+  button.textContent = "Copied";
+});
 showZone();
 prepare(document);
 if (document.getElementById("live")) follow();

@@ -100,6 +100,7 @@ function lanes(chart) {
   context.save();
   context.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
   context.textBaseline = "middle";
+  context.textAlign = "left";
   for (const incident of data.conversation.incidents) {
     const y = top + rules.indexOf(incident.rule) * lane;
     const end = incident.lasting ? incident.resolved ?? Math.max(data.conversation.last, data.figures.now) : incident.raised + 0.5;
@@ -111,11 +112,11 @@ function lanes(chart) {
     context.fillRect(place[0], y + 4, place[1], lane - 8);
     context.strokeRect(place[0], y + 4, place[1], lane - 8);
     context.fillStyle = color("--text");
-    const text = `${names[incident.rule] ?? incident.rule}${incident.reason ? `: ${incident.reason}` : ": open"}`;
-    const wide = context.measureText(text).width;
-    const x = place[0] + 6 + wide > left + width ? place[0] - wide - 6 : place[0] + 6;
-    context.fillText(text, Math.max(x, left + 4), y + lane / 2);
+    const text = incident.reason ?? (incident.lasting ? "open" : "");
+    if (context.measureText(text).width + 12 < place[1]) context.fillText(text, place[0] + 6, y + lane / 2);
   }
+  context.fillStyle = color("--text");
+  [...rules, "Callbacks"].forEach((rule, i) => context.fillText(names[rule] ?? rule, 8 * devicePixelRatio, top + (i + 0.5) * lane));
   const y = top + rules.length * lane + lane / 2;
   context.textAlign = "center";
   for (const incident of data.conversation.incidents) for (const attempt of incident.delivery) {
@@ -151,7 +152,7 @@ function options(element, height, series, hooks, y) {
     tzDate: (at) => (zoneName() === "UTC" ? uPlot.tzDate(new Date(at * 1e3), "Etc/UTC") : new Date(at * 1e3)),
     axes: [
       { ...axis, space: 70, values: (_, at) => at.map((t, i) => moment(t, at.length > 1 && at[1] - at[0] < 60 ? "time" : "minute")) },
-      { ...axis, size: 56, space: 24, values: y.hidden ? () => [] : undefined },
+      { ...axis, size: 88, space: 24, values: y.hidden ? () => [] : undefined, grid: y.hidden ? { show: false } : axis.grid, ticks: y.hidden ? { show: false } : axis.ticks },
     ],
     series: [{}, ...series],
     hooks: {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from flows.web.page import LivePage, token_of
 from flows.web.pages import make_app
 from flows.web.reader import StateReader
 from flows.web.server import WebServer
+from flows.web.what_if import WhatIf
 from tests.support.callbacks import eventually
 from tests.support.state_dirs import HOSTILE, StateDir
 
@@ -34,7 +36,8 @@ def serving(
     reader = StateReader(state.dir, keep_s=86_400.0)
     reader.start()
     answers = {"/metrics": lambda: (200, "text/plain", b"metric 1\n"), "/readyz": lambda: (503, "text/plain", b"no\n")}
-    app = make_app(reader, state.dir, token=token, hosts=("vw.example",), answers=answers)
+    what_if = WhatIf(state.dir / "journal", os.environ)
+    app = make_app(reader, state.dir, token=token, what_if=what_if, hosts=("vw.example",), answers=answers)
     server = WebServer(app, "127.0.0.1", 0, key="web.listen", max_connections=connections, deadline_s=deadline_s)
     server.start()
     assert reader.caught_up.wait(WAIT_S)
