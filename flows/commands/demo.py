@@ -1,4 +1,4 @@
-"""The demo: the real job against the simulator, with a receiver for its callbacks, in a directory of its own."""
+"""The demo: the real job against the simulator, with a receiver for its callbacks, in a temporary directory."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import secrets
 import socket
 import tempfile
 import threading
+import time
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from connectors.callbacks.receiver import CallbackReceiver
 from connectors.errors import UsageError, VoicewatchError
 from connectors.format.decode import decode_block
 from connectors.genesys.simulator.calls import conversation_ids
+from connectors.genesys.simulator.faults import parse_faults
 from connectors.genesys.simulator.voice_events import running_simulator
 from connectors.runtime.shutdown import Shutdown
 from connectors.state.audit import verify
@@ -34,17 +36,26 @@ from flows.state import StateLayout
 __all__ = ["DemoResult", "DemoRow", "Stage", "run_demo"]
 
 SEED: Final = 7
-CALLS: Final = 5
+CALLS: Final = 12
+AUDIO_CALLS: Final = 5
 FRAMES_PER_S: Final = 10.0
+BAD_EDGE: Final = """
+[[fault]]
+on = "edge"
+name = "edge-frankfurt-2"
+do = "latency"
+after_s = 4
+for_s = 5
+"""
 
 
 @dataclass(frozen=True)
 class DemoRow:
-    """What was seen of one conversation; losses as ratios, None where nothing was measured."""
+    """What was measured of one conversation; losses as ratios, None where nothing was measured."""
 
     conversation_id: str
+    labels: dict[str, str]
     frames: int
-    windows: int
     worst_p95_ms: float | None
     worst_loss: float | None
     raised: int
@@ -54,7 +65,7 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demo did; `delivered` counts the callbacks that the receiver got and whose signature it verified."""
+    """What a demo did; `delivered` counts the callbacks whose signature the receiver verified."""
 
     conversations: list[DemoRow]
     tally: Tally
@@ -65,7 +76,7 @@ class DemoResult:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a demo is about: configuration tables, variables of the environment, and the calls that will be seen.
+    """What a demo is about: configuration tables, variables of the environment, and the ids of the first calls.
 
     With `bootstrap`, interceptors are created first.
     """
@@ -77,7 +88,7 @@ class Stage:
 
 
 def run_demo(seconds: float, shutdown: Shutdown, kind: str = "voice-events") -> DemoResult:
-    """Run the whole job for so many seconds, or until `shutdown` is requested. Raises UsageError for no such kind."""
+    """Run the whole job for a number of seconds, or until `shutdown` is requested. Raises UsageError for its kind."""
     if kind not in STAGES:
         raise UsageError(f"--kind {kind}: is none of {', '.join(STAGES)}")
     secret = "whsec_" + b64encode(secrets.token_bytes(32)).decode()
@@ -99,14 +110,14 @@ def run_demo(seconds: float, shutdown: Shutdown, kind: str = "voice-events") -> 
             timer.start()
         on_bootstrap = (lambda _: timer.start()) if stage.bootstrap else None
         tally = run_live(settings, environ | stage.environ, shutdown, on_bootstrap=on_bootstrap)
-        return _result(settings, stage.conversation_ids, tally, receiver)
+        return _result(settings, tally, receiver)
 
 
 def _tables(receiver_url: str, directory: Path) -> dict[str, Any]:
-    """Any demo's configuration: shorter windows and quiet times than usual, so that there is something to see."""
+    """Return the configuration of all demos: shorter windows and quiet times, so that there is something to see."""
     return {
         "windows": {"length_s": 4, "slide_s": 2},
-        "alerts": {"clear_after_s": 2},
+        "alerts": {"clear_after_s": 2, "raise_n": 3, "raise_m": 5},
         "delivery": {"allow_private_addresses": True},
         "state": {"dir": str(directory / "state")},
         "web": {"listen": "127.0.0.1:0"},
@@ -119,22 +130,31 @@ def _tables(receiver_url: str, directory: Path) -> dict[str, Any]:
 
 @contextmanager
 def _voice_events() -> Iterator[Stage]:
-    with running_simulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S) as simulator:
+    faults = parse_faults(BAD_EDGE)
+    with running_simulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S, faults=faults) as simulator:
         ids = conversation_ids(SEED, CALLS)
-        interceptors = [{"conversation_id": id_, "leg_id": f"leg-{number}"} for number, id_ in enumerate(ids, 1)]
+        book = simulator.traffic.book
+        labels = [{name: book[id_].labels(time.time())[name] for name in ("edge", "queue")} for id_ in ids]
+        interceptors = [
+            {"conversation_id": id_, "leg_id": f"leg-{number}", "labels": labels[number - 1]}
+            for number, id_ in enumerate(ids, 1)
+        ]
         yield Stage({"genesys": {"base_url": simulator.base_url}, "interceptor": interceptors}, {}, ids, bootstrap=True)
 
 
 @contextmanager
 def _notifications() -> Iterator[Stage]:
-    from connectors.genesys.simulator.notifications import NotificationsSimulator
+    from connectors.genesys.simulator.notifications import NotificationsOptions, NotificationsSimulator
     from connectors.genesys.simulator.server import running
 
-    # The seconds that the SDK takes to be imported are not to be those of the demo.
+    # The SDK takes seconds to import, which should not count as those of the demo.
     import_module("PureCloudPlatformClientV2")
     # Notifications arrive after a fifth of a second when all is well.
     feed = {"kind": "notifications", "defaults": {"max_latency_ms": 330}}
-    with running(NotificationsSimulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S)) as simulator:
+    options = NotificationsOptions(
+        seed=SEED, conversations=CALLS, rate=FRAMES_PER_S, faults=parse_faults(BAD_EDGE), premature=True
+    )
+    with running(NotificationsSimulator(options)) as simulator:
         ids = conversation_ids(SEED, CALLS)
         tables = {"genesys": {"base_url": simulator.base_url}, "feed": [{**feed, "conversations": ids}]}
         yield Stage(tables, {}, ids, bootstrap=False)
@@ -151,7 +171,7 @@ def _audiohook() -> Iterator[Stage]:
         "audiohook": {"listen": listen, "path": "/audiohook", "api_keys": [key]},
     }
     environ = {"VOICEWATCH_AUDIOHOOK_SECRETS": f"{key}={secret}"}
-    with calling(f"ws://{listen}/audiohook", key, b64decode(secret), seed=SEED, conversations=CALLS) as ids:
+    with calling(f"ws://{listen}/audiohook", key, b64decode(secret), seed=SEED, conversations=AUDIO_CALLS) as ids:
         yield Stage(tables, environ, ids, bootstrap=False)
 
 
@@ -168,7 +188,7 @@ STAGES: Final[dict[str, Callable[[], AbstractContextManager[Stage]]]] = {
 }
 
 
-def _result(settings: Settings, ids: list[str], tally: Tally, receiver: CallbackReceiver) -> DemoResult:
+def _result(settings: Settings, tally: Tally, receiver: CallbackReceiver) -> DemoResult:
     state = StateLayout(settings.state.dir)
     windows = _read(state.windows)
     alerts = _read(state.alerts)
@@ -176,7 +196,7 @@ def _result(settings: Settings, ids: list[str], tally: Tally, receiver: Callback
     delivered = Counter(alert["conversationId"] for alert in received.values())
     frames = _frames(state.journal)
     rows = []
-    for id_ in ids:
+    for id_, labels in _watched(state.journal).items():
         own = [window for window in windows if window["conversation_id"] == id_]
         p95 = [window["latency_ms"]["p95"] for window in own if window["latency_ms"]]
         loss = [window["packet_loss"]["max"] for window in own if window["packet_loss"]]
@@ -184,8 +204,8 @@ def _result(settings: Settings, ids: list[str], tally: Tally, receiver: Callback
         rows.append(
             DemoRow(
                 id_,
+                labels,
                 frames[id_],
-                len(own),
                 max(p95, default=None),
                 max(loss, default=None),
                 states["raised"],
@@ -206,7 +226,17 @@ def _read(path: Path) -> list[dict[str, Any]]:
     return [orjson.loads(line) for line in path.read_bytes().splitlines()]
 
 
+def _watched(journal: Path) -> dict[str, dict[str, str]]:
+    """Return the labels of every conversation that was watched, in the order of their first watch records."""
+    found: dict[str, dict[str, str]] = {}
+    for segment in sorted(journal.iterdir()):
+        for record in _read(segment):
+            if isinstance(watch := record.get("watch"), dict):
+                found.setdefault(watch["conversation_id"], {}).update(watch.get("labels", {}))
+    return found
+
+
 def _frames(journal: Path) -> Counter[str]:
-    """Frames by conversation, as they stand in the journal."""
+    """Count the frames of each conversation in the journal."""
     blocks = [decode_block(segment.read_bytes()) for segment in sorted(journal.iterdir())]
     return Counter(conversation_id for block in blocks for conversation_id in block.ids.texts())

@@ -116,13 +116,14 @@ def print_replay(replayed: Replayed) -> None:
 def print_demo(result: DemoResult) -> None:
     """The summary of a demo: a row for each conversation."""
     table = _table(
-        "conversation", "#frames", "#windows", "#worst p95 ms", "#worst loss %", "#raised", "#resolved", "#delivered"
+        "conversation", "queue", "edge", "#frames", "#p95 ms", "#loss %", "#raised", "#resolved", "#delivered"
     )
     for row in result.conversations:
         table.add_row(
             row.conversation_id,
+            row.labels.get("queue", "-"),
+            row.labels.get("edge", "-"),
             f"{row.frames}",
-            f"{row.windows}",
             "-" if row.worst_p95_ms is None else f"{row.worst_p95_ms:.0f}",
             "-" if row.worst_loss is None else f"{row.worst_loss * 100:.1f}",
             f"{row.raised}",
