@@ -59,7 +59,7 @@ def fuzz(target: str, seconds: int) -> None:
 
 def _frames() -> Callable[[bytes], None]:
     from connectors.format.decode import decode_block, ended_conversation
-    from connectors.format.records import Control, FrameLine, InvalidFrameError, parse_line
+    from connectors.format.records import Control, FrameLine, InvalidFrameError, Signalled, parse_line
 
     def test(data: bytes) -> None:
         decoded = decode_block(data)
@@ -72,13 +72,16 @@ def _frames() -> Callable[[bytes], None]:
         controls = bad = 0
         for line in lines:
             try:
-                record = parse_line(line)
+                parsed = parse_line(line)
             except InvalidFrameError:
                 bad += 1
             else:
+                if isinstance(parsed, Signalled):
+                    controls += len(parsed.signals)
+                record = parsed.record if isinstance(parsed, Signalled) else parsed
                 if isinstance(record, Control):
                     controls += 1
-                else:
+                elif record is not None:
                     rows.append((record.frame if isinstance(record, FrameLine) else record).entity.id)
         assert decoded.ids.texts() == rows, "another frame than by the definition"
         assert len(decoded.controls) == controls, "another control record than by the definition"

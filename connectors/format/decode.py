@@ -23,10 +23,13 @@ from connectors.format.lines import split_at_clocks
 from connectors.format.privacy import can_be_private, fingerprint
 from connectors.format.records import (
     CLOCK,
+    SIGNAL,
     BareFrame,
     Control,
     Frame,
+    FrameLine,
     InvalidFrameError,
+    Signalled,
     decode_bare_frame,
     decode_frame_line,
     decode_watch_line,
@@ -83,6 +86,9 @@ class Decoded(NamedTuple):
     torn: int
 
 
+# The index of a line, whether behind its frame or before it, and a control record.
+_Placed = tuple[int, bool, Control]
+
 _decode_frame = msgspec.json.Decoder(Frame).decode
 
 
@@ -134,7 +140,7 @@ def decode_block(data: bytes) -> Decoded:
     """Decode a block of complete lines; a last line without its newline may be torn, and then only counts as such."""
     bulk = _in_bulk(data)
     lines = _all_lines(data) if bulk is None else bulk[1]
-    rows, controls, unread = _line_by_line(lines)
+    rows, controls, signals, unread = _line_by_line(lines)
     if bulk is not None:
         rows = together(bulk[0], rows)
     rejected: list[Rejected] = []
@@ -144,8 +150,12 @@ def decode_block(data: bytes) -> Decoded:
             torn = 1
         else:
             rejected.append(_rejected(int(lines.number[index]), reason, lines.text[index]))
-    place = np.searchsorted(rows.line, lines.number[np.array(list(controls), np.int64)])
-    return _decoded(rows, list(controls.values()), place, rejected, torn)
+    placed = [(index, False, control) for index, control in controls.items()] + signals
+    placed.sort(key=lambda item: item[:2])
+    number = lines.number[np.array([index for index, _, _ in placed], np.int64)]
+    is_behind = np.array([behind for _, behind, _ in placed], np.bool_)
+    place = np.searchsorted(rows.line, number) + is_behind
+    return _decoded(rows, [control for _, _, control in placed], place, rejected, torn)
 
 
 def _rejected(line: int, reason: str, data: bytes) -> Rejected:
@@ -190,8 +200,12 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], dict[int, str]]:
-    """The frames among the lines, and by index in `lines` the control records, and why a line is no record."""
+def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], list[_Placed], dict[int, str]]:
+    """Return the frames among the lines, and by index in `lines` the control records, the signals of messages, and why
+    a line is not a record.
+    """
+    signals: list[_Placed] = []
+    silent: list[int] = []
     received: list[float] = []
     arrived: list[float] = []
     frames: list[Frame | BareFrame] = []
@@ -216,19 +230,35 @@ def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], dict[int, str
         else:
             next(rest)
         try:
-            record = parse_line(lines.text[at])
+            parsed = parse_line(lines.text[at])
         except InvalidFrameError as error:
             unread[at] = str(error)
         else:
-            if isinstance(record, Control):
+            if isinstance(parsed, Signalled):
+                signals += _signals(at, parsed)
+            record = parsed.record if isinstance(parsed, Signalled) else parsed
+            if record is None:
+                silent.append(at)
+            elif isinstance(record, Control):
                 controls[at] = record
                 decode = decode_watch_line if record.kind == "watch" else decode
             else:
                 _take([record], received, arrived, frames)
                 decode = decode_bare_frame if isinstance(record, BareFrame) else decode_frame_line
         at += 1
-    number = np.delete(lines.number, [*controls, *unread])
-    return _rows(number, received, arrived, frames), controls, unread
+    number = np.delete(lines.number, [*controls, *silent, *unread])
+    return _rows(number, received, arrived, frames), controls, signals, unread
+
+
+def _signals(at: int, message: Signalled) -> list[_Placed]:
+    """Return the signals of a message, each as a control record.
+
+    They come behind the message's frame, which may begin a watch, but before one that ends it.
+    """
+    record = message.record
+    frame = record.frame if isinstance(record, FrameLine) else record
+    is_behind = frame is not None and frame.event != ENDED
+    return [(at, is_behind, Control(0, message.time, SIGNAL, signal)) for signal in message.signals]
 
 
 def _run(rest: Iterator[bytes], decode: Callable[[bytes], Any]) -> list[Any]:

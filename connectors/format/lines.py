@@ -25,10 +25,12 @@ from connectors.format.limits import MAX_TEXT_CHARACTERS
 from connectors.format.privacy import fingerprint
 from connectors.format.records import (
     CLOCK,
+    SIGNAL,
     BareFrame,
     Control,
     FrameLine,
     InvalidFrameError,
+    Signalled,
     decode_frame_line,
     decode_watch_line,
     parse_line,
@@ -128,13 +130,19 @@ def read_line(line: bytes) -> FrameLine | BareFrame | Control:
         if not line.isascii():
             line.decode()  # msgspec does not look into strings that it skips
     except UnicodeDecodeError:
-        return parse_line(line)
+        return _without_signals(parse_line(line))
     with suppress(msgspec.DecodeError, RecursionError):
         return decode_frame_line(line)
     with suppress(msgspec.DecodeError, RecursionError):
         watch = decode_watch_line(line)
         return Control(0, watch.received_at, "watch", watch.watch)
-    return parse_line(line)
+    return _without_signals(parse_line(line))
+
+
+def _without_signals(record: FrameLine | BareFrame | Control | Signalled) -> FrameLine | BareFrame | Control:
+    if not isinstance(record, Signalled):
+        return record
+    return record.record or Control(0, record.time, SIGNAL, record.signals)
 
 
 def time_of(record: FrameLine | BareFrame | Control) -> float | None:

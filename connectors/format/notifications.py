@@ -25,9 +25,13 @@ from connectors.format.limits import MAX_EPOCH_S
 __all__ = [
     "Heard",
     "Leg",
+    "body_of",
+    "call_legs",
+    "is_calls_topic",
     "is_notification",
     "labels_of",
     "legs_of",
+    "number_or_nan",
     "place_in_time",
     "read_notification",
     "topic_of",
@@ -104,6 +108,17 @@ def topic_of(record: Mapping[str, Any]) -> str:
     return topic if isinstance(topic, str) else ""
 
 
+def body_of(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the `eventBody` of a notification or an EventBridge record, None without one."""
+    body = _notification(record).get("eventBody")
+    return body if isinstance(body, Mapping) else None
+
+
+def is_calls_topic(topic: str) -> bool:
+    """Tell whether messages of a topic are snapshots of a conversation's call."""
+    return _CALLS.fullmatch(topic) is not None
+
+
 def read_notification(record: Mapping[str, Any], received_at: float = np.nan) -> Heard | None:
     """Return what a message received at `received_at` (epoch seconds) says; None for a kind that is not known here.
 
@@ -148,7 +163,7 @@ def legs_of(record: Mapping[str, Any]) -> list[Leg]:
     if not isinstance(body, Mapping):
         return []
     if _CALLS.fullmatch(topic):
-        return [_leg_of_snapshot(leg) for leg in _legs(body) if isinstance(leg["id"], str)]
+        return [_leg_of_snapshot(leg) for leg in call_legs(body) if isinstance(leg["id"], str)]
     detail = _DETAIL.fullmatch(topic)
     party, _, change = ("", "", "") if detail is None else detail[1].partition(".")
     if party not in {"customer", "user"} or change not in {"start", "end"}:
@@ -204,7 +219,7 @@ def place_in_time(record: Mapping[str, Any]) -> tuple[float, float]:
     times = [_time(notification.get("timestamp")), _time(record.get("time"))]
     if isinstance(body, Mapping):
         times.append(_time(body.get("eventTime")))
-        for leg in _legs(body):
+        for leg in call_legs(body):
             times += [_time(leg.get(key)) for key in ("startTime", "connectedTime", "endTime", "disconnectedTime")]
     known = [time for time in times if not np.isnan(time)]
     return arrival, max(known, default=np.nan)
@@ -241,7 +256,7 @@ def _snapshot(body: Mapping[str, Any]) -> Heard | None:
     legs must have been connected with each other.
     """
     conversation_id = body.get("id")
-    legs = list(_legs(body))
+    legs = list(call_legs(body))
     if not isinstance(conversation_id, str) or not legs:
         return None
     alive = [leg for leg in legs if not _is_over(leg)]
@@ -255,7 +270,7 @@ def _snapshot(body: Mapping[str, Any]) -> Heard | None:
     return Heard(UPDATED if reached else STARTED, conversation_id, leg_id=_leg_id(alive[0]))
 
 
-def _legs(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def call_legs(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the calls of all participants: in `…conversations.calls` each participant is one, in `…conversations` it
     has any number. Observers, who may stay when all others have left, are left out.
     """
@@ -292,7 +307,7 @@ def _leg_of_snapshot(leg: Mapping[str, Any]) -> Leg:
 
 
 def _labels_of_snapshot(body: Mapping[str, Any]) -> dict[str, Any]:
-    legs = sorted(_legs(body), key=lambda leg: (_is_over(leg), leg["state"] != "connected"))
+    legs = sorted(call_legs(body), key=lambda leg: (_is_over(leg), leg["state"] != "connected"))
     agent: Mapping[str, Any] = next(
         (leg["participant"] for leg in legs if leg["purpose"] in _AGENTS and not _is_over(leg)), {}
     )
@@ -330,8 +345,8 @@ def _media(record: Mapping[str, Any], received_at: float) -> Heard | None:
         return None
     stats = record["mediaEndpointStats"]
     stats = stats if isinstance(stats, Mapping) else {}
-    latency_ms = _number(stats.get("maxLatencyMs"))
-    received, discarded = _number(stats.get("receivedPackets")), _number(stats.get("discardedPackets", 0))
+    latency_ms = number_or_nan(stats.get("maxLatencyMs"))
+    received, discarded = number_or_nan(stats.get("receivedPackets")), number_or_nan(stats.get("discardedPackets", 0))
     if not ended and np.isnan(latency_ms) and not received > 0:
         return None
     loss = min(discarded / received, 1.0) if received > 0 and discarded >= 0 else np.nan
@@ -346,7 +361,7 @@ def _media(record: Mapping[str, Any], received_at: float) -> Heard | None:
     )
 
 
-def _number(value: Any) -> float:
+def number_or_nan(value: Any) -> float:
     """Return a usable number, or NaN."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
         return np.nan
@@ -357,7 +372,7 @@ def _time(value: Any) -> float:
     """Return the epoch seconds of a time in seconds, milliseconds or ISO 8601 (UTC without a zone), or NaN."""
     if isinstance(value, str):
         return _iso_time(value)
-    seconds = _number(value)
+    seconds = number_or_nan(value)
     if abs(seconds) > MAX_EPOCH_S:
         seconds /= 1000
     return seconds if abs(seconds) <= MAX_EPOCH_S else np.nan

@@ -17,10 +17,12 @@ from connectors.format import limits
 from connectors.format.labels import Labels, LimitName
 from connectors.format.limits import MAX_EPOCH_S, CodecName
 from connectors.format.notifications import Heard, is_notification, place_in_time, read_notification, topic_of
+from connectors.format.signals import Signal, signals_of
 
 __all__ = [
     "CLOCK",
     "IGNORED",
+    "SIGNAL",
     "AlertSettings",
     "BareFrame",
     "ClockStep",
@@ -32,6 +34,7 @@ __all__ = [
     "FrameLine",
     "InvalidFrameError",
     "LabelLimits",
+    "Signalled",
     "WatchLine",
     "WatchSettings",
     "WindowSettings",
@@ -44,6 +47,7 @@ __all__ = [
 
 IGNORED: Final = "ignored"
 CLOCK: Final = "clock"
+SIGNAL: Final = "signal"
 CONTROL_KINDS: Final = ("invalid", "tick", "feed", "watch", CLOCK, "settings")
 
 
@@ -115,6 +119,14 @@ class Control(NamedTuple):
     time: float
     kind: str
     value: Any
+
+
+class Signalled(NamedTuple):
+    """A notification that raises alerts by itself; `record` is what else it says, None if nothing."""
+
+    record: FrameLine | BareFrame | None
+    time: float
+    signals: list[Signal]
 
 
 class FeedState(msgspec.Struct, gc=False):
@@ -220,7 +232,7 @@ decode_watch_line: Final = msgspec.json.Decoder(WatchLine).decode
 _DESCRIBED: Final = [msgspec.json.Decoder(kind) for kind in (FeedState, FlowSettings, ClockStep)]
 
 
-def parse_line(line: bytes) -> FrameLine | BareFrame | Control:
+def parse_line(line: bytes) -> FrameLine | BareFrame | Control | Signalled:
     """Read one line by the definition, as the first of a block; raises InvalidFrameError with why it is no record."""
     try:
         record = _load_object(line)
@@ -251,9 +263,10 @@ def parse_line(line: bytes) -> FrameLine | BareFrame | Control:
         if not is_notification(message):
             return FrameLine(received_at, _as_frame(message), None, arrived_at)
         heard = read_notification(message, received_at if arrived_at is None else arrived_at)
-        if heard is None:
-            return Control(0, received_at, IGNORED, topic_of(message))
-        return FrameLine(received_at, _frame_of(heard), None, arrived_at)
+        framed = None if heard is None else FrameLine(received_at, _frame_of(heard), None, arrived_at)
+        if signals := signals_of(message):
+            return Signalled(framed, received_at, signals)
+        return framed or Control(0, received_at, IGNORED, topic_of(message))
     return Control(0, received_at, kinds[0], _control_value(kinds[0], record))
 
 
@@ -270,17 +283,21 @@ def parse_frame(message: bytes) -> Frame:
     return Frame(IGNORED, Entity(""), np.nan) if heard is None else _frame_of(heard)
 
 
-def _bare_notification(record: dict[str, Any]) -> BareFrame | Control:
+def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalled:
     """A notification that was captured as it is; without a time to place it at, it tells nothing."""
     arrival, sent = place_in_time(record)
     placed = sent if np.isnan(arrival) else arrival
-    heard = read_notification(record, placed)
-    if heard is None or np.isnan(placed):
-        return Control(0, -np.inf if np.isnan(placed) else placed, IGNORED, topic_of(record))
-    frame = _frame_of(heard)
-    if np.isnan(arrival):
-        return BareFrame(frame.event, frame.entity, placed, frame.metrics)
-    return BareFrame(frame.event, frame.entity, frame.timestamp, frame.metrics, arrival)
+    if np.isnan(placed):
+        return Control(0, -np.inf, IGNORED, topic_of(record))
+    heard, signals = read_notification(record, placed), signals_of(record)
+    bare = None
+    if heard is not None:
+        frame = _frame_of(heard)
+        timestamp, arrived = (placed, None) if np.isnan(arrival) else (frame.timestamp, arrival)
+        bare = BareFrame(frame.event, frame.entity, timestamp, frame.metrics, arrived)
+    if signals:
+        return Signalled(bare, placed, signals)
+    return bare or Control(0, placed, IGNORED, topic_of(record))
 
 
 def _frame_of(heard: Heard) -> Frame:

@@ -10,7 +10,15 @@ import pytest
 
 from connectors.format.decode import decode_block, ended_conversation
 from connectors.format.notifications import is_notification, read_notification, topic_of
-from connectors.format.records import BareFrame, Control, FrameLine, InvalidFrameError, parse_frame, parse_line
+from connectors.format.records import (
+    BareFrame,
+    Control,
+    FrameLine,
+    InvalidFrameError,
+    Signalled,
+    parse_frame,
+    parse_line,
+)
 
 DETAIL = "v2.detail.events.conversation.c1."
 QUEUE = "v2.routing.queues.q1.conversations.calls"
@@ -179,7 +187,9 @@ def test_media_records() -> None:
     heard = read_notification(media, 1000.0)
     assert heard is not None
     assert (heard.event, heard.packet_loss, heard.begins) == (UPDATED, 0.025, False)
-    line = parse_line(json.dumps({"received_at": 1000.0, "frame": media}).encode())
+    message = parse_line(json.dumps({"received_at": 1000.0, "frame": media}).encode())
+    assert isinstance(message, Signalled)
+    line = message.record
     assert isinstance(line, FrameLine)
     assert round((line.received_at - line.frame.timestamp) * 1000, 6) == 80
     last = read_notification({**media, "ended": True, "mediaEndpointStats": None}, 1000.0)

@@ -97,6 +97,7 @@ def media_records(conversation_id: str, details: Any) -> Iterator[dict[str, Any]
                     "participantId": participant.get("participantId"),
                     "sessionId": session.get("sessionId"),
                     "purpose": participant.get("purpose"),
+                    "direction": session.get("direction"),
                     "mediaEndpointStats": stats,
                 }
                 for stats in _objects(session, "mediaEndpointStats")

@@ -1,0 +1,155 @@
+"""Events that raise an alert by themselves, which no packet shows. Pure.
+
+=================  =====================================================================================
+`CALL_FAILED`      a leg that an error ended: `errorInfo.code`, a disconnect type such as
+                   `transport.failure`, or the `errorCode` of an analytics metric
+`LOW_MOS`          the lowest MOS of a leg as Genesys measured it, of a media record
+`PLATFORM_EVENT`   an operational event (AUDIOHOOK-0001 …), or a trunk whose media quality does not match
+=================  =====================================================================================
+
+The limits are the rules': a signal says what was measured, and `flows.analytics` decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from connectors.format.notifications import body_of, call_legs, is_calls_topic, number_or_nan, topic_of
+
+__all__ = ["GENESYS_SCALE", "Signal", "signals_of"]
+
+CALL_FAILED: Final = "CALL_FAILED"
+LOW_MOS: Final = "LOW_MOS"
+PLATFORM_EVENT: Final = "PLATFORM_EVENT"
+GENESYS_SCALE: Final = "genesys-5"
+"""The scale of Genesys' MOS: that of G.107 times 5 / 4.5, with 4.89 as its best value."""
+_ERROR_TYPES: Final = frozenset({"error", "transport.failure", "transportfailure"})
+_MAX_TEXT: Final = 200
+
+
+class Signal(NamedTuple):
+    """What a message reports. `key` tells it from every other signal of its rule and conversation.
+
+    `conversation_id` is None for an event of the platform. `value` is NaN-free: None without a measurement.
+    `evidence` holds JSON values; `labels` are those that the signal itself names.
+    """
+
+    rule: str
+    conversation_id: str | None
+    key: str
+    value: float | None
+    leg_id: str | None
+    evidence: dict[str, Any]
+    labels: dict[str, str]
+
+
+def signals_of(record: Mapping[str, Any]) -> list[Signal]:
+    """Return the signals in a notification, an EventBridge record or a media record.
+
+    >>> media = {"conversationId": "c", "sessionId": "s", "mediaEndpointStats": {"minMos": 2.82}}
+    >>> [(signal.rule, signal.value) for signal in signals_of(media)]
+    [('LOW_MOS', 2.82)]
+    """
+    if "mediaEndpointStats" in record:
+        return list(_media_signals(record))
+    topic, body = topic_of(record), body_of(record)
+    if body is None:
+        return []
+    if is_calls_topic(topic):
+        return list(_snapshot_signals(body))
+    kind = topic.split(".")
+    if kind[:3] == ["v2", "analytics", "conversation"] and kind[-1] == "metrics":
+        return list(_metric_signals(body))
+    if kind[:3] == ["v2", "operations", "events"]:
+        return list(_operational_signals(body))
+    if kind[:4] == ["v2", "telephony", "providers", "edges"] and kind[-3:-2] == ["trunks"] and kind[-1] == "metrics":
+        return list(_trunk_signals(body))
+    return []
+
+
+def _media_signals(record: Mapping[str, Any]) -> Iterator[Signal]:
+    """Read the lowest MOS of a leg; a leg that received no packet has none, whatever Genesys says."""
+    conversation_id, stats = record.get("conversationId"), record.get("mediaEndpointStats")
+    if not isinstance(conversation_id, str) or not isinstance(stats, Mapping):
+        return
+    mos, received = number_or_nan(stats.get("minMos")), number_or_nan(stats.get("receivedPackets"))
+    if mos != mos or received == 0:
+        return
+    leg_id, session = _text(record.get("participantId")), _text(record.get("sessionId"))
+    names = ("minRFactor", "maxLatencyMs", "receivedPackets", "discardedPackets")
+    numbers = {name: number for name in names if (number := number_or_nan(stats.get(name))) == number}
+    codecs = stats.get("codecs")
+    evidence: dict[str, Any] = {"scale": GENESYS_SCALE, "sessionId": session, **numbers}
+    evidence["codecs"] = [text for text in map(_text, codecs if isinstance(codecs, list) else []) if text]
+    for name in ("direction", "purpose"):
+        if text := _text(record.get(name)):
+            evidence[name] = text
+    yield Signal(LOW_MOS, conversation_id, session or leg_id or "", mos, leg_id, evidence, {})
+
+
+def _snapshot_signals(body: Mapping[str, Any]) -> Iterator[Signal]:
+    conversation_id = body.get("id")
+    if not isinstance(conversation_id, str):
+        return
+    for leg in call_legs(body):
+        call, participant = leg["call"], leg["participant"]
+        error = call.get("errorInfo") or participant.get("errorInfo")
+        code = _text(error.get("code")) if isinstance(error, Mapping) else None
+        kind = _text(call.get("disconnectType") or participant.get("disconnectType"))
+        if code or (kind or "").lower() in _ERROR_TYPES:
+            user = participant.get("user")
+            user_id = _text(user.get("id") if isinstance(user, Mapping) else participant.get("userId"))
+            yield _failure(conversation_id, code, kind, user_id, _text(leg["id"]), {})
+
+
+def _metric_signals(body: Mapping[str, Any]) -> Iterator[Signal]:
+    conversation_id, code = body.get("conversationId"), _text(body.get("errorCode"))
+    if not isinstance(conversation_id, str) or not code:
+        return
+    labels = {name: text for name in ("queue", "edge") if (text := _text(body.get(f"{name}Id")))}
+    kind, user_id = _text(body.get("disconnectType")), _text(body.get("userId"))
+    yield _failure(conversation_id, code, kind, user_id, None, labels)
+
+
+def _failure(
+    conversation_id: str,
+    code: str | None,
+    kind: str | None,
+    user_id: str | None,
+    leg_id: str | None,
+    labels: dict[str, str],
+) -> Signal:
+    labels = {**labels, **({"agent": user_id} if user_id and len(user_id) <= 128 else {})}
+    evidence = {"code": code, "disconnectType": kind}
+    key = f"{code or kind}|{user_id or ''}"
+    return Signal(CALL_FAILED, conversation_id, key, None, leg_id, evidence, labels)
+
+
+def _operational_signals(body: Mapping[str, Any]) -> Iterator[Signal]:
+    """Read an operational event: what happened to which entity of the organisation."""
+    definition = body.get("eventEntity")
+    event_id = _text(definition.get("id")) if isinstance(definition, Mapping) else None
+    if not event_id:
+        return
+    evidence: dict[str, Any] = {"event": event_id}
+    for name in ("entityId", "entityType", "conversationId", "errorCode"):
+        if text := _text(body.get(name)):
+            evidence[name] = text
+    key = "|".join([event_id, *(str(body.get(name)) for name in ("id", "entityId", "conversationId", "timestamp"))])
+    yield Signal(PLATFORM_EVENT, None, key, None, None, evidence, {})
+
+
+def _trunk_signals(body: Mapping[str, Any]) -> Iterator[Signal]:
+    """Read how many calls of a trunk have media whose quality does not match."""
+    trunk, qos = body.get("trunk"), body.get("qos")
+    trunk_id = _text(trunk.get("id")) if isinstance(trunk, Mapping) else None
+    mismatches = number_or_nan(qos.get("mismatchCount")) if isinstance(qos, Mapping) else float("nan")
+    if not trunk_id or mismatches != mismatches:
+        return
+    evidence = {"event": "trunk.qos.mismatchCount", "entityId": trunk_id, "entityType": "trunk"}
+    yield Signal(PLATFORM_EVENT, None, f"trunk|{trunk_id}", mismatches, None, evidence, {"trunk": trunk_id})
+
+
+def _text(value: Any) -> str | None:
+    return value[:_MAX_TEXT] if isinstance(value, str) and value else None
