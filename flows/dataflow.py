@@ -188,7 +188,7 @@ def _audit_entries(report: Report) -> list[AuditEntry]:
     return [
         AuditEntry(
             Action(f"ALERT_{alert.state.upper()}"),
-            alert.conversation_id,
+            None if alert.rule == "PLATFORM_EVENT" else alert.conversation_id,
             alert.reason or alert.state,
             {"id": alert.alert_id, "rule": alert.rule},
         )

@@ -19,6 +19,7 @@ __all__ = [
     "DEFAULT_PACKET_LOSS_THRESHOLD",
     "DEFAULT_RAISE_FRAMES",
     "DEFAULT_SLIDE_S",
+    "GENESYS_MOS",
     "LABEL_CHARACTERS",
     "LABEL_NAME",
     "LOSS_RATIO",
@@ -48,6 +49,8 @@ RAISE_FRAMES: Final = (1, 1000)
 CLEAR_RATIO: Final = (0, 1)
 CLEAR_AFTER_S: Final = (0, 86_400)
 MOS: Final = (1, 4.5)
+GENESYS_MOS: Final = (1, 5)
+TRUNK_MISMATCHES: Final = (0, 1_000_000)
 STALLED_AFTER_S: Final = (0.001, 86_400)
 # The labels of one conversation: how many there may be, how a name is formed, how long a value is.
 MAX_LABELS: Final = 16

@@ -189,6 +189,9 @@ class AlertSettings(msgspec.Struct, gc=False):
     clear_after_s: Annotated[float, _within(limits.CLEAR_AFTER_S)] = limits.DEFAULT_CLEAR_AFTER_S
     unwatched: Literal["ignore", "default"] = "ignore"
     mos_below: Annotated[float, _within(limits.MOS)] | None = None
+    genesys_mos_below: Annotated[float, _within(limits.GENESYS_MOS)] | None = None
+    trunk_mismatch_above: Annotated[float, _within(limits.TRUNK_MISMATCHES)] | None = None
+    platform_callback_url: str | None = None
     stalled_after_s: Annotated[float, _within(limits.STALLED_AFTER_S)] | None = None
 
 

@@ -10,9 +10,12 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from connectors.format.labels import joined_labels
+from connectors.format.signals import Signal
 from flows.analytics.label_texts import LabelTexts
 from flows.analytics.roster import Watch
 from flows.analytics.rules import RULES, Transition
+from flows.analytics.slots import NOBODY
 from flows.analytics.window_lines import window_object
 from flows.analytics.windows import END, LABELS, NO_WINDOW, Summaries
 
@@ -24,7 +27,8 @@ _NAMESPACE: Final = bytes.fromhex("7d4e1c52 93c1 5a3e 8b1f 0f6f2d9c4a77")
 class Change(NamedTuple):
     """A rule's transition, with its place among the alerts of one frame, and the watch in force.
 
-    `window` is the row of `Summaries.values` that caused it, if it was a window.
+    `window` is the row of `Summaries.values` that caused it, if it was a window. `signal` is the signal that caused it;
+    then `rule` has no meaning.
     """
 
     order: int
@@ -32,6 +36,7 @@ class Change(NamedTuple):
     transition: Transition
     watch: Watch
     window: list[float] | None = None
+    signal: Signal | None = None
 
 
 class Alert(NamedTuple):
@@ -55,7 +60,7 @@ class Alert(NamedTuple):
     labels: dict[str, str]
 
 
-def incident_id(conversation_id: str, rule: str, began_at: float, ordinal: int) -> bytes:
+def incident_id(conversation_id: str, rule: str, began_at: float, ordinal: int | str) -> bytes:
     """The same incident's UUID in every run: from the conversation, the rule, when it began, and which of that time.
 
     >>> uuid_text(incident_id("c1", "PACKET_LOSS_DETECTED", 1700000000.25, 0))
@@ -88,12 +93,18 @@ def make_alert(place: int, change: Change, window: list[float] | None, labels: L
 
     `labels` has the texts of windows' labels. `place` is that of the change among those of its shard in the block.
     """
-    transition, watch, rule = change.transition, change.watch, RULES[change.rule]
-    incident = incident_id(watch.conversation_id, rule, transition.began_at, transition.ordinal)
+    transition, watch, signal = change.transition, change.watch, change.signal
+    if signal is None:
+        rule, leg_id, in_force, evidence = RULES[change.rule], watch.leg_id, watch.labels, {}
+        ordinal: int | str = transition.ordinal
+    else:
+        rule, leg_id, evidence = signal.rule, signal.leg_id or watch.leg_id, {"evidence": signal.evidence}
+        in_force, ordinal = joined_labels(watch.labels, signal.labels), signal.key
+    incident = incident_id(watch.conversation_id, rule, transition.began_at, ordinal)
     alert_id = uuid_text(uuid5(incident, transition.state.encode()))
     body = orjson.dumps(
         {
-            "conversationId": watch.conversation_id,
+            "conversationId": watch.conversation_id if signal is None else signal.conversation_id,
             "alertType": rule,
             "metricValue": transition.value,
             "timestamp": transition.arrival,
@@ -103,11 +114,12 @@ def make_alert(place: int, change: Change, window: list[float] | None, labels: L
             "state": transition.state,
             "reason": transition.reason,
             "threshold": transition.limit,
-            "legId": watch.leg_id,
+            "legId": leg_id,
             "window": None
             if window is None
             else window_object(watch.conversation_id, window, labels.text(int(window[LABELS]))),
-            "labels": watch.labels,
+            "labels": in_force,
+            **evidence,
         }
     )
     return Alert(
@@ -122,7 +134,7 @@ def make_alert(place: int, change: Change, window: list[float] | None, labels: L
         transition.reason,
         watch.url,
         body,
-        watch.labels,
+        in_force,
     )
 
 
@@ -163,6 +175,8 @@ class LastWindows:
         self._latest[ending.slot[ended]] = ending.values[ended]  # of a slot's several windows the last one stays
 
     def _at(self, transition: Transition, ending_of: dict[int, list[list[float]]]) -> list[float] | None:
+        if transition.slot == NOBODY:
+            return None
         ended = [values for values in ending_of.get(transition.slot, ()) if values[END] <= transition.arrival]
         window: list[float] = ended[-1] if ended else self._latest[transition.slot].tolist()
         return window if window[END] == window[END] else None

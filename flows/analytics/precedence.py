@@ -23,7 +23,7 @@ from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS
 from connectors.format.records import FlowSettings, LabelLimits, WatchSettings
 from flows.analytics.roster import Watch
 
-__all__ = ["Overrides", "Precedence"]
+__all__ = ["Overrides", "Precedence", "flow_settings"]
 
 LIMITS: Final = {"max_latency_ms": DEFAULT_MAX_LATENCY_MS, "packet_loss_threshold": DEFAULT_PACKET_LOSS_THRESHOLD}
 
@@ -124,6 +124,11 @@ class Precedence:
             self._overrides.defaults,
         )
         return [table for table in tables if table]
+
+
+def flow_settings(value: dict[str, Any]) -> FlowSettings:
+    """Return the tables of a `settings` record's value."""
+    return msgspec.convert(value, FlowSettings)
 
 
 def _of_labels(tables: Iterable[LabelLimits], labels: Mapping[str, str], name: str) -> float | None:

@@ -123,6 +123,10 @@ class Roster:
         slot = self._slots.get(conversation_id, NOBODY)
         return None if slot == NOBODY else self.watches[slot]
 
+    def slot_of(self, conversation_id: str) -> int:
+        """The slot of a conversation that is watched, NOBODY for another."""
+        return self._slots.get(conversation_id, NOBODY)
+
     def resolve(self, resolved: Callable[[Watch], Watch]) -> None:
         """Put the limits in force that `resolved` gives each watch."""
         for slot in self._slots.values():

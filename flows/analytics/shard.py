@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.format.ids import Ids, alike
-from connectors.format.records import CLOCK, Control, FlowSettings, WatchSettings
+from connectors.format.records import CLOCK, SIGNAL, Control, FlowSettings, WatchSettings
 from flows.analytics.alerts import Alert, Change, LastWindows
-from flows.analytics.precedence import Overrides, Precedence
+from flows.analytics.precedence import Overrides, Precedence, flow_settings
 from flows.analytics.roster import Roster, Watch
 from flows.analytics.rules import LATENCY, LOSS, QUALITY, RULES, STALLS, Rule, Transition, Values, evaluate_windows
 from flows.analytics.shards import ShardBlock, days, last_frames, stretches
+from flows.analytics.signals import Signals
 from flows.analytics.slots import NOBODY
 from flows.analytics.snapshots import VERSION, check_shard, converted
 from flows.analytics.stalls import Arrivals, Stalls
@@ -72,13 +73,14 @@ class Shard:
         self._rules = tuple(Rule(self._roster.capacity) for _ in (LATENCY, LOSS, QUALITY))
         self._stalls = Stalls(self._roster.capacity)
         self._last_windows = LastWindows(self._roster.capacity)
+        self._signals = Signals()
         # Whether a frame was heard in this watch, and in this slot's first one, in which it is counted.
         self._heard = np.zeros(self._roster.capacity, np.bool_)
         self._seen = np.zeros(self._roster.capacity, np.bool_)
         self._frozen = np.zeros(self._roster.capacity, np.bool_)
         self._closed_early = by_end([])
         self._mos_below = np.nan
-        self._put_in_force(_flow_settings(self._overrides.settings or {}), self._now)
+        self._put_in_force(flow_settings(self._overrides.settings or {}), self._now)
         self._windows = open_windows(self._settings.windows)
 
     @property
@@ -150,6 +152,8 @@ class Shard:
         now = max(self._now, control.time)
         if control.kind == "watch":
             self._control_watch(control.value, now, done)
+        elif control.kind == SIGNAL:
+            done.changes += self._signals.changes(control, self._roster, self._settings.alerts, now)
         elif control.kind == CLOCK:
             self._step_clock(control.time, done)
         elif control.kind == "feed":
@@ -157,7 +161,7 @@ class Shard:
             self._feed(control.value["name"], control.value["state"], now)
         else:
             self._pass_time(now, done)
-            settings = _flow_settings(control.value)
+            settings = flow_settings(control.value)
             if self._precedence.follow(settings):
                 self._roster.resolve(self._precedence.resolved)
             if self._overrides.settings is None:
@@ -346,6 +350,7 @@ class Shard:
 
     def _forget(self, slot: int) -> None:
         self._last_windows.forget(slot)
+        self._signals.forget(slot)
         early = self._closed_early
         self._closed_early = Summaries(early.slot[early.slot != slot], early.values[early.slot != slot])
         self._heard[slot] = self._seen[slot] = False
@@ -369,15 +374,16 @@ class Shard:
             self._seen[: self._roster.used].copy(),
             self._windows.snapshot(),
             tuple(self._closed_early),
+            self._signals.snapshot(),
         )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place. Raises SnapshotError for one of a version that cannot be continued."""
         _, self._now, feeds_down, settings, roster, self._mos_below, recorded, *kept = converted(snapshot)
-        rules, stalls, latest, heard, seen, windows, early = kept
+        rules, stalls, latest, heard, seen, windows, early, signals = kept
         self._is_checked = False
         self._feeds_down = set(feeds_down)
-        self._settings = _flow_settings(settings)
+        self._settings = flow_settings(settings)
         self._roster.restore(roster)
         for rule, kept in zip(self._rules, rules, strict=True):
             rule.restore(kept)
@@ -389,7 +395,4 @@ class Shard:
         self._windows.restore(windows)
         self._closed_early = Summaries(*early)
         self._precedence.restore(recorded)
-
-
-def _flow_settings(value: dict[str, Any]) -> FlowSettings:
-    return msgspec.convert(value, FlowSettings)
+        self._signals.restore(signals)

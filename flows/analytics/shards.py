@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from connectors.format.decode import Decoded
 from connectors.format.ids import Ids
-from connectors.format.records import CLOCK, Control
+from connectors.format.records import CLOCK, SIGNAL, Control
 from flows.analytics.roster import REMEMBER_S
 
 __all__ = ["ShardBlock", "days", "last_frames", "shards_of", "split", "stretches"]
@@ -78,13 +78,17 @@ def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[Sha
 
 
 def _controls_by_shard(controls: list[Control], shards: int) -> list[list[Control]]:
-    """A watch goes to its conversation's shard; settings, feed states and clock steps go to all, others to none."""
+    """Send watches and signals to their conversation's shard; settings, feed states and clock steps to all."""
     by_shard: list[list[Control]] = [[] for _ in range(shards)]
     watched = [control.value.conversation_id for control in controls if control.kind == "watch"]
     of_watch = iter(shards_of(Ids.of(watched), shards).tolist())
+    signalled = [control.value.conversation_id or "" for control in controls if control.kind == SIGNAL]
+    of_signal = iter(shards_of(Ids.of(signalled), shards).tolist())
     for control in controls:
         if control.kind == "watch":
             by_shard[next(of_watch)].append(control)
+        elif control.kind == SIGNAL:
+            by_shard[next(of_signal)].append(control)
         elif control.kind in ("feed", CLOCK, "settings"):
             for told in by_shard:
                 told.append(control)

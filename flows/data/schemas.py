@@ -11,6 +11,7 @@ from typing import Any, Final
 from connectors.format.limits import MAX_EPOCH_S
 from connectors.state.actions import Action
 from flows.analytics.rules import RULES
+from flows.analytics.signals import SIGNAL_RULES
 
 __all__ = ["DIALECT", "NAMES", "json_schema"]
 
@@ -94,7 +95,7 @@ def _alert() -> dict[str, Any]:
     uuid = {"type": "string", "format": "uuid"}
     required = {
         "conversationId": _or_null(_TEXT),
-        "alertType": {"type": "string", "pattern": "^[A-Z_]+$", "examples": [*RULES, *GROUP_RULES]},
+        "alertType": {"type": "string", "pattern": "^[A-Z_]+$", "examples": [*RULES, *SIGNAL_RULES, *GROUP_RULES]},
         "metricValue": _or_null(_NUMBER),
         "timestamp": _TIME,
         "source": {"const": "genesys-interceptor"},
@@ -109,6 +110,7 @@ def _alert() -> dict[str, Any]:
     optional = {
         "labels": _LABELS,  # lines of version 0.1.0 have none
         "inhibitedBy": {"type": "string", "description": 'an incidentId, or "rate": the alert was not sent'},
+        "evidence": {"type": "object", "description": "what a signal reports: a failure's code, a leg's figures"},
         "group": {"type": "object"},
         "conversations": _COUNT,
         "breaching": _COUNT,

@@ -1,6 +1,7 @@
 """Results as Arrow tables: types, and the conversion of JSON Lines to Parquet.
 
-Times are UTC timestamps in microseconds, labels are maps, and the rest has the names and the nesting of the lines.
+Times are UTC timestamps in microseconds, labels are maps and `evidence` is JSON text. The rest has the names and the
+nesting of the lines.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ SCHEMAS: Final = {
             ("threshold", pa.float64()),
             ("legId", pa.string()),
             ("labels", _LABELS),
+            ("evidence", pa.string()),
             ("inhibitedBy", pa.string()),
             ("group", _LABELS),
             ("conversations", pa.int64()),
@@ -102,6 +104,8 @@ def _row(value: dict[str, Any]) -> dict[str, Any]:
     for name in ("labels", "group"):
         if (pairs := value.get(name)) is not None:
             value[name] = list(pairs.items())
+    if (evidence := value.get("evidence")) is not None:
+        value["evidence"] = orjson.dumps(evidence).decode()
     if isinstance(window := value.get("window"), dict):
         value["window"] = _row(window)
     return value

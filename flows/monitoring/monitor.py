@@ -20,6 +20,7 @@ from flows.analytics.merge import Report
 from flows.analytics.rules import RULES
 from flows.analytics.shard import Shard, ShardResult
 from flows.analytics.shards import ShardBlock
+from flows.analytics.signals import SIGNAL_RULES
 from flows.monitoring.health import Health, HealthServer, Limits, answers_of
 from flows.monitoring.instruments import Instruments, Tokens
 from flows.monitoring.metrics import Metrics
@@ -63,7 +64,7 @@ class Monitor(RunLog):
             now=now,
         )
         self.metrics.watch_state(self._directory, state.outbox, self._progress)
-        self.metrics.expect_alerts(RULES)
+        self.metrics.expect_alerts((*RULES, *SIGNAL_RULES))
         if process == 0:
             for name in names or (DEFAULT_FEED,):
                 self.metrics.feed_expected(name)

@@ -42,6 +42,7 @@ from flows.settings.values import (
     Between,
     CrossTableError,
     HttpBase,
+    HttpUrl,
     Patterns,
     SocketUrl,
     Table,
@@ -197,6 +198,19 @@ class AlertSettings(Table):
         default=None,
         description="limit of the rule `LOW_MOS`: it raises an alert when the MOS of a window is below it; without it "
         "the rule is off",
+    )
+    genesys_mos_below: Annotated[float, AfterValidator(Between(*limits.GENESYS_MOS))] | None = Field(
+        default=None,
+        description="limit of the rule `LOW_MOS` for the lowest MOS of a leg that Genesys measured (scale `genesys-5`, "
+        "best value 4.89); without it, `mos_below` is the limit",
+    )
+    trunk_mismatch_above: Annotated[float, AfterValidator(Between(*limits.TRUNK_MISMATCHES))] | None = Field(
+        default=None,
+        description="limit of the rule `PLATFORM_EVENT` for `qos.mismatchCount` of a trunk's metrics; without it, "
+        "trunks raise no alert",
+    )
+    platform_callback_url: HttpUrl | None = Field(
+        default=None, description="where `PLATFORM_EVENT` alerts are sent; without it they are only written"
     )
     stalled_after_s: Annotated[float, AfterValidator(Between(*limits.STALLED_AFTER_S))] | None = Field(
         default=None,
