@@ -36,6 +36,7 @@ from flows.monitoring.instruments import Instruments
 if TYPE_CHECKING:
     from connectors.callbacks.outbox import Callback
     from connectors.state.audit import AuditEntry
+    from flows.analytics.alerts import Alert
 
 __all__ = ["SHARDS", "SHARDS_STEP", "TALLY_STEP", "Outputs", "TallySink", "build"]
 
@@ -70,10 +71,12 @@ def build(
     *,
     overrides: Overrides | None = None,
     instruments: Instruments | None = None,
+    notify: Callable[[Alert], list[Callback]] | None = None,
 ) -> Dataflow:
     """The dataflow from a source of journal blocks to the outputs.
 
-    `overrides` is what a replay's configuration puts before the recording's. `instruments` measure the steps.
+    `overrides` is what a replay's configuration puts before the recording's. `instruments` measure the steps. `notify`
+    gives the callbacks that an alert leads to besides the one of its conversation.
     """
     instruments = instruments or Instruments()
     dataflow = Dataflow(FLOW_ID)
@@ -84,18 +87,18 @@ def build(
     results = op.stateful_batch("shards", shard_blocks, lambda state: _ShardLogic(overrides, state, instruments))
     of_a_block = op.merge("together", decoded.trues, op.map("for_all", results, lambda part: (ALL, part[1])))
     reports = op.stateful_batch("in_order", of_a_block, lambda state: _MergeLogic(state, instruments))
-    _connect(reports, outputs)
+    _connect(reports, outputs, notify)
     return dataflow
 
 
-def _connect(reports: KeyedStream[Report], outputs: Outputs) -> None:
+def _connect(reports: KeyedStream[Report], outputs: Outputs, notify: Callable[[Alert], list[Callback]] | None) -> None:
     # Bytewax builds a sink's partition with its first item. So files and callbacks get one for each report, if only
     # an empty one: an output that stays empty is there, and what an earlier run left undelivered is taken up.
     results: list[tuple[str, Sink[Any] | None, Callable[[Report], Iterable[Any]]]] = [
         ("windows", outputs.windows, lambda report: [report.windows]),
         ("alerts", outputs.alerts, lambda report: [report.alert_lines]),
         ("rejected", outputs.rejected, lambda report: [report.rejected]),
-        ("callbacks", outputs.callbacks, _callbacks),
+        ("callbacks", outputs.callbacks, partial(_callbacks, notify=notify)),
         ("audit", outputs.audit, _audit_entries),
         ("tally", outputs.tally, lambda report: [report.tally]),
     ]
@@ -174,11 +177,16 @@ class _MergeLogic(StatefulBatchLogic[list[BlockFacts] | tuple[int, list[ShardRes
         return self._merger.number
 
 
-def _callbacks(report: Report) -> list[list[Callback]]:
+def _callbacks(report: Report, notify: Callable[[Alert], list[Callback]] | None) -> list[list[Callback]]:
     from connectors.callbacks.outbox import Callback
 
-    told = [alert for alert in report.alerts if alert.url is not None]
-    return [[Callback(alert.alert_id, alert.conversation_id, str(alert.url), alert.body) for alert in told]]
+    callbacks: list[Callback] = []
+    for alert in report.alerts:
+        if alert.url is not None:
+            callbacks.append(Callback(alert.alert_id, alert.conversation_id, str(alert.url), alert.body))
+        if notify is not None:
+            callbacks += notify(alert)
+    return [callbacks]
 
 
 def _audit_entries(report: Report) -> list[AuditEntry]:

@@ -26,6 +26,7 @@ from flows.analytics.shard import Shard
 from flows.dataflow import SHARDS, SHARDS_STEP, Outputs, TallySink, build
 from flows.feeds import feeds_of
 from flows.monitoring.instruments import Instruments
+from flows.notify import Notifier
 from flows.settings.models import Settings
 from flows.state import StateLayout
 
@@ -126,6 +127,7 @@ def live_flow(
     instruments = instruments or Instruments()
     feeds = feeds_of(settings, environ, state.enrichment, instruments)
     secrets = secrets_of(environ)
+    notifier = Notifier(settings, environ)
     audit = AuditLog(state.audit)
     outputs = Outputs(
         windows=JsonLinesSink(state.windows),
@@ -136,6 +138,7 @@ def live_flow(
             secrets=secrets,
             policy=policy_of(settings),
             metrics=instruments.delivery,
+            routes=notifier.routes,
             alerts=state.alerts,
             expire_after_s=settings.delivery.expire_after_s,
         ),
@@ -150,4 +153,4 @@ def live_flow(
         keep_s=settings.state.keep_hours * 3600.0,
         progress=instruments.progress,
     )
-    return build(source, outputs, instruments=instruments)
+    return build(source, outputs, instruments=instruments, notify=notifier.callbacks)

@@ -330,8 +330,7 @@ class Delivery:
 
     async def _send(self, receiver: Receiver, waiting: DueCallback) -> Outcome:
         callback, route = waiting.callback, receiver.route
-        body = route.complete(callback.body)
-        headers = dict(route.headers)
+        body, headers = route.request(callback.body)
         id_ = callback.id.partition("/")[0]
         if route.signed:
             headers |= sign(id_, int(self._now()), body, self._secrets)

@@ -6,7 +6,7 @@ import resource
 import ssl
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -31,23 +31,22 @@ class Sends(Protocol):
         """Close all connections."""
 
 
-def _unchanged(body: bytes) -> bytes:
-    return body
-
-
 @dataclass(frozen=True, slots=True)
 class Route:
     """A receiver: the `url` to post to, with `headers`, and the `rules` for the body of its answer.
 
-    `signed` callbacks carry the headers of Standard Webhooks. `complete` adds to a stored body what must not be stored.
-    `label` is how logs and the audit log name the receiver; None means its origin. `secrets` are never shown.
+    `signed` callbacks carry the headers of Standard Webhooks. `complete` adds to a stored body what must not be stored;
+    `headers_of` gives further headers for a body. `allow_private_addresses` goes beyond what the policy allows. `label`
+    is how logs and the audit log name the receiver; None means its origin. `secrets` are never shown.
     """
 
     url: str
     rules: BodyRules
     signed: bool = True
     headers: Mapping[str, str] = field(default_factory=lambda: JSON_HEADERS)
-    complete: Callable[[bytes], bytes] = _unchanged
+    complete: Callable[[bytes], bytes] | None = None
+    headers_of: Callable[[bytes], Mapping[str, str]] | None = None
+    allow_private_addresses: bool = False
     label: str | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
@@ -56,8 +55,15 @@ class Route:
         """The receiver's name in logs."""
         return self.label or safe_origin(self.url)
 
+    def request(self, stored: bytes) -> tuple[bytes, dict[str, str]]:
+        """Return the body to send and its headers, for the body in the outbox."""
+        body = stored if self.complete is None else self.complete(stored)
+        return body, {**self.headers, **(self.headers_of(body) if self.headers_of is not None else {})}
+
     def sender(self, policy: DeliveryPolicy, verify: ssl.SSLContext, resolver: Resolve) -> Sends:
         """Build what makes the attempts."""
+        if self.allow_private_addresses:
+            policy = replace(policy, allow_private_addresses=True)
         return Sender(self.url, policy, verify, resolver)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from connectors.errors import VoicewatchError
-from flows.cli import audit, data, live, outbox, recordings, upkeep
+from flows.cli import audit, data, live, notify, outbox, recordings, upkeep
 from flows.cli.common import configure_logging
 from flows.cli.streams import explained_output
 
@@ -26,6 +26,7 @@ app.add_typer(live.app)
 app.add_typer(recordings.app)
 app.add_typer(data.app)
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(notify.app, name="notify")
 app.add_typer(audit.app, name="audit")
 app.add_typer(upkeep.recovery_app, name="recovery")
 app.add_typer(upkeep.app)

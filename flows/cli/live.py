@@ -42,6 +42,7 @@ def check(
     from flows.commands.check import check_online
     from flows.feeds import tls_of
     from flows.live import secrets_of
+    from flows.settings.notify import notify_secrets
     from flows.settings.warnings import warnings_of
     from flows.web.page import token_of
 
@@ -49,6 +50,7 @@ def check(
     secrets_of(os.environ)
     token_of(settings.web, os.environ)
     tls_of(settings)
+    notify_secrets(settings.notify_targets, os.environ)
     feeds = f", {len(settings.feeds)} feed(s)" if settings.feeds else ""
     print(f"{config}: valid; {len(settings.interceptors)} interceptor(s){feeds}")
     for warning in warnings_of(settings, os.environ):

@@ -16,6 +16,7 @@ from connectors.callbacks.policy import safe_origin
 from connectors.callbacks.sink import OutboxSink
 from connectors.state.audit import AuditLog
 from flows.live import policy_of, secrets_of
+from flows.notify import Notifier
 from flows.settings.models import Settings
 
 __all__ = ["ReplayDelivery", "delivering"]
@@ -30,9 +31,10 @@ STOPPED_S: Final = 1.0
 class ReplayDelivery:
     """An outbox in the directory of a replay's results, and the delivery from it."""
 
-    def __init__(self, outbox: Outbox, delivery: Delivery) -> None:
+    def __init__(self, outbox: Outbox, delivery: Delivery, notifier: Notifier) -> None:
         self._outbox = outbox
         self._delivery = delivery
+        self.notifier = notifier
         self.sink = OutboxSink(outbox, delivery)
 
     def finish(self, stop: threading.Event) -> dict[State, int]:
@@ -74,6 +76,7 @@ def delivering(out: Path, settings: Settings | None, environ: Mapping[str, str])
     settings = settings or Settings()
     audit = AuditLog(out / "audit.jsonl")
     secrets = secrets_of(environ)
+    notifier = Notifier(settings, environ)
     outbox = Outbox(out / "outbox" / "outbox.sqlite3")
     try:
         delivery = Delivery(
@@ -81,11 +84,12 @@ def delivering(out: Path, settings: Settings | None, environ: Mapping[str, str])
             audit=audit,
             secrets=secrets,
             policy=policy_of(settings),
+            routes=notifier.routes,
             expire_after_s=settings.delivery.expire_after_s,
         )
         delivery.start()
         try:
-            yield ReplayDelivery(outbox, delivery)
+            yield ReplayDelivery(outbox, delivery, notifier)
         finally:
             delivery.stop(STOP_S)
     finally:

@@ -66,6 +66,7 @@ def _deliver(outbox: Outbox, settings: Settings, environ: Mapping[str, str]) -> 
     from connectors.runtime.tracing import configure_tracing
     from connectors.state.audit import AuditLog
     from flows.live import policy_of, secrets_of
+    from flows.notify import Notifier
 
     configure_tracing(environ)
     audit = AuditLog(StateLayout(settings.state.dir).audit)
@@ -74,6 +75,7 @@ def _deliver(outbox: Outbox, settings: Settings, environ: Mapping[str, str]) -> 
         audit=audit,
         secrets=secrets_of(environ),
         policy=policy_of(settings),
+        routes=Notifier(settings, environ).routes,
         expire_after_s=settings.delivery.expire_after_s,
     )
     delivery.start()

@@ -84,7 +84,10 @@ def replay(
             **({} if delivery is None else {"callbacks": delivery.sink, "audit": _audit_sink(out)}),
         )
         started = time.monotonic()
-        cli_main(build(source, outputs, overrides=overrides_of(settings)))  # type: ignore[no-untyped-call]
+        notify = None if delivery is None else delivery.notifier.callbacks
+        cli_main(  # type: ignore[no-untyped-call]
+            build(source, outputs, overrides=overrides_of(settings), notify=notify)
+        )
         elapsed_s = time.monotonic() - started
         if source.failure is not None:
             raise source.failure

@@ -38,6 +38,7 @@ from flows.settings.feeds import (
 from flows.settings.interceptors import InterceptorDefaults, InterceptorSettings
 from flows.settings.labels import LimitsSettings
 from flows.settings.metrics import MetricsSettings
+from flows.settings.notify import NotifyTables, Severity
 from flows.settings.values import (
     Between,
     CrossTableError,
@@ -218,6 +219,12 @@ class AlertSettings(Table):
         "this many seconds while its feed is connected; without it the rule is off",
     )
 
+    severity: dict[str, Severity] = Field(
+        default={},
+        description='severity of a rule\'s alerts for `[[notify]]`, for example `{LOW_MOS = "critical"}`; `"warning"` '
+        "for every rule that is not named",
+    )
+
     @field_validator("raise_n")
     @classmethod
     def _within_raise_m(cls, raise_n: int, info: ValidationInfo) -> int:
@@ -297,6 +304,11 @@ class Settings(Table):
     web: WebSettings = Field(
         default=WebSettings(), description="the live page, with metrics and health checks on the same address"
     )
+    notify_targets: NotifyTables = Field(
+        default=(),
+        alias="notify",
+        description="one table for each further place that alerts are sent to, besides the callback of a conversation",
+    )
     feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = Field(
         default=(),
         description="one table for each feed; without any, one feed of kind `voice-events`. A single feed may be "
@@ -348,7 +360,10 @@ class Settings(Table):
         """
         optional = {"codec"} if self.windows.codec == limits.DEFAULT_CODEC else set()
         windows = self.windows.model_dump(exclude=optional)
-        record: dict[str, Any] = {"windows": windows, "alerts": self.alerts.model_dump(exclude_none=True)}
+        record: dict[str, Any] = {
+            "windows": windows,
+            "alerts": self.alerts.model_dump(exclude_none=True, exclude={"severity"}),
+        }
         if self.alerts.unwatched == "default":
             thresholds = {"max_latency_ms", "packet_loss_threshold", "qa_callback_url"}
             thresholds |= {"labels"} if self.defaults.labels else set()

@@ -25,6 +25,7 @@ __all__ = [
     "api_key",
     "channels",
     "conversation_path",
+    "environment_variable",
     "feed_name",
     "host_and_port",
     "is_loopback",
@@ -115,6 +116,15 @@ def feed_name(value: str) -> str:
     """The name itself. Raises ValueError if it does not fit into logs, metrics and file names as it is."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", value):
         raise ValueError(f"must be a name of letters, digits, dots, - and _ (64 at most), not {toml_repr(value)}")
+    return value
+
+
+def environment_variable(value: str) -> str:
+    """Return the name. Raise ValueError if it cannot be the name of an environment variable."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,127}", value):
+        raise ValueError(f"must be the name of an environment variable, not {toml_repr(value)}")
+    if value.upper().startswith("VOICEWATCH_"):
+        raise ValueError("must not begin with VOICEWATCH_, which is the prefix of settings")
     return value
 
 

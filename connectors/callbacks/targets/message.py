@@ -1,0 +1,93 @@
+"""What an alert says, in words for people: the part that the messages of all targets share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+__all__ = ["Message", "iso_time", "message_of"]
+
+_TITLES: Final = {
+    "LATENCY_THRESHOLD_EXCEEDED": "High latency",
+    "PACKET_LOSS_DETECTED": "Packet loss",
+    "LOW_MOS": "Low MOS",
+    "STREAM_STALLED": "Stream stalled",
+    "GROUP_DEGRADED": "Group degraded",
+    "CALL_FAILED": "Call failed",
+    "ONE_WAY_AUDIO": "One-way audio",
+    "DEAD_AIR": "Dead air",
+    "PLATFORM_EVENT": "Platform event",
+    "ALERT_STORM": "Alert storm",
+}
+_RATIOS: Final = frozenset({"PACKET_LOSS_DETECTED", "GROUP_DEGRADED"})
+_UNITS: Final = {"LATENCY_THRESHOLD_EXCEEDED": " ms", "STREAM_STALLED": " s"}
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An alert in words: a `summary` of one line, and `facts` as pairs of a name and a text."""
+
+    summary: str
+    facts: tuple[tuple[str, str], ...]
+
+
+def message_of(alert: Mapping[str, Any]) -> Message:
+    """Describe an alert, the object of a line of `alerts.jsonl`.
+
+    >>> message_of({"alertType": "LATENCY_THRESHOLD_EXCEEDED", "state": "raised", "conversationId": "c1",
+    ...             "metricValue": 312.5, "threshold": 150.0, "timestamp": 1767225600.0, "labels": {}}).summary
+    'High latency: conversation c1, 312.5 ms (limit 150 ms)'
+    """
+    rule = str(alert.get("alertType"))
+    title = _TITLES.get(rule, rule)
+    resolved = alert.get("state") == "resolved"
+    value, limit = _text(rule, alert.get("metricValue")), _text(rule, alert.get("threshold"))
+    subject = _subject(alert)
+    figures = f"{value} (limit {limit})" if value and limit else value
+    summary = ": ".join(
+        filter(None, ("Resolved" if resolved else "", title, ", ".join(filter(None, (subject, figures)))))
+    )
+    facts = [
+        ("Rule", rule),
+        ("State", str(alert.get("state")) + (f" ({alert['reason']})" if alert.get("reason") else "")),
+        ("Conversation", alert.get("conversationId")),
+        *((name.capitalize(), text) for name, text in sorted(_texts(alert, "group").items())),
+        ("Leg", alert.get("legId")),
+        ("Value", value),
+        ("Limit", limit),
+        ("Time", iso_time(alert.get("timestamp"))),
+        *((name.capitalize(), text) for name, text in sorted(_texts(alert, "labels").items())),
+        ("Incident", alert.get("incidentId")),
+    ]
+    return Message(summary, tuple((name, str(text)) for name, text in facts if text))
+
+
+def iso_time(at: Any) -> str:
+    """Return epoch seconds as RFC 3339 in UTC with milliseconds; nothing for what is not a time.
+
+    >>> iso_time(1767225600.25)
+    '2026-01-01T00:00:00.250Z'
+    """
+    if not isinstance(at, int | float) or not 0 <= at < 253_402_300_800:
+        return ""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _subject(alert: Mapping[str, Any]) -> str:
+    if alert.get("conversationId"):
+        return f"conversation {alert['conversationId']}"
+    group = _texts(alert, "group")
+    return ", ".join(f"{name} {text}" for name, text in sorted(group.items()))
+
+
+def _texts(alert: Mapping[str, Any], key: str) -> dict[str, str]:
+    value = alert.get(key)
+    return {str(name): str(text) for name, text in value.items()} if isinstance(value, Mapping) else {}
+
+
+def _text(rule: str, value: Any) -> str:
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return ""
+    return f"{value * 100:.4g} %" if rule in _RATIOS else f"{value:.6g}{_UNITS.get(rule, '')}"

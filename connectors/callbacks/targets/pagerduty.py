@@ -1,0 +1,43 @@
+"""PagerDuty Events API v2: https://developer.pagerduty.com/docs/send-alert-event."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from connectors.callbacks.targets.message import iso_time, message_of
+
+__all__ = ["ENQUEUE", "render", "with_key"]
+
+ENQUEUE: Final = "https://events.pagerduty.com/v2/enqueue"
+_SUMMARY_CHARACTERS: Final = 1024
+
+
+def render(alert: Mapping[str, Any], severity: str) -> bytes:
+    """Return the event without its routing key, which must not be stored; `with_key` adds it."""
+    message = message_of(alert)
+    event: dict[str, Any] = {
+        "event_action": "resolve" if alert.get("state") == "resolved" else "trigger",
+        "dedup_key": str(alert.get("incidentId")),
+        "client": "voicewatch",
+        "payload": {
+            "summary": message.summary[:_SUMMARY_CHARACTERS],
+            "source": str(alert.get("conversationId") or "voicewatch"),
+            "severity": severity,
+            "timestamp": iso_time(alert.get("timestamp")),
+            "class": str(alert.get("alertType")),
+            "custom_details": {**dict(message.facts), "window": alert.get("window")},
+        },
+    }
+    return orjson.dumps(event)
+
+
+def with_key(body: bytes, key: str) -> bytes:
+    """Return a rendered event with its routing key.
+
+    >>> with_key(b'{"event_action":"trigger"}', "R0")
+    b'{"routing_key":"R0","event_action":"trigger"}'
+    """
+    return b'{"routing_key":' + orjson.dumps(key) + b"," + body[1:]

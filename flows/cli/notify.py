@@ -1,0 +1,42 @@
+"""`voicewatch notify`: test, listen."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from flows.cli.common import Command, Config, read_settings, stop_on_signals
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Targets of alerts besides the callback: try them, receive callbacks.", no_args_is_help=True)
+
+
+@app.command("test", cls=Command)
+def notify_test(
+    config: Config,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="All targets if none is named.")] = None,
+) -> None:
+    """Send a test alert, raised and resolved, to [[notify]] targets and show the answers."""
+    from flows.commands.notify import try_targets
+
+    failed = False
+    for tried in try_targets(read_settings(config), os.environ, name):
+        verdict = "accepted" if tried.accepted else "FAILED"
+        answer = f" | {tried.answer}" if tried.answer else ""
+        print(f"{verdict:<8}  {tried.target}  {tried.state}  {tried.reason}{answer}", flush=True)
+        failed |= not tried.accepted
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command("listen", cls=Command)
+def notify_listen(
+    *, port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes any free one.")] = 9000
+) -> None:
+    """Receive callbacks, check their signatures (VOICEWATCH_CALLBACK_SECRET) and print each as a JSON line."""
+    from flows.commands.notify import listen_for_callbacks
+
+    listen_for_callbacks(port, os.environ, stop_on_signals())

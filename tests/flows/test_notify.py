@@ -1,0 +1,124 @@
+"""Alerts reach the targets of `[[notify]]` tables, chosen by rule, label and state; commands try and receive them."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+from flows.analytics.alerts import Alert
+from flows.notify import Notifier
+from flows.settings.loading import parse_settings
+from tests.support import vendors
+from tests.support.callbacks import SECRET, eventually
+from tests.support.cli import running, voicewatch
+from tests.support.vendors import serving
+
+SLACK = {"name": "chat", "kind": "slack", "url_env": "CHAT_URL"}
+
+
+def alert(rule: str = "LOW_MOS", state: str = "raised", labels: dict[str, str] | None = None) -> Alert:
+    body = {"alertId": "a1", "incidentId": "i1", "conversationId": "c1", "alertType": rule, "state": state}
+    line = json.dumps(body | {"labels": labels or {}}).encode()
+    return Alert(0.0, 0, 0, "c1", 0, "a1", rule, state, None, None, line, labels or {})
+
+
+def targets_of(given: Alert, **table: Any) -> list[str]:
+    config = parse_settings({"notify": [{**SLACK, **table}, {**SLACK, "name": "all"}]}, "test")
+    return [one.url for one in Notifier(config, {"CHAT_URL": "https://hooks.slack.com/services/x"}).callbacks(given)]
+
+
+def test_rules_labels_and_states_choose() -> None:
+    """A table takes an alert only if its rules, all labels of its match and its states say so."""
+    both, only_all = ["notify:chat", "notify:all"], ["notify:all"]
+    assert targets_of(alert()) == both
+    assert targets_of(alert(), rules=["LOW_MOS"]) == both
+    assert targets_of(alert(), rules=["STREAM_STALLED"]) == only_all
+    assert targets_of(alert(state="resolved"), states=["raised"]) == only_all
+    assert targets_of(alert(labels={"queue": "a", "edge": "e"}), match={"queue": "a"}) == both
+    assert targets_of(alert(labels={"queue": "a"}), match={"queue": "a", "edge": "e"}) == only_all
+    assert targets_of(alert(), match={"queue": "a"}) == only_all
+
+
+def test_a_replay_delivers_to_targets(tmp_path: Path) -> None:
+    """The alerts of a recording reach Slack and PagerDuty; neither URL nor key is in any file of the results."""
+    key = "R0123456789ABCDEF"
+    frames = [
+        {"event": "conversation.updated", "entity": {"id": "c1"}, "timestamp": at, "receivedAt": at + latency_s}
+        for at, latency_s in ((1000.0, 0.4), (1020.0, 0.01))
+    ]
+    (tmp_path / "recording.jsonl").write_text("".join(json.dumps(frame) + "\n" for frame in frames))
+    with serving(vendors.slack) as slack, serving(vendors.pagerduty) as pagerduty:
+        (tmp_path / "voicewatch.toml").write_text(
+            f"""
+            [alerts]
+            unwatched = "default"
+            [alerts.severity]
+            LATENCY_THRESHOLD_EXCEEDED = "critical"
+            [[notify]]
+            name = "chat"
+            kind = "slack"
+            url_env = "CHAT_URL"
+            states = ["raised"]
+            allow_private_addresses = true
+            [[notify]]
+            name = "oncall"
+            kind = "pagerduty"
+            url_env = "PD_KEY"
+            url = "{pagerduty.url}/v2/enqueue"
+            allow_private_addresses = true
+            """
+        )
+        done = voicewatch(
+            "replay",
+            tmp_path / "recording.jsonl",
+            "--config",
+            tmp_path / "voicewatch.toml",
+            "--out",
+            tmp_path / "out",
+            "--deliver",
+            CHAT_URL=f"{slack.url}/services/very-secret",
+            PD_KEY=key,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "callbacks: 0 pending, 3 delivered, 0 dead" in done.stdout
+        assert len(slack.accepted) == 1
+        events = pagerduty.bodies()
+    assert [event["event_action"] for event in events] == ["trigger", "resolve"]
+    assert events[0]["routing_key"] == key
+    assert events[0]["payload"]["severity"] == "critical"
+    written = [done.stdout, done.stderr, *(f.read_bytes().decode("latin-1") for f in (tmp_path / "out").rglob("*.*"))]
+    assert not [text for text in written if "very-secret" in text or key in text]
+
+
+def test_test_alerts_and_the_listener(tmp_path: Path) -> None:
+    """`notify listen` prints and verifies what `notify test` sends; a target that refuses it is exit 1."""
+    with running(tmp_path, "notify", "listen", "--port", "0", VOICEWATCH_CALLBACK_SECRET=SECRET) as listener:
+        listener.wait_for_log("listening on ")
+        url = listener.log.split("listening on ")[1].split()[0]
+        config = tmp_path / "voicewatch.toml"
+        config.write_text(
+            "[[notify]]\nname = 'ours'\nkind = 'cloudevents'\nurl_env = 'HOOK'\nallow_private_addresses = true\n"
+            "[[notify]]\nname = 'chat'\nkind = 'slack'\nurl_env = 'HOOK'\nallow_private_addresses = true\n"
+        )
+        more: dict[str, Any] = {"HOOK": f"{url}/hook", "VOICEWATCH_CALLBACK_SECRET": SECRET}
+        done = voicewatch("notify", "test", config, "ours", **more)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [line.split() for line in done.stdout.splitlines()] == [
+            ["accepted", "ours", "raised", "200", "OK"],
+            ["accepted", "ours", "resolved", "200", "OK"],
+        ]
+        eventually(lambda: len(listener.output.splitlines()) == 2)
+        shown = json.loads(listener.output.splitlines()[0])
+        assert (shown["verified"], shown["path"], shown["body"]["state"]) == (True, "/hook", "raised")
+        refused = voicewatch("notify", "test", config, **more)
+        assert refused.returncode == 1
+        assert "FAILED    chat  raised  401 Unauthorized" in refused.stdout
+        assert listener.stop(signal.SIGINT) == 0
+    unknown = voicewatch("notify", "test", config, "nobody", **more)
+    assert unknown.returncode == 2
+    assert "no [[notify]] table has the name nobody (there are: ours, chat)" in unknown.stderr
+    missing = voicewatch("check", config)
+    assert missing.returncode == 2
+    assert "ours: HOOK is not set in the environment" in missing.stderr
