@@ -28,9 +28,11 @@ demo: $(READY) ## the whole job in 15 seconds: simulator, feed, dataflow, callba
 test: $(READY) ## every test
 	@$(BIN)/python -m pytest -q
 
-lint: $(READY) ## ruff: rules and format
+lint: $(READY) ## ruff (rules and format), spelling, banned phrases
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/codespell
+	@$(BIN)/python -m pytest -q --no-header tests/project/test_prose.py
 
 types: $(READY) ## mypy, strict
 	@$(BIN)/mypy --no-error-summary

@@ -37,6 +37,6 @@ def retry_after_s(headers: Mapping[str, str], now: float, *, cap_s: float) -> fl
             asked = parsedate_to_datetime(text).timestamp() - now
         except ValueError:
             return None
-    if asked != asked:  # "nan" is a float to Python and no delay to anybody
+    if asked != asked:  # Python reads "nan" as a float, which is not a usable delay
         return None
     return min(max(asked, 0.0), cap_s)

@@ -51,7 +51,7 @@ TALLY_STEP: Final = f"{FLOW_ID}.tally"
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where the flow's results go; each sink takes items `(key, value)`, None for a result that nobody wants.
+    """Where the flow's results go; each sink takes items `(key, value)`, None for a result that is not used.
 
     `windows`, `alerts` and `rejected` get bytes of whole JSON lines, `callbacks` gets lists of `Callback`, `audit` gets
     `AuditEntry`, `tally` gets `Tally`.
@@ -123,7 +123,7 @@ def _decode(
 
 
 class _ShardLogic(StatefulBatchLogic[list[ShardBlock], tuple[int, list[ShardResult]], tuple[Any, ...]]):
-    """Applies a shard's blocks in order of their numbers, whoever decoded them first."""
+    """Applies a shard's blocks in order of their numbers, in whichever order they were decoded."""
 
     def __init__(
         self, overrides: Overrides | None, resume_state: tuple[Any, ...] | None, instruments: Instruments

@@ -23,7 +23,7 @@ class StateLayout:
 
     @property
     def stop(self) -> Path:
-        """Left by a process of a cluster that was told to stop, for the one that can."""
+        """Stop marker: created by any process that receives a signal, polled by the process that runs the source."""
         return self.dir / "stop"
 
     @property

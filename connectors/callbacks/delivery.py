@@ -325,7 +325,7 @@ class Delivery:
         self._news.set()
         if not self._cut and len(self._attempts) * 2 <= self._shares.total:
             self._give_up(receiver)
-            if receiver.ready(receiver.used_at):  # at once: nobody waits for the connection
+            if receiver.ready(receiver.used_at):  # immediately: no attempt waits for the connection
                 self._begin(receiver)
 
     async def _send(self, receiver: Receiver, waiting: DueCallback) -> Outcome:

@@ -70,7 +70,7 @@ _ENDED: Final = b"conversation.ended"
 
 
 class Field(NamedTuple):
-    """A place whose bytes differ from line to line: its role ("" if nobody needs it), bytes to look at, a sample."""
+    """A place whose bytes differ from line to line: its role ("" if it is unused), bytes to look at, a sample."""
 
     role: str
     is_number: bool

@@ -73,7 +73,7 @@ def _eight_digits(value: Words) -> Words:
 
 
 def _spelled(digits: list[Words], decimals: int) -> list[Words]:
-    """The text of digits, of which the first is zero: with a dot, and without zeros that nobody writes.
+    """Format digits, of which the first is 0, with a decimal point, without leading and trailing zeros.
 
     Of 00123450 with four decimals those before the dot move over the zero, 012.3450, and 12.345 is kept.
     """

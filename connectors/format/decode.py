@@ -95,7 +95,7 @@ _decode_frame = msgspec.json.Decoder(Frame).decode
 def ended_conversation(message: bytes) -> str | None:
     """The conversation that a received frame ends, if it ends one.
 
-    Raises InvalidFrameError with the reason when the message is no valid frame.
+    Raises InvalidFrameError with the reason when the message is not a valid frame.
 
     >>> ended_conversation(b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}')
     'c1'
@@ -110,7 +110,7 @@ def ended_conversation(message: bytes) -> str | None:
 
 
 def ended_conversations(messages: Sequence[bytes]) -> tuple[list[str], dict[int, str]]:
-    """The conversations that frames among some messages end, and by its index, in order, why a message is no frame.
+    """The conversations that frames among some messages end, and by its index, in order, why a message is not a frame.
 
     The same as by `ended_conversation` of each.
 

@@ -47,7 +47,7 @@ class Ids:
 
     `key` uint64 (n, w): the id's JSON text without quotes, eight bytes a word, the first in the lowest, zeros behind
     its end; of an id whose text is longer than `MAX_ID_BYTES` a digest, and `long` has the id by it. `hash` uint64
-    (n,): the same for the same id, in every block and for ever.
+    (n,): the same for the same id, in every block, permanently.
     """
 
     key: Words

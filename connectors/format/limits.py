@@ -36,9 +36,9 @@ __all__ = [
 
 CodecName = Literal["g711", "g711-no-plc", "g729a"]
 
-# A time beyond is no time in epoch seconds: milliseconds, most likely.
+# A larger number is not a time in epoch seconds: it is most likely in milliseconds.
 MAX_EPOCH_S: Final = 1e10
-# What is kept of a text that is no record.
+# The characters kept of a text that is not a record.
 MAX_TEXT_CHARACTERS: Final = 4096
 
 LOSS_RATIO: Final = (0, 1)

@@ -252,8 +252,8 @@ def _detail_event(kind: str, body: Mapping[str, Any]) -> Heard | None:
 def _snapshot(body: Mapping[str, Any]) -> Heard | None:
     """Read a conversation as it is now: over when none of its legs is alive, and a call can have taken place.
 
-    Without a leg of a customer, an agent who did not answer is no end: the call may be routed to another one. Then two
-    legs must have been connected with each other.
+    Without a leg of a customer, an agent who did not answer does not end it: the call may be routed to another. Two
+    legs must then have been connected with each other.
     """
     conversation_id = body.get("id")
     legs = list(call_legs(body))

@@ -1,4 +1,4 @@
-"""What a journal line may be: the definition of a valid record, with a reason for everything that is none.
+"""Define what a valid record of the journal is, with a reason for every line that is not one.
 
 `parse_line` and `parse_frame` read one line on top of orjson's own decoder. The structs, and the decoders made of
 them, are shared with the fast loop in `frames`, which may refuse what is valid here, and never takes what is not.
@@ -94,7 +94,7 @@ class FrameLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
 
 class BareFrame(msgspec.Struct, gc=False):
-    """A line that is itself a frame, with its arrival time when somebody noted it."""
+    """A line that is itself a frame, with its arrival time if the recording has it."""
 
     event: str
     entity: Entity
@@ -148,7 +148,7 @@ class WatchSettings(msgspec.Struct, gc=False):
     """What the dataflow needs of a `watch` record.
 
     A limit that is not set keeps its value, or is the built-in default for a conversation that was not watched.
-    `default_limits` names the limits that nobody set for this conversation; `[[limits]]` overrides those. `feed` names
+    `default_limits` names the limits that are not set for this conversation; `[[limits]]` overrides those. `feed` names
     the feed that the conversation's events come from, None for any; `codec` is None for that of `[windows]`. `labels`
     are added to those of the conversation, and replace those of the same names.
     """
@@ -196,7 +196,7 @@ class AlertSettings(msgspec.Struct, gc=False):
 
 
 class DefaultLimits(msgspec.Struct, gc=False):
-    """The limits of conversations that nobody named, for `unwatched = "default"`."""
+    """The limits of conversations without a `watch`, for `unwatched = "default"`."""
 
     max_latency_ms: float = limits.DEFAULT_MAX_LATENCY_MS
     packet_loss_threshold: float = limits.DEFAULT_PACKET_LOSS_THRESHOLD
@@ -274,7 +274,7 @@ def parse_line(line: bytes) -> FrameLine | BareFrame | Control | Signalled:
 
 
 def parse_frame(message: bytes) -> Frame:
-    """Read a message as a frame by the definition; raises InvalidFrameError with the reason if it is none.
+    """Read a message as a frame by the definition; raises InvalidFrameError with the reason if it is not one.
 
     A notification becomes the frame that it amounts to, one that is ignored a frame of the event `IGNORED`.
     """
@@ -310,7 +310,7 @@ def _frame_of(heard: Heard) -> Frame:
 
 
 def _with_unread_numbers(line: bytes) -> FrameLine | BareFrame | Control | None:
-    """A record that orjson refuses for a number that no float64 holds, though it is under a key that nobody reads."""
+    """A record that orjson refuses for a number that no float64 holds, even under a key that is not read."""
     with suppress(UnicodeDecodeError):
         line.decode()  # msgspec does not look into strings that it skips
         for decode in (decode_frame_line, decode_bare_frame, decode_watch_line):

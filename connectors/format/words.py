@@ -154,7 +154,7 @@ def long_decimal(words: Sequence[Words], sample: bytes, terminator: int) -> tupl
 
 
 def short_value(digits: Words, decimals: Ints) -> Floats:
-    """The numbers whose digits `short_digits` has found, so many of them behind the dot."""
+    """Return the numbers whose digits `short_digits` has found, with the given number of decimals."""
     return _number(digits) / POWERS_OF_TEN.take(decimals)
 
 
@@ -251,5 +251,5 @@ def text_of(words: Words) -> bytes:
 
 
 def widened(words: Words, width: int) -> Words:
-    """The same texts in rows of so many words."""
+    """Return the same texts in rows of the given number of words."""
     return words if words.shape[1] == width else np.pad(words, ((0, 0), (0, width - words.shape[1])))

@@ -56,7 +56,7 @@ class JournalClock:
     """The time of one journal, from its opening at `reading` on; `last` is the time of the last record that is in it.
 
     A journal goes on from its last record if that is up to a second ahead of the wall clock. If it is more, the first
-    moment steps back to the wall clock. A gap before the opening is no step: time passed while nothing ran.
+    moment steps back to the wall clock. A gap before the opening is not a step: time passed while nothing ran.
     """
 
     def __init__(self, reading: Reading, last: float = -math.inf) -> None:

@@ -60,10 +60,10 @@ class Feed(Protocol):
 class JournalSource(FixedPartitionedSource[Block, LiveState]):
     """The tail of a journal, which the feeds that this source starts are writing.
 
-    One partition for the whole cluster: with several, a stalled one throttles the others for ever. It holds the lock
+    One partition for the whole cluster: with several, a stalled one throttles the others permanently. It holds the lock
     of the state directory. When a shutdown is requested the feeds are stopped, what they wrote is read to the end, and
     the source ends, so that the flow takes its last snapshot. Segments that no restart needs are compressed, and
-    removed `keep_s` seconds after their last record. `progress` is told how far the source has come.
+    removed `keep_s` seconds after their last record. `progress` gets the position of the source.
 
     At least once: it resumes from the place in the journal that its snapshot names, and what was written to the
     journal, which survives kill -9, is read.
@@ -309,7 +309,7 @@ class _RecordedPartition(StatefulSourcePartition[Block, ReplayState]):
         block = Block(self._number, path, self._lines + 1, text, offset=offset)
         self._last = text
         self._number += 1
-        # bytes.count, which begins anew behind each newline, takes four times as long.
+        # bytes.count, which restarts behind each newline, takes four times as long.
         self._lines += int(np.count_nonzero(np.frombuffer(data, np.uint8) == NEWLINE))
         return block
 

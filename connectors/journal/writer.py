@@ -172,7 +172,7 @@ class Journal:
 
     @property
     def writes(self) -> int:
-        """How often something has been written; whoever reads along knows from it whether there may be more to read."""
+        """Number of writes so far; a reader compares it to detect new data."""
         return self._writes
 
     def wait_for_write(self, seen: int, timeout_s: float) -> None:
@@ -203,7 +203,7 @@ class Journal:
 
     def frame(self, text: str | bytes, *, at: float | None = None, via: str | None = None) -> None:
         """Append a message as received, now or `at` epoch seconds: as a `frame`, or as `invalid` with the reason."""
-        # Before the lock: waiting for another thread's write is no latency of the call's.
+        # Before the lock: waiting for another thread's write is not latency of the call.
         reading = self._read_clocks()
         message = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
         self._keep(reading, [message], via, at)

@@ -17,7 +17,7 @@ LOOK_EVERY_S: Final = 1.0
 
 
 def notify(message: str, environ: Mapping[str, str]) -> bool:
-    """Send `READY=1` and the like to NOTIFY_SOCKET; False if there is nobody who would hear it."""
+    """Send a message such as `READY=1` to NOTIFY_SOCKET; return False if the socket is unset or unreachable."""
     path = environ.get("NOTIFY_SOCKET", "")
     if not path.startswith(("/", "@")):
         return False

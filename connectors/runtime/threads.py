@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class FeedThread:
-    """The thread of a feed with an event loop of its own, and how the feed is told to stop.
+    """The thread of a feed, with its own event loop, and the stop request of the feed.
 
     `run` is called in it with the runner of the loop; what it raises is the feed's `failure`. At a stop, `stopping` is
     set, `reason` says why, and `interrupt` is called in the loop.
@@ -89,10 +89,10 @@ class Periodic:
 
 
 async def in_daemon_thread(work: Callable[[], T], *, name: str) -> T:
-    """Do work in a thread of its own, and return or raise what it does.
+    """Do work in a dedicated daemon thread, and return or raise what it does.
 
-    Unlike those of `asyncio.to_thread`, the thread does not keep the process alive: when nobody waits for the result
-    any longer, it goes to nobody.
+    Unlike those of `asyncio.to_thread`, the thread does not keep the process alive. A result that is no longer awaited
+    is discarded.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Callable[[], T]] = loop.create_future()

@@ -59,7 +59,7 @@ def configure_tracing(environ: Mapping[str, str]) -> None:
         raise ConfigurationError("OpenTelemetry", [advice]) from error
     from opentelemetry.sdk.resources import Resource
 
-    # Its own variables go before a name given here.
+    # Its own variables take precedence over a name given here.
     named = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": "voicewatch"}
     provider = TracerProvider(resource=Resource.create(named))
     sink: SpanExporter = OTLPSpanExporter() if exporter == "otlp" else _console(ConsoleSpanExporter)

@@ -190,7 +190,7 @@ class AuditFault:
 
 @dataclass(frozen=True, slots=True)
 class AuditVerdict:
-    """What a check of an audit log found. `notes` are honest remarks that are no fault, such as past repairs."""
+    """What a check of an audit log found. `notes` are remarks that are not faults, such as past repairs."""
 
     lines: int
     faults: tuple[AuditFault, ...]

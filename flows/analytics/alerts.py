@@ -1,4 +1,4 @@
-"""What is told of an alert: its ids and the JSON body that is the callback and the line of `alerts.jsonl`."""
+"""The ids of an alert, and its JSON body, which is the callback and the line of `alerts.jsonl`."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ class Change(NamedTuple):
 
 
 class Alert(NamedTuple):
-    """An alert, ready to be sent; `url` is None where nobody is to be told.
+    """An alert, ready to be sent; `url` is None if no callback is to be sent.
 
-    The fields up to `place` put it in its place among those of a block, in all shards: by its time, in epoch seconds;
-    what time did (its row is NO_FRAME) before what frames of that time did.
+    Alerts of a block sort by their fields up to `place`, across all shards: by time, in epoch seconds. Alerts raised by
+    elapsed time (`row` is NO_FRAME) come before alerts raised by frames with the same timestamp.
     """
 
     time: float

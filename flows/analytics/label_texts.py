@@ -61,7 +61,7 @@ class LabelTexts:
 
     @property
     def is_due(self) -> bool:
-        """Whether so many texts have come that it is worth looking for those of no use."""
+        """Return whether enough texts have come to look for unused ones."""
         return len(self._numbers) > self._sweep_at
 
     def sweep(self, used: NDArray[np.int64]) -> None:

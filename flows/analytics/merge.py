@@ -31,7 +31,7 @@ LINES_TOGETHER: Final = 2000
 class Tally(NamedTuple):
     """Counts; `conversations` are those that are watched and had a frame.
 
-    `invalid` are messages that were no frames when they were received, `rejected` are lines that are no records,
+    `invalid` are messages that were not frames, `rejected` are lines that are not records,
     `ignored` are notifications that tell nothing of a voice conversation.
     """
 

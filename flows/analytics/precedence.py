@@ -1,6 +1,6 @@
 """Which limits, labels and callback URL hold for a watched conversation, when several sources give one.
 
-A configuration given to a replay goes before what was recorded. Of each, the most specific source holds:
+A configuration given to a replay takes precedence over the recording. Of each, the most specific source holds:
 
 1. the configuration's `[[interceptor]]` of the conversation
 2. the first of the configuration's `[[limits]]` that matches the labels

@@ -101,7 +101,7 @@ class Roster:
     def watch(self, watch: Watch, now: float) -> int:
         """Watch a conversation, or change the watch of one that is watched already; its slot.
 
-        One that ended is watched anew: in its old slot until the last window of its last frame ends, then in another.
+        One that ended is watched again: in its old slot until the last window of its last frame ends, then in another.
         In the old slot it keeps its codec if the watch names none, for its windows go on.
         """
         slot = self._slots.get(watch.conversation_id, NOBODY)
@@ -135,7 +135,7 @@ class Roster:
             self.limits[0, slot], self.limits[1, slot] = watch.limits
 
     def is_returning(self, conversation_id: str, now: float) -> bool:
-        """Whether a watch of the conversation would begin it anew in the slot that its open windows are in."""
+        """Whether a watch of the conversation would restart it in the slot that its open windows are in."""
         slot = self._ended.get(conversation_id, NOBODY)
         return slot != NOBODY and self._retired[slot] > now
 

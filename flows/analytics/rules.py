@@ -56,7 +56,7 @@ class Values(NamedTuple):
 
 
 class Transition(NamedTuple):
-    """An alert raised or resolved by the frame `row`; the incident is told by when it began, and which of that time.
+    """An alert raised or resolved by the frame `row`; its incident is known by its begin, and the ordinal at that time.
 
     Of what time did, `row` is NO_FRAME. `value` is None when the frame that ended the conversation did not carry the
     metric.
@@ -94,7 +94,7 @@ class Rule:
         self._latest.pop(slot, None)
 
     def feed_returned(self, now: float, concerned: Mask) -> None:
-        """Start the quiet time of the open incidents of these slots, a mask, anew."""
+        """Restart the quiet time of the open incidents of these slots, a mask."""
         self._above_at[self.is_open & concerned] = now
 
     def step_clock(self, step_s: float) -> None:
@@ -102,7 +102,7 @@ class Rule:
         self._above_at += step_s
 
     def end(self, slot: int, row: int, arrival: float, value: float | None, limit: float) -> Transition | None:
-        """Resolve the slot's incident because its conversation ended with frame `row`; another watch begins anew."""
+        """Resolve the slot's incident because its conversation ended with frame `row`; another watch restarts."""
         self._history.pop(slot, None)
         if not self.is_open[slot]:
             return None
@@ -168,7 +168,7 @@ class Rule:
         return changes
 
     def _breaches_enough(self, slot: int, breach: bool, settings: AlertSettings) -> bool:  # noqa: FBT001
-        """Whether `raise_n` of the last `raise_m` frames breach, this one included; a history of no breach is none."""
+        """Whether `raise_n` of the last `raise_m` frames breach, this one included; drop a history without a breach."""
         history = (*self._history.get(slot, ()), breach)[-settings.raise_m :]
         if any(history):
             self._history[slot] = history

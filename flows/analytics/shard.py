@@ -33,7 +33,7 @@ _NO_WINDOWS: Final = WindowLines(np.empty(0), Ids.of([]), np.empty((0, 1), np.ui
 
 
 class ShardResult(NamedTuple):
-    """What a block did in a shard: windows closed, alerts, frames that nobody watches, conversations first seen."""
+    """What a block did in a shard: windows closed, alerts, unwatched frames, conversations first seen."""
 
     windows: WindowLines
     alerts: list[Alert]
@@ -249,7 +249,7 @@ class Shard:
         self._stalls.limit(settings.alerts.stalled_after_s, heard, now)
 
     def _frames(self, frames: ShardBlock, done: _Done) -> tuple[int, int]:
-        """Apply frames without a control between them; how many nobody watches, and conversations first seen."""
+        """Apply frames without a control between them; return how many are unwatched, and conversations first seen."""
         slot, watched = self._slots(frames)
         ends = last_frames(slot, watched, frames.ended)
         if ends:
@@ -273,7 +273,7 @@ class Shard:
         return len(slot) - len(kept.slot), self._first_seen(kept.slot)
 
     def _slots(self, frames: ShardBlock) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """The slot of each frame, and whether it is watched; watches whom nobody named, if so set."""
+        """The slot of each frame, and whether it is watched; watches conversations without a `watch`, if so set."""
         slot = self._roster.slots(frames.ids)
         watched = slot != NOBODY
         if self._settings.alerts.unwatched == "default" and not watched.all():

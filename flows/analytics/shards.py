@@ -1,7 +1,7 @@
-"""Blocks to shards: which conversations go together, and what each shard is told of a block.
+"""Blocks to shards: which conversations go together, and what each shard gets of a block.
 
-A conversation belongs to the same shard for ever, by the hash of its id. Every shard hears of every block, if only that
-it holds nothing for it, so that it can apply them in journal order whoever decoded them.
+A conversation belongs permanently to one shard, by the hash of its id. Every shard gets every block, even one
+that holds nothing for it, so that it can apply them in journal order whichever worker decoded them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ShardBlock(NamedTuple):
 
 
 def shards_of(ids: Ids, shards: int) -> NDArray[np.uint8]:
-    """The shard of each row's conversation, shape (n,): the same for ever, for one number of shards, 255 at most."""
+    """The shard of each row's conversation, shape (n,): permanently the same, for one number of shards, 255 at most."""
     # The upper half of the hash as a fraction of one.
     return ((ids.hash >> np.uint64(32)) * np.uint64(shards) >> np.uint64(32)).astype(np.uint8)
 

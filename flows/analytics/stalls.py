@@ -60,7 +60,7 @@ class Stalls:
         self._since = np.append(self._since, np.full(slots - len(self._since), np.inf))
 
     def limit(self, after_s: float | None, heard: Mask, now: float) -> None:
-        """Put another limit in force, in seconds, None for none; with it, every wait begins anew.
+        """Apply another limit, in seconds, None for none; every wait restarts.
 
         `heard`: the slots of conversations that are on and have had a frame. Open stalls stay open.
         """
@@ -75,7 +75,7 @@ class Stalls:
         self._after = after_s
 
     def feed_returned(self, now: float, concerned: Mask) -> None:
-        """Begin the wait of these slots, a mask, anew."""
+        """Restart the wait of these slots, a mask."""
         self._since[concerned & (self._since < np.inf)] = now
 
     def step_clock(self, step_s: float) -> None:

@@ -171,7 +171,7 @@ def jitter_ms(latency_ms: Floats) -> Floats:
     """Interarrival jitter in ms after each frame of one spell (RFC 3550 §6.4.1): J += (|D| − J) / 16.
 
     D, how much later than its predecessor a frame was, is the difference of their latencies, so that the
-    offset of the clocks drops out. A spell begins at 0: call it anew after a feed gap. Shape (n,) in and out,
+    offset of the clocks drops out. A spell begins at 0: call it again after a feed gap. Shape (n,) in and out,
     no NaN.
 
     >>> jitter_ms(np.array([100.0, 116.0, 100.0])).tolist()

@@ -151,7 +151,7 @@ def _by_pane(arrival: Floats, slide_ms: int) -> Iterator[tuple[int, slice]]:
 class OpenWindows:
     """The frames of all windows that have not ended; `close` gives each window exactly once, when time reaches its end.
 
-    Frames must come in arrival order, and not before a time that `close` was told: every window that they belong
+    Frames must come in arrival order, and not before a time given to `close`: every window that they belong
     to is then still open. Memory is that of the frames of one window length. `codec` is a number of
     `voice_quality.CODECS`, for the MOS of conversations without an own one.
     """
@@ -189,7 +189,7 @@ class OpenWindows:
         return self._close(self._pending[-1].pane, traits) if self._pending else by_end([])
 
     def snapshot(self) -> tuple[Any, ...]:
-        """A plain value that `restore` takes; it shares only what nobody changes."""
+        """A plain value that `restore` takes; it shares only what is never changed."""
         return (self._closed, [(pane.pane, _narrowed(pane.frames)) for pane in self._pending])
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:

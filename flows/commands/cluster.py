@@ -102,7 +102,7 @@ def _free_ports(count: int) -> list[int]:
 def _run_once(commands: Sequence[list[str]], environ: Mapping[str, str], stop: threading.Event) -> int:
     """Run until all have ended or one has failed, passing a stop on; the first exit code that is not 0, or 0."""
     # In sessions of their own: a Ctrl-C in the terminal is for this process, which passes it on. What Bytewax prints
-    # on standard output is no result.
+    # on standard output is not a result.
     children = [
         subprocess.Popen(command, env=dict(environ), stdout=sys.stderr, start_new_session=True)  # noqa: S603 - our own
         for command in commands

@@ -90,7 +90,7 @@ class Stage:
 def run_demo(seconds: float, shutdown: Shutdown, kind: str = "voice-events") -> DemoResult:
     """Run the whole job for a number of seconds, or until `shutdown` is requested. Raises UsageError for its kind."""
     if kind not in STAGES:
-        raise UsageError(f"--kind {kind}: is none of {', '.join(STAGES)}")
+        raise UsageError(f"--kind {kind}: is not one of {', '.join(STAGES)}")
     secret = "whsec_" + b64encode(secrets.token_bytes(32)).decode()
     environ = {
         "GENESYS_CLIENT_ID": "demo",

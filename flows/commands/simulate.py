@@ -32,7 +32,7 @@ def simulate(kind: str, simulation: Simulation, given: Iterable[str], environ: M
     Raises UsageError for an unknown kind, and if one of the options that were `given` is not the kind's.
     """
     if kind not in KINDS:
-        raise UsageError(f"--kind {kind}: is none of {', '.join(KINDS)}")
+        raise UsageError(f"--kind {kind}: is not one of {', '.join(KINDS)}")
     run, known = KINDS[kind]
     if foreign := [name for name in given if name not in known]:
         raise UsageError(f"--kind {kind}: does not take {_flags(foreign)}; it takes {_flags(known)}")

@@ -151,7 +151,7 @@ class HealthServer:
     takes longer than `deadline_s` is ended. /metrics and /readyz, which look at the disk, are answered from a cache
     for a second.
 
-    Bound when made. Raises UsageError if the address cannot be used.
+    The constructor binds the address. Raises UsageError if the address cannot be used.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ def _answer(verdict: Verdict) -> tuple[int, str, bytes]:
 
 
 class _Kept:
-    """An answer that costs something, made anew only when it is a second old; whoever asks meanwhile waits for it."""
+    """Caches a response for one second; concurrent requests wait for the same computation."""
 
     def __init__(self, make: _Route, monotonic: Callable[[], float]) -> None:
         self._make = make
@@ -267,14 +267,14 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
-        """Between two connections, and several times a second: hang up on those that are overdue."""
+        """Close overdue connections; called between two connections, and several times a second."""
         now = time.monotonic()
         with self._open_lock:
             for request in [request for request, due in self._due.items() if due <= now]:
                 self._end(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002
-        """Log what went wrong with one request; a peer that hangs up is nobody's fault."""
+        """Log the failure of one request at level DEBUG: a client that closes the connection is not an error."""
         get_logger(__name__).debug("health_request_failed", error=repr(sys.exc_info()[1]))
 
 

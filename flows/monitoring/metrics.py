@@ -1,7 +1,7 @@
 """What is counted and measured, for Prometheus: base units, names that end in `_total`, labels from closed sets only.
 
 Everything is counted a block, a batch or an attempt at a time, never a frame at a time. What can be looked up (the
-outbox, the journal, the disk, the age of the token) is looked up when somebody asks. Counters start at 0 with every
+outbox, the journal, the disk, the age of the token) is looked up for each request. Counters start at 0 with every
 process; a restart reads some blocks again, and counts them again.
 """
 
@@ -78,7 +78,7 @@ class _ArrayHistogram(Collector):
 
 
 class _LookedUp(Collector):
-    """Values that somebody else has; what cannot be looked up is left out, and logged once."""
+    """Values that other objects hold; one that cannot be read is left out, and logged once."""
 
     def __init__(self, look: Callable[[], Iterator[Metric]], what: str) -> None:
         self._look = look
@@ -106,7 +106,7 @@ class Metrics(DeliveryMetrics):
     """The metrics of one process, in a registry of their own. Every method may be called from any thread."""
 
     def __init__(self, version: str, process: int, *, now: Callable[[], float] = time.time) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] # a series more for each counter and histogram, which nobody reads
+        disable_created_metrics()  # type: ignore[no-untyped-call] # one more series for each counter and histogram, which is not used
         self.registry = CollectorRegistry()
         self._now = now
         self._watching: dict[int, int] = {}
@@ -117,7 +117,7 @@ class Metrics(DeliveryMetrics):
             "voicewatch_info", "1; the version that runs, and its number in the cluster.", ["version", "process"], **own
         ).labels(version, str(process)).set(1)
         self._frames = Counter("voicewatch_frames", "Frames that went through the dataflow.", ["outcome"], **own)
-        self._rejected = Counter("voicewatch_rejected_lines", "Lines of the journal that are no records.", **own)
+        self._rejected = Counter("voicewatch_rejected_lines", "Lines of the journal that are not records.", **own)
         self._windows = Counter("voicewatch_windows", "Windows written.", **own)
         self._alerts = Counter("voicewatch_alerts", "Alerts raised and resolved.", ["rule", "state"], **own)
         self._decode = Histogram("voicewatch_decode_seconds", "Time to decode a block.", buckets=WORK_BUCKETS_S, **own)
@@ -157,13 +157,13 @@ class Metrics(DeliveryMetrics):
         return generate_latest(self.registry)
 
     def decoded(self, latency_us: NDArray[np.float64], packet_loss: NDArray[np.float64], seconds: float) -> None:
-        """A block was decoded in so many seconds; NaN where a frame has no latency or loss."""
+        """Record that a block was decoded in the given seconds; NaN where a frame has no latency or loss."""
         self._decode.observe(seconds)
         self._latency.observe(latency_us / 1e6)
         self._loss.observe(packet_loss)
 
     def shard_done(self, shard: int, watching: int, seconds: float) -> None:
-        """A shard, known by any number of its own, has applied its part of some blocks, and watches so many now."""
+        """Record the time a shard (identified by a unique number) took, and how many conversations it watches."""
         self._watching[shard] = watching
         self._shard.observe(seconds)
 

@@ -1,4 +1,4 @@
-"""Watching a run from outside the dataflow: its metrics, its health, and what systemd is told.
+"""Watching a run from outside the dataflow: its metrics, its health, and its messages to systemd.
 
 The dataflow stays a pure function of the journal: it is measured around its steps, by the methods that this hands to
 `flows.dataflow.build`.
@@ -165,7 +165,7 @@ def instruments_of(
 
 
 def process_number(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[int, int]:
-    """The number of this process in its cluster, and what it adds to the port, from what Bytewax' runner was told.
+    """Return the number of this process in its cluster, and what it adds to the port, from the arguments of the runner.
 
     Processes numbered with `-i` or BYTEWAX_PROCESS_ID may share a machine, and so add their number. Pods of a
     StatefulSet have addresses of their own, and add nothing.

@@ -62,7 +62,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def credential_advice(name: str) -> str | None:
-    """Where a credential belongs, when that is what somebody put into a file under this name."""
+    """Return where a credential belongs that was put into a file under this name."""
     if _GENESYS_CREDENTIAL.fullmatch(name):
         return "is read from GENESYS_CLIENT_ID and GENESYS_CLIENT_SECRET in the environment, and nowhere else"
     if _CALLBACK_SECRET.fullmatch(name):

@@ -51,7 +51,7 @@ File = Annotated[Path, Field(strict=False), BeforeValidator(path_text)]
 
 
 class FeedDefaults(Table):
-    """`[feed.defaults]`: the limits of the conversations that a feed hears of; None means those of `[defaults]`."""
+    """`[feed.defaults]`: the limits of the conversations of a feed; None means those of `[defaults]`."""
 
     max_latency_ms: Annotated[float, AfterValidator(Between(50, 10_000))] | None = Field(
         default=None,

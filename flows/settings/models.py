@@ -230,7 +230,7 @@ class AlertSettings(Table):
     def _within_raise_m(cls, raise_n: int, info: ValidationInfo) -> int:
         raise_m = info.data.get("raise_m")
         if raise_m is not None and raise_n > raise_m:
-            raise ValueError(f"{raise_n} is above raise_m, which is {raise_m}: so many frames are never looked at")
+            raise ValueError(f"{raise_n} must not exceed raise_m, which is {raise_m}")
         return raise_n
 
 
@@ -374,11 +374,11 @@ class Settings(Table):
 
     @property
     def uses_interceptors(self) -> bool:
-        """Whether there is a voice event feed, which is the one that hears of interceptors' conversations only."""
+        """Return whether there is a voice event feed, the only kind that needs interceptors."""
         return not self.feeds or any(feed.kind == "voice-events" for feed in self.feeds)
 
     def watch_of(self, interceptor: InterceptorSettings) -> dict[str, Any]:
-        """The journal's `watch` record of an interceptor; of several feeds, it names the one that hears of it."""
+        """Return the journal's `watch` record of an interceptor, with the name of the feed of its events."""
         record = interceptor.watch_record()
         if default := self._default_limits(interceptor.own):
             record["default_limits"] = default
@@ -396,7 +396,7 @@ class Settings(Table):
         return InterceptorSettings.model_validate({**shared, "conversation_id": conversation_id})
 
     def limits_of(self, feed: FeedSettings) -> dict[str, Any]:
-        """The limits of the conversations that a feed hears of: its own, else those of `[defaults]`."""
+        """Return the limits of a feed's conversations: its own, else those of `[defaults]`."""
         own = feed.defaults.model_dump(exclude_none=True)
         labels = joined_labels(self.defaults.labels, feed.defaults.labels)
         shared = self.defaults.model_dump(include=set(FeedDefaults.model_fields))

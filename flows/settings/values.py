@@ -51,7 +51,7 @@ class Between:
     high: float
 
     def __call__(self, value: N) -> N:
-        """The value itself. Raises ValueError if it is outside."""
+        """Return the value. Raises ValueError if it is outside."""
         if self.low <= value <= self.high:
             return value
         side = f"below {toml_repr(self.low)}" if value < self.low else f"above {toml_repr(self.high)}"
@@ -59,35 +59,35 @@ class Between:
 
 
 def non_empty(value: str) -> str:
-    """The text itself. Raises ValueError if there is nothing in it."""
+    """Return the text. Raises ValueError if there is nothing in it."""
     if not value.strip():
         raise ValueError("must not be empty")
     return value
 
 
 def sip_address(value: str) -> str:
-    """The address itself. Raises ValueError if it does not begin with sip: or sips:."""
+    """Return the address. Raises ValueError if it does not begin with sip: or sips:."""
     if not re.fullmatch(r"sips?:[^\s]+", value):
         raise ValueError(f"must be a SIP address like sip:qa@example.com, not {toml_repr(value)}")
     return value
 
 
 def language_tag(value: str) -> str:
-    """The tag itself. Raises ValueError if it is not formed like one of BCP 47."""
+    """Return the tag. Raises ValueError if it is not formed like one of BCP 47."""
     if not re.fullmatch(r"([a-z]{2,8}|[xi](?=-))(-[a-z0-9]{1,8})*", value, re.IGNORECASE):
         raise ValueError(f"must be a BCP 47 language tag like en-US, not {toml_repr(value)}")
     return value
 
 
 def url_path(value: str) -> str:
-    """The path itself. Raises ValueError if it is none."""
+    """Return the path. Raises ValueError if it is not one."""
     if not re.fullmatch(r"/[!-~]*", value) or "?" in value or "#" in value:
         raise ValueError("must be a path that begins with /, without spaces, ? and #")
     return value
 
 
 def conversation_path(value: str) -> str:
-    """The path itself. Raises ValueError if it is none, or has no place for the conversation id."""
+    """Return the path. Raises ValueError if it is not one, or does not contain the conversation id once."""
     if value.count("{conversationId}") != 1:
         raise ValueError("must hold {conversationId} once: the id is put there")
     return url_path(value)
@@ -104,7 +104,7 @@ def patterns(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def channels(value: tuple[str, ...]) -> tuple[str, ...]:
-    """The channels themselves. Raises ValueError if there are none, or one is there twice."""
+    """Return the channels. Raises ValueError if there are none, or one is there twice."""
     if not value:
         raise ValueError('must name a channel: "mono", "stereo" or both')
     if len(set(value)) < len(value):
@@ -113,7 +113,7 @@ def channels(value: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def feed_name(value: str) -> str:
-    """The name itself. Raises ValueError if it does not fit into logs, metrics and file names as it is."""
+    """Return the name. Raises ValueError if it does not fit into logs, metrics and file names as it is."""
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", value):
         raise ValueError(f"must be a name of letters, digits, dots, - and _ (64 at most), not {toml_repr(value)}")
     return value
@@ -129,21 +129,21 @@ def environment_variable(value: str) -> str:
 
 
 def topic_id(value: str) -> str:
-    """The id itself. Raises ValueError if it cannot be a part of a topic's name."""
+    """Return the id. Raises ValueError if it cannot be a part of a topic's name."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value):
         raise ValueError(f"must be an id like 1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d, not {toml_repr(value)}")
     return value
 
 
 def api_key(value: str) -> str:
-    """The key itself. Raises ValueError, which does not repeat it, if it is none that Genesys takes."""
+    """Return the key. Raises ValueError, which does not repeat it, if Genesys would not accept it."""
     if not re.fullmatch(r"[a-zA-Z0-9+/_-]+={0,2}", value):
         raise ValueError("must be an API key: letters, digits and + / _ -, with at most two = at its end")
     return value
 
 
 def host_and_port(value: str) -> str:
-    """The text itself. Raises ValueError if it is not a host, a colon and a port."""
+    """Return the text. Raises ValueError if it is not a host, a colon and a port."""
     try:
         split_host(value)
     except ValueError:
@@ -152,7 +152,7 @@ def host_and_port(value: str) -> str:
 
 
 def split_host(value: str) -> tuple[str, int]:
-    """Host and port of a text like `127.0.0.1:8443` or `[::1]:8443`. Raises ValueError if it is none."""
+    """Return host and port of a text like `127.0.0.1:8443` or `[::1]:8443`. Raises ValueError if it is neither."""
     found = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)):([0-9]{1,5})", value)
     if found is None or int(found[3]) > 65_535:
         raise ValueError(value)
@@ -162,7 +162,7 @@ def split_host(value: str) -> tuple[str, int]:
 
 
 def path_text(value: object) -> object:
-    """The value itself. Raises ValueError if it is a text that is no path, though Python would take it."""
+    """Return the value. Raises ValueError for a text that Python accepts as a path although it is not one."""
     if isinstance(value, str) and "\0" in value:
         raise ValueError("must hold no NUL character")
     return non_empty(value) if isinstance(value, str) else value
@@ -244,7 +244,7 @@ SocketUrl = Annotated[str, AfterValidator(UrlRule(("ws", "wss")))]
 class Table(BaseModel):
     """A table of the configuration, immutable.
 
-    A file says what it means: "50" is no number, and a misspelt key no key. Variables are converted before.
+    Values are strict: "50" is not a number. A misspelt key is an error. Variables are converted before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
@@ -258,7 +258,7 @@ class CrossTableError:
 
 
 def refuse_cross_table_error(value: object) -> object:
-    """The value itself. Raises ValueError if a mistake stands in its place."""
+    """Return the value. Raises ValueError if a mistake stands in its place."""
     if isinstance(value, CrossTableError):
         raise ValueError(value.text)
     return value

@@ -98,7 +98,7 @@ class Audit(msgspec.Struct, gc=False):
 
 
 def decode_lines(decoder: msgspec.json.Decoder[T], data: bytes) -> tuple[list[T], int]:
-    """Return the records of some lines, and the number of lines that are none."""
+    """Return the records of some lines, and the number of lines that are not records."""
     try:
         return decoder.decode_lines(data), 0
     except msgspec.DecodeError:

@@ -93,7 +93,7 @@ class Job:
 
 
 def rules_of(query: Mapping[str, str]) -> dict[str, float]:
-    """Return the settings to try out. Raises HTTPException for one that is no number, or not allowed."""
+    """Return the settings to try out. Raises HTTPException for one that is not a number, or not allowed."""
     found: dict[str, float] = {}
     for name, rule in RULES.items():
         if not (text := query.get(name, "").strip()):

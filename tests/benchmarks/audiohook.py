@@ -61,7 +61,7 @@ class Load(NamedTuple):
 
 
 class _Client(asyncio.Protocol):
-    """A session as cheap as can be: frames are made once, and masked with zeros, which is no work and allowed."""
+    """A session as cheap as can be: frames are made once, and masked with zeros, which costs nothing and is allowed."""
 
     def __init__(self, url: str, plan: CallPlan, delays: list[float]) -> None:
         self._url = url
@@ -202,7 +202,7 @@ def _served() -> Iterator[_Server]:
 
 
 async def load(url: str, server: _Server, sessions: int, rate: float, seconds: float) -> Load:
-    """Hold so many sessions, each with so many frames a second, for so long."""
+    """Hold `sessions` sessions with a given rate of frames, for a given time."""
     loop = asyncio.get_running_loop()
     delays: list[float] = []
     host, port = url.split("/")[2].split(":")

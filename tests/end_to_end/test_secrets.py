@@ -28,8 +28,8 @@ from flows.cli import main
 main()
 """
 CALLBACK_SECRET = "whsec_Y2FsbGJhY2stc2VjcmV0LW5vYm9keS1tYXktc2Vl"
-LEG = "leg-of-a-body-nobody-may-see"
-ECHOED = "body-of-an-answer-nobody-may-see"
+LEG = "leg-of-a-body-that-must-stay-secret"
+ECHOED = "body-of-an-answer-that-must-stay-secret"
 BASIC = base64.b64encode(f"client:{SECRET}".encode()).decode()
 TOKENS = "secret-token-"
 SECRETS = (SECRET, BASIC, TOKENS, CALLBACK_SECRET, CALLBACK_SECRET.removeprefix("whsec_"), "v1,")
@@ -37,7 +37,7 @@ BODY = (LEG, "genesys-interceptor", ECHOED)
 
 
 def telling(frames: list[tuple[str, float]], then: Callable[[ServerConnection], None]) -> Callable[..., None]:
-    """A session that sends frames, each of a conversation and with so many seconds of latency."""
+    """A session that sends frames, each of a conversation and with a latency in seconds."""
 
     def session(connection: ServerConnection) -> None:
         for conversation, latency_s in frames:

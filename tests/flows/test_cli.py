@@ -407,11 +407,11 @@ def test_replay_watches_everybody_if_told_to(tmp_path: Path) -> None:
     ]
     path = tmp_path / "frames.jsonl"
     path.write_text("".join(f"{json.dumps(frame)}\n" for frame in frames))
-    done = voicewatch("replay", path, "--out", tmp_path / "nobody")
+    done = voicewatch("replay", path, "--out", tmp_path / "absent")
     assert done.returncode == 0
     assert 'unwatched = "default"' in done.stdout
-    assert (tmp_path / "nobody/windows.jsonl").read_bytes() == b""
-    assert (tmp_path / "nobody/alerts.jsonl").read_bytes() == b""
+    assert (tmp_path / "absent/windows.jsonl").read_bytes() == b""
+    assert (tmp_path / "absent/alerts.jsonl").read_bytes() == b""
     config = configuration(tmp_path / "voicewatch.toml", {"alerts": {"unwatched": "default"}})
     done = voicewatch("replay", path, "--out", tmp_path / "everybody", "--config", config)
     assert done.returncode == 0
@@ -498,7 +498,7 @@ def test_replay_refuses_in_one_line(tmp_path: Path) -> None:
 
 
 def test_replay_leaves_the_results_of_a_run_alone(tmp_path: Path) -> None:
-    """A state directory, whether a run uses it now or did once, is no place for the results of a replay."""
+    """A state directory, whether a run uses it now or did once, is refused for the results of a replay."""
     with StateLock(tmp_path / "lock"):
         pass
     (tmp_path / "windows.jsonl").write_text("{}\n")
@@ -575,7 +575,7 @@ def test_simulate_refuses_bad_faults(tmp_path: Path) -> None:
 
 
 def test_simulate_refuses_the_options_of_other_kinds() -> None:
-    """An option that would mean nothing is told, with the kind and what that takes; even if it is as by default."""
+    """An option without effect is an error that names the kind and its options; even with the default value."""
     asked = {
         "voice-events --url ws://localhost/a": "--url",
         "notifications --serve a --url b --seed 2": "--serve, --url",
@@ -618,11 +618,11 @@ def fill(config: Path, url: str) -> None:
 def test_outbox_list_and_show(outbox_config: Path) -> None:
     """Pending and dead callbacks are listed with their last error; one of them is shown as JSON with its body."""
     fill(outbox_config, "https://qa.example.com/alerts")
-    done, one, nobody = several(
+    done, one, absent = several(
         [
             ["outbox", "list", outbox_config],
             ["outbox", "show", outbox_config, "id-1"],
-            ["outbox", "show", outbox_config, "nobody"],
+            ["outbox", "show", outbox_config, "absent"],
         ]
     )
     assert done.returncode == 0, done.stderr
@@ -633,7 +633,7 @@ def test_outbox_list_and_show(outbox_config: Path) -> None:
     assert "id-3" not in done.stdout
     shown = json.loads(one.stdout)
     assert (shown["id"], shown["state"], shown["attempts"], shown["body"]) == ("id-1", "dead", 8, {"n": 1})
-    assert "there is no callback nobody" in fails(nobody, 2)
+    assert "there is no callback absent" in fails(absent, 2)
 
 
 def test_outbox_of_a_directory_that_nothing_ran_in(outbox_config: Path) -> None:
@@ -688,7 +688,7 @@ def test_audit_show_and_verify(tmp_path: Path) -> None:
 
 
 def test_audit_show_refuses_what_is_no_audit_log(tmp_path: Path) -> None:
-    """A journal, a text and other JSON are bad input, told in one line; lines of a log are shown, if there are any."""
+    """A journal, a text and other JSON are bad input, reported in one line; lines of a log are shown."""
     contents = {"journal": RECORDING.read_bytes(), "text": b"hello\nworld", "list": b'["prev"]\n'}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)

@@ -85,7 +85,7 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
 
 
 def test_callbacks_outlive_a_dead_receiver_and_the_run(tmp_path: Path) -> None:
-    """With nobody to take them, a stop is clean all the same; the next run delivers them though nothing happens."""
+    """Without a receiver for the callbacks, a stop is clean; the next run delivers them, even without new frames."""
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]
     with running_simulator(**MANY) as simulator:

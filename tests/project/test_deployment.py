@@ -172,7 +172,7 @@ def test_the_manifests_are_valid(path: Path) -> None:
 
 
 def test_a_wrong_manifest_is_found() -> None:
-    """A misspelt key is no key."""
+    """A misspelt key is an error."""
     manifest = load(DOCKER / "kubernetes/base/statefulset.yaml")
     manifest["spec"]["replica"] = 3
     with pytest.raises(jsonschema.ValidationError):

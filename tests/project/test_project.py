@@ -1,4 +1,4 @@
-"""The project around the code: what a fresh machine is told, the locked versions, the package that is built."""
+"""The project around the code: the advice to a fresh machine, the locked versions, the package that is built."""
 
 from __future__ import annotations
 

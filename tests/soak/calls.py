@@ -1,4 +1,4 @@
-"""What the simulator plays in a soak: many short calls with many incidents, and messages that nobody should send.
+"""What the simulator plays in a soak: many short calls with many incidents, and messages that no server should send.
 
 Every frame carries a `serial`, which voicewatch ignores, so that each one sent can be found in the journal.
 """

@@ -169,7 +169,7 @@ def _is_past(moment: float) -> bool:
 
 
 def soak(place: Path, seconds: float, seed: int, *, say: Callable[[str], None] = lambda _: None) -> Verdict:
-    """Run the job in the directory `place` while calls go on for so many seconds, and judge what became of it."""
+    """Run the job in the directory `place` while calls go on for `seconds`, and judge what became of it."""
     rng = random.Random(seed)
     recording, config = place / "calls.jsonl", place / "soak.toml"
     frames = write_calls(recording, seed=seed, slots=SLOTS, seconds=seconds)

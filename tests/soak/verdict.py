@@ -108,7 +108,7 @@ def _frames(verdict: Verdict, simulator: VoiceEventsSimulator, journal: Journale
     verdict.row("frames in the journal", journal.frames + journal.repeated)
     verdict.row("frames lost in a socket that was cut", lost)
     verdict.row("gaps in the frames that no feed record explains", len(journal.unexplained))
-    verdict.row("messages that are no frames, journaled as invalid", journal.invalid)
+    verdict.row("messages that are not frames, journaled as invalid", journal.invalid)
     verdict.must(not journal.unexplained, f"frames are missing without a feed record: {journal.unexplained[:3]}")
     verdict.must(lost >= 0, f"{-lost} frames are in the journal more often than they were sent")
 

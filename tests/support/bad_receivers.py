@@ -18,7 +18,7 @@ FLOODS = {
 
 
 class BadReceivers:
-    """Answers 200 to any path but these: /hang… never, /flood100, /flood103 and /chunks for ever, /twice two times.
+    """Answers 200 to any path but these: /hang… never, /flood100, /flood103 and /chunks without end, /twice two times.
 
     `late` answers 200 again, half a second after each answer.
     """

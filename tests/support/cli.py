@@ -19,7 +19,7 @@ __all__ = ["DEADLINE_S", "ROOT", "SECRET", "Running", "configuration", "running"
 
 ROOT = Path(__file__).parent.parent.parent
 DEADLINE_S = 60.0
-SECRET = "the-client-secret-nobody-may-see"
+SECRET = "the-client-secret-that-must-stay-secret"
 _COMMAND = "import sys; sys.argv[0] = 'voicewatch'; from flows.cli import main; main()"
 _SEVERAL = """
 import contextlib, io, json, sys

@@ -90,7 +90,7 @@ class Live:
         return sum(segment.read_bytes().count(b',"frame":') for segment in segments(self.state.journal))
 
     def wait_for_frames(self, more: int) -> None:
-        """Wait until the journal holds so many frames more than now, or fail with the log of the process."""
+        """Wait until the journal holds `more` frames more than now, or fail with the log of the process."""
         wanted = self.frames() + more
         assert self.process is not None
         end = time.monotonic() + DEADLINE_S
@@ -147,5 +147,5 @@ class Live:
 
 
 def feed_is_up(simulator: VoiceEventsSimulator) -> None:
-    """Wait until somebody has subscribed."""
+    """Wait until a client has subscribed."""
     simulator.wait_for(lambda s: s.subscribers > 0, 60)

@@ -88,7 +88,7 @@ GARBAGE = [
 
 
 def nasty_lines(pick: Pick[Any], records: int) -> list[bytes]:
-    """A recording of so many lines, in which most frames are of watched conversations and near a limit or boundary."""
+    """A recording in which most frames are of watched conversations and near a limit or boundary."""
     return list(_Writer(pick).lines(records))
 
 

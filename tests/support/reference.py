@@ -61,7 +61,7 @@ def replay(
     config_feeds: dict[str, dict[str, Any]] | None = None,
     config_defaults: dict[str, Any] | None = None,
 ) -> Outcome:
-    """The windows and alerts of a recording; a configuration goes before what was recorded."""
+    """The windows and alerts of a recording; a configuration takes precedence over what was recorded."""
     precedence = Precedence(config_settings or {}, config_watches or {}, config_feeds or {}, config_defaults or {})
     journal = _Journal(config_settings, precedence, len(lines))
     for line, text in enumerate(lines):

@@ -108,7 +108,7 @@ def new_rules() -> dict[str, Rule]:
 class Life:
     """A watched conversation from its watch to its end, and on if it is watched again before its windows ended.
 
-    Then it goes on with its windows, and everything else begins anew.
+    Then it continues with its windows, and everything else restarts.
     """
 
     conversation_id: str

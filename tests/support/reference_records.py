@@ -28,7 +28,7 @@ MAX_EPOCH_S = 1e10
 
 
 class NoRecordError(Exception):
-    """The line is no record; the text says what is wrong with it."""
+    """The line is not a record; the text says what is wrong with it."""
 
 
 def _need(condition: bool, reason: str) -> None:

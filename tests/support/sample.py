@@ -51,7 +51,7 @@ _Line = tuple[float, bytes]
 def record(path: Path, *, seed: int, conversations: int, rate: float, seconds: float, start: float) -> None:
     """Write a recording of `seconds` from `start` (epoch seconds); the same arguments give the same bytes.
 
-    There are `conversations` watched calls at a time (at least 6) and one that nobody watches, each with `rate`
+    There are `conversations` watched calls at a time (at least 6) and one that is not watched, each with `rate`
     frames/s. Besides what chance brings, one latency and two loss incidents recover; one latency incident is ended by
     its call; another is under way when the feed is lost for 8 s in the middle, and over when it is back. One slot
     starts late, and every new call is watched from its start. There are four `invalid` records and two bad lines: one

@@ -83,7 +83,7 @@ class StateDir:
         self.audit.append(action, conversation=None, outcome=outcome, id=alert_id, endpoint=endpoint, attempt=number)
 
     def outbox(self, *, pending: int, dead: int, delivered: int) -> None:
-        """Make an outbox with so many callbacks in each state."""
+        """Make an outbox with a number of callbacks in each state."""
         outbox = Outbox(self.dir / "outbox" / "outbox.sqlite3")
         total = pending + dead + delivered
         callbacks = [Callback(f"c{n}", f"conv{n}", "https://qa.example.com/hook?key=hush", b"{}") for n in range(total)]

@@ -88,7 +88,7 @@ def encoded(message: str | bytes) -> bytes:
 
 
 def until(true: Callable[[], object]) -> None:
-    """Wait until something is true that tells nobody when it becomes so."""
+    """Wait, by polling, until something is true."""
     end = time.monotonic() + DEADLINE_S
     while not true():
         assert time.monotonic() < end, "not in time"

@@ -20,7 +20,7 @@ _TWO_BYTES = 126
 
 
 class TextMessages(list[bytes]):
-    """An event of a protocol: text messages that arrived together, in order; each may yet be no valid UTF-8."""
+    """An event of a protocol: text messages that arrived together, in order; each may still be invalid UTF-8."""
 
 
 def hand_over_texts(protocol: ClientProtocol) -> None:

@@ -50,7 +50,7 @@ def mu_law(samples: NDArray[np.int64]) -> NDArray[np.uint8]:
 def sound_at(spans: tuple[Span, ...], channel: Channel, at_s: float) -> Sound:
     """Return the sound of a channel: that of the last span that covers the time, or a turn of speech or of listening.
 
-    The external party speaks first; whoever listens sends comfort noise.
+    The external party speaks first; the listening party sends comfort noise.
 
     >>> sound_at((), "external", 1.0), sound_at((), "internal", 1.0), sound_at((), "internal", 3.0)
     ('speech', 'noise', 'speech')

@@ -231,7 +231,7 @@ def test_tls_verifies_the_name_not_the_address(outbox, deliver):
 
 
 def test_names_and_ports_that_lead_nowhere_are_failures(outbox, deliver):
-    """A name that does not resolve, a closed port and a URL that is none each say what they are."""
+    """A name that does not resolve, a closed port and an invalid URL each report their error."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
 

@@ -57,7 +57,7 @@ def test_only_the_oldest_of_a_conversation_is_due(outbox):
 
 
 def test_a_dead_one_lets_the_next_go_and_comes_back_to_its_place(outbox):
-    """After `retry` it goes before what its conversation has inserted since, with fresh attempts."""
+    """After `retry` it precedes what its conversation has inserted since, with fresh attempts."""
     outbox.insert([callback(1, URL), callback(2, URL), callback(3, URL)], now=1.0)
     settle(outbox, 1, "dead", attempts=8, error="404 Not Found")
     settle(outbox, 2, "delivered")
@@ -99,7 +99,7 @@ def test_tombstones_are_pruned_by_age(outbox):
 
 
 def test_everything_survives_reopening_and_is_private(tmp_path):
-    """A second Outbox on the file sees all of it, and nobody but the owner can read it."""
+    """A second Outbox on the file sees all of it, and only the owner can read it."""
     path = tmp_path / "outbox" / "outbox.sqlite3"
     first = Outbox(path)
     first.insert([callback(1, URL, body="é".encode())], now=1.0)

@@ -184,7 +184,7 @@ def test_what_is_no_plain_number_is_not_read(text):
     ],
 )
 def test_other_lines_have_no_layout(line):
-    """What is no frame, or a frame of an unusual form, teaches nothing."""
+    """A line that is not a frame, or a frame of an unusual form, teaches nothing."""
     assert learn(line) is None
 
 

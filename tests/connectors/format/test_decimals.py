@@ -30,7 +30,7 @@ def texts(values: NDArray[Any], decimals: int) -> list[bytes]:
 
 @st.composite
 def short_decimals(draw: st.DrawFn) -> tuple[NDArray[Any], int]:
-    """Numbers of at most 15 digits, up to so many of them decimals, that are written without an exponent."""
+    """Numbers of at most 15 digits, up to a given number of them decimals, that are written without an exponent."""
     decimals = draw(DECIMALS)
     least = 10 ** max(0, decimals - 4)
     size = st.sampled_from([0, least]) | st.integers(least, draw(st.sampled_from([10 * least, 10**11, 10**15])) - 1)
@@ -64,7 +64,7 @@ EDGES = [0.5, 0.0, 1e7, 1e6, 999999.999, 99999.999, 9999.999, 1e-4, 0.000123, 1e
 @pytest.mark.parametrize("value", [*EDGES, *(math.nextafter(edge, 1.0) for edge in EDGES)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_edges(value: float, sign: int) -> None:
-    """Where a text gets another word or an exponent, where a number is no short decimal, or too large for a scale."""
+    """Where a text gets a further word or an exponent, a number is not a short decimal, or too large for a scale."""
     column = np.array([sign * value, 3.0])
     for decimals in (3, 6, 9):
         assert texts(column, decimals) == written(column, decimals)

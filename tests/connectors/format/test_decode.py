@@ -243,7 +243,7 @@ def test_a_valid_frame_is_read_wherever_it_stands(data: bytes) -> None:
 
 
 def test_a_torn_last_line_only_counts() -> None:
-    """A line without its end is no rejected record; whole but for the newline it is a record."""
+    """A line without its end is not rejected; whole but for the newline it is a record."""
     assert len(decode_block(line() + b"\n" + line()).arrival) == 2
     torn = decode_block(line() + b"\n" + line()[:-1])
     assert (len(torn.arrival), torn.torn, torn.rejected) == (1, 1, [])

@@ -79,7 +79,7 @@ def test_ids_that_differ_where_words_end_have_hashes_of_their_own() -> None:
 
 
 def test_rows_of_two_ids_of_one_hash_are_not_alike() -> None:
-    """Hashes are what rows are sorted by, and not what they are told apart by."""
+    """Hashes are what rows are sorted by, and not what distinguishes them."""
     ids = Ids.of(["c1", "c2", "c1", "c2", "c3"])
     same = Ids(ids.key, np.array([7, 7, 7, 7, 1], np.uint64))
     groups = sorted(group.tolist() for group in alike(same, np.arange(5)))
@@ -106,12 +106,12 @@ def test_the_index_knows_who_is_in_a_slot(data: st.DataObject) -> None:
         for one in data.draw(st.sets(st.sampled_from(sorted(known)))) if known else ():
             free.insert(0, slot := known.pop(one))
             index.remove(slot)
-        asked = [*known, *new, "nobody's"]
+        asked = [*known, *new, "absent"]
         assert index.find(Ids.of(asked)).tolist() == [known.get(one, NOBODY) for one in asked]
 
 
 def test_ids_of_one_hash_are_told_apart() -> None:
-    """A table in which all share one chain still finds each, and nobody else."""
+    """A table in which all share one chain still finds each, and nothing else."""
     ids = Ids.of([f"c{number}" for number in range(50)])
     same = Ids(ids.key, np.full(50, 7, np.uint64))
     index = SlotIndex()

@@ -79,7 +79,7 @@ def test_detail_events(event: str, expected: str) -> None:
     ],
 )
 def test_event_times(time: Any, expected: float) -> None:
-    """A time that is none leaves the latency unknown, and the event what it is."""
+    """An invalid time leaves the latency unknown, and the event what it is."""
     heard = read_notification(detail("customer.end", eventTime=time))
     assert heard is not None
     assert heard.ended
@@ -121,7 +121,7 @@ def test_transcription_events() -> None:
         ([leg("customer", "disconnected"), leg("agent", "terminated")], ENDED, "agent-terminated"),
         ([leg("customer", "CONNECTED", endTime="2026-03-20T21:58:32Z")], ENDED, "customer-CONNECTED"),
         ([leg("customer", "Disconnected"), leg("user", "connected", monitoredParticipantId="x")], ENDED, None),
-        # Of all media, with calls below the participants; a chat is no call.
+        # Of all media, with calls below the participants; a chat is not a call.
         ([leg("customer", None, calls=[{"state": "disconnected"}, {"state": "connected"}])], STARTED, "customer-None"),
         ([leg("customer", None, calls=[{"state": "terminated"}])], ENDED, "customer-None"),
         ([leg("customer", None, chats=[{"state": "connected"}])], None, None),
@@ -267,7 +267,7 @@ def test_captured_notifications(wrapped: bool, arrival: dict[str, Any], latency_
 
 
 def test_captured_snapshots() -> None:
-    """A snapshot without an arrival is placed at the newest time in it, and told nothing if there is none."""
+    """A snapshot without an arrival gets the newest time in it, or none if it has no time."""
     with_times = snapshot(leg("customer", "connected", connectedTime="2026-03-20T21:58:32.000Z"))
     line = parse_line(json.dumps(with_times).encode())
     assert isinstance(line, BareFrame)

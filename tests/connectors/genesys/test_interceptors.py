@@ -52,7 +52,7 @@ class Bench:
 
 
 def refused_url() -> str:
-    """A URL on which nobody listens."""
+    """Return a URL without a listener."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -212,13 +212,13 @@ class TestToken:
         "answer", [Answer(200, b"<html>hello"), Answer(body={}), Answer(body={"access_token": "a\r\nb"}), Answer(302)]
     )
     def test_no_token_in_the_answer(self, server: RestServer, answer: Answer) -> None:
-        """An answer that is no token answer is an error, not a header."""
+        """A response that is not a token response is an error, not a header."""
         server.script(TOKEN, answer)
         with pytest.raises(GenesysError, match="token request"):
             Bench(server.url).tokens.token()
 
     def test_refused_connection(self) -> None:
-        """When nobody listens the error names the host, the region and the status page."""
+        """Without a listener the error names the host, the region and the status page."""
         with pytest.raises(UnavailableError, match=r"no answer from 127\.0\.0\.1 .*region.*status"):
             Bench(refused_url()).tokens.token()
 
@@ -280,7 +280,7 @@ class TestLoadCheck:
         assert "secret-token" not in str(caught.value)
 
     def test_timeout(self, server: RestServer) -> None:
-        """A server that never answers costs the timeout for each attempt, not for ever."""
+        """A server that never answers costs the timeout for each attempt, no more."""
         server.script(LOAD, HANG, HANG)
         with pytest.raises(UnavailableError, match="ReadTimeout"):
             Bench(server.url, timeout_s=0.2, attempts=2).platform.active_conversations()

@@ -281,7 +281,7 @@ def test_a_plain_file_that_is_not_as_it_was_is_named(tmp_path: Path, left: int |
 
 @pytest.mark.parametrize("speed", [None, 1e9])
 def test_the_source_goes_on_from_each_of_its_snapshots(tmp_path: Path, speed: float | None) -> None:
-    """Stopped after any block and built anew from its snapshot, the source gives exactly the blocks that are left."""
+    """Stopped after any block and rebuilt from its snapshot, the source gives exactly the blocks that are left."""
     paths = [saved(tmp_path, "first", b"\xef\xbb\xbf" + lines(0, 5000)), saved(tmp_path, "second", lines(5000, 5003))]
     source = RecordingSource(Recording(paths), speed=speed, stop=threading.Event())
     whole = blocks_of(source)

@@ -54,7 +54,7 @@ def test_segments_are_removed_when_their_time_has_passed(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("by_s", [CENTURY_S, -CENTURY_S / 2, 86_400.0])
 def test_a_clock_that_is_set_makes_no_segment_older(tmp_path: Path, by_s: float) -> None:
-    """Set to another year in the middle of a run, it neither removes a segment early nor keeps one for ever."""
+    """Set to another year in the middle of a run, it neither removes a segment early nor keeps one permanently."""
     clocks = FakeClocks(START)
     tidying = retention(tmp_path, clocks)
     pass_hours(tidying, clocks, 0.5)

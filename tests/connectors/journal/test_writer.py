@@ -137,7 +137,7 @@ def test_a_newline_between_tokens_stays_one_line(tmp_path: Path) -> None:
 
 
 def test_an_invalid_message_is_cut_and_always_text(tmp_path: Path) -> None:
-    """What is no frame is kept to 4096 characters, whatever bytes it was made of, with the reason."""
+    """A message that is not a frame is cut at 4096 characters, whatever bytes it was made of, with the reason."""
     journal = journal_in(tmp_path)
     journal.frame("é".encode() * 5000)
     journal.frame(b"\xff\xfe{}")
@@ -314,7 +314,7 @@ def test_watches_are_in_force_again_after_a_restart(tmp_path: Path) -> None:
     journal.frame(frame("c2", "conversation.ended"))
     journal.close()
     journal = journal_in(tmp_path)
-    assert [journal.is_watching(one) for one in ("c1", "c2", "nobody")] == [True, False, False]
+    assert [journal.is_watching(one) for one in ("c1", "c2", "absent")] == [True, False, False]
     journal.close()
 
 

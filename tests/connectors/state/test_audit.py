@@ -77,7 +77,7 @@ def test_a_removed_line_is_found_wherever_it_was(path):
 
 @pytest.mark.parametrize("extra", [b'{"action":"FORGED","prev":"00"}\n', b"garbage\n", b"\n"])
 def test_an_inserted_line_is_found_and_named(path, extra):
-    """A line that does not belong is told from the lines around it."""
+    """An inserted line is distinguished from the lines around it."""
     lines = written(path)
     for index in range(len(lines)):
         path.write_bytes(b"".join([*lines[:index], extra, *lines[index:]]))
@@ -134,7 +134,7 @@ def test_a_torn_last_line_is_reported_then_repaired(path):
 
 
 def test_lines_missing_at_the_end_are_not_papered_over(path):
-    """An append after somebody cut the log writes down that its end is not the one it had."""
+    """An append after the log was cut records that its end is not the one it had."""
     lines = written(path)
     path.write_bytes(b"".join(lines[:4]))
     AuditLog(path).append("FEED_UP", conversation=None, outcome="up")

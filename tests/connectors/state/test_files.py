@@ -80,7 +80,7 @@ def test_a_file_that_was_cut_is_reported(tmp_path):
 
 
 def test_a_snapshot_is_the_length_and_close_never_raises(tmp_path):
-    """Chunks of several lines count in bytes, and closing twice is no error."""
+    """Chunks of several lines count in bytes, and closing twice is allowed."""
     part = JsonLinesSink(tmp_path / "a.jsonl").build_part("out", "file", None)
     part.write_batch([b"{}\n{}\n", b"{}\n"])
     assert part.snapshot() == 9

@@ -93,15 +93,15 @@ AFTER_5 = settings(stalled_after_s=5)
         pytest.param([watch(), frame(0), end(3), tick(60)], [], id="over"),
         pytest.param([watch(), frame(0), end(8), tick(60)], [(RAISED, 5, 5), (ENDED, 8, 8)], id="over after a gap"),
         pytest.param([watch(), frame(0), tick(6), end(8)], [(RAISED, 5, 5), (ENDED, 8, 8)], id="over while stalled"),
-        pytest.param([watch(), frame(0), end(1), watch(2), tick(60)], [], id="watched anew, and nothing heard"),
-        pytest.param([watch(), frame(0), end(1), watch(2), frame(3), tick(60)], [(RAISED, 5, 8)], id="watched anew"),
+        pytest.param([watch(), frame(0), end(1), watch(2), tick(60)], [], id="watched again, and no frame"),
+        pytest.param([watch(), frame(0), end(1), watch(2), frame(3), tick(60)], [(RAISED, 5, 8)], id="watched again"),
         pytest.param([watch(), frame(0), watch(4, max_latency_ms=50), tick(5)], [(RAISED, 5, 5)], id="other limits"),
         pytest.param([watch(), frame(0), feed(3, "down"), tick(20)], [], id="feed lost"),
         pytest.param([watch(), frame(0), feed(5, "down")], [(RAISED, 5, 5)], id="feed lost at that moment"),
         pytest.param(
             [watch(), frame(0), feed(3, "down"), feed(21, "up"), tick(25.999), tick(26), frame(30)],
             [(RAISED, 5, 26), (RECOVERED, 9, 30)],
-            id="feed back: anew",
+            id="feed back: restart",
         ),
         pytest.param(
             [watch(), frame(0), feed(3, "down"), frame(20), tick(40), feed(41, "up"), tick(46)],
@@ -138,7 +138,7 @@ AFTER_5 = settings(stalled_after_s=5)
         pytest.param(
             [settings(stalled_after_s=100), watch(), frame(0), settings(60, stalled_after_s=5), tick(64.9), tick(65)],
             [(RAISED, 5, 65)],
-            id="another limit: anew",
+            id="another limit: restart",
         ),
         pytest.param([watch(), frame(0), settings(3, stalled_after_s=5), tick(5)], [(RAISED, 5, 5)], id="same limit"),
         pytest.param(
@@ -190,9 +190,9 @@ OF_BAD, OF_GOOD = 2.596, 4.396
             [(RAISED, OF_BAD, 10), (ENDED, None, 12)],
             id="over",
         ),
-        pytest.param([watch(), frame(1, BAD), end(2), watch(10), tick(10)], [], id="watched anew at the window's end"),
+        pytest.param([watch(), frame(1, BAD), end(2), watch(10), tick(10)], [], id="watched again at the window's end"),
         pytest.param(
-            [watch(), frame(1, BAD), end(2, BAD), watch(3), tick(10)], [(RAISED, OF_BAD, 10)], id="watched anew before"
+            [watch(), frame(1, BAD), end(2, BAD), watch(3), tick(10)], [(RAISED, OF_BAD, 10)], id="watched again before"
         ),
         pytest.param(
             [settings(mos_below=4, raise_n=2, raise_m=3), watch(), *(frame(t, BAD) for t in (1, 21)), tick(30)],
@@ -212,7 +212,7 @@ OF_BAD, OF_GOOD = 2.596, 4.396
         pytest.param(
             [watch(), frame(1, BAD), feed(12, "down"), feed(13, "up"), *(frame(t, GOOD) for t in (14, 21)), tick(30)],
             [(RAISED, OF_BAD, 10), (RECOVERED, OF_GOOD, 30)],
-            id="feed back: the quiet time anew",
+            id="feed back: the quiet time restarts",
         ),
         pytest.param(
             [watch(feed="b"), frame(1, BAD), feed(12, "down"), frame(13, GOOD), tick(20)],

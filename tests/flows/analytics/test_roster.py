@@ -63,7 +63,7 @@ def test_a_conversation_that_comes_back_in_time_has_its_old_slot() -> None:
 
 
 def test_slots_are_free_when_the_last_window_has_ended() -> None:
-    """Not before; then somebody else gets them. A conversation that came back keeps its own."""
+    """Not before; then another conversation gets them. A conversation that came back keeps its own."""
     roster = Roster()
     first, second = roster.watch(watch("a"), now=0.0), roster.watch(watch("b"), now=0.0)
     roster.end(first, windows_end=10.0)
@@ -89,7 +89,7 @@ def test_two_lives_of_a_conversation_end_one_after_the_other() -> None:
 
 
 def test_what_is_over_is_remembered_for_a_day() -> None:
-    """From the last end that was told; then nothing of it is left."""
+    """From the last end that was given; then nothing of it is left."""
     roster = Roster()
     roster.remember("c", 0.0)
     roster.remember("d", 1.0)

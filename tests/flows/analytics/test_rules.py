@@ -37,7 +37,7 @@ RAISED, RECOVERED = "raised", "recovered"
 @pytest.mark.parametrize(
     ("settings", "frames", "expected"),
     [
-        pytest.param({}, [(0, 100), (1, 99)], [], id="at the limit is no breach"),
+        pytest.param({}, [(0, 100), (1, 99)], [], id="at the limit is not a breach"),
         pytest.param({}, [(0, 100.001)], [(0, RAISED)], id="above the limit is one"),
         pytest.param({}, [(0, 200), (1, 200), (99, 200)], [(0, RAISED)], id="an open incident is silent"),
         pytest.param({}, [(0, 200), (9, 0), (10, 0)], [(0, RAISED), (2, RECOVERED)], id="after the quiet time"),
@@ -92,7 +92,7 @@ def test_a_transition_carries_its_frame() -> None:
 
 
 def test_incidents_of_one_time_are_told_apart() -> None:
-    """By their ordinal, which starts anew at another time; so do the alerts of policy `frame`."""
+    """By their ordinal, which restarts at another time; so do the alerts of policy `frame`."""
     rule = Rule(1)
     frames = [(0, 200), (0, 0), (0, 200), (0, 0), (1, 200)]
     transitions = rule.evaluate(values(frames), AlertSettings(clear_after_s=0), frozen=None)
@@ -102,7 +102,7 @@ def test_incidents_of_one_time_are_told_apart() -> None:
 
 
 def test_nothing_resolves_while_a_feed_is_lost() -> None:
-    """Incidents are still raised then; when the feed is back, the quiet time of open incidents starts anew."""
+    """Incidents are still raised then; when the feed is back, the quiet time of open incidents restarts."""
     rule = Rule(2)
     assert told(rule.evaluate(values([(0, 200), (100, 0)]), AlertSettings(), frozen=np.ones(2, np.bool_))) == [
         (0, "raised")

@@ -192,7 +192,7 @@ def test_a_default_watch_begins_again_a_day_after_the_end() -> None:
 
 
 def test_a_configuration_goes_before_the_recording() -> None:
-    """Its settings replace all recorded ones; its limits and URL hold for those whom it names and somebody watches."""
+    """Its settings replace all recorded ones; its limits and URL apply to watched conversations that it names."""
     overrides = Overrides(
         {"alerts": {"policy": "frame"}},
         {

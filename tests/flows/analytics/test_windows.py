@@ -222,7 +222,7 @@ def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any]
 
 @pytest.mark.parametrize("windows", [2, FEW_WINDOWS])
 def test_one_long_id_makes_no_other_line_longer(windows: int) -> None:
-    """For whoever names a conversation would else have a megabyte of memory for each window of all others."""
+    """Otherwise the name of one conversation would cost a megabyte of memory for each window of all others."""
     ids = Ids.of(["x" * 1_000_000, *map(str, range(windows - 1))])
     lines = window_lines(ids, np.zeros((windows, 16)) + ([1.0] * 15 + [0.0]), LabelTexts()).text
     assert lines.nbytes < windows * 1000

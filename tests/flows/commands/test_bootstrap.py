@@ -229,7 +229,7 @@ class TestFailing:
 
     @pytest.mark.parametrize("answer", [Answer(500), DROP])
     def test_unknown_outcome(self, bench: Bench, answer: Answer | str) -> None:
-        """What may exist is not created again until somebody says so, and does not stop the others."""
+        """What may exist is not created again until the operator says so, and does not stop the others."""
         bench.server.script(CREATE, answer)
         settings = [interceptor("a"), interceptor("b")]
         for _ in range(2):

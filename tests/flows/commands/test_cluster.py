@@ -47,7 +47,7 @@ def has_ended(pid: int) -> bool:
 def test_two_processes_replay_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped recording in many files, spread over two processes, gives the bytes that one process gives.
 
-    Some are packed and some are marked as UTF-8, and each ends in a line that is none.
+    Some are packed and some are marked as UTF-8, and each ends in a torn line.
     """
     recording = tmp_path / "recording"
     recording.mkdir()

@@ -64,7 +64,7 @@ def reasons(run: Run) -> list[str]:
 
 
 def test_a_run_is_alive_while_it_starts_and_while_its_source_is_polled(tmp_path: Path) -> None:
-    """Waiting for peers is no death; a source that was not polled for long is."""
+    """A run that waits for peers is live; a source that was not polled for long is not."""
     run = Run(tmp_path)
     run.clock = 500.0
     assert run.health.live().ok
@@ -96,7 +96,7 @@ def test_a_run_is_ready_when_it_hears_or_works_off_what_it_heard(tmp_path: Path)
 
 
 def test_a_full_outbox_makes_a_run_unready(tmp_path: Path) -> None:
-    """More callbacks than the limit wait: somebody should look."""
+    """More callbacks than the limit wait: the operator should look."""
     run = Run(tmp_path)
     run.begin()
     outbox = Outbox(tmp_path / "outbox.sqlite3")
@@ -109,7 +109,7 @@ def test_a_full_outbox_makes_a_run_unready(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_and_a_damaged_outbox_make_a_run_unready(tmp_path: Path) -> None:
-    """Every reason is told, not only the first."""
+    """Every reason is reported, not only the first."""
     free = shutil.disk_usage(tmp_path).free
     run = Run(tmp_path, floor=free * 2)
     run.begin()

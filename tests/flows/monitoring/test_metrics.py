@@ -101,7 +101,7 @@ def test_feeds_attempts_receivers_and_the_token_are_told() -> None:
 
 
 def test_the_outbox_is_looked_up(tmp_path: Path) -> None:
-    """Depth and age are those of the file, also while somebody writes it; without one they are 0."""
+    """Depth and age are those of the file, also while another process writes it; without one they are 0."""
     path = tmp_path / "outbox.sqlite3"
     assert outbox_state(path, NOW) == (0, 0, 0.0)
     outbox = Outbox(path)
@@ -154,7 +154,7 @@ def test_the_progress_of_a_source(tmp_path: Path) -> None:
 
 
 def test_a_source_at_the_end_does_not_lag(tmp_path: Path) -> None:
-    """Silence is no lag, however long ago the last record was."""
+    """Silence is not a lag, however long ago the last record was."""
     journal = tmp_path / "journal"
     journal.mkdir()
     (journal / "00000001.jsonl").write_bytes(b'{"received_at":1.0,"tick":true}\n')

@@ -160,7 +160,7 @@ def test_processes_on_machines_of_their_own(tmp_path: Path) -> None:
 
 
 def test_one_pod_alone(tmp_path: Path) -> None:
-    """The base manifests: all that the runner is told comes from the environment, and the port is the shared one."""
+    """The base manifests: all settings of the runner come from the environment, and the port is the shared one."""
     port, workers = free_ports(1), free_ports(1)
     with running_simulator(**MANY) as simulator, CallbackReceiver() as receiver:
         live = Live(tmp_path, simulator.base_url, receiver.url)
@@ -185,7 +185,7 @@ def test_one_pod_alone(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_ends_the_run_at_once(tmp_path: Path) -> None:
-    """Nobody should learn weeks later that nothing was watched."""
+    """An empty watch list is reported at the start, not weeks later."""
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         running_simulator(**MANY) as simulator,
@@ -211,7 +211,7 @@ def test_a_port_that_is_taken_ends_the_run_at_once(tmp_path: Path) -> None:
     ],
 )
 def test_the_number_of_a_process(arguments: list[str], environ: dict[str, str], expected: tuple[int, int]) -> None:
-    """As Bytewax' runner is told; only processes that may share a machine add it to the port."""
+    """As in the arguments of Bytewax' runner; only processes that may share a machine add it to the port."""
     assert process_number(arguments, environ) == expected
 
 

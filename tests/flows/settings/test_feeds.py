@@ -153,7 +153,7 @@ def test_limits() -> None:
     ],
 )
 def test_a_mistake_names_its_key(toml: str, expected: list[str]) -> None:
-    """Every mistake is told at once, with its key as its author wrote it."""
+    """Every mistake is reported at once, with its key as its author wrote it."""
     assert mistakes_in(toml) == expected
 
 
@@ -166,7 +166,7 @@ def test_too_many_topics() -> None:
 
 
 def test_variables() -> None:
-    """The `[audiohook]` table can be set by variables; the secrets are no setting, and the list of feeds has none."""
+    """The `[audiohook]` table can be set by variables; the secrets are not a setting; the list of feeds has none."""
     variables = {
         "VOICEWATCH_AUDIOHOOK_LISTEN": "[::1]:8443",
         "VOICEWATCH_AUDIOHOOK__API_KEYS": '["k"]',

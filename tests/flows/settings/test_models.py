@@ -201,7 +201,7 @@ def test_settings_are_immutable() -> None:
         ("[alerts]\npolicy = 'all'", 'alerts.policy: must be "incident" or "frame", not "all"'),
         (
             "[alerts]\nraise_n = 3\nraise_m = 2",
-            "alerts.raise_n: 3 is above raise_m, which is 2: so many frames are never looked at",
+            "alerts.raise_n: 3 must not exceed raise_m, which is 2",
         ),
         ('[windows]\ncodec = "opus"', 'windows.codec: must be "g711", "g711-no-plc" or "g729a", not "opus"'),
         ("[alerts]\nmos_below = 5", "alerts.mos_below: 5 is above 4.5 (allowed: 1 to 4.5)"),
@@ -347,7 +347,7 @@ def test_all_mistakes_at_once() -> None:
         "VOICEWATCH_GENSYS__BASE_URL: unknown variable (did you mean VOICEWATCH_GENESYS__BASE_URL?)",
         "genesys.bas_url: unknown key (did you mean base_url?)",
         "windows.slide_s: 3 must divide length_s, which is 10",
-        "alerts.raise_n: 2 is above raise_m, which is 1: so many frames are never looked at",
+        "alerts.raise_n: 2 must not exceed raise_m, which is 1",
         'delivery.timeout_s: must be a number, not "soon" [from VOICEWATCH_DELIVERY_TIMEOUT_S]',
         "interceptor[0].max_latency_ms: 20 is below 50 (allowed: 50 to 500)",
         "interceptor[1].leg_id: must not be empty",
@@ -464,7 +464,7 @@ def test_a_default_from_the_environment_reaches_the_interceptors() -> None:
     ],
 )
 def test_a_mistake_in_a_variable_names_the_variable(environ: dict[str, str], expected: str) -> None:
-    """Who set a variable wrongly is told which one."""
+    """An error of a variable names the variable."""
     assert mistakes_in("", environ) == [expected]
 
 

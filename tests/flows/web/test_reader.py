@@ -96,7 +96,7 @@ def test_a_gap_of_the_feed_is_no_zero(tmp_path: Path) -> None:
 
 
 def test_a_segment_that_repeats_the_state_of_a_feed_adds_no_gap(tmp_path: Path) -> None:
-    """Every segment begins with what holds; that is no change."""
+    """Every segment begins with the settings that apply; these are not changes."""
     state = StateDir(tmp_path / "state")
     for at in (0, 10, 20):
         state.feed(at, "down")

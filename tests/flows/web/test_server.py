@@ -191,7 +191,7 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
 
 
 def test_changes_arrive_as_events(state: StateDir) -> None:
-    """A line of the files is told within seconds; the number grows."""
+    """A new line of the files is reported within seconds; the number grows."""
     with serving(state) as address, connected(address) as client:
         client.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
         stream = client.makefile("rb")

@@ -22,8 +22,8 @@ OTHER_FILES: Final = 256
 class Listener(socket.socket):
     """A bound socket, detached from `bound`, of which at most `most` accepted connections are open at a time.
 
-    A further one is closed at once: nobody knows who that is, and there is no file to find out with. asyncio tells of
-    a connection only after its TLS handshake, and lets go of one that fails without a word, so it is counted here.
+    Connections above the limit are closed immediately: there is no file descriptor left for a handshake. asyncio
+    reports a connection only after its TLS handshake, and drops one that fails silently, so they are counted here.
     """
 
     def __init__(self, bound: socket.socket, most: int) -> None:

@@ -1,7 +1,7 @@
 """What can be measured of an AudioHook stream: it comes over TCP, so nothing is lost on the way, but late or left out.
 
 - packet loss: Genesys discards audio that it cannot send, because the network or we are too slow. The loss of an
-  interval is `discarded / (audio + discarded)`, in seconds of media. What is left out in a pause is no loss.
+  interval is `discarded / (audio + discarded)`, in seconds of media. What is left out in a pause is not a loss.
 - lateness: how far the position of the stream has fallen behind the clock, compared with the best of the last minutes.
   That comparison takes out the offset of the clocks, and the burst in which Genesys catches up on audio from before the
   session; forgetting the best after 5 to 10 minutes takes out clocks that do not run at the same speed.
@@ -24,7 +24,7 @@ class Sample(NamedTuple):
     """What is known of a stream: milliseconds, and a ratio 0..1; None is unknown.
 
     `packet_loss`, `audio_ms` and `discarded_ms` are of the interval since the sample before; `lateness_ms` is the worst
-    of it. `unaccounted_ms` is how far Genesys' own position was ahead of what we have heard of, at its last message.
+    of it. `unaccounted_ms` is how far Genesys' own position was ahead of what was received, at its last message.
     """
 
     latency_ms: float
@@ -61,7 +61,7 @@ class StreamMetrics:
         return self._skipped_s + self._samples / RATE_HZ
 
     def audio(self, samples: int, now: float) -> None:
-        """So many samples of each channel arrived."""
+        """Count the given number of samples of each channel as arrived."""
         if not samples:
             return
         self._samples += samples
@@ -96,7 +96,7 @@ class StreamMetrics:
         """Genesys measured a round trip, if it did, and says where it is in the stream."""
         if rtt_s is not None:
             self._rtt_s = rtt_s
-        if not self._paused:  # how much of a pause is over is told when it is over
+        if not self._paused:  # the length of a pause is reported at its end
             self._unaccounted_s = position_s - self.position_s
 
     def glance(self, now: float) -> Sample:

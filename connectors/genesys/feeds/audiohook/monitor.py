@@ -60,7 +60,7 @@ class MonitorCounts:
 
 
 class Monitor:
-    """Records what sessions say of conversations, and watches those that nobody watches yet.
+    """Records what sessions say about conversations, and watches those that are not watched yet.
 
     A conversation starts with its first session and ends with its last, unless its watch was begun by someone else,
     who will end it. If that session was closed to reconnect, the next one has 15 s to come. Exceptions of the recorder
@@ -162,7 +162,7 @@ class Monitor:
     def _end(self, conversation_id: str, sample: Sample | None, details: dict[str, Any]) -> None:
         self._over_at.pop(conversation_id, None)
         del self._sessions[conversation_id]
-        # Whoever can open a session could otherwise end the watches of others.
+        # Otherwise any client that can open a session could end the watches of other feeds.
         is_ours = self._recorder.watch_feed(conversation_id) == self._limits.name
         self.frame("ended" if is_ours else "updated", conversation_id, sample, details)
 

@@ -238,7 +238,7 @@ class Session:
         if channels is None and offered and is_wanted and not is_probe:
             raise _ProtocolError("no PCMU audio of 8000 Hz is offered")
         self._channels = len(channels) if channels else 0
-        # Made anew: of what was offered nothing is echoed that has not been looked at.
+        # A new object: only the checked parts of the offer are echoed.
         media = [{"type": "audio", "format": "PCMU", "channels": channels, "rate": _RATE_HZ}] if channels else []
         opened: dict[str, Any] = {"media": media, "startPaused": False}
         if parameters.get("supportedLanguages") is True:

@@ -92,7 +92,7 @@ class Gate:
         base = _base(request, signature)
         if base is None:
             return Refusal("missing component")
-        # Computed whatever is known by now, with a key of nobody's if need be, so that the time taken tells nothing.
+        # Always compute the MAC, with a dummy key if the API key is unknown, to avoid a timing side channel.
         computed = _mac(secret or self._nobodys, base)
         authentic = hmac.compare_digest(computed, signature.value)
         if not known:

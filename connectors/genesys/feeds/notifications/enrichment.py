@@ -128,7 +128,7 @@ class MediaQueue:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
-            # Legs of conversations whose end was never heard of.
+            # Legs of conversations whose end was never received.
             self._db.execute("DELETE FROM wanted WHERE ended = 0 AND changed_at < ?", (now() - _STALE_S,))
 
     def add(self, conversation_id: str, due_at: float, *, ended: bool) -> None:

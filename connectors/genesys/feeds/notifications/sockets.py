@@ -31,7 +31,7 @@ class NotificationTiming:
     Genesys sends a heartbeat every 30 s. After `quiet_s` without a message the feed asks for a pong; after `silent_s`
     without one the connection is dead. A channel is replaced when `renew_ratio` of its life is over, a bit earlier by
     chance; the old one is read for `overlap_s` more. What was heard in the last `duplicate_s` is not recorded again.
-    A connection that lasted `healthy_s` starts the backoff (from `base_s` to `cap_s`) anew. `flush_s` is how long a
+    A connection that lasted `healthy_s` resets the backoff (from `base_s` to `cap_s`). `flush_s` is how long a
     message may stay in the recorder's buffer.
     """
 
@@ -72,8 +72,8 @@ class ChannelSocket:
     async def connect(cls, channel: Channel, timing: NotificationTiming, renew_at: float) -> ChannelSocket:
         """Connect to a channel, which is to be replaced at `renew_at` of the loop's clock.
 
-        Raises what `websockets.connect` raises. The text of an error may tell an address that lets anybody read a
-        channel: that of a redirect.
+        Raises what `websockets.connect` raises. The text of an error may contain the address of a redirect,
+        which gives read access to a channel.
         """
         try:
             opened = await connect(

@@ -238,7 +238,7 @@ class TestReconnecting:
             assert tape.states() == ["up", "down", "up"]
 
     def test_states_are_told(self, tokens: TokenProvider) -> None:
-        """Whoever asked hears of each change once, with the reason that was recorded."""
+        """`on_state` gets each change once, with the reason that was recorded."""
         tape = Tape()
         told: list[tuple[str, str, str]] = []
         with EventsServer(closing(1001)) as server:
@@ -293,7 +293,7 @@ class TestReconnecting:
         assert tape.records == [("feed", "voice-events", "down", reason)]
 
     def test_429(self, tokens: TokenProvider) -> None:
-        """Retry-After of a 429 goes before the backoff."""
+        """Retry-After of a 429 takes precedence over the backoff."""
         timing = FeedTiming(base_s=1000.0, cap_s=1000.0)
         with (
             EventsServer(Answer(429, headers={"Retry-After": "0"})) as server,
@@ -390,7 +390,7 @@ class TestStopping:
 
 
 def test_token_is_never_logged(tokens: TokenProvider, caplog: pytest.LogCaptureFixture) -> None:
-    """At no level does anybody, websockets included, log the token of the upgrade."""
+    """At no level does any logger, that of websockets included, log the token of the upgrade."""
     tape = Tape()
     with (
         structlog.testing.capture_logs() as logs,

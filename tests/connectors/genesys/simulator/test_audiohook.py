@@ -133,8 +133,8 @@ def test_without_a_key_the_caller_says_what_to_set(entry: str) -> None:
 
 
 def test_bad_usage_is_told() -> None:
-    """An unknown kind, a missing address and one that is none are bad usage."""
-    with pytest.raises(UsageError, match="--kind sip: is none of voice-events"):
+    """An unknown kind, a missing address and an invalid one are bad usage."""
+    with pytest.raises(UsageError, match="--kind sip: is not one of voice-events"):
         simulate("sip", Simulation(), [], {})
     with pytest.raises(UsageError, match="give --url"):
         simulate("audiohook", Simulation(), [], {})
@@ -181,7 +181,7 @@ def levels(said: list[str | bytes]) -> list[tuple[float, float]]:
 
 
 def test_the_parties_speak_in_turns() -> None:
-    """Whoever speaks is above -30 dBFS, whoever listens sends comfort noise below -60, and they change every 2 s."""
+    """The speaker is above -30 dBFS, the listener sends comfort noise below -60, and they change every 2 s."""
     heard = levels(transcript(8.0))
     assert len(heard) >= 70
     assert all(max(pair) > -30 and -90 < min(pair) < -60 for pair in heard)

@@ -48,7 +48,7 @@ def stories() -> dict[str, Story]:
 
 
 def test_every_story_has_one_agent_at_a_time_with_the_customer() -> None:
-    """After it was answered, and until 30 s, a call has a connected agent or party; nobody talks before."""
+    """After it was answered, and until 30 s, a call has a connected agent or party, and none before."""
     for story in stories().values():
         first = min(leg.connects_s for leg in story.legs if leg.agent is not None)
         assert story.agent_leg(first - 0.01) is None

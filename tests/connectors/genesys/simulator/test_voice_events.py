@@ -205,7 +205,7 @@ class TestRest:
         assert 0 < int(second.headers["inin-ratelimit-reset"]) <= 60
 
     def test_other_methods_are_refused(self, simulator: VoiceEventsSimulator) -> None:
-        """405 names what is allowed, and a plain GET of the WebSocket is told to upgrade."""
+        """405 names what is allowed, and a plain GET of the WebSocket gets 426."""
         answer = ask("GET", f"{simulator.base_url}/oauth/token")
         assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
         assert ask("HEAD", simulator.base_url + LOAD).status_code == 405

@@ -91,14 +91,14 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Listening:
 
 
 def test_discarded_audio_is_loss(measured: Listening) -> None:
-    """What Genesys threw away is in the loss of its interval, and is told as it happens."""
+    """What Genesys threw away is in the loss of its interval, and is reported as it happens."""
     frames = measured.frames(LOSING.conversation_id)
     assert max(frame["metrics"]["packetLoss"] for frame in frames if "metrics" in frame) > 0.3
     assert 200.0 in told([frame for frame in frames if frame["audiohook"].get("event") == "discarded"], "discardedMs")
 
 
 def test_a_pause_is_no_loss(measured: Listening) -> None:
-    """What is left out in a pause is told, and is no loss; the frames in between say that there is a pause."""
+    """What is left out in a pause is reported, and not a loss; the frames in between say that there is a pause."""
     frames = measured.frames(PAUSING.conversation_id)
     assert {frame["metrics"]["packetLoss"] for frame in frames if "metrics" in frame} == {0.0}
     assert [frame["audiohook"]["leftOutMs"] for frame in frames if "leftOutMs" in frame["audiohook"]] == [300.0]
@@ -161,7 +161,7 @@ def test_calls_outside_the_sample_are_closed_and_leave_no_record(tmp_path: Path)
 
 
 def test_a_probe_is_answered_and_leaves_no_record(tmp_path: Path) -> None:
-    """The connection probe of an activation completes, is counted as a probe, and is no conversation."""
+    """The connection probe of an activation completes, is counted as a probe, not as a conversation."""
     with listening(tmp_path) as listener:
         assert call(listener, plan(conversation_id=NO_CONVERSATION, seconds=0.1))[0].closed
         assert (listener.feed.counts.probes, listener.feed.counts.opened) == (1, 0)
@@ -215,7 +215,7 @@ def test_a_wrong_handshake_is_refused_and_nothing_is_told(tmp_path: Path) -> Non
         attempts = [
             refusal(listener, headers()),
             refusal(listener, headers(secret=b"another", nonce=next(nonces))),
-            refusal(listener, headers(key="nobody", nonce=next(nonces))),
+            refusal(listener, headers(key="unknown", nonce=next(nonces))),
             refusal(listener, headers(secret=None)),
             refusal(listener, headers(nonce="short")),
             refusal(listener, headers(nonce=next(nonces)), path="/elsewhere"),
@@ -238,7 +238,7 @@ def test_a_wrong_handshake_is_refused_and_nothing_is_told(tmp_path: Path) -> Non
 
 
 def test_sessions_beyond_the_limit_are_told_to_come_later(tmp_path: Path) -> None:
-    """There is room for so many sessions, and the next one is answered 503, which Genesys tries again."""
+    """Up to the limit of sessions there is room, and the next one is answered 503, which Genesys tries again."""
     one, two = plan(5, 30.0), plan(6, 30.0)
 
     async def work(stop: asyncio.Event, ready: Callable[[], None]) -> None:
@@ -323,7 +323,7 @@ def test_messages_in_fragments_are_put_together(tmp_path: Path) -> None:
 
 
 def test_text_that_is_not_utf_8_is_answered_in_order(tmp_path: Path) -> None:
-    """Bytes that are no text end the session with a disconnect, not the connection with an error."""
+    """Bytes that are not text end the session with a disconnect, not the connection with an error."""
 
     async def nonsense(url: str) -> str:
         headers = upgrade(url, plan(), KEY, SECRET, created=time.time(), nonce=NONCE)
@@ -531,7 +531,7 @@ def send_until_cut_off(connection: socket.socket, data: bytes) -> None:
 
 
 def test_a_client_that_pings_and_never_reads_is_given_up(tmp_path: Path) -> None:
-    """Pongs that nobody takes are not kept without limit: the connection is cut."""
+    """Pongs that the client does not read are not kept without limit: the connection is cut."""
     pings = b"\x89\xfd\0\0\0\0" + b"x" * 125
     with (
         listening(tmp_path, PATIENT) as listener,
@@ -542,7 +542,7 @@ def test_a_client_that_pings_and_never_reads_is_given_up(tmp_path: Path) -> None
 
 
 def test_a_message_in_too_many_fragments_is_not_kept(tmp_path: Path) -> None:
-    """Fragments without a byte are no message, however many come: the connection is cut."""
+    """Fragments without a byte are not a message, however many come: the connection is cut."""
     with listening(tmp_path, PATIENT) as listener, raw_upgrade(listener) as connection:
         connection.sendall(b"\x02\x80\0\0\0\0" + b"\x00\x80\0\0\0\0" * 1023)
         connection.sendall(b"\x89\x80\0\0\0\0")

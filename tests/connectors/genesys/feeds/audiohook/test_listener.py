@@ -109,7 +109,7 @@ def test_a_tls_handshake_has_its_time(tmp_path: Path) -> None:
 
 
 def test_a_place_is_free_again_when_a_connection_is_closed() -> None:
-    """At most so many are open at a time, and one more is closed at once."""
+    """At most the given number are open at a time, and one more is closed at once."""
     with Listener(socket.create_server(("127.0.0.1", 0)), 1) as listener, ExitStack() as stack:
 
         def dial() -> socket.socket:

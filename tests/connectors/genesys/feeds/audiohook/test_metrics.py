@@ -32,7 +32,7 @@ def test_a_healthy_stream_is_neither_late_nor_lossy() -> None:
 
 
 def test_loss_is_what_was_discarded_of_all_audio_in_the_interval() -> None:
-    """The loss of an interval is discarded / (audio + discarded); the next interval starts anew."""
+    """The loss of an interval is discarded / (audio + discarded); the next interval starts at zero."""
     metrics = StreamMetrics(0.0)
     stream(metrics, steady(0, 6))
     metrics.discarded(0.25)
@@ -143,7 +143,7 @@ def test_jitter_is_that_of_rfc_3550() -> None:
 
 
 def test_what_genesys_is_ahead_of_us_is_unaccounted_for() -> None:
-    """The client's position less all that we have heard of tells a gap that nobody told us of."""
+    """The client's position minus all audio and reported losses gives a gap that was not reported."""
     metrics = StreamMetrics(0.0, position_s=2.0)
     stream(metrics, steady(0, 4))
     metrics.discarded(0.5)

@@ -102,7 +102,7 @@ def test_a_frame_says_when_what_has_arrived_was_due(monitor: Monitor, records: R
 
 
 def test_a_flood_of_events_is_measured_and_not_recorded(monitor: Monitor, records: Records) -> None:
-    """Between two samples so many events have frames of their own; all of them are in the next sample."""
+    """Between two samples, a limited number of events have separate frames; all of them are in the next sample."""
     line = Line(monitor)
     line.open()
     for _ in range(50):
@@ -132,7 +132,7 @@ def test_a_conversation_waits_for_a_session_that_was_closed_to_reconnect(monitor
 
 
 def test_a_conversation_that_waits_is_over_when_the_feed_stops(monitor: Monitor, records: Records) -> None:
-    """Nobody will be there for the next session, so the conversation ends."""
+    """There will be no feed for the next session, so the conversation ends."""
     line = Line(monitor)
     line.open()
     line.say("close", {"reason": "reconnect"}, 1.0)
@@ -152,7 +152,7 @@ def test_a_session_ends_once(monitor: Monitor, records: Records) -> None:
 
 
 def test_a_session_that_never_opened_leaves_nothing(monitor: Monitor, records: Records) -> None:
-    """A connection that comes and goes without `open`, or with a bad one, is no conversation."""
+    """A connection that comes and goes without `open`, or with a bad one, is not a conversation."""
     Line(monitor).monitored.lost(1.0)
     line = Line(monitor)
     line.open(conversation_id="")
@@ -190,7 +190,7 @@ def test_what_is_not_taken_any_more_is_not_late(monitor: Monitor, records: Recor
 
 
 def test_a_conversation_that_has_ended_can_start_again(monitor: Monitor, records: Records) -> None:
-    """A new session is no late message: the conversation is watched again."""
+    """A new session is not a late message: the conversation is watched again."""
     for session_id in ("s1", "s2"):
         line = Line(monitor, session_id)
         line.open()
@@ -200,7 +200,7 @@ def test_a_conversation_that_has_ended_can_start_again(monitor: Monitor, records
 
 
 def test_a_watch_of_someone_else_is_not_ended(monitor: Monitor, records: Records) -> None:
-    """The end of the sessions of a conversation that someone else watches is told, and its watch stays in force."""
+    """The end of the sessions of a conversation that another feed watches is recorded, and its watch stays."""
     for watch in ({"conversation_id": "c"}, {"conversation_id": "c", "feed": "another"}):
         records.watch(watch)
         line = Line(monitor)

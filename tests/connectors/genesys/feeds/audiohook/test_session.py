@@ -40,7 +40,7 @@ L16 = STEREO | {"format": "L16"}
 
 
 class Client:
-    """Says what it is told to say, with the right numbers, and keeps what it hears."""
+    """Sends given messages with the right numbers, and keeps what it receives."""
 
     def __init__(self, now: float = 0.0) -> None:
         self.session = Session(SESSION, ORGANIZATION, now)
@@ -212,7 +212,7 @@ def test_what_is_wrong_with_a_message_is_told_with_a_disconnect(message: dict[st
 
 @pytest.mark.parametrize("text", ["", "nonsense", "[]", "5", "{", "\ud800", "\x00", '{"version":"2"}', "[" * 5000])
 def test_what_is_no_message_is_told_with_a_disconnect(text: str) -> None:
-    """Text that is no message at all ends the session in order, and again nothing but a close is heard."""
+    """Text that is not a message ends the session in order, and then only a close is accepted."""
     client = opened()
     assert [type(event) for event in client.raw(text)] == [Failed]
     assert client.last()[0] == "disconnect"
@@ -336,7 +336,7 @@ def test_pausing_twice_and_resuming_twice_is_harmless() -> None:
 
 
 def test_an_open_that_does_not_come_is_given_up_after_5_seconds() -> None:
-    """Without `open` the client is asked to close after 5 s, and hung up on 10 s later."""
+    """Without `open` the client is asked to close after 5 s, and its connection is closed 10 s later."""
     client = Client(100.0)
     assert client.session.deadline == 105.0
     assert client.session.expire(104.9) == []
@@ -453,7 +453,7 @@ def test_deep_nesting_is_no_more_than_an_error_of_the_client(kind: str, paramete
 
 
 def test_an_update_with_a_language_that_is_no_text_is_answered() -> None:
-    """A deeply nested language is none."""
+    """A deeply nested language is ignored."""
     client = Client()
     client.open()
     message = {"version": "2", "id": SESSION, "type": "update", "seq": 2, "serverseq": 1, "position": "PT0S"}

@@ -127,7 +127,7 @@ def test_nonces_are_forgotten_when_their_signatures_have_expired() -> None:
 
 
 def test_a_key_without_a_secret_is_for_unsigned_requests() -> None:
-    """Unsigned requests need a key whose secret is empty; signing with nothing, or with nobody's key, opens nothing."""
+    """Unsigned requests need a key whose secret is empty; signing without a key, or with an unknown one, fails."""
     gate = Gate({KEY: None})
     assert gate.check(PUBLISHED, NOW) is None
     assert reason(gate.check(signed(), NOW)) == "wrong signature"

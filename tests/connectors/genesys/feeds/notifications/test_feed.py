@@ -102,7 +102,7 @@ def claiming(claim: str, first: bool) -> str:
 
 @contextmanager
 def redirecting(location: str) -> Iterator[int]:
-    """The port of a TLS server that sends whoever asks elsewhere."""
+    """Yield the port of a TLS server that redirects every client."""
 
     class Elsewhere(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -161,7 +161,7 @@ class TestListening:
         assert tape.of("invalid") == []
 
     def test_what_is_of_no_use(self) -> None:
-        """An unknown topic is recorded and begins no watch; what is no notification is invalid; pongs are neither."""
+        """An unknown topic is recorded without a watch; what is not a notification is invalid; pongs are neither."""
         tape = Tape()
         unknown = {"topicName": "v2.users.u.presence", "eventBody": {"id": "x"}}
         with simulated() as simulator, feeding(simulator, tape):
@@ -321,7 +321,7 @@ class TestRollover:
             assert feed.duplicates == 1
 
     def test_memory_is_bounded(self) -> None:
-        """Only so many messages are remembered, and only for so long."""
+        """Messages are remembered up to a limit, and for a limited time."""
         recent = RecentlyHeard(10.0, limit=100)
         assert not any(recent.is_repeated("t", number, 0.0) for number in range(500))
         assert len(recent) == 100
@@ -420,14 +420,14 @@ class TestLosses:
         assert max(len(str(line.get("reason", ""))) for line in logs) <= 256
 
     def test_a_redirect_is_not_quoted(self) -> None:
-        """A channel's address is no better known when Genesys sends the feed to it over an insecure connection."""
+        """A channel's address is not logged when Genesys redirects the feed to it over an insecure connection."""
         tape = Tape()
         context = tls_context()
         context.check_hostname = False  # the certificate is that of another name
         context.load_verify_locations(TLS / "ca.pem")
         try:
             with (
-                redirecting("ws://127.0.0.1/channels/of-nobody-else") as port,
+                redirecting("ws://127.0.0.1/channels/of-one-client") as port,
                 simulated() as simulator,
                 structlog.testing.capture_logs() as logs,
             ):
@@ -439,7 +439,7 @@ class TestLosses:
         finally:
             tls_context.cache_clear()
         assert {line["reason"] for line in logs if line["event"] == "feed_waits"} == {"cannot connect: SecurityError"}
-        assert "of-nobody-else" not in str(logs)
+        assert "of-one-client" not in str(logs)
 
     def test_subscription_refused(self) -> None:
         """If all topics are refused, the feed is down, with a reason to act on, and tries again."""
@@ -633,7 +633,7 @@ class TestEnriching:
         assert [frame["mediaEndpointStats"] is None for frame in media] == [False, True]
 
     def test_giving_up(self, tmp_path: Path) -> None:
-        """A conversation that analytics never hears of ends without media."""
+        """A conversation that analytics does not know ends without media."""
         tape = Tape()
         brief = EnrichTiming(delay_s=0.0, base_s=0.01, cap_s=0.02, attempts=3)
         with simulated() as simulator, feeding(simulator, tape, queue=tmp_path / "queue.sqlite3", enrich=brief):
