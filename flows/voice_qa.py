@@ -10,12 +10,18 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bytewax.dataflow import Dataflow
 
 from connectors.errors import ConfigurationError, UsageError, VoicewatchError
 
+if TYPE_CHECKING:
+    from connectors.runtime.shutdown import Shutdown
+
 __all__ = ["flow"]
+
+SECRETS = ("GENESYS_CLIENT_SECRET", "VOICEWATCH_AUDIOHOOK_SECRETS", "VOICEWATCH_CALLBACK_SECRET")
 
 
 def flow() -> Dataflow:
@@ -49,10 +55,39 @@ def _flow(arguments: Sequence[str]) -> Dataflow:
     shutdown.on_signals()
     process, port_offset = process_number(arguments, os.environ)
     _check_recovery(arguments, os.environ, process)
+    _join_cluster(arguments, os.environ, shutdown, process)
     instruments = instruments_of(settings, os.environ, shutdown, process=process, port_offset=port_offset)
     dataflow = live_flow(settings, os.environ, shutdown, TallySink(), instruments)
     instruments.start()
     return dataflow
+
+
+def _join_cluster(arguments: Sequence[str], environ: Mapping[str, str], shutdown: Shutdown, process: int) -> None:
+    """Notice dead peers, and pass stop requests on to the process that runs the source."""
+    import argparse
+    import hashlib
+
+    from connectors.runtime.logs import get_logger
+    from connectors.runtime.peers import PeerWatch, StopRelay, cluster_addresses
+
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("-a", "--addresses")
+    addresses = cluster_addresses(parser.parse_known_args(arguments)[0].addresses, environ)
+    if len(addresses) < 2:
+        return
+    peers = PeerWatch(addresses, process)
+    peers.start()
+    shutdown.started = peers.connected
+    # The secrets are the same in every process of a cluster, and are in no file.
+    secrets = (environ.get(name, "") for name in SECRETS)
+    relay = StopRelay(addresses[0], hashlib.sha256("\n".join(secrets).encode()).digest())
+    if process == 0:
+        try:
+            relay.listen(shutdown.requested.set)
+        except OSError as error:
+            get_logger(__name__).warning("stop_requests_not_received", error=str(error))
+    else:
+        shutdown.relay = relay.send
 
 
 def _check_recovery(arguments: Sequence[str], environ: Mapping[str, str], process: int) -> None:

@@ -8,7 +8,7 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -40,6 +40,10 @@ class Shutdown:
         self._shared = shared
         self._grace_s = grace_s
         self._interruptible = False
+        self.started: threading.Event | None = None
+        """If given, set when there is work that a stop must end in order; before, a signal ends the process at once."""
+        self.relay: Callable[[], None] | None = None
+        """If given, called with the first signal: passes the request on."""
 
     def reset(self) -> None:
         """Remove a request that is left from an earlier run. Call it in the process that runs the source."""
@@ -104,6 +108,10 @@ class Shutdown:
         log = get_logger(__name__)
         log.info("stopping", signal=number.name)
         self.requested.set()
+        if self.started is not None and not self.started.is_set():
+            os._exit(0)  # it waits for its peers, and holds nothing yet
+        if self.relay is not None:
+            self.relay()
         if self._shared is not None:
             with contextlib.suppress(OSError):  # not there, or full: the others stop when this process ends
                 self._shared.touch(mode=0o600)
