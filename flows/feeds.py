@@ -148,13 +148,15 @@ class _FeedFactory:
     def _notifications(
         self, row: FeedSettings, tokens: TokenProvider, recorder: Journal | Recorder, events: _FeedEvents
     ) -> Feed:
+        from connectors.genesys.feeds.notifications.discovery import Sources
         from connectors.genesys.feeds.notifications.feed import NotificationsFeed
 
         return NotificationsFeed(
             name=row.name,
             tokens=tokens,
             endpoints=self.endpoints,
-            topics=topics_of(row.conversations, row.queues, row.users),
+            topics=topics_of(row.conversations, [], []),
+            sources=Sources(row.queues, row.users, discover=self._discovers),
             recorder=recorder,
             limits=self._limits(row),
             rules=self._rules,

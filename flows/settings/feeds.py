@@ -23,6 +23,7 @@ from flows.settings.values import (
     host_and_port,
     is_loopback,
     path_text,
+    queue_or_user,
     refuse_cross_table_error,
     split_host,
     topic_id,
@@ -43,6 +44,12 @@ def _distinct(values: tuple[str, ...]) -> tuple[str, ...]:
 
 Ids = Annotated[
     tuple[Annotated[str, AfterValidator(topic_id)], ...],
+    Field(strict=False),
+    AfterValidator(_distinct),
+    BeforeValidator(refuse_cross_table_error),
+]
+Names = Annotated[
+    tuple[Annotated[str, AfterValidator(queue_or_user)], ...],
     Field(strict=False),
     AfterValidator(_distinct),
     BeforeValidator(refuse_cross_table_error),
@@ -82,9 +89,12 @@ class FeedSettings(Table):
     conversations: Ids = Field(
         default=(), description="kind `notifications`: conversations to subscribe to, ten topics each"
     )
-    queues: Ids = Field(default=(), description="kind `notifications`: queues whose calls to subscribe to")
-    users: Ids = Field(
-        default=(), description="kind `notifications`: users whose calls to subscribe to; 20,000 topics in all"
+    queues: Names = Field(
+        default=(), description="kind `notifications`: queues whose calls to subscribe to, by id or name"
+    )
+    users: Names = Field(
+        default=(),
+        description="kind `notifications`: users whose calls to subscribe to, by id or name; 20,000 topics in all",
     )
     labels_from: dict[str, str] = Field(
         default={},

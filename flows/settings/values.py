@@ -33,6 +33,7 @@ __all__ = [
     "language_tag",
     "non_empty",
     "path_text",
+    "queue_or_user",
     "refuse_cross_table_error",
     "sip_address",
     "split_host",
@@ -132,6 +133,13 @@ def topic_id(value: str) -> str:
     """Return the id. Raises ValueError if it cannot be a part of a topic's name."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value):
         raise ValueError(f"must be an id like 1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d, not {toml_repr(value)}")
+    return value
+
+
+def queue_or_user(value: str) -> str:
+    """Return an id or a name of at most 100 characters. Raises ValueError for any other text."""
+    if not re.fullmatch(r"[^\W_*](?:[^*\x00-\x1f]{0,99})", value):
+        raise ValueError(f"must be an id or a name of 1 to 100 characters, without *, not {toml_repr(value)}")
     return value
 
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from connectors.genesys.feeds.base import is_sampled
+from connectors.genesys.simulator.notifications import NotificationsSimulator
+from connectors.genesys.simulator.organisation import FIRST_QUEUE_ID
+from connectors.genesys.simulator.server import running as running_sim
 from connectors.genesys.simulator.voice_events import running_simulator
 from tests.support.cli import configuration, running, voicewatch
 from tests.support.tape import until
@@ -29,15 +32,20 @@ def config(directory: Path, base_url: str, *, max_concurrent: int = 50, **watch:
     )
 
 
-def watched(directory: Path) -> list[str]:
-    """The conversations with a watch record, in order, without those that heads of segments repeat."""
-    records = [
+def records(directory: Path) -> list[dict[str, Any]]:
+    """The records of the journal."""
+    return [
         json.loads(line)
         for path in sorted((directory / "state" / "journal").glob("*.jsonl"))
         for line in path.read_bytes().splitlines(keepends=True)
         if line.endswith(b"\n")
     ]
-    return list(dict.fromkeys(record["watch"]["conversation_id"] for record in records if "watch" in record))
+
+
+def watched(directory: Path) -> list[str]:
+    """The conversations with a watch record, in order, without those that heads of segments repeat."""
+    found = (record["watch"]["conversation_id"] for record in records(directory) if "watch" in record)
+    return list(dict.fromkeys(found))
 
 
 def audited(directory: Path) -> list[dict[str, Any]]:
@@ -110,3 +118,38 @@ def _reasons(directory: Path) -> set[str]:
         return set()
     lines = [json.loads(line) for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
     return {line["outcome"] for line in lines if line["action"] == "CONVERSATION_NOT_WATCHED"}
+
+
+def notifications(directory: Path, base_url: str, **feed: Any) -> Path:
+    """A configuration with a notifications feed that names queues."""
+    path = configuration(
+        directory / "voicewatch.toml",
+        {
+            "genesys": {"base_url": base_url},
+            "state": {"dir": str(directory / "state")},
+            "watch": {"mode": "discover"},
+            "feed": [{"kind": "notifications", "name": "support", **feed}],
+        },
+    )
+    path.write_text(path.read_text().replace('"[', "[").replace(']"', "]").replace('\\"', '"'))
+    return path
+
+
+def test_calls_of_a_named_queue_are_found_while_they_go_on(tmp_path: Path) -> None:
+    """A queue is named, not its id; calls in progress at the start are watched, and their details are subscribed."""
+    with running_sim(NotificationsSimulator(conversations=8, rate=5)) as simulator:
+        path = notifications(tmp_path, simulator.base_url, queues='["Support", "Nowhere at all"]')
+        with running(tmp_path, "run", path) as process:
+            process.wait_for_log("feed_changed")
+            until(lambda: len(watched(tmp_path)) >= 3)
+            until(lambda: any(".customer." in topic for channel in simulator.connected for topic in channel.topics))
+            assert simulator.requests["activity"] >= 1
+            assert process.stop() == 0, process.log
+        topics = {topic for channel in simulator.channels.values() for topic in channel.topics}
+    assert f"v2.routing.queues.{FIRST_QUEUE_ID}.conversations.calls" in topics
+    refused = [line for line in audited(tmp_path) if line["action"] == "TOPIC_REFUSED"]
+    assert [(line["topic"], line["outcome"]) for line in refused] == [
+        ("queue Nowhere at all", "no queue has this name")
+    ]
+    labels = [record["watch"]["labels"] for record in records(tmp_path) if "watch" in record]
+    assert {one.get("queue") for one in labels} >= {FIRST_QUEUE_ID}

@@ -99,8 +99,8 @@ def test_limits() -> None:
             ["feed.conversations: one of conversations, queues and users must name an id to listen for"],
         ),
         (
-            "[feed]\nkind = 'notifications'\nqueues = ['a.b', 'c']",
-            ['feed.queues[0]: must be an id like 1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d, not "a.b"'],
+            "[feed]\nkind = 'notifications'\nqueues = ['a*b', 'c']",
+            ['feed.queues[0]: must be an id or a name of 1 to 100 characters, without *, not "a*b"'],
         ),
         ("[feed]\nkind = 'notifications'\nqueues = ['a', 'a']", ["feed.queues: must not name one twice"]),
         ("[feed]\nenrich = true", ['feed.enrich: belongs to kind = "notifications", not to "voice-events"']),

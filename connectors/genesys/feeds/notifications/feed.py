@@ -8,10 +8,11 @@ the new one is connected before the old one is dropped, and a message of both is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from websockets.exceptions import InvalidStatus, WebSocketException
 
@@ -29,11 +30,17 @@ from connectors.genesys.feeds.base import (
     headers_of,
     ignore_event,
 )
-from connectors.genesys.feeds.notifications.channels import Channel, NotificationsRest
+from connectors.genesys.feeds.notifications.channels import NotificationsRest
+from connectors.genesys.feeds.notifications.discovery import CallFinder, Directory, Sources
 from connectors.genesys.feeds.notifications.enrichment import Enricher, EnrichTiming, MediaQueue
-from connectors.genesys.feeds.notifications.messages import MessageRecorder, parse_object
-from connectors.genesys.feeds.notifications.sockets import ChannelSocket, NotificationTiming, RecentlyHeard
-from connectors.genesys.feeds.notifications.topics import in_channels
+from connectors.genesys.feeds.notifications.messages import MessageRecorder, WatchHooks, parse_object
+from connectors.genesys.feeds.notifications.slots import Slot, Slots
+from connectors.genesys.feeds.notifications.sockets import (
+    SYSTEM_TOPIC,
+    ChannelSocket,
+    NotificationTiming,
+    RecentlyHeard,
+)
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
@@ -42,22 +49,7 @@ from connectors.runtime.threads import in_daemon_thread
 __all__ = ["NotificationTiming", "NotificationsFeed"]
 
 
-METADATA_TOPIC = "channel.metadata"
-SYSTEM_TOPIC = "v2.system."
-CLOSING_TOPIC = "v2.system.socket_closing"
-EXPIRING_TOPIC = "v2.system.streaming-subscriptions-expiring"
-CHANNEL_IS_OVER = ("token_revoked", "no_longer_subscribed")
-
-
-class _Slot:
-    """Some of the topics, the channel that they are subscribed on, and the connection to it."""
-
-    def __init__(self, number: int, topics: Sequence[str]) -> None:
-        self.number = number
-        self.topics = topics
-        self.channel: Channel | None = None
-        self.renew_at = 0.0
-        self.current: ChannelSocket | None = None
+T = TypeVar("T")
 
 
 class _NotOpened(NamedTuple):
@@ -68,7 +60,7 @@ class _NotOpened(NamedTuple):
 
 
 class NotificationsFeed(FeedBase):
-    """Keep as many channels as `topics` need connected, and record their messages.
+    """Keep as many channels connected as `topics` and those of `sources` need, and record their messages.
 
     A conversation is watched from its first message on, under `limits`, if `rules` take it; see `MessageRecorder`.
     Heartbeats and pongs are not recorded; messages that are not JSON, or cannot be handled, become `invalid` records
@@ -86,7 +78,8 @@ class NotificationsFeed(FeedBase):
         name: str,
         tokens: Tokens,
         endpoints: Endpoints,
-        topics: Sequence[str],
+        topics: Sequence[str] = (),
+        sources: Sources = Sources(),  # noqa: B008 - frozen
         recorder: Recorder,
         limits: FeedLimits,
         rules: WatchRules = WatchRules(),  # noqa: B008 - frozen
@@ -101,29 +94,27 @@ class NotificationsFeed(FeedBase):
     ) -> None:
         super().__init__(name, recorder, on_state)
         self._on_event = on_event
-        self._timing = timing
-        self._now = clock.now
-        self._u = clock.u
-        self._slots = [_Slot(number, group) for number, group in enumerate(in_channels(topics), 1)]
+        self._timing, self._enrich_timing = timing, enrich_timing
+        self._clock = clock
+        self._topics, self._sources = topics, sources
+        self._enrich_queue = enrich_queue
+        self._budget = budget_of(endpoints.api_url)
         waiting = replace(clock, sleep=self._sleep)
-
-        def rest() -> NotificationsRest:
-            return NotificationsRest(GenesysClient(endpoints, tokens, policy=policy, clock=waiting))
-
-        def enricher(path: Path) -> Enricher:
-            budget = budget_of(endpoints.api_url)
-            queue = MediaQueue(path, now=clock.now)
-            return Enricher(queue, rest(), recorder, budget, name=name, timing=enrich_timing, clock=clock)
-
+        self._new_client = partial(GenesysClient, endpoints, tokens, policy=policy, clock=waiting)
+        client = self._new_client()
+        self._rest = NotificationsRest(client)
+        watching = self._recorder.is_watching
         selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=self._not_watched)
         self._messages = MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw)
-        self._rest = rest()
+        found = CallFinder(name, self, Directory(client), self._rest, self._messages, watching, sources, self._budget)
+        self._messages.hooks = WatchHooks(found.started, found.ended)
+        self._finder = found
         self._enricher: Enricher | None = None
-        self._make_enricher = None if enrich_queue is None else lambda: enricher(enrich_queue)
         self._recent = RecentlyHeard(timing.duplicate_s)
         self._refused: set[str] = set()
         self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
         self._main: asyncio.Task[None] | None = None
+        self._working: set[asyncio.Task[None]] = set()
         self._reading: dict[asyncio.Task[None], ChannelSocket] = {}
 
     @property
@@ -156,8 +147,16 @@ class NotificationsFeed(FeedBase):
             raise GenesysError("abandoned: the feed is being stopped")
 
     def _run(self, runner: asyncio.Runner) -> None:
-        if self._make_enricher is not None:
-            self._enricher = self._messages.enricher = self._make_enricher()
+        if self._enrich_queue is not None:
+            self._enricher = self._messages.enricher = Enricher(
+                MediaQueue(self._enrich_queue, now=self._clock.now),
+                NotificationsRest(self._new_client()),
+                self._recorder,
+                self._budget,
+                name=self._name,
+                timing=self._enrich_timing,
+                clock=self._clock,
+            )
             self._enricher.start()
         runner.run(self._stay_connected())
 
@@ -166,7 +165,7 @@ class NotificationsFeed(FeedBase):
         self._main = asyncio.current_task()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rest_is_free = asyncio.Lock()
-        keeping = [asyncio.create_task(self._guarded(self._keep(slot))) for slot in self._slots]
+        self._begin(self._open_slots())
         try:
             if not self._thread.stopping.is_set():
                 await asyncio.wait({self._failed})  # which, unlike awaiting it, a stop does not cancel
@@ -175,9 +174,10 @@ class NotificationsFeed(FeedBase):
                 raise
         finally:
             self._main = None  # from here on a stop has nothing to interrupt: the rest is quick and must be whole
-            for task in keeping:
+            working = list(self._working)
+            for task in working:
                 task.cancel()
-            await asyncio.gather(*keeping, return_exceptions=True)
+            await asyncio.gather(*working, return_exceptions=True)
             # What arrives before the server's answer to the close is still recorded.
             await asyncio.gather(*(connection.close() for connection in self._reading.values()))
             if self._reading:
@@ -186,6 +186,55 @@ class NotificationsFeed(FeedBase):
             self._failed.result()
         self._flush.now()
         self._change("down", self._thread.reason)
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do some of the feed's work beside the rest, until it ends or the feed is stopped."""
+        task = asyncio.create_task(self._guarded(work))
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+    async def _open_slots(self) -> None:
+        """Find out the topics, and keep connections for them."""
+        failures = 0
+        while True:
+            failures += 1
+            try:
+                topics = [*self._topics, *await self._finder.topics()]
+            except GenesysError as error:
+                self._change("down", str(error))
+                await asyncio.sleep(self._wait_s(error, failures))
+                continue
+            if topics:
+                break
+            self._change("down", "none of the queues and users of the configuration exists")
+            await asyncio.sleep(self._backoff_s(64))
+        self._finder.slots = Slots(topics)
+        for slot in self._finder.slots.all:
+            self.open_slot(slot)
+        if self._sources.discover:
+            for conversation_id in self._recorder.watched_by(self._name):
+                self._finder.started(conversation_id)
+            self._begin(self._finder.keep_subscribed())
+            self._begin(self._finder.keep_looking())
+
+    def open_slot(self, slot: Slot) -> None:
+        """Keep a connection for a slot from now on; for the finder."""
+        self._begin(self._keep(slot))
+
+    async def rest(self, work: Callable[[], T]) -> T:
+        """Make REST calls in a thread, one at a time; raises what they raise."""
+        async with self._rest_is_free:
+            return await in_daemon_thread(work, name="notifications")
+
+    def report(self, what: str, details: Mapping[str, str]) -> None:
+        """Report an event; topics only once."""
+        topic = details.get("topic")
+        if topic is not None and topic in self._refused:
+            return
+        if topic is not None:
+            self._refused.add(topic)
+            get_logger(__name__).warning(what, feed=self._name, **details)
+        self._on_event(self._name, what, details)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """Do some of the feed's work; an exception ends the feed."""
@@ -198,7 +247,7 @@ class NotificationsFeed(FeedBase):
         if not self._failed.done():
             self._failed.set_exception(error)
 
-    async def _keep(self, slot: _Slot) -> None:
+    async def _keep(self, slot: Slot) -> None:
         """Keep a connection for the topics of a slot."""
         failures = 0
         while True:
@@ -228,36 +277,37 @@ class NotificationsFeed(FeedBase):
             wait_s = 0.0 if opened.is_channel_over and failures == 1 else self._backoff_s(failures)
             await self._pause(slot, opened.reason, wait_s)
 
-    async def _pause(self, slot: _Slot, reason: str, wait_s: float) -> None:
+    async def _pause(self, slot: Slot, reason: str, wait_s: float) -> None:
         get_logger(__name__).warning(
             "feed_waits", feed=self._name, channel=slot.number, reason=reason, wait_s=round(wait_s, 3)
         )
         await asyncio.sleep(wait_s)
 
     def _backoff_s(self, failures: int) -> float:
-        return backoff_s(failures, self._u(), base_s=self._timing.base_s, cap_s=self._timing.cap_s)
+        return backoff_s(failures, self._clock.u(), base_s=self._timing.base_s, cap_s=self._timing.cap_s)
 
     def _wait_s(self, cause: Exception, failures: int) -> float:
         """Return the wait after `failures` failures in a row, the last of them because of `cause`."""
         if isinstance(cause, InvalidStatus):
             if cause.response.status_code in (401, 404) and failures == 1:
                 return 0.0  # the channel is gone, and the next one is new
-            asked_s = retry_after_s(headers_of(cause.response), self._now(), cap_s=self._timing.retry_after_cap_s)
+            asked_s = retry_after_s(headers_of(cause.response), self._clock.now(), cap_s=self._timing.retry_after_cap_s)
             if asked_s is not None:
                 return asked_s
         if isinstance(cause, GenesysError) and cause.status is not None and cause.status < 500:
             return self._backoff_s(64)  # until the client has a role, or the minute is over
         return self._backoff_s(failures)
 
-    async def _open(self, slot: _Slot) -> ChannelSocket | _NotOpened:
+    async def _open(self, slot: Slot) -> ChannelSocket | _NotOpened:
         """Connect to the slot's channel, or to a new one if it has none."""
         try:
             channel = slot.channel
             if channel is None:
-                async with self._rest_is_free:
-                    channel = await in_daemon_thread(lambda: self._rest.open_channel(slot.topics), name="notifications")
-                self._warn_of(channel)
-                share = self._timing.renew_ratio - 0.05 * self._u()  # so that not all are replaced at once
+                topics, slot.is_changed = list(slot.topics), False
+                channel = await self.rest(lambda: self._rest.open_channel(topics))
+                for topic, reason in channel.refused:
+                    self.report("topic_refused", {"topic": topic, "reason": reason})
+                share = self._timing.renew_ratio - 0.05 * self._clock.u()  # so that not all are replaced at once
                 slot.renew_at = asyncio.get_running_loop().time() + channel.life_s * share
                 slot.channel = channel
             return await ChannelSocket.connect(channel, self._timing, slot.renew_at)
@@ -270,32 +320,26 @@ class NotificationsFeed(FeedBase):
             # No more than its kind: the text may quote the address of a channel, with which anyone can read it.
             return _NotOpened(f"cannot connect: {type(error).__name__}", error)
 
-    def _warn_of(self, channel: Channel) -> None:
-        """Report each topic that Genesys has refused, once."""
-        for topic, reason in channel.refused:
-            if topic not in self._refused:
-                self._refused.add(topic)
-                get_logger(__name__).warning("topic_refused", feed=self._name, topic=topic, reason=reason)
-                self._on_event(self._name, "topic_refused", {"topic": topic, "reason": reason})
-
     def _not_watched(self, reason: str, conversation_id: str) -> None:
-        self._on_event(self._name, "not_watched", {"reason": reason, "conversation": conversation_id})
+        self.report("not_watched", {"reason": reason, "conversation": conversation_id})
 
-    def _switch(self, slot: _Slot, new: ChannelSocket) -> None:
+    def _switch(self, slot: Slot, new: ChannelSocket) -> None:
         """Let a new connection take the place of the slot's old one, which is read for a while yet."""
         old, slot.current = slot.current, new
         if old is not None:
             loop = asyncio.get_running_loop()
             loop.call_later(self._timing.overlap_s, old.end, "replaced")
-        if not self._is_up and all(each.current is not None for each in self._slots):
-            topics = [topic for each in self._slots for topic in each.topics]
+        slots = self._finder.slots.essential
+        if not self._is_up and all(each.current is not None for each in slots):
+            topics = [topic for each in slots for topic in each.topics]
             refused = len(self._refused.intersection(topics))
             but = f", {refused} refused" if refused else ""
-            self._change("up", f"connected: {len(topics) - refused} topic(s) on {len(self._slots)} channel(s){but}")
+            self._change("up", f"connected: {len(topics) - refused} topic(s) on {len(slots)} channel(s){but}")
+            self._finder.gap_is_over.set()
             if self._enricher is not None:
                 self._enricher.look_for_ends()
 
-    async def _listen(self, slot: _Slot, connection: ChannelSocket) -> None:
+    async def _listen(self, slot: Slot, connection: ChannelSocket) -> None:
         """Record the messages of a connection until it ends; if there is no other one, the feed is down."""
         await connection.read(self._take)
         self._flush.now()
@@ -304,9 +348,10 @@ class NotificationsFeed(FeedBase):
         slot.current = None
         self._down(slot, connection.reason)
 
-    def _down(self, slot: _Slot, reason: str) -> None:
-        if not self._thread.stopping.is_set():
-            of_several = "" if len(self._slots) == 1 else f"channel {slot.number} of {len(self._slots)}: "
+    def _down(self, slot: Slot, reason: str) -> None:
+        if slot.is_essential and not self._thread.stopping.is_set():
+            count = len(self._finder.slots.essential)
+            of_several = "" if count == 1 else f"channel {slot.number} of {count}: "
             self._change("down", of_several + reason)
 
     def _take(self, connection: ChannelSocket, message: str | bytes) -> None:
@@ -317,39 +362,15 @@ class NotificationsFeed(FeedBase):
             return
         try:
             content = parse_object(message)
-            if self._is_handled(connection, content):
+            if connection.handles(content) or self._is_repeated(connection, content):
                 return
         except Exception as error:  # nothing is recorded in there: whatever it is, it is about this message alone
             self._messages.cannot_handle(message, error)
             return
         self._messages.record(message, content)
 
-    def _is_handled(self, connection: ChannelSocket, content: Mapping[str, Any]) -> bool:
-        """Do what a message says about the channel; True if there is nothing more, or the message is a duplicate."""
-        topic, body, result = content.get("topicName"), content.get("eventBody"), content.get("result")
-        if topic == METADATA_TOPIC:
-            return True
-        if topic is None and isinstance(result, str | int | float):
-            if str(result) != "200":
-                connection.end(f"Genesys answered {str(result)[:16]} on the channel", is_channel_over=True)
-            return True
-        if not isinstance(topic, str):
+    def _is_repeated(self, connection: ChannelSocket, content: Mapping[str, Any]) -> bool:
+        topic = content.get("topicName")
+        if not isinstance(topic, str) or topic.startswith(SYSTEM_TOPIC):
             return False
-        if topic.startswith(SYSTEM_TOPIC):
-            self._heed(connection, topic, body)
-            return False
-        return self._recent.is_repeated(topic, body, connection.heard_at)
-
-    def _heed(self, connection: ChannelSocket, topic: str, body: Any) -> None:
-        kind = body.get("systemTopicType") if isinstance(body, Mapping) else None
-        if topic == CLOSING_TOPIC:
-            connection.ask_for_another("Genesys is about to close its socket")
-        elif topic == EXPIRING_TOPIC:
-            connection.ask_for_another("its subscriptions are about to expire")
-        elif topic.removeprefix(SYSTEM_TOPIC) in CHANNEL_IS_OVER or kind in CHANNEL_IS_OVER:
-            get_logger(__name__).warning(
-                "channel_taken",
-                feed=self._name,
-                advice="if this repeats, another program uses the OAuth client; give each one its own",
-            )
-            connection.end("Genesys has ended the channel", is_channel_over=True)
+        return self._recent.is_repeated(topic, content.get("eventBody"), connection.heard_at)

@@ -71,7 +71,6 @@ class MessageRecorder:
         limits: FeedLimits,
         *,
         selection: Selection,
-        hooks: WatchHooks = WatchHooks(),
         keep_raw: bool = False,
     ) -> None:
         self.enricher: Enricher | None = None
@@ -79,7 +78,7 @@ class MessageRecorder:
         self._recorder = recorder
         self._limits = limits
         self._selection = selection
-        self._hooks = hooks
+        self.hooks = WatchHooks()
         self._keep_raw = keep_raw
         self._conversations = Conversations()
 
@@ -131,6 +130,8 @@ class MessageRecorder:
         if heard.begins and not over:
             if was_over:
                 get_logger(__name__).info("conversation_goes_on", feed=self._name, conversation=id_)
+                if self._recorder.is_watching(id_):  # until its media record comes
+                    self.hooks.started(id_)
             self._watch(id_, heard.leg_id, known)
         notes: dict[str, bool] = {}
         if over != heard.ended and over != was_over:
@@ -138,7 +139,7 @@ class MessageRecorder:
         elif heard.ended and not over:
             notes["over"] = False
         if over and not was_over:
-            self._hooks.ended(id_)
+            self.hooks.ended(id_)
         if self._enrich(id_, read.topic, heard, over=over, was_over=was_over):
             notes["enrich"] = True
         return notes
@@ -167,14 +168,14 @@ class MessageRecorder:
             return
         more = {"labels": labels} if labels else {}
         self._recorder.watch(self._limits.watch(id_, leg_id, **more))
-        self._hooks.started(id_)
+        self.hooks.started(id_)
         if self.enricher is not None:
             self.enricher.note(id_)
 
     def _add_labels(self, known: KnownLegs, labels: Mapping[str, str]) -> None:
         for name, value in labels.items():
             if name not in FIRST_KEPT or name not in known.labels:
-                known.labels = {**known.labels, name: self._hooks.name_of(name, value)}
+                known.labels = {**known.labels, name: self.hooks.name_of(name, value)}
 
 
 def parse_object(message: str) -> dict[str, Any]:

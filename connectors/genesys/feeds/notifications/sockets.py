@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,10 +17,14 @@ from websockets.exceptions import ConnectionClosed, InvalidURI
 from connectors.genesys.client import tls_context
 from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES, SILENT
 from connectors.genesys.feeds.notifications.channels import Channel
+from connectors.runtime.logs import get_logger
 
-__all__ = ["ChannelSocket", "NotificationTiming", "RecentlyHeard"]
+__all__ = ["SYSTEM_TOPIC", "ChannelSocket", "NotificationTiming", "RecentlyHeard"]
 
 MAX_REASON: Final = 256
+METADATA_TOPIC: Final = "channel.metadata"
+SYSTEM_TOPIC: Final = "v2.system."
+CHANNEL_IS_OVER: Final = ("token_revoked", "no_longer_subscribed")
 PING: Final = '{"message":"ping"}'
 
 
@@ -114,6 +118,32 @@ class ChannelSocket:
         """Have the channel replaced; until then it is read on."""
         if not self.replace.done():
             self.replace.set_result(reason)
+
+    def handles(self, content: Mapping[str, Any]) -> bool:
+        """Do what a message says about the channel; True if there is nothing more in it."""
+        topic, result = content.get("topicName"), content.get("result")
+        if topic == METADATA_TOPIC:
+            return True
+        if topic is None and isinstance(result, str | int | float):
+            if str(result) != "200":
+                self.end(f"Genesys answered {str(result)[:16]} on the channel", is_channel_over=True)
+            return True
+        if isinstance(topic, str) and topic.startswith(SYSTEM_TOPIC):
+            body = content.get("eventBody")
+            self._heed(
+                topic.removeprefix(SYSTEM_TOPIC), body.get("systemTopicType") if isinstance(body, Mapping) else ""
+            )
+        return False
+
+    def _heed(self, topic: str, kind: Any) -> None:
+        if topic == "socket_closing":
+            self.ask_for_another("Genesys is about to close its socket")
+        elif topic == "streaming-subscriptions-expiring":
+            self.ask_for_another("its subscriptions are about to expire")
+        elif topic in CHANNEL_IS_OVER or kind in CHANNEL_IS_OVER:
+            advice = "if this repeats, another program uses the OAuth client; give each one its own"
+            get_logger(__name__).warning("channel_taken", advice=advice)
+            self.end("Genesys has ended the channel", is_channel_over=True)
 
     async def close(self) -> None:
         """Take leave; what arrives before the answer still reaches `read`."""

@@ -472,7 +472,7 @@ class TestLosses:
             tape.wait_for(lambda t: len(t.of("frame")) == 1)
             simulator.drop_connections()
             tape.wait_for(lambda t: t.states() == ["up", "down", "up"])
-        assert events == [("notifications", "topic_refused", {"topic": gone, "reason": "no reason given"})]
+        assert events == [("notifications", "topic_refused", {"topic": gone, "reason": "not permitted"})]
 
     def test_a_call_goes_on(self) -> None:
         """A call of which all known legs were over is watched again when another leg is alive."""
