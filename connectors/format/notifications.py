@@ -27,6 +27,7 @@ __all__ = [
     "Leg",
     "body_of",
     "call_legs",
+    "epoch_seconds",
     "is_calls_topic",
     "is_notification",
     "labels_of",
@@ -169,7 +170,7 @@ def legs_of(record: Mapping[str, Any]) -> list[Leg]:
     if party not in {"customer", "user"} or change not in {"start", "end"}:
         return []
     leg_id = next((body[key] for key in ("participantId", "sessionId") if isinstance(body.get(key), str)), "")
-    at = _time(body.get("eventTime"))
+    at = epoch_seconds(body.get("eventTime"))
     if change == "start":
         return [Leg(leg_id, party == "customer", at, np.nan)]
     return [Leg(leg_id, party == "customer", np.nan, np.inf if np.isnan(at) else at)]
@@ -213,14 +214,16 @@ def place_in_time(record: Mapping[str, Any]) -> tuple[float, float]:
     Either is NaN if it is not known. The arrival is `receivedAt` or `received_at`: seconds, milliseconds or ISO 8601.
     The sending is the newest time that the message itself names.
     """
-    arrival = _time(record.get("receivedAt", record.get("received_at")))
+    arrival = epoch_seconds(record.get("receivedAt", record.get("received_at")))
     notification = _notification(record)
     body = notification.get("eventBody")
-    times = [_time(notification.get("timestamp")), _time(record.get("time"))]
+    times = [epoch_seconds(notification.get("timestamp")), epoch_seconds(record.get("time"))]
     if isinstance(body, Mapping):
-        times.append(_time(body.get("eventTime")))
+        times.append(epoch_seconds(body.get("eventTime")))
         for leg in call_legs(body):
-            times += [_time(leg.get(key)) for key in ("startTime", "connectedTime", "endTime", "disconnectedTime")]
+            times += [
+                epoch_seconds(leg.get(key)) for key in ("startTime", "connectedTime", "endTime", "disconnectedTime")
+            ]
     known = [time for time in times if not np.isnan(time)]
     return arrival, max(known, default=np.nan)
 
@@ -243,7 +246,7 @@ def _detail_event(kind: str, body: Mapping[str, Any]) -> Heard | None:
     return Heard(
         event,
         conversation_id,
-        timestamp=_time(body.get("eventTime")),
+        timestamp=epoch_seconds(body.get("eventTime")),
         leg_id=next((id_ for id_ in leg_ids if isinstance(id_, str)), None),
         begins=event != ENDED and kind not in _AFTERWARDS,
     )
@@ -296,8 +299,8 @@ def call_legs(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _leg_of_snapshot(leg: Mapping[str, Any]) -> Leg:
-    started = [_time(leg[key]) for key in ("startTime", "connectedTime")]
-    ended = [at for at in (_time(leg[key]) for key in ("endTime", "disconnectedTime")) if not np.isnan(at)]
+    started = [epoch_seconds(leg[key]) for key in ("startTime", "connectedTime")]
+    ended = [at for at in (epoch_seconds(leg[key]) for key in ("endTime", "disconnectedTime")) if not np.isnan(at)]
     return Leg(
         leg["id"],
         leg["purpose"] in _CUSTOMERS,
@@ -368,7 +371,7 @@ def number_or_nan(value: Any) -> float:
     return float(value)
 
 
-def _time(value: Any) -> float:
+def epoch_seconds(value: Any) -> float:
     """Return the epoch seconds of a time in seconds, milliseconds or ISO 8601 (UTC without a zone), or NaN."""
     if isinstance(value, str):
         return _iso_time(value)

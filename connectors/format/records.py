@@ -14,9 +14,16 @@ import numpy as np
 import orjson
 
 from connectors.format import limits
+from connectors.format.captures import unwrapped
 from connectors.format.labels import Labels, LimitName
 from connectors.format.limits import MAX_EPOCH_S, CodecName
-from connectors.format.notifications import Heard, is_notification, place_in_time, read_notification, topic_of
+from connectors.format.notifications import (
+    Heard,
+    is_notification,
+    place_in_time,
+    read_notification,
+    topic_of,
+)
 from connectors.format.signals import Signal, signals_of
 
 __all__ = [
@@ -238,10 +245,10 @@ _DESCRIBED: Final = [msgspec.json.Decoder(kind) for kind in (FeedState, FlowSett
 def parse_line(line: bytes) -> FrameLine | BareFrame | Control | Signalled:
     """Read one line by the definition, as the first of a block; raises InvalidFrameError with why it is no record."""
     try:
-        record = _load_object(line)
-    except InvalidFrameError:
+        record = unwrapped(_load_object(line))
+    except ValueError as error:
         if (unread := _with_unread_numbers(line)) is None:
-            raise
+            raise InvalidFrameError(str(error)) from None
         return unread
     if "event" in record:
         frame = _as_frame(record)

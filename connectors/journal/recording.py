@@ -6,6 +6,7 @@ import gzip
 import io
 import itertools
 import re
+import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO, Final, cast
 import zstandard
 
 from connectors.errors import RecordingError
+from connectors.format.captures import as_lines, description_of
 from connectors.format.lines import line_time
 from connectors.journal.segments import number_of
 
@@ -23,6 +25,8 @@ GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 UTF8_MARK: Final = b"\xef\xbb\xbf"
 HEAD_BYTES: Final = 1 << 20
+SNIFF_BYTES: Final = 1 << 12
+_EXPORTS: Final = (b'"conversationStart"', b'"conversations"')
 SEGMENT_NAME: Final = re.compile(r"[0-9]{8,}\.jsonl(\.zst)?")
 PACKED_BYTES: Final = 1 << 15
 LINES_BYTES: Final = 1 << 16
@@ -36,7 +40,10 @@ class Recording:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        spans = [_Span(path) for path in paths]
+        # A crash or a power loss may leave a journal with an empty segment, which says nothing.
+        spans = [_Span(path) for path in paths if len(paths) == 1 or not _is_empty(path)]
+        if paths and not spans:
+            raise RecordingError(f"{paths[0]}: the file is empty, and so are the others; there is nothing to replay")
         # In a journal whose clock was set back, the numbers of the segments tell their order, and their times do not.
         ordered = sorted(spans, key=_number)
         if not all(map(_number, spans)) or _overlap(ordered):
@@ -44,8 +51,8 @@ class Recording:
             if (overlap := _overlap(ordered)) is not None:
                 earlier, later = overlap
                 raise RecordingError(
-                    f"{earlier.path} and {later.path} overlap in time: the first ends at {earlier.end!r} and the "
-                    f"second begins at {later.begin!r}; replay them one at a time"
+                    f"{earlier} and {later} overlap in time; replay them one at a time, or join captures of several "
+                    "feeds in order of time: jq -cs 'sort_by(.received_at // .receivedAt // .timestamp)[]' FILE..."
                 )
         self.paths = [span.path for span in ordered]
 
@@ -67,6 +74,13 @@ class Recording:
             # BytesIO ends lines at \n only, as the decoder does.
             yield from io.BytesIO(chunk.removeprefix(UTF8_MARK) if is_first else chunk)
             is_first = False
+
+    def refusal(self) -> str | None:
+        """Why nothing of the recording can be read, and what its first file looks like; None if a line can be."""
+        heads = [_head(path) for path in self.paths]
+        if any(line_time(line) is not None for head in heads for line in head.split(b"\n")):
+            return None
+        return f"{self.paths[0]}: every line was rejected; {description_of(heads[0])}"
 
     def is_plain(self, index: int) -> bool:
         """Whether offsets in the text of file `index` are offsets in the file. Raises RecordingError."""
@@ -91,7 +105,35 @@ def read_again(path: Path, offset: int, size: int) -> bytes:
     return data
 
 
+def _is_empty(path: Path) -> bool:
+    try:
+        return path.stat().st_size == 0 and path.is_file()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
 def _open(path: Path) -> BinaryIO:
+    """The text of a file, as lines: an array or a details export comes converted."""
+    with _unpacked(path) as stream:
+        head = stream.read(SNIFF_BYTES)
+        if _may_need_conversion(head):
+            lines = as_lines((head + stream.read()).removeprefix(UTF8_MARK))
+            if lines is not None:
+                return io.BytesIO(lines)
+    return _unpacked(path)
+
+
+def _may_need_conversion(head: bytes) -> bool:
+    text = head.removeprefix(UTF8_MARK).lstrip()
+    line = text.partition(b"\n")[0]
+    return text[:1] == b"[" or (text[:1] == b"{" and (line.strip() == b"{" or any(mark in line for mark in _EXPORTS)))
+
+
+def _unpacked(path: Path) -> BinaryIO:
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
+        raise RecordingError(f"{path}: is {kind}, which can be read once only; write its content to a file first")
     stream = path.open("rb")
     magic = stream.read(4)
     stream.seek(0)
@@ -110,6 +152,9 @@ class _Span:
         self.path = path
         self.begin = _begin(path)
         self._end: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path} ({self.begin!r} to {self.end!r})"
 
     @property
     def end(self) -> float:
@@ -191,14 +236,19 @@ def _skip(stream: BinaryIO, offset: int) -> None:
         offset -= skipped
 
 
-def _begin(path: Path) -> float:
-    """The time of a file's first record; -inf if its beginning holds none. Raises RecordingError if it is unfit."""
+def _head(path: Path) -> bytes:
+    """The beginning of a file's text. Raises RecordingError."""
     try:
         with _open(path) as stream:
-            head = stream.read(HEAD_BYTES)
+            return stream.read(HEAD_BYTES).removeprefix(UTF8_MARK)
     except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
         raise _unreadable(path, error) from error
-    lines = head.removeprefix(UTF8_MARK).split(b"\n")
+
+
+def _begin(path: Path) -> float:
+    """The time of a file's first record; -inf if its beginning holds none. Raises RecordingError if it is unfit."""
+    head = _head(path)
+    lines = head.split(b"\n")
     if not any(line.strip() for line in lines):
         raise RecordingError(f"{path}: the file is empty; a recording has a JSON object on each line")
     try:

@@ -32,7 +32,8 @@ class Tally(NamedTuple):
     """Counts; `conversations` are those that are watched and had a frame.
 
     `invalid` are messages that were not frames, `rejected` are lines that are not records,
-    `ignored` are notifications that tell nothing of a voice conversation.
+    `ignored` are notifications that tell nothing of a voice conversation. `no_latency` are frames that do not tell when
+    they arrived or were sent.
     """
 
     frames: int = 0
@@ -45,6 +46,7 @@ class Tally(NamedTuple):
     raised: int = 0
     resolved: int = 0
     ignored: int = 0
+    no_latency: int = 0
 
 
 class BlockFacts(NamedTuple):
@@ -56,6 +58,7 @@ class BlockFacts(NamedTuple):
     frames: int
     invalid: int
     ignored: int
+    no_latency: int
     torn: int
     rejected: list[Rejected]
 
@@ -73,7 +76,8 @@ class Report(NamedTuple):
 def facts_of(number: int, source: str, line: int, decoded: Decoded) -> BlockFacts:
     """The facts of a block that has been decoded."""
     kinds = [control.kind for control in decoded.controls]
-    counts = kinds.count("invalid"), kinds.count(IGNORED), decoded.torn
+    no_latency = int(np.count_nonzero(np.isnan(decoded.latency_us)))
+    counts = kinds.count("invalid"), kinds.count(IGNORED), no_latency, decoded.torn
     return BlockFacts(number, source, line, len(decoded.arrival), *counts, decoded.rejected)
 
 
@@ -133,6 +137,7 @@ def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
             raised=raised,
             resolved=len(alerts) - raised,
             ignored=facts.ignored,
+            no_latency=facts.no_latency,
         ),
     )
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from connectors.errors import UsageError
+from connectors.errors import UsageError, VoicewatchError
 from flows.cli.common import Command, Kind, read_settings, stop_on_signals
 
 __all__ = ["app"]
@@ -42,6 +42,8 @@ def replay(
         files, out, settings=settings, environ=os.environ, speed=pace, deliver=deliver, stop=shutdown.requested
     )
     print_replay(replayed)
+    if replayed.refusal is not None:
+        raise VoicewatchError(replayed.refusal)
     if replayed.stopped_at is not None and shutdown.signal is not None:
         raise typer.Exit(128 + shutdown.signal)
 

@@ -104,8 +104,8 @@ def print_replay(replayed: Replayed) -> None:
             variable = f"VOICEWATCH_STATE__DIR={replayed.out}"
             print(f"why: `{variable} voicewatch outbox list CONFIG`")
             print(f"send them again: `{variable} voicewatch outbox retry CONFIG`")
-    if tally.rejected and not tally.frames + tally.invalid + tally.ignored:
-        print("Every line was rejected: is this a recording? rejected.jsonl has the reason for each.")
+    if tally.no_latency:
+        print(f"no latency known for {tally.no_latency} frames: their lines do not tell when they arrived or were sent")
     if tally.frames and tally.unwatched == tally.frames:
         print(
             "No frame was of a watched conversation: the recording holds no watch records for them. "

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bytewax.run import cli_main
 
-from connectors.errors import StateError, UsageError
+from connectors.errors import RecordingError, StateError, UsageError
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource, StoppedAt
 from connectors.state.files import LOCK_NAME, JsonLinesSink, make_private_dir, open_private, state_errors
@@ -39,13 +39,17 @@ RESULTS = ("windows", "alerts", "rejected")
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay did, in how many seconds; `outbox` counts callbacks by their state, if any were to be sent."""
+    """What a replay did, in how many seconds; `outbox` counts callbacks by their state, if any were to be sent.
+
+    `refusal` says why nothing of the recording could be read, if nothing could.
+    """
 
     tally: Tally
     elapsed_s: float
     out: Path
     outbox: dict[State, int] | None
     stopped_at: StoppedAt | None = None
+    refusal: str | None = None
 
 
 def replay(
@@ -58,18 +62,18 @@ def replay(
     deliver: bool,
     stop: threading.Event,
 ) -> Replayed:
-    """Replay recorded files into `windows.jsonl`, `alerts.jsonl` and `rejected.jsonl` in the directory `out`.
+    """Replay files, or those in a directory, into `windows.jsonl`, `alerts.jsonl` and `rejected.jsonl` in `out`.
 
     While it runs, and after it was stopped early or failed, the file `PARTIAL` in `out` says so. `settings` takes
     precedence over what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, and waits until they
     are delivered or dead, or for `stop`. Raises RecordingError, StateError, ConfigurationError for a bad callback
     secret, and UsageError if `out` is the state directory of a run, or a result would replace a recording.
     """
-    recording = Recording(paths)
+    recording = Recording(_files(paths))
     partial = out / PARTIAL
     try:
         with state_errors(f"looking into {out}"):
-            _refuse_to_lose(paths, out)
+            _refuse_to_lose(recording.paths, out)
         make_private_dir(out)
         _mark(partial, "These results are partial: the replay has not ended.")
     except StateError as error:  # whose advice names the directory of a run
@@ -97,7 +101,24 @@ def replay(
         else:
             _mark(partial, f"These results are partial: the replay was interrupted at {place_text(source.stopped_at)}.")
         callbacks = None if delivery is None else delivery.finish(stop)
-    return Replayed(tally.total, elapsed_s, out, callbacks, source.stopped_at)
+    counts = tally.total
+    is_refused = counts.rejected and not counts.frames + counts.invalid + counts.ignored
+    refusal = recording.refusal() if is_refused and source.stopped_at is None else None
+    return Replayed(counts, elapsed_s, out, callbacks, source.stopped_at, refusal)
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    """The files, and in the place of a directory those in it that are not hidden. Raises RecordingError."""
+    files: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            files.append(path)
+            continue
+        found = sorted(inside for inside in path.iterdir() if inside.is_file() and not inside.name.startswith("."))
+        if not found:
+            raise RecordingError(f"{path}: there is no file in this directory")
+        files += found
+    return files
 
 
 def place_text(place: StoppedAt) -> str:

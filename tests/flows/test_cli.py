@@ -214,11 +214,32 @@ def test_check_refuses_a_secret_that_a_run_would_refuse(tmp_path: Path) -> None:
 
 
 def test_a_replay_of_what_is_no_recording_says_so(tmp_path: Path) -> None:
-    """When every line is rejected, the summary asks whether this is a recording."""
+    """When every line is rejected, one line says what the file looks like, with exit 1."""
     text = tmp_path / "notes.txt"
     text.write_text("one\ntwo\n")
     done = voicewatch("replay", text, "--out", tmp_path / "out")
-    assert "Every line was rejected" in done.stdout
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        f"voicewatch: {text}: every line was rejected; it looks like plain text: a recording has one JSON object a line"
+    )
+
+
+def test_a_replay_takes_a_directory_and_counts_frames_without_a_latency(tmp_path: Path) -> None:
+    """All files in it that are not hidden; an empty segment and a hidden file are passed over."""
+    recorded = tmp_path / "recorded"
+    recorded.mkdir()
+    frame = {"event": "conversation.updated", "entity": {"id": "c"}, "timestamp": 1_700_000_000.0}
+    (recorded / "b.jsonl").write_text(json.dumps(frame) + "\n")
+    (recorded / "a.json").write_text(json.dumps([{**frame, "receivedAt": 1_700_000_001.0}] * 2, indent=1))
+    (recorded / "c.jsonl").write_text("")
+    (recorded / ".hidden").write_text("not a recording")
+    done = voicewatch("replay", recorded, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].split() == ["frames", "3"]
+    assert "no latency known for 1 frames" in done.stdout
+    assert (tmp_path / "out" / "rejected.jsonl").read_text() == ""
+    (tmp_path / "none").mkdir()
+    assert "there is no file in this directory" in voicewatch("replay", tmp_path / "none", "--out", tmp_path).stderr
 
 
 def test_check_lists_every_mistake_at_once(tmp_path: Path) -> None:
@@ -493,7 +514,7 @@ def test_replay_refuses_in_one_line(tmp_path: Path) -> None:
     assert not out.exists()
     no_name = tmp_path / ("x" * 300)
     assert f"looking into {no_name} failed: File name too long" in fails(
-        voicewatch("replay", RECORDING, "--out", no_name), 1
+        voicewatch("replay", RECORDING, "--out", no_name), 2
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import tempfile
 import threading
@@ -118,14 +119,15 @@ def test_several_files_are_ordered_by_their_first_record(tmp_path: Path, pack: P
 
 @packed
 def test_files_that_overlap_in_time_are_refused(tmp_path: Path, pack: Pack) -> None:
-    """The error names both files, where one ends and the other begins, and what to do."""
+    """The error names both files with their ranges, and what to do."""
     first = saved(tmp_path, "first", pack(lines(0, 11)))
     second = saved(tmp_path, "second", pack(lines(9, 20)))
     with pytest.raises(RecordingError) as refused:
         Recording([second, first])
     assert str(refused.value) == (
-        f"{first} and {second} overlap in time: the first ends at 10.0 and the second begins at 9.0; "
-        "replay them one at a time"
+        f"{first} (0.0 to 10.0) and {second} (9.0 to 19.0) overlap in time; replay them one at a time, or join "
+        "captures of several feeds in order of time: "
+        "jq -cs 'sort_by(.received_at // .receivedAt // .timestamp)[]' FILE..."
     )
 
 
@@ -141,7 +143,7 @@ def test_the_end_of_a_large_file_is_found(tmp_path: Path) -> None:
     for name, pack in PACKS.items():
         large = saved(tmp_path, f"large-{name}", pack(lines(0, 60_000) + b'{"received_at":99'))
         small = saved(tmp_path, "small", lines(59_000, 59_010))
-        with pytest.raises(RecordingError, match=r"ends at 59999\.0 and the second begins at 59000\.0"):
+        with pytest.raises(RecordingError, match=r"\(0\.0 to 59999\.0\) and .* \(59000\.0 to 59009\.0\) overlap"):
             Recording([small, large])
 
 
@@ -315,3 +317,46 @@ def test_at_its_real_pace_a_line_comes_when_it_is_due(tmp_path: Path) -> None:
     assert time.monotonic() - began >= 0.4
     assert blocks[0].data == tick(104.0) * 2
     assert blocks[0].line == 4
+
+
+# What people keep
+
+
+@packed
+def test_an_array_is_read_as_its_elements(tmp_path: Path, pack: Pack) -> None:
+    """Packed or not, from any offset of its lines."""
+    path = saved(tmp_path, "recording", pack(b"[" + b",\n ".join(lines(0, 2000).splitlines()) + b"]"))
+    recording = Recording([path])
+    assert text_of(recording) == lines(0, 2000)
+    offset = len(lines(0, 777))
+    assert text_of(recording, offset) == lines(777, 2000)
+    assert not recording.is_plain(0)
+
+
+def test_a_pipe_is_refused_and_does_not_hang(tmp_path: Path) -> None:
+    """It can be read once only, and a recording is read several times."""
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(RecordingError, match=r"pipe: is a pipe, .* write its content to a file first"):
+        Recording([tmp_path / "pipe"])
+    with pytest.raises(RecordingError, match="zero: is no regular file"):
+        Recording([Path("/dev/zero")])
+
+
+def test_an_empty_file_among_others_is_passed_over(tmp_path: Path) -> None:
+    """As a crash leaves one in a journal; alone it is an error, and so are two."""
+    full, empty = saved(tmp_path, "00000001.jsonl", lines(0, 5)), saved(tmp_path, "00000002.jsonl", b"")
+    assert Recording([full, empty]).paths == [full]
+    with pytest.raises(RecordingError, match="the file is empty"):
+        Recording([empty])
+    with pytest.raises(RecordingError, match="the file is empty, and so are the others"):
+        Recording([empty, empty])
+
+
+def test_a_recording_of_which_every_line_is_rejected_is_described(tmp_path: Path) -> None:
+    """With the name of the file; not if a line of any of its files is a record."""
+    csv, good = saved(tmp_path, "a.csv", b"a,b\n1,2\n"), saved(tmp_path, "b", b"junk\n" + lines(0, 2))
+    assert Recording([good]).refusal() is None
+    assert Recording([csv, good]).refusal() is None
+    refusal = Recording([csv]).refusal()
+    assert refusal is not None
+    assert refusal.startswith(f"{csv}: every line was rejected; it looks like CSV")

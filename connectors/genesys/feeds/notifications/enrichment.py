@@ -21,13 +21,14 @@ import httpx
 import orjson
 
 from connectors.errors import GenesysError, StateError
+from connectors.format.captures import media_records
 from connectors.genesys.client import Clock, RequestBudget
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
 from connectors.state.files import make_private_dir, open_private
 
-__all__ = ["EnrichTiming", "Enricher", "MediaQueue", "Wanted", "media_records"]
+__all__ = ["EnrichTiming", "Enricher", "MediaQueue", "Wanted"]
 
 
 _SCHEMA = """
@@ -76,38 +77,6 @@ class Details(Protocol):
 
     def conversation_details(self, conversation_id: str) -> Any:
         """What analytics knows, as JSON; raises `httpx.HTTPStatusError`, `httpx.RequestError`, `GenesysError`."""
-
-
-def media_records(conversation_id: str, details: Any) -> Iterator[dict[str, Any]]:
-    """A media record for each of the `mediaEndpointStats` in what analytics says, oldest first.
-
-    >>> stats = {"maxLatencyMs": 30, "receivedPackets": 229}
-    >>> session = {"sessionId": "s", "mediaType": "voice", "mediaEndpointStats": [stats]}
-    >>> list(media_records("c", {"participants": [{"participantId": "p", "sessions": [session]}]}))[0]["sessionId"]
-    's'
-    """
-    found: list[dict[str, Any]] = []
-    for participant in _objects(details, "participants"):
-        for session in _objects(participant, "sessions"):
-            if str(session.get("mediaType", "voice")).lower() != "voice":
-                continue
-            found += [
-                {
-                    "conversationId": conversation_id,
-                    "participantId": participant.get("participantId"),
-                    "sessionId": session.get("sessionId"),
-                    "purpose": participant.get("purpose"),
-                    "direction": session.get("direction"),
-                    "mediaEndpointStats": stats,
-                }
-                for stats in _objects(session, "mediaEndpointStats")
-            ]
-    yield from sorted(found, key=lambda record: str(record["mediaEndpointStats"].get("eventTime", "")))
-
-
-def _objects(value: Any, key: str) -> list[Mapping[str, Any]]:
-    items = value.get(key) if isinstance(value, Mapping) else None
-    return [item for item in items if isinstance(item, Mapping)] if isinstance(items, list) else []
 
 
 class MediaQueue:
