@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, OutcomeUnknownError
+from connectors.genesys.entities import ActiveConversation
 from connectors.state.actions import Action
 from connectors.state.interceptors import InterceptorEntry, InterceptorRegistry
 from flows.settings.models import InterceptorSettings, InterceptorTexts, Settings
@@ -78,8 +79,8 @@ def create_body(interceptor: InterceptorSettings, texts: InterceptorTexts) -> di
 class DiscoveryPlatform(Platform, Protocol):
     """The calls to Genesys of discovery; `connectors.genesys.interceptors.GenesysPlatform` makes them."""
 
-    def active_conversations(self) -> list[str]:
-        """Return the ids of the calls in progress; raises GenesysError."""
+    def active_conversations(self) -> list[ActiveConversation]:
+        """Return the calls in progress; raises GenesysError."""
 
 
 class InterceptorCreator:
@@ -177,8 +178,8 @@ class DiscoveredInterceptors:
         self._creator = InterceptorCreator(settings, platform, registry, journal, audit)
         self._saturated: bool | None = None
 
-    def active(self) -> list[str]:
-        """Return the ids of the calls in progress, and audit the load when it becomes too high or low enough."""
+    def active(self) -> list[ActiveConversation]:
+        """Return the calls in progress, and audit the load when it becomes too high or low enough."""
         active = self._platform.active_conversations()
         allowed = self._settings.genesys.max_concurrent
         if (saturated := len(active) >= allowed) != self._saturated:
@@ -192,12 +193,12 @@ class DiscoveredInterceptors:
             )
         return active
 
-    def create(self, conversation_id: str) -> str | None:
+    def create(self, conversation_id: str, labels: Mapping[str, str]) -> str | None:
         """Create an interceptor, unless it was asked for before; returns the reason if there is none to be used.
 
         Raises CredentialsError or AccessDeniedError.
         """
-        interceptor = self._settings.discovered_interceptor(conversation_id)
+        interceptor = self._settings.discovered_interceptor(conversation_id, labels)
         entry = self._registry.get(conversation_id)
         if entry is not None and entry.phase == "created":
             self._creator.watch(interceptor, entry)
@@ -205,6 +206,12 @@ class DiscoveredInterceptors:
         if entry is not None and (obstacle := obstacle_of(entry)):
             return self._creator.report_failure(conversation_id, obstacle)
         return self._creator.create(interceptor, discovered=True)
+
+    def label(self, conversation_id: str, labels: Mapping[str, str]) -> None:
+        """Journal the labels that a conversation has now, if discovery has found it and they have changed."""
+        entry = self._registry.get(conversation_id)
+        if entry is not None and entry.discovered and entry.phase == "created":
+            self._creator.watch(self._settings.discovered_interceptor(conversation_id, labels), entry)
 
     def is_watching(self, conversation_id: str) -> bool:
         """Tell whether a conversation is watched already."""

@@ -9,6 +9,7 @@ import httpx
 from connectors.errors import GenesysError, OutcomeUnknownError, SaturationError
 from connectors.genesys.client import Failure, GenesysClient, status_of, to_error
 from connectors.genesys.endpoints import LOAD_QUERY
+from connectors.genesys.entities import ActiveConversation, read_entity
 
 __all__ = ["GenesysPlatform"]
 
@@ -24,8 +25,8 @@ class GenesysPlatform:
         """Close the client."""
         self._client.close()
 
-    def active_conversations(self) -> list[str]:
-        """Return the ids of the active voice conversations, "" for an entry without one; raises `GenesysError`."""
+    def active_conversations(self) -> list[ActiveConversation]:
+        """Return the active voice conversations, in the order of the answer; raises `GenesysError`."""
         what = "load check"
         answer = self._client.ask("GET", self._endpoints.load_path, what=what, query=LOAD_QUERY)
         entities = answer.get("entities") if isinstance(answer, dict) else None
@@ -34,8 +35,7 @@ class GenesysPlatform:
                 f"{what}: the answer has no list of entities; check that {self._endpoints.api_url} is a Genesys "
                 "Cloud API host and that no proxy answers in its place"
             )
-        ids = [entity.get("id") if isinstance(entity, dict) else None for entity in entities]
-        return [id_ if isinstance(id_, str) else "" for id_ in ids]
+        return [read_entity(entity) for entity in entities]
 
     def check_load(self, max_concurrent: int) -> int:
         """Return the number of active conversations; raises `SaturationError` at `max_concurrent` or more."""

@@ -6,7 +6,6 @@ import secrets
 import socket
 import tempfile
 import threading
-import time
 from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -132,14 +131,8 @@ def _tables(receiver_url: str, directory: Path) -> dict[str, Any]:
 def _voice_events() -> Iterator[Stage]:
     faults = parse_faults(BAD_EDGE)
     with running_simulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S, faults=faults) as simulator:
-        ids = conversation_ids(SEED, CALLS)
-        book = simulator.traffic.book
-        labels = [{name: book[id_].labels(time.time())[name] for name in ("edge", "queue")} for id_ in ids]
-        interceptors = [
-            {"conversation_id": id_, "leg_id": f"leg-{number}", "labels": labels[number - 1]}
-            for number, id_ in enumerate(ids, 1)
-        ]
-        yield Stage({"genesys": {"base_url": simulator.base_url}, "interceptor": interceptors}, {}, ids, bootstrap=True)
+        tables = {"genesys": {"base_url": simulator.base_url}, "watch": {"mode": "discover"}}
+        yield Stage(tables, {}, conversation_ids(SEED, CALLS), bootstrap=True)
 
 
 @contextmanager

@@ -389,9 +389,10 @@ class Settings(Table):
         """The limits that `[[limits]]` overrides, if there is one: all but those that are a conversation's own."""
         return [name for name in get_args(LimitName) if name not in own] if self.limits else []
 
-    def discovered_interceptor(self, conversation_id: str) -> InterceptorSettings:
-        """The settings of an interceptor for a conversation that discovery has found: those of `[defaults]`."""
+    def discovered_interceptor(self, conversation_id: str, labels: Mapping[str, str]) -> InterceptorSettings:
+        """Return the settings of an interceptor that discovery creates: `[defaults]` and the labels."""
         shared = self.defaults.model_dump()
+        shared["labels"] = joined_labels(self.defaults.labels, dict(labels))
         shared["leg_id"] = shared["leg_id"] or conversation_id
         return InterceptorSettings.model_validate({**shared, "conversation_id": conversation_id})
 

@@ -72,6 +72,26 @@ def test_calls_are_found_and_no_interceptor_is_created_twice_across_kills(tmp_pa
     assert "0 frames of" not in process.output
 
 
+def test_found_calls_have_the_labels_of_the_load_check(tmp_path: Path) -> None:
+    """Queue, edge and so on come with the first watch, or soon after a call was found by its frames alone."""
+    with running_simulator(conversations=6, rate=5) as simulator:
+        path = config(tmp_path, simulator.base_url)
+        match = '{"direction": "inbound"}'
+        with running(tmp_path, "run", path, VOICEWATCH_WATCH__MATCH=match) as process:
+            book = simulator.traffic.book
+            wanted = {call.id for call in book.calls if call.story.direction == "inbound"}
+            until(lambda: wanted <= set(watched(tmp_path)))
+            assert process.stop() == 0
+            calls = {call.id: call for call in book.calls}
+    for record in (r["watch"] for r in records(tmp_path) if "watch" in r):
+        labels, call = record["labels"], calls[record["conversation_id"]]
+        assert labels["direction"] == "inbound"
+        assert labels["edge"] == call.story.edge.name
+        assert labels["provider"] == call.story.edge.provider
+        assert labels["queue"] in ("Support", "Sales", "Billing")
+        assert labels["division"] in ("Home", "North")
+
+
 def test_what_is_not_watched_is_counted_by_reason(tmp_path: Path) -> None:
     """Only sampled calls are watched, at most `max`; the first of each reason is audited."""
     with running_simulator(conversations=12, rate=5, wait_for_subscriber=False) as simulator:

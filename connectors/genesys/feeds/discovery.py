@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -19,6 +19,7 @@ import msgspec
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError
 from connectors.genesys.client import RequestBudget
+from connectors.genesys.entities import ActiveConversation
 from connectors.genesys.feeds.base import RecentIds, Selection
 from connectors.runtime.logs import get_logger
 
@@ -43,14 +44,17 @@ _decode = msgspec.json.Decoder(_Frame).decode
 class Interceptors(Protocol):
     """Knows which interceptors exist, lists calls and creates interceptors at Genesys."""
 
-    def active(self) -> list[str]:
-        """Return the ids of the calls in progress; raises GenesysError."""
+    def active(self) -> list[ActiveConversation]:
+        """Return the calls in progress; raises GenesysError."""
 
-    def create(self, conversation_id: str) -> str | None:
+    def create(self, conversation_id: str, labels: Mapping[str, str]) -> str | None:
         """Create an interceptor, unless it was asked for before, and have the conversation watched.
 
         Returns the reason if that failed. Raises CredentialsError or AccessDeniedError if no other can be created.
         """
+
+    def label(self, conversation_id: str, labels: Mapping[str, str]) -> None:
+        """Give a watched conversation the labels that it has now."""
 
     def is_watching(self, conversation_id: str) -> bool:
         """Tell whether a conversation is watched already."""
@@ -63,10 +67,12 @@ class Interceptors(Protocol):
 class DiscoveryTiming:
     """The load check is repeated every `every_s`; after a failure nothing is asked for `hold_s`.
 
+    For a call that it has not listed, and whose labels are unknown, it is repeated sooner, but not within `labels_s`.
     `reserve` of the requests of a minute are left to everything else.
     """
 
     every_s: float = 60.0
+    labels_s: float = 5.0
     hold_s: float = 30.0
     reserve: int = 30
 
@@ -100,6 +106,7 @@ class CallDiscovery:
         self._timing = timing
         self._now = now
         self._in_progress: set[str] = set()
+        self._labels: dict[str, dict[str, str]] = {}
         self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
         self._seen = RecentIds(100_000)
         self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}
@@ -144,12 +151,15 @@ class CallDiscovery:
             self._changed.notify()
 
     def _run(self) -> None:
-        load_due = self._now()
+        load_due = labels_due = self._now()
         try:
             while not self._stopping:
                 if self._now() >= load_due:
                     load_due = self._now() + (self._timing.every_s if self._load() else self._timing.hold_s)
+                    labels_due = self._now() + self._timing.labels_s
                 id_ = self._next(load_due - self._now())
+                if id_ is not None and id_ not in self._labels:
+                    load_due = min(load_due, labels_due)
                 if id_ is not None and not self._take(id_):
                     load_due = self._now() + self._timing.hold_s
                     self._pause(self._timing.hold_s)
@@ -163,17 +173,21 @@ class CallDiscovery:
         if self._stopping:
             return True
         try:
-            active = [id_ for id_ in self._interceptors.active() if id_]
+            self._labels = {one.id: one.labels for one in self._interceptors.active() if one.id}
         except GenesysError as error:
             get_logger(__name__).warning("discovery_load_check_failed", feed=self._name, reason=str(error))
             return False
+        active = list(self._labels)
         self._interceptors.forget_others(set(active))
         with self._changed:
             waiting = set(self._waiting)
             self._in_progress = set(active) | waiting
         for id_ in active:
             self._seen.add(id_)
-        self._offer(id_ for id_ in active if id_ not in waiting and not self._interceptors.is_watching(id_))
+        watched = [id_ for id_ in active if self._interceptors.is_watching(id_)]
+        for id_ in watched:
+            self._interceptors.label(id_, self._labels[id_])
+        self._offer(id_ for id_ in active if id_ not in waiting and id_ not in watched)
         return True
 
     def _next(self, wait_s: float) -> str | None:
@@ -184,7 +198,10 @@ class CallDiscovery:
 
     def _take(self, id_: str) -> bool:
         """Have a call watched, if it is to be; False if Genesys lets no interceptor be created."""
-        if id_ not in self._in_progress or self._interceptors.is_watching(id_) or not self._selection.takes(id_, {}):
+        labels = self._labels.get(id_, {})
+        if id_ not in self._in_progress or self._interceptors.is_watching(id_):
+            return True
+        if not self._selection.takes(id_, labels):
             return True
         if len(self._in_progress) >= self._max_concurrent:
             self._refuse("max_concurrent", id_)
@@ -193,7 +210,7 @@ class CallDiscovery:
         if self._stopping:
             return True
         try:
-            reason = self._interceptors.create(id_)
+            reason = self._interceptors.create(id_, labels)
         except (CredentialsError, AccessDeniedError) as error:
             get_logger(__name__).warning("discovery_on_hold", feed=self._name, reason=str(error))
             self._refuse("failed", id_)
