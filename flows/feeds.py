@@ -129,8 +129,9 @@ class _FeedFactory:
 
     def _audiohook(self, row: FeedSettings, recorder: Journal | Recorder, events: _FeedEvents) -> Feed:
         from connectors.genesys.feeds.audiohook.feed import AudioHookFeed
+        from connectors.genesys.feeds.audiohook.levels import Silence
 
-        hook = self.settings.audiohook
+        hook, alerts = self.settings.audiohook, self.settings.alerts
         return AudioHookFeed(
             name=row.name,
             listen=hook.address,
@@ -140,6 +141,7 @@ class _FeedFactory:
             limits=self._limits(row),
             rules=self._rules,
             labels_from=row.labels_from,
+            silence=None if alerts.silent_after_s is None else Silence(alerts.silence_dbfs, alerts.silent_after_s),
             tls=self.tls,
             on_state=events.changed,
             on_event=events.happened,

@@ -50,6 +50,9 @@ CLEAR_RATIO: Final = (0, 1)
 CLEAR_AFTER_S: Final = (0, 86_400)
 MOS: Final = (1, 4.5)
 GENESYS_MOS: Final = (1, 5)
+SILENCE_DBFS: Final = (-98, 0)
+SILENT_AFTER_S: Final = (1, 3600)
+DEFAULT_SILENCE_DBFS: Final = -60.0
 TRUNK_MISMATCHES: Final = (0, 1_000_000)
 STALLED_AFTER_S: Final = (0.001, 86_400)
 # The labels of one conversation: how many there may be, how a name is formed, how long a value is.

@@ -1,12 +1,14 @@
 """What Genesys' notifications say of a voice conversation. Pure.
 
-Three forms of a message are known here, each a JSON object without the `event` key of a voice event:
+Four forms of a message are known here, each a JSON object without the `event` key of a voice event:
 
 - a notification, with `topicName` and `eventBody`: a detail event of a conversation (with the time of the event), a
   snapshot of a conversation's call (without), or a transcription event;
 - an EventBridge record, whose `detail` is a notification;
 - a media record, with `conversationId` and `mediaEndpointStats`, which the notifications feed makes of what analytics
-  knows of one leg's media after its end.
+  knows of one leg's media after its end;
+
+- an audio record, with `conversationId` and `audioLevel`: a fault that the AudioHook feed found in what is to be heard.
 
 One message alone cannot tell whether its conversation is over: another leg may be alive. The notifications feed keeps
 the legs of each conversation, and writes its decision into a recorded message as a top-level `over`.
@@ -96,7 +98,12 @@ def is_notification(record: Mapping[str, Any]) -> bool:
     """
     if "event" in record:
         return False
-    return "topicName" in record or "mediaEndpointStats" in record or ("detail-type" in record and "detail" in record)
+    return (
+        "topicName" in record
+        or "mediaEndpointStats" in record
+        or "audioLevel" in record
+        or ("detail-type" in record and "detail" in record)
+    )
 
 
 def topic_of(record: Mapping[str, Any]) -> str:

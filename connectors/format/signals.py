@@ -4,6 +4,7 @@
 `CALL_FAILED`      a leg that an error ended: `errorInfo.code`, a disconnect type such as
                    `transport.failure`, or the `errorCode` of an analytics metric
 `LOW_MOS`          the lowest MOS of a leg as Genesys measured it, of a media record
+`ONE_WAY_AUDIO`    one channel of a call is silent while the other is not; `DEAD_AIR`: both are
 `PLATFORM_EVENT`   an operational event (AUDIOHOOK-0001 …), or a trunk whose media quality does not match
 =================  =====================================================================================
 
@@ -17,11 +18,12 @@ from typing import Any, Final, NamedTuple
 
 from connectors.format.notifications import body_of, call_legs, is_calls_topic, number_or_nan, topic_of
 
-__all__ = ["GENESYS_SCALE", "Signal", "signals_of"]
+__all__ = ["AUDIO_RULES", "GENESYS_SCALE", "Signal", "signals_of"]
 
 CALL_FAILED: Final = "CALL_FAILED"
 LOW_MOS: Final = "LOW_MOS"
 PLATFORM_EVENT: Final = "PLATFORM_EVENT"
+AUDIO_RULES: Final = ("ONE_WAY_AUDIO", "DEAD_AIR")
 GENESYS_SCALE: Final = "genesys-5"
 """The scale of Genesys' MOS: that of G.107 times 5 / 4.5, with 4.89 as its best value."""
 _ERROR_TYPES: Final = frozenset({"error", "transport.failure", "transportfailure"})
@@ -30,6 +32,9 @@ _MAX_TEXT: Final = 200
 
 class Signal(NamedTuple):
     """What a message reports. `key` tells it from every other signal of its rule and conversation.
+
+    `state` is "raised" or "resolved", and `reason` why it is resolved; only faults of the audio are resolved. `limit`
+    is what the value was held to where it was decided.
 
     `conversation_id` is None for an event of the platform. `value` is NaN-free: None without a measurement.
     `evidence` holds JSON values; `labels` are those that the signal itself names.
@@ -42,6 +47,9 @@ class Signal(NamedTuple):
     leg_id: str | None
     evidence: dict[str, Any]
     labels: dict[str, str]
+    state: str = "raised"
+    reason: str | None = None
+    limit: float | None = None
 
 
 def signals_of(record: Mapping[str, Any]) -> list[Signal]:
@@ -53,6 +61,8 @@ def signals_of(record: Mapping[str, Any]) -> list[Signal]:
     """
     if "mediaEndpointStats" in record:
         return list(_media_signals(record))
+    if "audioLevel" in record:
+        return list(_audio_signals(record))
     topic, body = topic_of(record), body_of(record)
     if body is None:
         return []
@@ -86,6 +96,31 @@ def _media_signals(record: Mapping[str, Any]) -> Iterator[Signal]:
         if text := _text(record.get(name)):
             evidence[name] = text
     yield Signal(LOW_MOS, conversation_id, session or leg_id or "", mos, leg_id, evidence, {})
+
+
+def _audio_signals(record: Mapping[str, Any]) -> Iterator[Signal]:
+    """Read a fault of a conversation's audio, which the AudioHook feed has decided."""
+    conversation_id, level = record.get("conversationId"), record.get("audioLevel")
+    if not isinstance(conversation_id, str) or not isinstance(level, Mapping):
+        return
+    rule, state = _text(level.get("rule")), _text(level.get("state"))
+    if rule not in AUDIO_RULES or state not in ("raised", "resolved"):
+        return
+    session, channel = _text(level.get("session")), _text(level.get("channel"))
+    dbfs, limit = number_or_nan(level.get("dbfs")), number_or_nan(level.get("limit"))
+    evidence = {"channel": channel, "silentSeconds": level.get("silent_s"), "sessionId": session}
+    yield Signal(
+        rule,
+        conversation_id,
+        f"{session}|{channel}",
+        None if dbfs != dbfs else dbfs,
+        session,
+        evidence,
+        {},
+        state,
+        _text(level.get("reason")),
+        None if limit != limit else limit,
+    )
 
 
 def _snapshot_signals(body: Mapping[str, Any]) -> Iterator[Signal]:

@@ -315,6 +315,7 @@ class Shard:
             transition = self._rules[rule].end(slot, row, arrival, None if np.isnan(value) else value, limit)
             if transition is not None:
                 self._add(rule, [transition], done)
+        done.changes += self._signals.end(slot, row, arrival, self._roster.watch_in(slot))
         self._roster.end(slot, self._windows.ends_at(arrival))
         if self._settings.alerts.unwatched == "default":
             self._roster.remember(self._roster.watch_in(slot).conversation_id, arrival)

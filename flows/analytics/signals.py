@@ -1,4 +1,4 @@
-"""Rules over signals: events that raise one alert each and are not resolved.
+"""Rules over signals: events that raise one alert each; only faults of the audio are resolved.
 
 A signal of the same rule, conversation and key raises no second alert while the conversation is watched. Events of the
 platform, which belong to no conversation, are remembered by their newest 1,000 keys.
@@ -9,18 +9,19 @@ from __future__ import annotations
 from typing import Any, Final
 
 from connectors.format.records import AlertSettings, Control
-from connectors.format.signals import Signal
+from connectors.format.signals import AUDIO_RULES, Signal
 from flows.analytics.alerts import Change
 from flows.analytics.roster import Roster, Watch
-from flows.analytics.rules import Transition
+from flows.analytics.rules import RULES, Transition
 from flows.analytics.slots import NOBODY
 
 __all__ = ["SIGNAL_RULES", "Signals"]
 
-SIGNAL_RULES: Final = ("CALL_FAILED", "PLATFORM_EVENT")
+SIGNAL_RULES: Final = ("CALL_FAILED", *AUDIO_RULES, "PLATFORM_EVENT")
 """The rules that only signals raise; LOW_MOS is also one of windows."""
 REMEMBERED: Final = 1_000
 _ORDER: Final = -1
+_END_ORDER: Final = 2 * len(RULES)
 
 
 class Signals:
@@ -29,6 +30,7 @@ class Signals:
     def __init__(self) -> None:
         self._of_slot: dict[int, list[str]] = {}
         self._of_platform: list[str] = []
+        self._open: dict[int, dict[str, tuple[float, Signal]]] = {}
 
     def changes(self, control: Control, roster: Roster, alerts: AlertSettings, now: float) -> list[Change]:
         """Return the alert that a signal's control record raises at `now`, epoch seconds; none if its conversation is
@@ -42,25 +44,59 @@ class Signals:
             if slot == NOBODY:
                 return []
             watch = roster.watch_in(slot)
+        key, row = f"{signal.rule}|{signal.key}", control.frames_before
+        if signal.rule in AUDIO_RULES:
+            return self._audio(signal, key, slot, watch, now, row)
         exceeded, limit = _judged(signal, alerts)
-        if not exceeded or not self._is_new(f"{signal.rule}|{signal.key}", slot):
+        if not exceeded or not self._is_new(key, slot):
             return []
-        transition = Transition(control.frames_before, slot, "raised", None, signal.value, now, limit, now, 0)
+        transition = Transition(row, slot, "raised", None, signal.value, now, limit, now, 0)
         return [Change(_ORDER, 0, transition, watch, signal=signal)]
+
+    def end(self, slot: int, row: int, arrival: float, watch: Watch) -> list[Change]:
+        """Resolve what is open of a conversation that ends with the frame `row`; the next watch begins anew."""
+        self._of_slot.pop(slot, None)
+        return [
+            Change(_END_ORDER, 0, _resolved(signal, slot, row, arrival, began_at, "ended"), watch, signal=signal)
+            for began_at, signal in self._open.pop(slot, {}).values()
+        ]
 
     def forget(self, slot: int) -> None:
         """Drop what is known of a slot whose conversation has ended."""
         self._of_slot.pop(slot, None)
+        self._open.pop(slot, None)
 
     def snapshot(self) -> tuple[Any, ...]:
         """A plain value that `restore` takes."""
-        return {slot: list(keys) for slot, keys in self._of_slot.items()}, list(self._of_platform)
+        opened = {
+            slot: {key: (began_at, tuple(signal)) for key, (began_at, signal) in faults.items()}
+            for slot, faults in self._open.items()
+        }
+        return {slot: list(keys) for slot, keys in self._of_slot.items()}, list(self._of_platform), opened
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place."""
-        of_slot, of_platform = snapshot
+        of_slot, of_platform, opened = snapshot
         self._of_slot = {slot: list(keys) for slot, keys in of_slot.items()}
         self._of_platform = list(of_platform)
+        self._open = {
+            slot: {key: (began_at, Signal(*signal)) for key, (began_at, signal) in faults.items()}
+            for slot, faults in opened.items()
+        }
+
+    def _audio(self, signal: Signal, key: str, slot: int, watch: Watch, now: float, row: int) -> list[Change]:
+        """Raise or resolve a fault of the audio; one that is told twice counts once."""
+        faults = self._open.setdefault(slot, {})
+        if (signal.state == "raised") == (key in faults):
+            return []
+        if signal.state == "raised":
+            faults[key] = now, signal
+            limit = float("nan") if signal.limit is None else signal.limit
+            transition = Transition(row, slot, "raised", None, signal.value, now, limit, now, 0)
+        else:
+            began_at, _ = faults.pop(key)
+            transition = _resolved(signal, slot, row, now, began_at, signal.reason)
+        return [Change(_ORDER, 0, transition, watch, signal=signal)]
 
     def _is_new(self, key: str, slot: int) -> bool:
         keys = self._of_platform if slot == NOBODY else self._of_slot.setdefault(slot, [])
@@ -69,6 +105,11 @@ class Signals:
         keys.append(key)
         del keys[:-REMEMBERED]
         return True
+
+
+def _resolved(signal: Signal, slot: int, row: int, arrival: float, began_at: float, reason: str | None) -> Transition:
+    limit = float("nan") if signal.limit is None else signal.limit
+    return Transition(row, slot, "resolved", reason, signal.value, arrival, limit, began_at, 0)
 
 
 def _judged(signal: Signal, alerts: AlertSettings) -> tuple[bool, float]:

@@ -25,7 +25,7 @@ from flows.analytics.windows import COLUMNS
 __all__ = ["VERSION", "SnapshotError", "check_shard", "converted"]
 
 # Raised by hand when the layout of a snapshot changes in a way that the fingerprint cannot see.
-_LAYOUT: Final = 6
+_LAYOUT: Final = 7
 _PROBES: Final = ("", "c1", "é😀", "1a2b3c4d-5e6f-7g8h-9i0j-1k2l3m4n5o6p", "x" * 80)
 
 
@@ -67,7 +67,7 @@ def _from_4(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     roster = (arrays, msgspec.msgpack.encode(rows), *rest, LabelTexts().snapshot())
     latest = _with_column(latest, np.where(np.isnan(latest[:, 0]), np.nan, 0.0))
     early = (early[0], _with_column(early[1], np.zeros(len(early[0]))))
-    return (VERSION, *head, roster, mos_below, [], rules, stalls, latest, heard, seen, windows, early, ({}, []))
+    return (VERSION, *head, roster, mos_below, [], rules, stalls, latest, heard, seen, windows, early, ({}, [], {}))
 
 
 def _with_column(values: np.ndarray[Any, Any], column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -27,6 +27,7 @@ from pydantic import (
 
 from connectors.format import limits
 from connectors.format.labels import LimitName, joined_labels
+from flows.settings.alerts import NOT_RECORDED, AlertSettings
 from flows.settings.errors import toml_repr
 from flows.settings.feeds import (
     AudioHookSettings,
@@ -38,12 +39,11 @@ from flows.settings.feeds import (
 from flows.settings.interceptors import InterceptorDefaults, InterceptorSettings
 from flows.settings.labels import LimitsSettings
 from flows.settings.metrics import MetricsSettings
-from flows.settings.notify import NotifyTables, Severity
+from flows.settings.notify import NotifyTables
 from flows.settings.values import (
     Between,
     CrossTableError,
     HttpBase,
-    HttpUrl,
     Patterns,
     SocketUrl,
     Table,
@@ -166,72 +166,6 @@ class WindowSettings(Table):
 def _exact_ms(seconds: float) -> Decimal:
     """Milliseconds of seconds as they are written: 1.001 s is 1001 ms, though no float is 1.001."""
     return Decimal(repr(seconds)) * 1000
-
-
-class AlertSettings(Table):
-    """`[alerts]`: when an alert is raised and resolved; without their limits, LOW_MOS and STREAM_STALLED are off."""
-
-    policy: Literal["incident", "frame"] = Field(
-        default="incident",
-        description='`"incident"` raises and resolves alerts; `"frame"` raises an alert for each frame above a limit '
-        "and resolves none",
-    )
-    raise_m: Annotated[int, AfterValidator(Between(*limits.RAISE_FRAMES))] = Field(
-        default=limits.DEFAULT_RAISE_FRAMES,
-        description="an alert is decided on the last `raise_m` frames that carry the metric",
-    )
-    raise_n: Annotated[int, AfterValidator(Between(*limits.RAISE_FRAMES))] = Field(
-        default=limits.DEFAULT_RAISE_FRAMES,
-        description="how many of these frames must be above the limit; must not exceed `raise_m`",
-    )
-    clear_ratio: Annotated[float, AfterValidator(Between(*limits.CLEAR_RATIO))] = Field(
-        default=limits.DEFAULT_CLEAR_RATIO,
-        description="an alert can be resolved at or below `clear_ratio` times the limit",
-    )
-    clear_after_s: Annotated[float, AfterValidator(Between(*limits.CLEAR_AFTER_S))] = Field(
-        default=limits.DEFAULT_CLEAR_AFTER_S,
-        description="an alert is resolved once no value was above that level for this many seconds",
-    )
-    unwatched: Literal["ignore", "default"] = Field(
-        default="ignore", description='`"default"` watches every conversation, with the limits of `[defaults]`'
-    )
-    mos_below: Annotated[float, AfterValidator(Between(*limits.MOS))] | None = Field(
-        default=None,
-        description="limit of the rule `LOW_MOS`: it raises an alert when the MOS of a window is below it; without it "
-        "the rule is off",
-    )
-    genesys_mos_below: Annotated[float, AfterValidator(Between(*limits.GENESYS_MOS))] | None = Field(
-        default=None,
-        description="limit of the rule `LOW_MOS` for the lowest MOS of a leg that Genesys measured (scale `genesys-5`, "
-        "best value 4.89); without it, `mos_below` is the limit",
-    )
-    trunk_mismatch_above: Annotated[float, AfterValidator(Between(*limits.TRUNK_MISMATCHES))] | None = Field(
-        default=None,
-        description="limit of the rule `PLATFORM_EVENT` for `qos.mismatchCount` of a trunk's metrics; without it, "
-        "trunks raise no alert",
-    )
-    platform_callback_url: HttpUrl | None = Field(
-        default=None, description="where `PLATFORM_EVENT` alerts are sent; without it they are only written"
-    )
-    stalled_after_s: Annotated[float, AfterValidator(Between(*limits.STALLED_AFTER_S))] | None = Field(
-        default=None,
-        description="limit of the rule `STREAM_STALLED`: it raises an alert when a live conversation has no frame for "
-        "this many seconds while its feed is connected; without it the rule is off",
-    )
-
-    severity: dict[str, Severity] = Field(
-        default={},
-        description='severity of a rule\'s alerts for `[[notify]]`, for example `{LOW_MOS = "critical"}`; `"warning"` '
-        "for every rule that is not named",
-    )
-
-    @field_validator("raise_n")
-    @classmethod
-    def _within_raise_m(cls, raise_n: int, info: ValidationInfo) -> int:
-        raise_m = info.data.get("raise_m")
-        if raise_m is not None and raise_n > raise_m:
-            raise ValueError(f"{raise_n} must not exceed raise_m, which is {raise_m}")
-        return raise_n
 
 
 class DeliverySettings(Table):
@@ -360,10 +294,8 @@ class Settings(Table):
         """
         optional = {"codec"} if self.windows.codec == limits.DEFAULT_CODEC else set()
         windows = self.windows.model_dump(exclude=optional)
-        record: dict[str, Any] = {
-            "windows": windows,
-            "alerts": self.alerts.model_dump(exclude_none=True, exclude={"severity"}),
-        }
+        alerts = self.alerts.model_dump(exclude_none=True, exclude=NOT_RECORDED)
+        record: dict[str, Any] = {"windows": windows, "alerts": alerts}
         if self.alerts.unwatched == "default":
             thresholds = {"max_latency_ms", "packet_loss_threshold", "qa_callback_url"}
             thresholds |= {"labels"} if self.defaults.labels else set()

@@ -56,6 +56,11 @@ def trunk(at: float, mismatches: int) -> bytes:
     return record(at, frame={"topicName": "v2.telephony.providers.edges.trunks.t.metrics", "eventBody": body})
 
 
+def audio(at: float, state: str) -> bytes:
+    level = {"session": "s", "rule": "ONE_WAY_AUDIO", "channel": "internal", "state": state, "dbfs": -70, "limit": -60}
+    return record(at, frame={"conversationId": "c", "audioLevel": level})
+
+
 def frame(at: float, event: str = "conversation.updated", conversation_id: str = "c") -> bytes:
     return record(at, frame={"event": event, "entity": {"id": conversation_id}, "timestamp": at})
 
@@ -123,7 +128,9 @@ def test_platform_events_belong_to_no_conversation() -> None:
     assert {alert.url for alert in found} == {"https://qa.example.com/platform"}
 
 
-MESSAGES = st.sampled_from(["watch", "failure", "over", "mos", "platform", "trunk", "frame", "ended", "tick", "late"])
+MESSAGES = st.sampled_from(
+    ["watch", "failure", "over", "mos", "platform", "trunk", "frame", "ended", "tick", "late", "silent", "loud"]
+)
 
 
 @settings(deadline=None, max_examples=150)
@@ -139,6 +146,8 @@ def test_cuts_shards_and_stops_change_nothing(kinds: list[str], cuts: list[int],
         "trunk": lambda at: trunk(at, int(at) % 9),
         "frame": frame,
         "ended": lambda at: frame(at, "conversation.ended"),
+        "silent": lambda at: audio(at, "raised"),
+        "loud": lambda at: audio(at, "resolved"),
         "tick": lambda at: record(at, tick=True),
     }
     at, lines = 0.0, []

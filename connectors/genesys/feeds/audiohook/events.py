@@ -28,7 +28,7 @@ class Opened(NamedTuple):
     """The session is open. `channels` is 0 for one without audio; `is_probe` tells a connection probe.
 
     `continues` are the ids of the sessions that this one takes the place of. `texts` are the texts in the client's
-    `customConfig` and `inputVariables`.
+    `customConfig` and `inputVariables`. `names` are those of the channels.
     """
 
     conversation_id: str
@@ -37,6 +37,7 @@ class Opened(NamedTuple):
     is_probe: bool
     continues: tuple[str, ...]
     texts: Mapping[str, str]
+    names: tuple[str, ...] = ()
 
 
 class Declined(NamedTuple):

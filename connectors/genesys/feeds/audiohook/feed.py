@@ -26,6 +26,7 @@ from websockets.http11 import Request, Response
 from connectors.errors import StateError, UsageError
 from connectors.genesys.client import Clock
 from connectors.genesys.feeds.audiohook.connection import Connection
+from connectors.genesys.feeds.audiohook.levels import Silence
 from connectors.genesys.feeds.audiohook.listener import BACKLOG, Listener, allow_connections, listen
 from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitorCounts
 from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
@@ -90,6 +91,7 @@ class AudioHookFeed(FeedBase):
         tls: ssl.SSLContext | None = None,
         rules: WatchRules = WatchRules(),  # noqa: B008 - frozen
         labels_from: Mapping[str, str] = MappingProxyType({}),
+        silence: Silence | None = None,
         on_state: OnState | None = None,
         on_event: OnEvent = ignore_event,
         max_sessions: int = MAX_SESSIONS,
@@ -111,6 +113,7 @@ class AudioHookFeed(FeedBase):
             limits,
             selection=selection,
             labels_from=labels_from,
+            silence=silence,
             wall=clock.now,
             recorded=self._flush.soon,
         )

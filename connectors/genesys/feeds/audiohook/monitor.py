@@ -30,6 +30,7 @@ from connectors.genesys.feeds.audiohook.events import (
     Ping,
     Resumed,
 )
+from connectors.genesys.feeds.audiohook.levels import AudioChange, Levels, Silence
 from connectors.genesys.feeds.audiohook.metrics import Sample, StreamMetrics
 from connectors.genesys.feeds.audiohook.session import Session
 from connectors.genesys.feeds.base import FeedLimits, Selection
@@ -65,7 +66,8 @@ class Monitor:
     A conversation starts with its first session and ends with its last, unless its watch was begun by someone else,
     who will end it. If that session was closed to reconnect, the next one has 15 s to come. Exceptions of the recorder
     go through. `recorded` is called after each frame. `selection` decides which conversations are watched.
-    `labels_from` names the key of the client's texts that each label is taken from.
+    `labels_from` names the key of the client's texts that each label is taken from. `silence` turns on the rules over
+    the level of the audio.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Monitor:
         *,
         selection: Selection | None = None,
         labels_from: Mapping[str, str] = MappingProxyType({}),
+        silence: Silence | None = None,
         wall: Callable[[], float] = time.time,
         recorded: Callable[[], None] = lambda: None,
     ) -> None:
@@ -82,6 +85,7 @@ class Monitor:
         self._limits = limits
         self._selection = selection or Selection()
         self._labels_from = labels_from
+        self.silence = silence
         self._wall = wall
         self._recorded = recorded
         self._sessions: dict[str, int] = {}
@@ -159,6 +163,13 @@ class Monitor:
         self._recorder.frame(orjson.dumps(message), at=at)
         self._recorded()
 
+    def audio_changed(self, conversation_id: str, session_id: str, change: AudioChange) -> None:
+        """Record that a fault of the audio has begun or ended; for the sessions."""
+        limit = None if self.silence is None else self.silence.dbfs
+        level = {"session": session_id, **change._asdict(), "limit": limit}
+        self._recorder.frame(orjson.dumps({"conversationId": conversation_id, "audioLevel": level}), at=self._wall())
+        self._recorded()
+
     def _end(self, conversation_id: str, sample: Sample | None, details: dict[str, Any]) -> None:
         self._over_at.pop(conversation_id, None)
         del self._sessions[conversation_id]
@@ -175,6 +186,7 @@ class MonitoredSession:
         self._monitor = monitor
         self._conversation_id: str | None = None
         self._metrics: StreamMetrics | None = None
+        self._levels: Levels | None = None
         self._events_left = EVENTS_PER_SAMPLE
 
     def receive(self, message: str | bytes, now: float) -> None:
@@ -184,6 +196,8 @@ class MonitoredSession:
                 self._monitor.counts.audio_bytes += len(message)
                 if self._metrics is not None:
                     self._metrics.audio(event.samples, now)
+                    if self._levels is not None and isinstance(message, bytes):
+                        self._report(self._levels.audio(message))
             else:
                 self._on(event, now)
 
@@ -245,6 +259,8 @@ class MonitoredSession:
                 details["discardedMs"] = round(discarded_s * 1000, 3)
             case Paused():
                 metrics.paused()
+                if self._levels is not None:
+                    self._report(self._levels.pause())
             case Resumed(discarded_s=discarded_s):
                 metrics.resumed(discarded_s)
                 details["leftOutMs"] = round(discarded_s * 1000, 3)
@@ -265,6 +281,8 @@ class MonitoredSession:
         counts.opened += 1
         self._conversation_id = opened.conversation_id
         self._metrics = StreamMetrics(now, opened.position_s)
+        if self._monitor.silence is not None and opened.channels == 2:
+            self._levels = Levels(opened.names, self._monitor.silence)
         details = {"event": "opened", **self._details(), "channels": opened.channels}
         if opened.continues:
             details["continues"] = list(opened.continues)
@@ -273,12 +291,19 @@ class MonitoredSession:
     def _leave(self, how: str, now: float, *, comes_back: bool) -> None:
         if self._conversation_id is None or self._metrics is None:
             return
+        if self._levels is not None and comes_back:
+            self._report(self._levels.pause())
         conversation_id, metrics = self._conversation_id, self._metrics
-        self._conversation_id = self._metrics = None
+        self._conversation_id = self._metrics = self._levels = None
         self._monitor.counts.open -= 1
         self._monitor.counts.reasons[how] += 1
         details = {"event": how, **self._details()}
         self._monitor.leave(conversation_id, metrics.sample(now), details, now, comes_back=comes_back)
+
+    def _report(self, changes: list[AudioChange]) -> None:
+        for change in changes:
+            assert self._conversation_id is not None
+            self._monitor.audio_changed(self._conversation_id, self.session.session_id, change)
 
     def _stop_waiting(self) -> None:
         """The session takes no more audio, so that none is late."""

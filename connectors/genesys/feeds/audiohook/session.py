@@ -249,7 +249,8 @@ class Session:
         if not is_wanted:
             self.disconnect("completed", "this conversation is not monitored", now)
             return [Declined(conversation_id)]
-        return [Opened(conversation_id, position_s, self._channels, is_probe, _continued(parameters), texts)]
+        names = tuple(channels or ())
+        return [Opened(conversation_id, position_s, self._channels, is_probe, _continued(parameters), texts, names)]
 
     def _ending(self, text: str, now: float) -> list[Event]:
         """All that counts now is a close, in whatever sequence: it may be the sequence that was wrong."""
