@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types contracts check docs bench soak fuzz audit-deps lock clean
+.PHONY: help venv demo test lint types contracts check docs screenshots bench soak fuzz audit-deps lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ UV_COMPILE = $(BIN)/uv pip compile pyproject.toml --universal --python-version 3
 	--generate-hashes --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet $(UPGRADE)
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(READY) ## install everything into .venv, from requirements.lock
 	@:
@@ -44,6 +44,9 @@ check: lint types contracts test ## lint, types, contracts and test: what CI run
 
 docs: $(READY) ## write docs/configuration.md and docs/cli.md from the code
 	@$(BIN)/python -m tests.support.reference_pages
+
+screenshots: $(READY) ## write docs/images from the live page; needs Chromium
+	@$(BIN)/python -m tests.browser
 
 bench: $(READY) ## the benchmarks, as ratios; ROWS=1000,latency to select, SMALL=1 for a quick pass
 	@$(BIN)/python -m tests.benchmarks

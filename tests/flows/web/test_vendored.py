@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
-VENDOR = Path(__file__).parents[3] / "flows" / "web" / "static" / "vendor"
+ROOT = Path(__file__).parents[3]
+VENDOR = ROOT / "flows" / "web" / "static" / "vendor"
+VENDORED = [*VENDOR.iterdir(), *(ROOT / "tests" / "browser" / "vendor").iterdir()]
 
 
-@pytest.mark.parametrize("directory", sorted(VENDOR.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("directory", sorted(VENDORED), ids=lambda path: path.name)
 def test_vendored_files_are_those_that_were_vendored(directory: Path) -> None:
     """Every file has its hash in SOURCE.json, and a licence is among them."""
     source = json.loads((directory / "SOURCE.json").read_text())

@@ -1,0 +1,205 @@
+"""Every view in a real browser: its figures, links, keys, updates, and what hostile ids do (nothing)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+import pytest
+
+from flows.settings.web import WebSettings
+from flows.web.page import LivePage
+from tests.browser.conftest import Visit
+from tests.support.callbacks import eventually
+from tests.support.state_dirs import HOSTILE, StateDir
+
+pytestmark = pytest.mark.timeout(300)
+WAIT_S = 60.0
+RANGE = "from=1795941000&to=1795944600"
+RECORDING = Path(__file__).parents[1] / "data" / "three-minutes.jsonl"
+
+
+@contextlib.contextmanager
+def served(directory: Path) -> Iterator[str]:
+    page = LivePage(WebSettings(listen="127.0.0.1:0", keep_hours=168), directory, os.environ, {})
+    page.start()
+    try:
+        yield page.url
+    finally:
+        page.stop()
+
+
+@contextlib.contextmanager
+def visiting(browser: Any, base: str, **options: Any) -> Iterator[Visit]:
+    visit = Visit(browser, base, **options)
+    yield visit
+    visit.close()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[tuple[str, Path]]:
+    """A real demo: its address and its state directory."""
+    directory = tmp_path_factory.mktemp("demo")
+    log = directory / "log"
+    with log.open("wb") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows", "demo", "--seconds", "1200"],
+            env={**os.environ, "TMPDIR": str(directory)},
+            stdout=subprocess.DEVNULL,
+            stderr=err,
+        )
+
+    def address() -> str | None:
+        found = re.search(r"live_page\s+url=(\S+)", log.read_text())
+        return found and found[1]
+
+    try:
+        eventually(lambda: address() is not None, WAIT_S)
+        (state,) = directory.glob("voicewatch-demo-*/state")
+        eventually(lambda: len(lines(state / "alerts.jsonl")) >= 4, WAIT_S)
+        yield address() or "", state
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    return [orjson.loads(line) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+
+
+def number(page: Any, selector: str) -> int:
+    return int(re.sub(r"\D", "", page.locator(selector).first.inner_text().split(" of ")[-1]) or 0)
+
+
+def test_the_figures_of_a_demo_are_those_of_its_files(demo: tuple[str, Path], chromium: Any) -> None:
+    """Windows, incidents and callbacks, without a reload while the demo goes on."""
+    base, state = demo
+    with visiting(chromium, base) as visit:
+        page = visit.go("/fleet?by=conversation")
+        figure = ".figure:nth-child(2) .sub"
+        before = number(page, figure)
+        eventually(lambda: number(page, figure) == len(lines(state / "windows.jsonl")) > before, WAIT_S)
+        assert page.locator(".heat tbody tr").count() == 5
+        page = visit.go("/incidents")
+        ids = {one["incidentId"] for one in lines(state / "alerts.jsonl")}
+        eventually(lambda: page.locator("tbody tr").count() >= len(ids), WAIT_S)
+        page = visit.go("/feeds")
+        delivered = re.compile(r"Delivered in this time\s+(\d+),")
+
+        def shown() -> int:
+            found = delivered.search(page.locator("#receivers").inner_text())
+            return int(found[1]) if found else -1
+
+        eventually(
+            lambda: shown() == sum(one["action"] == "CALLBACK_DELIVERED" for one in lines(state / "audit.jsonl")),
+            WAIT_S,
+        )
+
+
+def test_a_conversation_of_a_demo_is_reached_by_links_and_drawn(demo: tuple[str, Path], chromium: Any) -> None:
+    """From the heat map by the keyboard, from an incident by its row; all four charts are there."""
+    base, state = demo
+    with visiting(chromium, base) as visit:
+        page = visit.go("/fleet?by=conversation")
+
+        def moved() -> bool:
+            """Whether the arrow key leads to another row; the map may be replaced by an update meanwhile."""
+            page.locator("td.cell a").first.focus()
+            page.keyboard.press("ArrowDown")
+            return bool(page.evaluate("!!document.activeElement.closest('.heat tr:nth-child(2) td.cell')"))
+
+        eventually(moved, WAIT_S)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".uplot canvas")
+        assert page.locator(".uplot canvas").count() == 4
+        page = visit.go("/incidents")
+        page.locator("tbody th a").first.click()
+        page.wait_for_selector(".uplot canvas")
+        id_ = page.locator("h1").inner_text()
+        own = {one["incidentId"] for one in lines(state / "alerts.jsonl") if one["conversationId"] == id_}
+        assert page.locator("#own-incidents tbody tr").count() >= len(own) > 0
+        page.locator(".uplot .u-over").first.hover()
+        eventually(lambda: "p95" in page.locator("#readout").inner_text(), WAIT_S)
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (1024, "dark"), (390, "light"), (390, "dark")])
+def test_every_view_is_accessible_and_fits(demo: tuple[str, Path], chromium: Any, width: int, scheme: str) -> None:
+    """Axe finds nothing serious, and no page is wider than its window."""
+    base, state = demo
+    id_ = lines(state / "alerts.jsonl")[0]["conversationId"]
+    views = ("/fleet", "/conversations", f"/conversation?id={id_}", "/incidents", "/feeds", "/what-if")
+    with visiting(chromium, base, width=width, scheme=scheme) as visit:
+        for path in views:
+            page = visit.go(path)
+            assert visit.violations() == [], path
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
+
+
+def test_hostile_ids_stay_text(tmp_path: Path, chromium: Any) -> None:
+    """An id with markup, quotes and a template is shown as it is, in every view, and its links work."""
+    state = StateDir(tmp_path / "state")
+    state.feed(0, "up", HOSTILE)
+    state.watch(0, HOSTILE, leg_id=HOSTILE)
+    for start in range(0, 60, 10):
+        state.window(start, HOSTILE, p95=300.0, queue=HOSTILE)
+    state.attempt(6, state.alert(5, HOSTILE, "raised", 1, labels={"queue": HOSTILE}), "CALLBACK_FAILED", HOSTILE)
+    state.outbox(pending=1, dead=1, delivered=1)
+    with served(state.dir) as base, visiting(chromium, base) as visit:
+        for path in ("/fleet?by=queue&", "/fleet?by=conversation&", "/conversations?", "/incidents?", "/feeds?"):
+            page = visit.go(path + RANGE)
+            assert page.locator("img[src='x']").count() == 0
+            assert "49" not in page.locator("main").inner_text() or "{{7*7}}" in page.locator("main").inner_text()
+        page = visit.go("/conversations?" + RANGE)
+        page.locator("tbody th a").first.click()
+        page.wait_for_selector(".uplot canvas")
+        assert page.locator("h1").inner_text() == HOSTILE
+        assert visit.violations() == []
+        visit.go(f"/conversations?{RANGE}&l.queue={quote(HOSTILE)}")
+        assert page.locator("tbody tr").count() == 1
+
+
+def test_a_gap_is_hatched_and_named(tmp_path: Path, chromium: Any) -> None:
+    """A column in which the feed was down has a pattern and says so; times are in the viewer's zone, or in UTC."""
+    state = StateDir(tmp_path / "state")
+    state.feed(0, "up")
+    state.window(0, "a")
+    state.feed(60, "down")
+    state.feed(170, "up")
+    state.window(180, "a")
+    state.record(200, tick=True)
+    with served(state.dir) as base, visiting(chromium, base, zone="Asia/Tokyo") as visit:
+        page = visit.go("/fleet?by=conversation&" + RANGE)
+        gaps = page.locator("td.cell.gap")
+        assert gaps.count() == 2
+        assert "feed down" in gaps.first.inner_text()
+        assert "repeating-linear-gradient" in gaps.first.evaluate("e => getComputedStyle(e).backgroundImage")
+        first = page.locator("#foot time").first
+        assert first.inner_text() == "2026-11-29 17:30:00"
+        page.locator("#zone").click()
+        assert first.inner_text() == "2026-11-29 08:30:00"
+
+
+def test_other_limits_are_tried_out(tmp_path: Path, chromium: Any) -> None:
+    """The form runs a backtest, shows that it is under way, and then its figures without a reload."""
+    (tmp_path / "journal").mkdir()
+    shutil.copy(RECORDING, tmp_path / "journal" / "00000001.jsonl")
+    with served(tmp_path) as base, visiting(chromium, base) as visit:
+        page = visit.go("/what-if")
+        page.get_by_label("Latency limit").fill("100")
+        page.get_by_role("button", name="Try it out").click()
+        page.wait_for_selector("text=Now against proposed", timeout=WAIT_S * 1000)
+        row = page.locator("#result table").first.locator("tbody tr").first
+        assert [cell.inner_text() for cell in row.locator("td").all()] == ["13", "17", "+4"]
+        assert visit.violations() == []
