@@ -212,10 +212,13 @@ class _FeedEvents:
         """Take an event of a feed; of the conversations that are not watched, the first of each reason is audited."""
         reason = details["reason"]
         if what == "topic_refused":
+            self._instruments.topic_refused(feed)
             self.audit.append(
                 Action.TOPIC_REFUSED, conversation=None, outcome=reason, feed=feed, topic=details["topic"]
             )
-        elif what == "not_watched" and (feed, reason) not in self._reasons:
+            return
+        self._instruments.not_watched(feed, reason)
+        if (feed, reason) not in self._reasons:
             self._reasons.add((feed, reason))
             self.audit.append(
                 Action.CONVERSATION_NOT_WATCHED, conversation=details["conversation"], outcome=reason, feed=feed

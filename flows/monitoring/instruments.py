@@ -71,5 +71,11 @@ class Instruments:
     def feed_changed(self, feed: str, state: str, reason: str) -> None:
         """Take that a feed is `up` or `down`, and why."""
 
+    def not_watched(self, feed: str, reason: str) -> None:
+        """Take that a feed has found a conversation and does not watch it."""
+
+    def topic_refused(self, feed: str) -> None:
+        """Take that Genesys has refused a topic of a feed."""
+
     def watch_token(self, tokens: Tokens) -> None:
         """Report the age of this token from now on."""

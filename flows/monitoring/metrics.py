@@ -46,6 +46,9 @@ ANSWER_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.
 RECEIVER_STATES: Final = ("closed", "open", "gone")
 
 
+NOT_WATCHED_REASONS = ("sample", "match", "max", "max_concurrent", "channels", "failed")
+
+
 class _ArrayHistogram(Collector):
     """A histogram that takes whole arrays: prometheus_client's own takes one value at a time."""
 
@@ -136,6 +139,10 @@ class Metrics(DeliveryMetrics):
         self._feed_up = Gauge("voicewatch_feed_up", "1 while a feed is connected, else 0.", ["feed"], **own)
         self._connections = Counter("voicewatch_feed_connections", "Times that a feed connected.", ["feed"], **own)
         self._losses = Counter("voicewatch_feed_losses", "Times that a feed lost its connection.", ["feed"], **own)
+        self._not_watched = Counter(
+            "voicewatch_not_watched", "Conversations found and not watched.", ["feed", "reason"], **own
+        )
+        self._refused = Counter("voicewatch_topics_refused", "Topics and names that Genesys refused.", ["feed"], **own)
         self._attempts = Counter("voicewatch_delivery_attempts", "Attempts to deliver a callback.", ["outcome"], **own)
         self._attempt_s = Histogram(
             "voicewatch_delivery_attempt_seconds", "Time that an attempt took.", buckets=ANSWER_BUCKETS_S, **own
@@ -189,11 +196,22 @@ class Metrics(DeliveryMetrics):
         self._feed_up.labels(feed).set(0)
         self._connections.labels(feed)
         self._losses.labels(feed)
+        self._refused.labels(feed)
+        for reason in NOT_WATCHED_REASONS:
+            self._not_watched.labels(feed, reason)
 
     def feed_changed(self, feed: str, state: str) -> None:
         """A feed is `up` or `down` now."""
         self._feed_up.labels(feed).set(state == "up")
         (self._connections if state == "up" else self._losses).labels(feed).inc()
+
+    def not_watched(self, feed: str, reason: str) -> None:
+        """Count a conversation that a feed has found and does not watch."""
+        self._not_watched.labels(feed, reason).inc()
+
+    def topic_refused(self, feed: str) -> None:
+        """Count a topic that Genesys did not subscribe, or a name that it does not know."""
+        self._refused.labels(feed).inc()
 
     def attempted(self, state: str) -> None:
         """After an attempt to deliver it, a callback is `delivered`, `pending` or `dead`."""

@@ -120,6 +120,14 @@ class Monitor(RunLog):
         self.metrics.feed_changed(feed, state)
         self._health.feed_changed(feed, state)
 
+    def not_watched(self, feed: str, reason: str) -> None:
+        """Take that a feed has found a conversation and does not watch it."""
+        self.metrics.not_watched(feed, reason)
+
+    def topic_refused(self, feed: str) -> None:
+        """Take that Genesys has refused a topic of a feed."""
+        self.metrics.topic_refused(feed)
+
     def watch_token(self, tokens: Tokens) -> None:
         """Tell the age of the token that is there from now on."""
         self.metrics.watch_token(lambda: tokens.fetched_at)

@@ -174,7 +174,7 @@ class CallFinder:
         known = len(self.slots.all)
         slot = self.slots.add_conversation(conversation_id)
         if slot is None:
-            self._feed.report("not_watched", {"reason": "no channel for details", "conversation": conversation_id})
+            self._feed.report("not_watched", {"reason": "channels", "conversation": conversation_id})
         elif len(self.slots.all) > known:
             self._feed.open_slot(slot)
 

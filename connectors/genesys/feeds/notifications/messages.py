@@ -92,12 +92,14 @@ class MessageRecorder:
             self.invalid(message, "not a notification: it is not a JSON object with a topicName")
             return
         try:
+            # What becomes of a message must not depend on what is dropped of it, nor bring that back as a label.
+            kept = redacted(content)
             read = _Read(
-                topic_of(content),
-                read_notification(content),
-                legs_of(content),
-                labels_of(content),
-                dict(content) if self._keep_raw else redacted(content),
+                topic_of(kept),
+                read_notification(kept),
+                legs_of(kept),
+                labels_of(kept),
+                dict(content) if self._keep_raw else kept,
             )
             orjson.dumps(read.kept)  # which a message that is nested too deeply cannot be
         except Exception as error:  # whatever it is, it is about this message alone
