@@ -243,7 +243,7 @@ _DESCRIBED: Final = [msgspec.json.Decoder(kind) for kind in (FeedState, FlowSett
 
 
 def parse_line(line: bytes) -> FrameLine | BareFrame | Control | Signalled:
-    """Read one line by the definition, as the first of a block; raises InvalidFrameError with why it is no record."""
+    """Read one line by the definition, as the first of a block; raises InvalidFrameError with the reason."""
     try:
         record = unwrapped(_load_object(line))
     except ValueError as error:

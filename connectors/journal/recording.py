@@ -132,7 +132,7 @@ def _may_need_conversion(head: bytes) -> bool:
 def _unpacked(path: Path) -> BinaryIO:
     mode = path.stat().st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        kind = "a pipe" if stat.S_ISFIFO(mode) else "no regular file"
+        kind = "a pipe" if stat.S_ISFIFO(mode) else "not a regular file"
         raise RecordingError(f"{path}: is {kind}, which can be read once only; write its content to a file first")
     stream = path.open("rb")
     magic = stream.read(4)

@@ -116,9 +116,9 @@ def test_test_alerts_and_the_listener(tmp_path: Path) -> None:
         assert refused.returncode == 1
         assert "FAILED    chat  raised  401 Unauthorized" in refused.stdout
         assert listener.stop(signal.SIGINT) == 0
-    unknown = voicewatch("notify", "test", config, "nobody", **more)
+    unknown = voicewatch("notify", "test", config, "absent", **more)
     assert unknown.returncode == 2
-    assert "no [[notify]] table has the name nobody (there are: ours, chat)" in unknown.stderr
+    assert "no [[notify]] table has the name absent (there are: ours, chat)" in unknown.stderr
     missing = voicewatch("check", config)
     assert missing.returncode == 2
     assert "ours: HOOK is not set in the environment" in missing.stderr

@@ -123,7 +123,7 @@ def test_the_files_shown_can_be_used(name: str, tmp_path: Path) -> None:
     """Each file of the pages is valid, except for the one that shows mistakes."""
     path = tmp_path / name
     path.write_text(FILES[name])
-    if name == "faults.toml":
+    if name in ("faults.toml", "edges.toml"):
         assert load_faults(path).fault
     elif name == "wrong.toml":
         with pytest.raises(ConfigurationError):

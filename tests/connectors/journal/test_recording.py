@@ -338,7 +338,7 @@ def test_a_pipe_is_refused_and_does_not_hang(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(RecordingError, match=r"pipe: is a pipe, .* write its content to a file first"):
         Recording([tmp_path / "pipe"])
-    with pytest.raises(RecordingError, match="zero: is no regular file"):
+    with pytest.raises(RecordingError, match="zero: is not a regular file"):
         Recording([Path("/dev/zero")])
 
 

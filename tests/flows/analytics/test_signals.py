@@ -71,7 +71,7 @@ def alerts_of(*lines: bytes, overrides: Overrides | None = None) -> list[dict[st
 
 
 def test_a_failed_leg_raises_one_alert_with_its_agent() -> None:
-    """The code is evidence, the agent a label, and what is told again raises nothing."""
+    """The code is evidence, the agent a label, and a repeated message raises nothing."""
     alerts = alerts_of(watch(1, queue="support"), frame(2), failure(3), failure(4), failure(5, over=True))
     [alert] = alerts
     assert (alert["alertType"], alert["state"], alert["timestamp"]) == ("CALL_FAILED", "raised", 3.0)
@@ -101,7 +101,7 @@ def test_unwatched_conversations_raise_nothing() -> None:
 
 
 def test_genesys_mos_is_held_to_its_own_limit_for_each_leg() -> None:
-    """The value below `genesys_mos_below` raises LOW_MOS with its scale; each leg is told apart."""
+    """The value below `genesys_mos_below` raises LOW_MOS with its scale; legs are distinguished."""
     alerts = alerts_of(watch(1), frame(2), mos(3, 4.0), mos(4, 3.99), mos(5, 2.82, "t"))
     assert [(alert["metricValue"], alert["threshold"]) for alert in alerts] == [(3.99, 4.0), (2.82, 4.0)]
     assert {alert["evidence"]["scale"] for alert in alerts} == {"genesys-5"}

@@ -123,7 +123,7 @@ def test_it_groups_silences_and_resolves(outbox, deliver, alertmanager, hook):
 
 
 def test_a_replayed_old_alert_is_accepted(outbox, deliver, alertmanager):
-    """Times of long ago are no mistake: a resolve of then is over, and is not an error."""
+    """Times of long ago are valid: a resolve of that time is over, and is not an error."""
     target, callbacks = sent(alertmanager, RAISED, RESOLVED)
     insert(outbox, *callbacks)
     deliver(FAST, routes={target.key: route_of(target)}).stop(DEADLINE_S)
