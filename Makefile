@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types contracts check docs screenshots bench soak fuzz audit-deps lock clean
+.PHONY: help venv demo test lint types contracts check docs screenshots bench soak fuzz audit-deps check-lowest lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -61,10 +61,13 @@ fuzz: $(READY) ## fuzz the frame decoder and the journal reader, for SECONDS=60 
 audit-deps: $(READY) ## known vulnerabilities of the locked versions; needs the network, so check does not
 	@./.ci/audit-deps $(BIN)/uv
 
+check-lowest: $(READY) ## the tests on the lowest versions that pyproject.toml allows; needs the network, so check does not
+	@./.ci/check-lowest $(BIN)/uv .lowest $(or $(TESTS),tests)
+
 lock: $(READY) ## bring the locked versions in line with pyproject.toml (UPGRADE=--upgrade: the newest of all)
 	@$(UV_COMPILE) --group dev --extra otel --extra data --output-file requirements.lock
 	@$(UV_COMPILE) --constraint requirements.lock --output-file requirements-runtime.lock
 
 clean: ## remove .venv, caches and builds
-	@rm -rf $(VENV) dist build .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .lowest dist build .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find connectors flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
