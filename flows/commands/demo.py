@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -140,17 +139,19 @@ def _notifications() -> Iterator[Stage]:
     from connectors.genesys.simulator.notifications import NotificationsOptions, NotificationsSimulator
     from connectors.genesys.simulator.server import running
 
-    # The SDK takes seconds to import, which should not count as those of the demo.
-    import_module("PureCloudPlatformClientV2")
     # Notifications arrive after a fifth of a second when all is well.
     feed = {"kind": "notifications", "defaults": {"max_latency_ms": 330}}
     options = NotificationsOptions(
         seed=SEED, conversations=CALLS, rate=FRAMES_PER_S, faults=parse_faults(BAD_EDGE), premature=True
     )
     with running(NotificationsSimulator(options)) as simulator:
-        ids = conversation_ids(SEED, CALLS)
-        tables = {"genesys": {"base_url": simulator.base_url}, "feed": [{**feed, "conversations": ids}]}
-        yield Stage(tables, {}, ids, bootstrap=False)
+        queues = [queue.name for queue in simulator.traffic.book.organisation.queues]
+        tables = {
+            "genesys": {"base_url": simulator.base_url},
+            "watch": {"mode": "discover"},
+            "feed": [{**feed, "queues": queues}],
+        }
+        yield Stage(tables, {}, conversation_ids(SEED, CALLS), bootstrap=False)
 
 
 @contextmanager
@@ -160,7 +161,7 @@ def _audiohook() -> Iterator[Stage]:
     key, secret = "demo-key", b64encode(secrets.token_bytes(32)).decode()
     listen = f"127.0.0.1:{_unused_port()}"
     tables = {
-        "feed": [{"kind": "audiohook"}],
+        "feed": [{"kind": "audiohook", "labels_from": {"queue": "queue", "edge": "edge"}}],
         "audiohook": {"listen": listen, "path": "/audiohook", "api_keys": [key]},
     }
     environ = {"VOICEWATCH_AUDIOHOOK_SECRETS": f"{key}={secret}"}
