@@ -37,6 +37,7 @@ SEED: Final = 7
 CALLS: Final = 12
 AUDIO_CALLS: Final = 5
 FRAMES_PER_S: Final = 10.0
+_ALERTS: Final = {"clear_after_s": 2, "raise_n": 3, "raise_m": 5}
 BAD_EDGE: Final = """
 [[fault]]
 on = "edge"
@@ -115,7 +116,7 @@ def _tables(receiver_url: str, directory: Path) -> dict[str, Any]:
     """Return the configuration of all demos: shorter windows and quiet times, so that there is something to see."""
     return {
         "windows": {"length_s": 4, "slide_s": 2},
-        "alerts": {"clear_after_s": 2, "raise_n": 3, "raise_m": 5},
+        "alerts": _ALERTS,
         "delivery": {"allow_private_addresses": True},
         "state": {"dir": str(directory / "state")},
         "web": {"listen": "127.0.0.1:0"},
@@ -162,6 +163,7 @@ def _audiohook() -> Iterator[Stage]:
     listen = f"127.0.0.1:{_unused_port()}"
     tables = {
         "feed": [{"kind": "audiohook", "labels_from": {"queue": "queue", "edge": "edge"}}],
+        "alerts": {**_ALERTS, "silent_after_s": 6},
         "audiohook": {"listen": listen, "path": "/audiohook", "api_keys": [key]},
     }
     environ = {"VOICEWATCH_AUDIOHOOK_SECRETS": f"{key}={secret}"}
