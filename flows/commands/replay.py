@@ -70,14 +70,7 @@ def replay(
     secret, and UsageError if `out` is the state directory of a run, or a result would replace a recording.
     """
     recording = Recording(_files(paths))
-    partial = out / PARTIAL
-    try:
-        with state_errors(f"looking into {out}"):
-            _refuse_to_lose(recording.paths, out)
-        make_private_dir(out)
-        _mark(partial, "These results are partial: the replay has not ended.")
-    except StateError as error:  # whose advice names the directory of a run
-        raise UsageError(str(error).replace("[state] dir", "--out")) from error
+    _begin(recording.paths, out)
     tally = TallySink()
     source = RecordingSource(recording, speed=speed, stop=stop)
     keep_freed_memory()
@@ -95,16 +88,32 @@ def replay(
         elapsed_s = time.monotonic() - started
         if source.failure is not None:
             raise source.failure
-        if source.stopped_at is None:
-            with state_errors(f"removing {partial}"):
-                partial.unlink()
-        else:
-            _mark(partial, f"These results are partial: the replay was interrupted at {place_text(source.stopped_at)}.")
+        _end(out, source.stopped_at)
         callbacks = None if delivery is None else delivery.finish(stop)
     counts = tally.total
     is_refused = counts.rejected and not counts.frames + counts.invalid + counts.ignored
     refusal = recording.refusal() if is_refused and source.stopped_at is None else None
     return Replayed(counts, elapsed_s, out, callbacks, source.stopped_at, refusal)
+
+
+def _begin(paths: Sequence[Path], out: Path) -> None:
+    """Make the directory of results, and mark them as partial. Raises UsageError."""
+    try:
+        with state_errors(f"looking into {out}"):
+            _refuse_to_lose(paths, out)
+        make_private_dir(out)
+        _mark(out / PARTIAL, "These results are partial: the replay has not ended.")
+    except StateError as error:  # whose advice names the directory of a run
+        raise UsageError(str(error).replace("[state] dir", "--out")) from error
+
+
+def _end(out: Path, stopped_at: StoppedAt | None) -> None:
+    """Remove the mark of partial results, or write into it where the replay was stopped."""
+    if stopped_at is not None:
+        _mark(out / PARTIAL, f"These results are partial: the replay was interrupted at {place_text(stopped_at)}.")
+        return
+    with state_errors(f"removing {out / PARTIAL}"):
+        (out / PARTIAL).unlink()
 
 
 def _files(paths: Sequence[Path]) -> list[Path]:
