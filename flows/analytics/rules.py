@@ -39,6 +39,7 @@ STALLS: Final = 3
 RULES: Final = ("LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED", "LOW_MOS", "STREAM_STALLED")
 # The row of what time did, and no frame: before all frames of that time.
 NO_FRAME: Final = -1
+_DECIMALS_OF_TIME: Final = 6
 
 
 class Values(NamedTuple):
@@ -116,9 +117,10 @@ class Rule:
         values = self._of_touched(values, breach)
         if not len(values.slot):
             return []
-        one_by_one = self._concerned(values, settings, frozen=frozen).take(values.slot)
-        self._stay_above(values, ~one_by_one, settings)
-        return self._step(values, np.flatnonzero(one_by_one), settings, frozen=frozen)
+        level = clear_levels(values.limit, settings.clear_ratio)
+        one_by_one = self._concerned(values, level, settings, frozen=frozen).take(values.slot)
+        self._stay_above(values, ~one_by_one & (values.value > level))
+        return self._step(values, level, np.flatnonzero(one_by_one), settings, frozen=frozen)
 
     def _of_touched(self, values: Values, breach: Mask) -> Values:
         """The frames of the few slots that have a breach here, an incident or a history: no other can change."""
@@ -130,37 +132,36 @@ class Rule:
         rows = np.flatnonzero(touched.take(values.slot))
         return Values._make(column.take(rows) for column in values)
 
-    def _concerned(self, values: Values, settings: AlertSettings, *, frozen: Mask | None) -> Mask:
+    def _concerned(self, values: Values, level: Floats, settings: AlertSettings, *, frozen: Mask | None) -> Mask:
         """The slots, as a mask, that these frames may raise or resolve."""
         is_open = self.is_open.take(values.slot)
         mask = np.zeros(len(self.is_open), np.bool_)
         mask[values.slot[(values.value > values.limit) & ~is_open]] = True
         mask[list(self._history)] = True
-        below = is_open & (values.value <= values.limit * settings.clear_ratio)
-        quiet = values.arrival - self._above_at.take(values.slot) >= settings.clear_after_s
+        below = is_open & (values.value <= level)
+        quiet = elapsed_s(self._above_at.take(values.slot), values.arrival) >= settings.clear_after_s
         if frozen is not None:
             quiet &= ~frozen.take(values.slot)
         mask[values.slot[below & quiet]] = True
         return mask
 
-    def _stay_above(self, values: Values, rows: Mask, settings: AlertSettings) -> None:
+    def _stay_above(self, values: Values, above: Mask) -> None:
         """Note the last value above the clear level for open incidents that no frame here can resolve."""
-        above = rows & self.is_open.take(values.slot) & (values.value > values.limit * settings.clear_ratio)
+        above = above & self.is_open.take(values.slot)
         self._above_at[values.slot[above]] = values.arrival[above]  # of a slot's several rows the last one stays
 
     def _step(
-        self, values: Values, indexes: NDArray[np.intp], settings: AlertSettings, *, frozen: Mask | None
+        self, values: Values, level: Floats, indexes: NDArray[np.intp], settings: AlertSettings, *, frozen: Mask | None
     ) -> list[Transition]:
         """Apply the frames at `indexes` one after the other."""
         changes: list[Transition] = []
-        columns = (column[indexes].tolist() for column in values)
-        for row, slot, arrival, value, limit in zip(*columns, strict=True):
-            above = value > limit * settings.clear_ratio
+        columns = (column[indexes].tolist() for column in (*values, level))
+        for row, slot, arrival, value, limit, clear in zip(*columns, strict=True):
             if self.is_open[slot]:
-                if above:
+                if value > clear:
                     self._above_at[slot] = arrival
                 elif (frozen is None or not frozen[slot]) and (
-                    arrival - self._above_at[slot] >= settings.clear_after_s
+                    elapsed_s(self._above_at[slot], arrival) >= settings.clear_after_s
                 ):
                     changes.append(self._resolve(slot, "recovered", row, arrival, value, limit))
             elif self._breaches_enough(slot, value > limit, settings):
@@ -222,6 +223,26 @@ class Rule:
         self.is_open[list(above_at)] = True
         self._above_at[list(above_at)] = list(above_at.values())
         self._incident, self._history, self._latest = dict(incident), dict(history), dict(latest)
+
+
+def clear_levels(limit: Floats, ratio: float) -> Floats:
+    """Return limits times a ratio to 12 significant digits, so that 0.0099 is the level of 0.011 and 0.9.
+
+    >>> clear_levels(np.array([0.011, 150.0]), 0.9).tolist()
+    [0.0099, 135.0]
+    """
+    distinct, place = np.unique(limit * ratio, return_inverse=True)
+    rounded: Floats = np.array([float(f"{level:.12g}") for level in distinct.tolist()])[place]
+    return rounded
+
+
+def elapsed_s(begin: Any, end: Any) -> Any:
+    """Return the seconds between times to the microsecond; floats or arrays.
+
+    >>> float(elapsed_s(1767225600.1, 1767225610.1))
+    10.0
+    """
+    return np.round(end - begin, _DECIMALS_OF_TIME)
 
 
 PERFECT: Final = 5.0

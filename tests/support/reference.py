@@ -274,7 +274,7 @@ class _Journal:
                     life, frame, name, self.new_incident(life, frame, name), "raised", None, value, limit, window
                 )
             return
-        level = limit * settings["clear_ratio"]
+        level = float(f"{limit * settings['clear_ratio']:.12g}")
         if rule.incident is None:
             rule.history = [*rule.history, breach][-settings["raise_m"] :]
             if sum(rule.history) >= settings["raise_n"]:
@@ -283,7 +283,9 @@ class _Journal:
                 self.alert(life, frame, name, rule.incident, "raised", None, value, limit, window)
         elif value > level:
             rule.above_at = frame.arrival
-        elif not self.is_frozen(life) and frame.arrival - rule.above_at >= settings["clear_after_s"]:
+        elif (
+            not self.is_frozen(life) and float(np.round(frame.arrival - rule.above_at, 6)) >= settings["clear_after_s"]
+        ):
             self.resolve(life, frame, name, "recovered", value, limit, window)
 
     def resolve_ended(self, life: Life, frame: Moment, name: str, value: float | None, limit: float) -> None:

@@ -191,3 +191,28 @@ def test_portions_and_restarts_change_nothing(
         kept, rule = rule.snapshot(3), Rule(3)
         rule.restore(kept)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "resolves"),
+    [(0.011, 0.0099, True), (0.011, 0.00990001, False), (0.07, 0.063, True), (150.0, 135.0, True)],
+)
+def test_the_clear_level_is_rounded(limit: float, value: float, resolves: bool) -> None:
+    """0.011 × 0.9 in floats is a little below 0.0099, which is at the level all the same."""
+    rule = Rule(1)
+    frames = values([(0.0, 1e6), (20.0, value)])._replace(limit=np.full(2, limit))
+    found = rule.evaluate(frames, AlertSettings(), frozen=None)
+    assert told(found) == ([(0, RAISED), (1, RECOVERED)] if resolves else [(0, RAISED)])
+
+
+@pytest.mark.parametrize("began", [1767225600.1, 1767225600.7, 1700000000.123457])
+def test_ten_seconds_of_quiet_are_ten_seconds(began: float) -> None:
+    """Whatever floats make of the difference of the two times, one by one and together."""
+    for frames in ([(began, 200.0), (round(began + 10, 6), 0.0)], [(began, 200.0), (round(began + 9.999999, 6), 0.0)]):
+        rule, alone = Rule(1), Rule(1)
+        found = told(rule.evaluate(values(frames), AlertSettings(), frozen=None))
+        assert found == ([(0, RAISED), (1, RECOVERED)] if frames[1][0] == round(began + 10, 6) else [(0, RAISED)])
+        one_by_one = [
+            alone.evaluate(values([one], first_row=at), AlertSettings(), frozen=None) for at, one in enumerate(frames)
+        ]
+        assert told([transition for part in one_by_one for transition in part]) == found
