@@ -27,9 +27,10 @@ from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
 from connectors.format.decode import Decoded, decode_pieces
 from connectors.journal.writer import Block
 from connectors.state.files import logged_failures
+from flows.analytics.block_results import ShardResult
 from flows.analytics.merge import BlockFacts, Merger, Report, Tally, facts_of
 from flows.analytics.precedence import Overrides
-from flows.analytics.shard import Shard, ShardResult
+from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock, split
 from flows.monitoring.instruments import Instruments
 
@@ -44,6 +45,7 @@ __all__ = ["SHARDS", "SHARDS_STEP", "TALLY_STEP", "Outputs", "TallySink", "build
 # by their hash, gives two, three and four workers as equal shares as there can be. They are in every recovery store.
 SHARDS: Final = ("0an", "1at", "2ah", "3aa")
 ALL: Final = "all"
+MergeState = tuple[int, tuple[Any, ...] | None]
 FLOW_ID: Final = "voice_qa"
 SHARDS_STEP: Final = f"{FLOW_ID}.shards"
 TALLY_STEP: Final = f"{FLOW_ID}.tally"
@@ -53,13 +55,14 @@ TALLY_STEP: Final = f"{FLOW_ID}.tally"
 class Outputs:
     """Where the flow's results go; each sink takes items `(key, value)`, None for a result that is not used.
 
-    `windows`, `alerts` and `rejected` get bytes of whole JSON lines, `callbacks` gets lists of `Callback`, `audit` gets
-    `AuditEntry`, `tally` gets `Tally`.
+    `windows`, `alerts`, `rejected` and `groups` get bytes of whole JSON lines, `callbacks` gets lists of `Callback`,
+    `audit` gets `AuditEntry`, `tally` gets `Tally`.
     """
 
     windows: Sink[Any]
     alerts: Sink[Any]
     rejected: Sink[Any] | None = None
+    groups: Sink[Any] | None = None
     callbacks: Sink[Any] | None = None
     audit: Sink[Any] | None = None
     tally: Sink[Any] | None = None
@@ -98,6 +101,7 @@ def _connect(reports: KeyedStream[Report], outputs: Outputs, notify: Callable[[A
         ("windows", outputs.windows, lambda report: [report.windows]),
         ("alerts", outputs.alerts, lambda report: [report.alert_lines]),
         ("rejected", outputs.rejected, lambda report: [report.rejected]),
+        ("groups", outputs.groups, lambda report: [report.groups]),
         ("callbacks", outputs.callbacks, partial(_callbacks, notify=notify)),
         ("audit", outputs.audit, _audit_entries),
         ("tally", outputs.tally, lambda report: [report.tally]),
@@ -153,11 +157,17 @@ class _ShardLogic(StatefulBatchLogic[list[ShardBlock], tuple[int, list[ShardResu
         return (self._number, self._shard.snapshot())
 
 
-class _MergeLogic(StatefulBatchLogic[list[BlockFacts] | tuple[int, list[ShardResult]], Report, int]):
+class _MergeLogic(StatefulBatchLogic[list[BlockFacts] | tuple[int, list[ShardResult]], Report, MergeState]):
     """Gives the reports of the blocks in order."""
 
-    def __init__(self, resume_state: int | None, instruments: Instruments) -> None:
-        self._merger = Merger(len(SHARDS), resume_state or 0)
+    def __init__(self, resume_state: MergeState | int | None, instruments: Instruments) -> None:
+        if isinstance(resume_state, int):  # of a version that knew no groups
+            resume_state = (resume_state, None)
+        number, groups = resume_state or (0, None)
+        self._merger = Merger(len(SHARDS), number)
+        if groups is not None:
+            with logged_failures("merge_restore_failed"):
+                self._merger.groups.restore(groups)
         self._instruments = instruments
 
     def on_batch(self, values: list[list[BlockFacts] | tuple[int, list[ShardResult]]]) -> tuple[list[Report], bool]:
@@ -171,10 +181,10 @@ class _MergeLogic(StatefulBatchLogic[list[BlockFacts] | tuple[int, list[ShardRes
             self._instruments.reported(reports)
             return reports, StatefulBatchLogic.RETAIN
 
-    def snapshot(self) -> int:
+    def snapshot(self) -> MergeState:
         if not self._merger.is_empty:
             raise RuntimeError(f"block {self._merger.number} is incomplete at the end of an epoch")
-        return self._merger.number
+        return (self._merger.number, self._merger.groups.snapshot())
 
 
 def _callbacks(report: Report, notify: Callable[[Alert], list[Callback]] | None) -> list[list[Callback]]:
@@ -182,8 +192,10 @@ def _callbacks(report: Report, notify: Callable[[Alert], list[Callback]] | None)
 
     callbacks: list[Callback] = []
     for alert in report.alerts:
+        if not alert.is_sent:
+            continue
         if alert.url is not None:
-            callbacks.append(Callback(alert.alert_id, alert.conversation_id, str(alert.url), alert.body))
+            callbacks.append(Callback(alert.alert_id, alert.ordered_by, str(alert.url), alert.body))
         if notify is not None:
             callbacks += notify(alert)
     return [callbacks]
@@ -198,7 +210,7 @@ def _audit_entries(report: Report) -> list[AuditEntry]:
             Action(f"ALERT_{alert.state.upper()}"),
             None if alert.rule == "PLATFORM_EVENT" else alert.conversation_id,
             alert.reason or alert.state,
-            {"id": alert.alert_id, "rule": alert.rule},
+            {"id": alert.alert_id, "rule": alert.rule, **({} if alert.is_sent else {"sent": False})},
         )
         for alert in report.alerts
     ]

@@ -132,6 +132,7 @@ def live_flow(
     outputs = Outputs(
         windows=JsonLinesSink(state.windows),
         alerts=JsonLinesSink(state.alerts),
+        groups=JsonLinesSink(state.groups),
         callbacks=CallbackSink(
             state.outbox,
             audit=audit,

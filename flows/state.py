@@ -61,6 +61,11 @@ class StateLayout:
         return self.dir / "windows.jsonl"
 
     @property
+    def groups(self) -> Path:
+        """The windows of groups, a line each."""
+        return self.dir / "groups.jsonl"
+
+    @property
     def alerts(self) -> Path:
         """The alerts, a line each."""
         return self.dir / "alerts.jsonl"

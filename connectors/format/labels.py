@@ -1,4 +1,4 @@
-"""The labels of a conversation: which queue, agent, edge or carrier it belongs to."""
+"""The labels of a conversation: which queue, agent, edge or carrier it belongs to; and the settings by label."""
 
 from __future__ import annotations
 
@@ -7,14 +7,48 @@ from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 
+from connectors.format import limits
 from connectors.format.limits import LABEL_CHARACTERS, LABEL_NAME, MAX_LABELS
 
-__all__ = ["LabelName", "LabelValue", "Labels", "LimitName", "joined_labels", "joined_watch"]
+__all__ = [
+    "GroupSettings",
+    "LabelLimits",
+    "LabelName",
+    "LabelValue",
+    "Labels",
+    "LimitName",
+    "joined_labels",
+    "joined_watch",
+]
 
 LabelName = Annotated[str, msgspec.Meta(pattern=LABEL_NAME)]
 LabelValue = Annotated[str, msgspec.Meta(min_length=LABEL_CHARACTERS[0], max_length=LABEL_CHARACTERS[1])]
 Labels = Annotated[dict[LabelName, LabelValue], msgspec.Meta(max_length=MAX_LABELS)]
 LimitName = Literal["max_latency_ms", "packet_loss_threshold"]
+
+
+def _within(bounds: tuple[float, float]) -> msgspec.Meta:
+    return msgspec.Meta(ge=bounds[0], le=bounds[1])
+
+
+class LabelLimits(msgspec.Struct, gc=False):
+    """A `[[limits]]` table: limits for the conversations with all labels of `match`; None leaves a limit as it is."""
+
+    match: Labels
+    max_latency_ms: float | None = None
+    packet_loss_threshold: float | None = None
+
+
+class GroupSettings(msgspec.Struct, gc=False):
+    """The `[groups]` table: the labels that groups are made by, and when a group's incident is raised and resolved."""
+
+    by: Annotated[tuple[LabelName, ...], msgspec.Meta(max_length=limits.MAX_GROUP_LABELS)] = ()
+    min_conversations: Annotated[int, _within(limits.GROUP_CONVERSATIONS)] = limits.DEFAULT_MIN_CONVERSATIONS
+    raise_ratio: Annotated[float, _within(limits.CLEAR_RATIO)] = limits.DEFAULT_GROUP_RAISE_RATIO
+    clear_ratio: Annotated[float, _within(limits.CLEAR_RATIO)] = limits.DEFAULT_GROUP_CLEAR_RATIO
+    clear_after_s: Annotated[float, _within(limits.CLEAR_AFTER_S)] = limits.DEFAULT_GROUP_CLEAR_AFTER_S
+    inhibit: bool = True
+    qa_callback_url: str | None = None
 
 
 def joined_labels(earlier: Mapping[str, str], later: Mapping[str, str]) -> dict[str, str]:

@@ -9,21 +9,28 @@ from __future__ import annotations
 from typing import Final, Literal
 
 __all__ = [
+    "ALERTS_A_MINUTE",
     "CLEAR_AFTER_S",
     "CLEAR_RATIO",
     "DEFAULT_CLEAR_AFTER_S",
     "DEFAULT_CLEAR_RATIO",
     "DEFAULT_CODEC",
+    "DEFAULT_GROUP_CLEAR_AFTER_S",
+    "DEFAULT_GROUP_CLEAR_RATIO",
+    "DEFAULT_GROUP_RAISE_RATIO",
     "DEFAULT_LENGTH_S",
     "DEFAULT_MAX_LATENCY_MS",
+    "DEFAULT_MIN_CONVERSATIONS",
     "DEFAULT_PACKET_LOSS_THRESHOLD",
     "DEFAULT_RAISE_FRAMES",
     "DEFAULT_SLIDE_S",
     "GENESYS_MOS",
+    "GROUP_CONVERSATIONS",
     "LABEL_CHARACTERS",
     "LABEL_NAME",
     "LOSS_RATIO",
     "MAX_EPOCH_S",
+    "MAX_GROUP_LABELS",
     "MAX_LABELS",
     "MAX_OVERLAP",
     "MAX_TEXT_CHARACTERS",
@@ -60,6 +67,15 @@ MAX_LABELS: Final = 16
 LABEL_NAME: Final = r"\A[a-z][a-z0-9_]{0,31}\Z"
 LABEL_CHARACTERS: Final = (1, 128)
 
+# Groups: how many labels they can be made by, and how many conversations raise an incident of one.
+MAX_GROUP_LABELS: Final = 8
+GROUP_CONVERSATIONS: Final = (1, 1_000_000)
+ALERTS_A_MINUTE: Final = (1, 1_000_000)
+
+DEFAULT_MIN_CONVERSATIONS: Final = 5
+DEFAULT_GROUP_RAISE_RATIO: Final = 0.3
+DEFAULT_GROUP_CLEAR_RATIO: Final = 0.15
+DEFAULT_GROUP_CLEAR_AFTER_S: Final = 30.0
 DEFAULT_MAX_LATENCY_MS: Final = 150.0
 DEFAULT_PACKET_LOSS_THRESHOLD: Final = 0.02
 DEFAULT_LENGTH_S: Final = 10.0

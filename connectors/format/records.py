@@ -15,7 +15,7 @@ import orjson
 
 from connectors.format import limits
 from connectors.format.captures import unwrapped
-from connectors.format.labels import Labels, LimitName
+from connectors.format.labels import GroupSettings, LabelLimits, Labels, LimitName
 from connectors.format.limits import MAX_EPOCH_S, CodecName
 from connectors.format.notifications import (
     Heard,
@@ -39,6 +39,7 @@ __all__ = [
     "FlowSettings",
     "Frame",
     "FrameLine",
+    "GroupSettings",
     "InvalidFrameError",
     "LabelLimits",
     "Signalled",
@@ -200,6 +201,7 @@ class AlertSettings(msgspec.Struct, gc=False):
     trunk_mismatch_above: Annotated[float, _within(limits.TRUNK_MISMATCHES)] | None = None
     platform_callback_url: str | None = None
     stalled_after_s: Annotated[float, _within(limits.STALLED_AFTER_S)] | None = None
+    max_per_minute: Annotated[int, _within(limits.ALERTS_A_MINUTE)] | None = None
 
 
 class DefaultLimits(msgspec.Struct, gc=False):
@@ -211,14 +213,6 @@ class DefaultLimits(msgspec.Struct, gc=False):
     labels: Labels = msgspec.field(default_factory=dict)
 
 
-class LabelLimits(msgspec.Struct, gc=False):
-    """A `[[limits]]` table: limits for the conversations with all labels of `match`; None leaves a limit as it is."""
-
-    match: Labels
-    max_latency_ms: float | None = None
-    packet_loss_threshold: float | None = None
-
-
 class FlowSettings(msgspec.Struct, gc=False):
     """The value of a `settings` record: the tables in force."""
 
@@ -226,6 +220,7 @@ class FlowSettings(msgspec.Struct, gc=False):
     alerts: AlertSettings = msgspec.field(default_factory=AlertSettings)
     defaults: DefaultLimits = msgspec.field(default_factory=DefaultLimits)
     limits: list[LabelLimits] = msgspec.field(default_factory=list)
+    groups: GroupSettings = msgspec.field(default_factory=GroupSettings)
 
 
 class WatchLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):

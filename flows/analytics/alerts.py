@@ -19,7 +19,7 @@ from flows.analytics.slots import NOBODY
 from flows.analytics.window_lines import window_object
 from flows.analytics.windows import END, LABELS, NO_WINDOW, Summaries
 
-__all__ = ["Alert", "Change", "LastWindows", "incident_id", "make_alert", "uuid5", "uuid_text"]
+__all__ = ["Alert", "Change", "LastWindows", "incident_id", "incident_id_of", "make_alert", "uuid5", "uuid_text"]
 
 _NAMESPACE: Final = bytes.fromhex("7d4e1c52 93c1 5a3e 8b1f 0f6f2d9c4a77")
 
@@ -40,7 +40,9 @@ class Change(NamedTuple):
 
 
 class Alert(NamedTuple):
-    """An alert, ready to be sent; `url` is None if no callback is to be sent.
+    """An alert, ready to be sent; `url` is None if there is no receiver, `is_sent` false if the alert is inhibited.
+
+    Alerts of groups have no conversation.
 
     Alerts of a block sort by their fields up to `place`, across all shards: by time, in epoch seconds. Alerts raised by
     elapsed time (`row` is NO_FRAME) come before alerts raised by frames with the same timestamp.
@@ -49,7 +51,7 @@ class Alert(NamedTuple):
     time: float
     row: int
     order: int
-    conversation_id: str
+    conversation_id: str | None
     place: int
     alert_id: str
     rule: str
@@ -58,6 +60,13 @@ class Alert(NamedTuple):
     url: str | None
     body: bytes
     labels: dict[str, str]
+    incident_id: str = ""
+    is_sent: bool = True
+
+    @property
+    def ordered_by(self) -> str:
+        """Alerts that have this in common are sent in order: those of a conversation, or of a group's incident."""
+        return self.incident_id if self.conversation_id is None else self.conversation_id
 
 
 def incident_id(conversation_id: str, rule: str, began_at: float, ordinal: int | str) -> bytes:
@@ -66,7 +75,12 @@ def incident_id(conversation_id: str, rule: str, began_at: float, ordinal: int |
     >>> uuid_text(incident_id("c1", "PACKET_LOSS_DETECTED", 1700000000.25, 0))
     'a610894a-d9d9-599d-9990-71c76a334722'
     """
-    return uuid5(_NAMESPACE, orjson.dumps([conversation_id, rule, began_at, ordinal]))
+    return incident_id_of([conversation_id, rule, began_at, ordinal])
+
+
+def incident_id_of(name: list[object]) -> bytes:
+    """Return the UUID of an incident from what tells it from all others, as JSON."""
+    return uuid5(_NAMESPACE, orjson.dumps(name))
 
 
 def uuid5(namespace: bytes, name: bytes) -> bytes:
@@ -135,6 +149,7 @@ def make_alert(place: int, change: Change, window: list[float] | None, labels: L
         watch.url,
         body,
         in_force,
+        uuid_text(incident),
     )
 
 

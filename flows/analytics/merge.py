@@ -19,8 +19,9 @@ from connectors.format.ids import Ids
 from connectors.format.records import IGNORED
 from connectors.format.words import text_of, widened
 from flows.analytics.alerts import Alert
+from flows.analytics.block_results import ShardResult
+from flows.analytics.group_incidents import GroupIncidents
 from flows.analytics.label_texts import with_long_texts
-from flows.analytics.shard import ShardResult
 from flows.analytics.window_lines import WindowLines
 
 __all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]
@@ -33,7 +34,7 @@ class Tally(NamedTuple):
 
     `invalid` are messages that were not frames, `rejected` are lines that are not records,
     `ignored` are notifications that tell nothing of a voice conversation. `no_latency` are frames that do not tell when
-    they arrived or were sent.
+    they arrived or were sent. `inhibited` are alerts that were not sent.
     """
 
     frames: int = 0
@@ -47,6 +48,7 @@ class Tally(NamedTuple):
     resolved: int = 0
     ignored: int = 0
     no_latency: int = 0
+    inhibited: int = 0
 
 
 class BlockFacts(NamedTuple):
@@ -64,13 +66,14 @@ class BlockFacts(NamedTuple):
 
 
 class Report(NamedTuple):
-    """All that a block led to. `windows`, `alerts` and `rejected` are JSON Lines."""
+    """All that a block led to. `windows`, `groups`, `alert_lines` and `rejected` are JSON Lines."""
 
     windows: bytes
     alert_lines: bytes
     rejected: bytes
     alerts: list[Alert]
     tally: Tally
+    groups: bytes = b""
 
 
 def facts_of(number: int, source: str, line: int, decoded: Decoded) -> BlockFacts:
@@ -90,6 +93,7 @@ class Merger:
 
     def __init__(self, shards: int, number: int = 0) -> None:
         self.number = number
+        self.groups = GroupIncidents()
         self._shards = shards
         self._facts: dict[int, list[BlockFacts]] = {}
         self._results: dict[int, list[list[ShardResult]]] = {}
@@ -113,16 +117,19 @@ class Merger:
         while self.number in self._facts and len(self._results.get(self.number, ())) == self._shards:
             of_parts = zip(*self._results.pop(self.number), strict=True)
             parts = zip(self._facts.pop(self.number), of_parts, strict=True)
-            reports.append(_in_sequence([_report(facts, results) for facts, results in parts]))
+            reports.append(_in_sequence([_report(facts, results, self.groups) for facts, results in parts]))
             self.number += 1
         return reports
 
 
-def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
-    alerts = sorted(alert for result in results for alert in result.alerts)
+def _report(facts: BlockFacts, results: Sequence[ShardResult], groups: GroupIncidents) -> Report:
+    in_order = sorted(alert for result in results for alert in result.alerts)
+    group_parts = [part for result in results for part in result.groups]
+    lines, alerts = groups.apply(results[0].spans, group_parts, in_order, last=results[0].last)
     raised = sum(alert.state == "raised" for alert in alerts)
     return Report(
         windows=_in_order([result.windows for result in results]),
+        groups=_lines([orjson.dumps(line) for line in lines]),
         alert_lines=_lines([alert.body for alert in alerts]),
         rejected=_lines([_rejected_line(facts, rejected) for rejected in facts.rejected]),
         alerts=alerts,
@@ -138,6 +145,7 @@ def _report(facts: BlockFacts, results: Sequence[ShardResult]) -> Report:
             resolved=len(alerts) - raised,
             ignored=facts.ignored,
             no_latency=facts.no_latency,
+            inhibited=sum(not alert.is_sent for alert in alerts),
         ),
     )
 
@@ -148,6 +156,7 @@ def _in_sequence(parts: list[Report]) -> Report:
         return parts[0]
     return Report(
         windows=b"".join(part.windows for part in parts),
+        groups=b"".join(part.groups for part in parts),
         alert_lines=b"".join(part.alert_lines for part in parts),
         rejected=b"".join(part.rejected for part in parts),
         alerts=[alert for part in parts for alert in part.alerts],

@@ -134,6 +134,10 @@ class Roster:
             self.watches[slot] = watch
             self.limits[0, slot], self.limits[1, slot] = watch.limits
 
+    def sweep_labels(self, *others: NDArray[Any]) -> None:
+        """Drop the texts of labels that neither slots nor these numbers refer to."""
+        self.label_texts.sweep(np.concatenate([self.labels, *others]).astype(np.int64))
+
     def is_returning(self, conversation_id: str, now: float) -> bool:
         """Whether a watch of the conversation would restart it in the slot that its open windows are in."""
         slot = self._ended.get(conversation_id, NOBODY)

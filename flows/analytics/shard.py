@@ -6,8 +6,7 @@ went on) is kept out of the state: what happens to a frame depends on the record
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -15,7 +14,9 @@ from numpy.typing import NDArray
 
 from connectors.format.ids import Ids, alike
 from connectors.format.records import CLOCK, SIGNAL, Control, FlowSettings, WatchSettings
-from flows.analytics.alerts import Alert, Change, LastWindows
+from flows.analytics.alerts import Change, LastWindows
+from flows.analytics.block_results import Done, Kept, ShardResult, span_of
+from flows.analytics.groups import GroupTracker
 from flows.analytics.precedence import Overrides, Precedence, flow_settings
 from flows.analytics.roster import Roster, Watch
 from flows.analytics.rules import LATENCY, LOSS, QUALITY, RULES, STALLS, Rule, Transition, Values, evaluate_windows
@@ -27,37 +28,9 @@ from flows.analytics.stalls import Arrivals, Stalls
 from flows.analytics.window_lines import WindowLines, window_lines
 from flows.analytics.windows import END, LABELS, START, Frames, Summaries, by_end, open_windows
 
-__all__ = ["Shard", "ShardResult"]
+__all__ = ["Shard"]
 
 _NO_WINDOWS: Final = WindowLines(np.empty(0), Ids.of([]), np.empty((0, 1), np.uint64), {})
-
-
-class ShardResult(NamedTuple):
-    """What a block did in a shard: windows closed, alerts, unwatched frames, conversations first seen."""
-
-    windows: WindowLines
-    alerts: list[Alert]
-    unwatched: int
-    conversations: int
-
-
-@dataclass
-class _Done:
-    """What a block has led to so far: changes of alerts, and windows closed."""
-
-    changes: list[Change] = field(default_factory=list)
-    closed: list[Summaries] = field(default_factory=list)
-
-
-class _Kept(NamedTuple):
-    """Frames of watched conversations: columns of `ShardBlock`, and `slot` int32 (n,)."""
-
-    row: NDArray[np.int64]
-    slot: NDArray[np.int32]
-    arrival: NDArray[np.float64]
-    latency_us: NDArray[np.float64]
-    packet_loss: NDArray[np.float64]
-    ended: NDArray[np.bool_]
 
 
 class Shard:
@@ -79,9 +52,11 @@ class Shard:
         self._seen = np.zeros(self._roster.capacity, np.bool_)
         self._frozen = np.zeros(self._roster.capacity, np.bool_)
         self._closed_early = by_end([])
+        self._groups = GroupTracker()
         self._mos_below = np.nan
-        self._put_in_force(flow_settings(self._overrides.settings or {}), self._now)
-        self._windows = open_windows(self._settings.windows)
+        settings = flow_settings(self._overrides.settings or {})
+        self._windows = open_windows(settings.windows)
+        self._put_in_force(settings, self._now)
 
     @property
     def watching(self) -> int:
@@ -93,7 +68,7 @@ class Shard:
         if not self._is_checked:
             check_shard(self._roster.watches, block)
             self._is_checked = True
-        done = _Done()
+        done = Done()
         closed_early = self._closed_early
         unwatched = conversations = 0
         block = block._replace(arrival=np.maximum(block.arrival, self._now))
@@ -108,28 +83,34 @@ class Shard:
         self._pass_time(self._now, done)
         if block.last:
             # They are emitted and not judged: the journal may go on, and then their ends come with more frames in them.
-            done.closed.append(self._windows.close_all(self._roster.traits))
+            self._closed(self._windows.close_all(self._roster.traits), done)
         windows = self._window_lines(by_end(done.closed))
         ending = by_end([closed_early, *done.closed])
         alerts = self._last_windows.alerts(done.changes, ending, self._roster.label_texts)
         if len(ending.slot):
             self._last_windows.keep(ending, self._now)
+        oldest, texts = self._windows.oldest(self._now), self._roster.label_texts
+        groups = self._groups.parts(self._rules, self._stalls, texts, oldest)
         self._roster.release(self._now, self._forget)
-        if self._roster.label_texts.is_due:
-            early = self._closed_early.values[:, LABELS].astype(np.int64)
-            self._roster.label_texts.sweep(np.concatenate([self._roster.labels, self._last_windows.labels, early]))
-        return ShardResult(windows, alerts, unwatched, conversations)
+        if texts.is_due:
+            self._roster.sweep_labels(self._last_windows.labels, self._closed_early.values[:, LABELS])
+        done.spans.append(span_of(self._settings, self._now, len(block.row)))
+        return ShardResult(windows, alerts, unwatched, conversations, groups, done.spans, block.last)
 
-    def _pass_time(self, now: float, done: _Done) -> None:
+    def _closed(self, windows: Summaries, done: Done) -> None:
+        done.closed.append(windows)
+        self._groups.closed(windows, self._windows.histogram)
+
+    def _pass_time(self, now: float, done: Done) -> None:
         """Do what time does up to `now`, before any record of that time: windows end, and streams stall."""
         self._close_windows(now, done)
         keep_open = self._settings.alerts.policy == "incident"
         self._add(STALLS, self._stalls.pass_time(now, keep_open=keep_open, frozen=self._frozen_slots), done)
 
-    def _close_windows(self, now: float, done: _Done) -> None:
+    def _close_windows(self, now: float, done: Done) -> None:
         """Close the windows that end by then, and apply the rule over windows to them and to those closed early."""
         closing = self._windows.close(now, self._roster.traits)
-        done.closed.append(closing)
+        self._closed(closing, done)
         early = self._closed_early
         if len(early.slot):
             ended = early.values[:, END] <= now
@@ -137,7 +118,7 @@ class Shard:
             self._closed_early = Summaries(early.slot[~ended], early.values[~ended])
         self._evaluate_windows(closing, done)
 
-    def _evaluate_windows(self, ended: Summaries, done: _Done) -> None:
+    def _evaluate_windows(self, ended: Summaries, done: Done) -> None:
         """Apply the rule over windows to those that have ended, but for those that ended outside of a watch."""
         alerts, roster = self._settings.alerts, self._roster
         if alerts.mos_below is None or not len(ended.slot):
@@ -146,15 +127,17 @@ class Shard:
         in_watch = (end > roster.on_since[ended.slot]) & (end <= roster.over_at[ended.slot])
         found = evaluate_windows(rule, ended, in_watch, alerts, alerts.mos_below, frozen=self._frozen_slots)
         for transition, window in found:
-            done.changes.append(Change(QUALITY, QUALITY, transition, roster.watch_in(transition.slot), window))
+            self._change(Change(QUALITY, QUALITY, transition, roster.watch_in(transition.slot), window), done)
 
-    def _control(self, control: Control, done: _Done) -> None:
+    def _control(self, control: Control, done: Done) -> None:
         now = max(self._now, control.time)
         if control.kind == "watch":
             self._control_watch(control.value, now, done)
         elif control.kind == SIGNAL:
             done.changes += self._signals.changes(control, self._roster, self._settings.alerts, now)
         elif control.kind == CLOCK:
+            step_s = control.time - self._now if self._now > -np.inf else 0.0
+            done.spans.append(span_of(self._settings, self._now, control.frames_before, step_s))
             self._step_clock(control.time, done)
         elif control.kind == "feed":
             self._pass_time(now, done)
@@ -165,14 +148,16 @@ class Shard:
             if self._precedence.follow(settings):
                 self._roster.resolve(self._precedence.resolved)
             if self._overrides.settings is None:
+                done.spans.append(span_of(self._settings, now, control.frames_before))
                 self._apply_settings(settings, now, done)
 
-    def _step_clock(self, now: float, done: _Done) -> None:
+    def _step_clock(self, now: float, done: Done) -> None:
         """Go on at another time; what waits keeps what it has waited. A step back ends the open windows, unjudged."""
         step_s = now - self._now if self._now > -np.inf else 0.0
         if step_s < 0:  # the same times come again
-            done.closed.append(self._windows.close_all(self._roster.traits))
+            self._closed(self._windows.close_all(self._roster.traits), done)
             self._windows = open_windows(self._settings.windows)
+            self._windows.keeps_histogram = bool(self._groups.by)
             self._closed_early = by_end([])
             self._last_windows.forget_after(now)
         for rule in self._rules:
@@ -181,7 +166,7 @@ class Shard:
         self._roster.step_clock(step_s, now)
         self._now = now
 
-    def _control_watch(self, settings: WatchSettings, now: float, done: _Done) -> None:
+    def _control_watch(self, settings: WatchSettings, now: float, done: Done) -> None:
         earlier = self._roster.current(settings.conversation_id)
         watch = self._precedence.watch(settings, earlier)
         if earlier is None:
@@ -232,11 +217,11 @@ class Shard:
         """The slots of the conversations whose feed is lost, as a mask; None if no feed is."""
         return self._frozen if self._feeds_down else None
 
-    def _apply_settings(self, settings: FlowSettings, now: float, done: _Done) -> None:
+    def _apply_settings(self, settings: FlowSettings, now: float, done: Done) -> None:
         """Another `[windows]` ends the open windows early: no window is of two lengths, or of two codecs."""
         if settings.windows != self._settings.windows:
             closing = self._windows.close_all(self._roster.traits)
-            done.closed.append(closing)
+            self._closed(closing, done)
             self._closed_early = by_end([self._closed_early, closing])
             self._windows = open_windows(settings.windows)
         self._put_in_force(settings, now)
@@ -245,10 +230,12 @@ class Shard:
         self._settings = settings
         if settings.alerts.mos_below is not None:
             self._mos_below = settings.alerts.mos_below
+        self._groups.by = settings.groups.by
+        self._windows.keeps_histogram = bool(settings.groups.by)
         heard = self._heard & (self._roster.over_at == np.inf)
         self._stalls.limit(settings.alerts.stalled_after_s, heard, now)
 
-    def _frames(self, frames: ShardBlock, done: _Done) -> tuple[int, int]:
+    def _frames(self, frames: ShardBlock, done: Done) -> tuple[int, int]:
         """Apply frames without a control between them; return how many are unwatched, and conversations first seen."""
         slot, watched = self._slots(frames)
         ends = last_frames(slot, watched, frames.ended)
@@ -256,9 +243,9 @@ class Shard:
             last = np.full(self._roster.capacity, len(slot))
             last[list(ends)] = list(ends.values())
             watched = watched & (np.arange(len(slot)) <= last[slot])
-        kept = _Kept(frames.row, slot, frames.arrival, frames.latency_us, frames.packet_loss, frames.ended)
+        kept = Kept(frames.row, slot, frames.arrival, frames.latency_us, frames.packet_loss, frames.ended)
         if not watched.all():
-            kept = _Kept._make(column[watched] for column in kept)
+            kept = Kept._make(column[watched] for column in kept)
         self._windows.add(kept.arrival, Frames(kept.slot, kept.latency_us, kept.packet_loss))
         for rule, value in ((LATENCY, kept.latency_us / 1000.0), (LOSS, kept.packet_loss)):
             self._evaluate(rule, kept, value, done)
@@ -285,25 +272,34 @@ class Shard:
                     watched[heard] = True
         return slot, watched
 
-    def _evaluate(self, rule: int, frames: _Kept, value: NDArray[np.float64], done: _Done) -> None:
+    def _evaluate(self, rule: int, frames: Kept, value: NDArray[np.float64], done: Done) -> None:
         values = Values(frames.row, frames.slot, frames.arrival, value, self._roster.limits[rule].take(frames.slot))
         known = ~np.isnan(value)
         if not known.all():
             values = Values._make(column[known] for column in values)
+        if self._groups.by:
+            above = values.value > values.limit
+            self._groups.breaches.add(values.arrival[above], values.slot[above])
         transitions = self._rules[rule].evaluate(values, self._settings.alerts, frozen=self._frozen_slots)
         self._add(rule, transitions, done)
 
-    def _hear(self, frames: _Kept, done: _Done) -> None:
+    def _hear(self, frames: Kept, done: Done) -> None:
         arrivals = Arrivals(frames.row, frames.slot, frames.arrival, frames.ended)
         keep_open = self._settings.alerts.policy == "incident"
         self._add(STALLS, self._stalls.hear(arrivals, keep_open=keep_open, frozen=self._frozen_slots), done)
 
-    def _add(self, rule: int, transitions: list[Transition], done: _Done) -> None:
+    def _add(self, rule: int, transitions: list[Transition], done: Done) -> None:
         for transition in transitions:
             order = rule + len(RULES) if transition.reason == "ended" else rule
-            done.changes.append(Change(order, rule, transition, self._roster.watch_in(transition.slot)))
+            self._change(Change(order, rule, transition, self._roster.watch_in(transition.slot)), done)
 
-    def _end(self, slot: int, at: int, frames: ShardBlock, done: _Done) -> None:
+    def _change(self, change: Change, done: Done) -> None:
+        done.changes.append(change)
+        transition = change.transition
+        if transition.state == "resolved" or self._settings.alerts.policy == "incident":
+            self._groups.changed(transition.arrival, transition.slot, 1 if transition.state == "raised" else -1)
+
+    def _end(self, slot: int, at: int, frames: ShardBlock, done: Done) -> None:
         """The conversation's last frame has been applied: its incidents resolve and its watch is over."""
         row, arrival = int(frames.row[at]), float(frames.arrival[at])
         last = {
@@ -352,6 +348,7 @@ class Shard:
     def _forget(self, slot: int) -> None:
         self._last_windows.forget(slot)
         self._signals.forget(slot)
+        self._groups.breaches.forget(slot=slot)
         early = self._closed_early
         self._closed_early = Summaries(early.slot[early.slot != slot], early.values[early.slot != slot])
         self._heard[slot] = self._seen[slot] = False
@@ -376,12 +373,13 @@ class Shard:
             self._windows.snapshot(),
             tuple(self._closed_early),
             self._signals.snapshot(),
+            self._groups.breaches.snapshot(),
         )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place. Raises SnapshotError for one of a version that cannot be continued."""
         _, self._now, feeds_down, settings, roster, self._mos_below, recorded, *kept = converted(snapshot)
-        rules, stalls, latest, heard, seen, windows, early, signals = kept
+        rules, stalls, latest, heard, seen, windows, early, signals, breaches = kept
         self._is_checked = False
         self._feeds_down = set(feeds_down)
         self._settings = flow_settings(settings)
@@ -394,6 +392,9 @@ class Shard:
         self._frozen = self._roster.heard_by(self._feeds_down)
         self._windows = open_windows(self._settings.windows)
         self._windows.restore(windows)
+        self._groups.by = self._settings.groups.by
+        self._groups.breaches.restore(breaches)
+        self._windows.keeps_histogram = bool(self._groups.by)
         self._closed_early = Summaries(*early)
         self._precedence.restore(recorded)
         self._signals.restore(signals)

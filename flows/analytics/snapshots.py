@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from connectors.format.ids import Ids
+from flows.analytics.groups import Breaches
 from flows.analytics.label_texts import LabelTexts
 from flows.analytics.roster import REMEMBER_S, Watch
 from flows.analytics.rules import RULES
@@ -25,7 +26,11 @@ from flows.analytics.windows import COLUMNS
 __all__ = ["VERSION", "SnapshotError", "check_shard", "converted"]
 
 # Raised by hand when the layout of a snapshot changes in a way that the fingerprint cannot see.
-_LAYOUT: Final = 7
+_LAYOUT: Final = 8
+# The versions between: labels only, signals, audio, all without groups.
+_ONLY_LABELS: Final = "5-14048c10d7bf"
+_WITH_SIGNALS: Final = "6-14048c10d7bf"
+_WITHOUT_GROUPS: Final = "7-14048c10d7bf"
 _PROBES: Final = ("", "c1", "é😀", "1a2b3c4d-5e6f-7g8h-9i0j-1k2l3m4n5o6p", "x" * 80)
 
 
@@ -45,6 +50,12 @@ def converted(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a snapshot in the form of this version. Raises SnapshotError for one that cannot be converted."""
     if snapshot[0] == 4:
         return _from_4(snapshot)
+    if snapshot[0] == _ONLY_LABELS:
+        return (VERSION, *snapshot[1:], ({}, [], {}), Breaches().snapshot())
+    if snapshot[0] == _WITH_SIGNALS:
+        return (VERSION, *snapshot[1:-1], (*snapshot[-1], {}), Breaches().snapshot())
+    if snapshot[0] == _WITHOUT_GROUPS:
+        return (VERSION, *snapshot[1:], Breaches().snapshot())
     if snapshot[0] != VERSION:
         raise SnapshotError(f"the snapshot is of version {snapshot[0]}, and this program reads version {VERSION}")
     return snapshot
@@ -67,7 +78,8 @@ def _from_4(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     roster = (arrays, msgspec.msgpack.encode(rows), *rest, LabelTexts().snapshot())
     latest = _with_column(latest, np.where(np.isnan(latest[:, 0]), np.nan, 0.0))
     early = (early[0], _with_column(early[1], np.zeros(len(early[0]))))
-    return (VERSION, *head, roster, mos_below, [], rules, stalls, latest, heard, seen, windows, early, ({}, [], {}))
+    kept: tuple[Any, ...] = (rules, stalls, latest, heard, seen, windows, early, ({}, [], {}), Breaches().snapshot())
+    return (VERSION, *head, roster, mos_below, [], *kept)
 
 
 def _with_column(values: np.ndarray[Any, Any], column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

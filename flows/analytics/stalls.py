@@ -51,6 +51,13 @@ class Stalls:
         self._open: dict[int, _Stall] = {}
 
     @property
+    def is_open(self) -> Mask:
+        """The slots that have an open stall, as a mask."""
+        mask = np.zeros(len(self._since), np.bool_)
+        mask[list(self._open)] = True
+        return mask
+
+    @property
     def is_idle(self) -> bool:
         """Whether frames change nothing."""
         return self._after is None and not self._open

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.format.records import WindowSettings
+from flows.analytics.histograms import Histogram
 from flows.analytics.voice_quality import CODECS, codecs, mos_from_r, r_factor
 
 __all__ = [
@@ -153,7 +154,8 @@ class OpenWindows:
 
     Frames must come in arrival order, and not before a time given to `close`: every window that they belong
     to is then still open. Memory is that of the frames of one window length. `codec` is a number of
-    `voice_quality.CODECS`, for the MOS of conversations without an own one.
+    `voice_quality.CODECS`, for the MOS of conversations without an own one. With `keeps_histogram`, `histogram` holds
+    the latencies of the windows that have closed last.
     """
 
     def __init__(self, length_ms: int, slide_ms: int, codec: int = 0) -> None:
@@ -162,6 +164,8 @@ class OpenWindows:
         self._codec = codec
         self._closed: int | None = None
         self._pending: list[_Pane] = []
+        self.keeps_histogram = False
+        self.histogram: Histogram | None = None
 
     def add(self, arrival: Floats, frames: Frames) -> None:
         """Add frames with their arrivals (epoch seconds), shape (n,)."""
@@ -177,6 +181,12 @@ class OpenWindows:
     def ends_at(self, arrival: float) -> float:
         """The end of the last window that holds a frame of this arrival (epoch seconds)."""
         return (pane_of(arrival, self.slide_ms) + self.panes) * self.slide_ms / 1000.0
+
+    def oldest(self, now: float) -> float:
+        """The start of the earliest window that has not ended at `now`."""
+        if now == -math.inf:
+            return now
+        return (pane_of(now, self.slide_ms) - self.panes + 1) * self.slide_ms / 1000.0
 
     def close(self, now: float, traits: Traits | None = None) -> Summaries:
         """Close the windows that end at or before `now` (epoch seconds), with what holds for each slot now."""
@@ -208,7 +218,8 @@ class OpenWindows:
         ending = [pane for pane in self._pending if pane.pane < last + self.panes]
         number = np.repeat([pane.pane for pane in ending], [pane.count for pane in ending])
         frames = Frames(*map(np.concatenate, zip(*(pane.frames for pane in ending), strict=True)))
-        closed = summarise(number, frames, first, last, self.panes, self.slide_ms)
+        closed, latencies = summarise(number, frames, first, last, self.panes, self.slide_ms)
+        self.histogram = Histogram.of(*latencies) if self.keeps_histogram else None
         _rate(closed, self._codec, traits)
         self._pending = [pane for pane in self._pending if pane.pane > last]
         self._closed = last
@@ -246,17 +257,20 @@ def by_end(parts: list[Summaries]) -> Summaries:
     return Summaries(slot[order], values[order])
 
 
-def summarise(pane: Ints, frames: Frames, first: int, last: int, panes: int, slide_ms: int) -> Summaries:
+def summarise(
+    pane: Ints, frames: Frames, first: int, last: int, panes: int, slide_ms: int
+) -> tuple[Summaries, tuple[Ints, Floats]]:
     """Summarise the windows `first` to `last` over frames of them, `pane` int64 (n,) of each; a window has `panes`.
 
     Quantiles are exact nearest-rank values; means are sums of whole microseconds, and of whole 1e-9 of loss, so
-    that no order of addition shows in them. MOS, codec and labels are left to `_rate`.
+    that no order of addition shows in them. MOS, codec and labels are left to `_rate`. With them come the latencies,
+    each with the row of its window.
     """
     windows = [pane - back for back in range(panes)]
     inside = [np.flatnonzero((window >= first) & (window <= last)) for window in windows]
     row = np.concatenate(inside)
     if not len(row):
-        return by_end([])
+        return by_end([]), (row, np.empty(0))
     window = np.concatenate([window[index] for window, index in zip(windows, inside, strict=True)])
     slots = int(frames.slot.max()) + 1
     lowest = int(window.min())
@@ -266,9 +280,10 @@ def summarise(pane: Ints, frames: Frames, first: int, last: int, panes: int, sli
     values[:, START] = number * slide_ms / 1000.0
     values[:, END] = (number + panes) * slide_ms / 1000.0
     values[:, FRAMES] = np.bincount(group, minlength=len(groups))
-    _latencies(values, group, frames.latency_us[row])
+    latency_us = frames.latency_us[row]
+    _latencies(values, group, latency_us)
     _losses(values, group, frames.packet_loss[row])
-    return Summaries((groups % slots).astype(np.int32), values)
+    return Summaries((groups % slots).astype(np.int32), values), (group, latency_us)
 
 
 def _rate(closed: Summaries, default: int, traits: Traits | None) -> None:

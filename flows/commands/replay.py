@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["Replayed", "keep_freed_memory", "overrides_of", "place_text", "replay"]
 
 PARTIAL = "PARTIAL"
-RESULTS = ("windows", "alerts", "rejected")
+RESULTS = ("windows", "groups", "alerts", "rejected")
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def replay(
     deliver: bool,
     stop: threading.Event,
 ) -> Replayed:
-    """Replay files, or those in a directory, into `windows.jsonl`, `alerts.jsonl` and `rejected.jsonl` in `out`.
+    """Replay files, or those in a directory, into files of windows, groups, alerts and rejected lines in `out`.
 
     While it runs, and after it was stopped early or failed, the file `PARTIAL` in `out` says so. `settings` takes
     precedence over what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, and waits until they

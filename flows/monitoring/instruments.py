@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from connectors.format.decode import Decoded, decode_block
+from flows.analytics.block_results import ShardResult
 from flows.analytics.merge import Report
-from flows.analytics.shard import Shard, ShardResult
+from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock
 
 if TYPE_CHECKING:

@@ -16,9 +16,10 @@ from connectors.format.decode import Decoded, decode_block
 from connectors.journal.progress import SourceProgress
 from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.systemd import Notifier
+from flows.analytics.block_results import ShardResult
 from flows.analytics.merge import Report
 from flows.analytics.rules import RULES
-from flows.analytics.shard import Shard, ShardResult
+from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock
 from flows.analytics.signals import SIGNAL_RULES
 from flows.monitoring.health import Health, HealthServer, Limits, answers_of

@@ -15,8 +15,9 @@ from connectors.callbacks.outbox import outbox_state
 from connectors.runtime.logs import get_logger
 from connectors.runtime.threads import Periodic
 from flows.analytics.alerts import Alert
+from flows.analytics.block_results import ShardResult
 from flows.analytics.merge import Report
-from flows.analytics.shard import Shard, ShardResult
+from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock
 from flows.monitoring.instruments import Instruments
 

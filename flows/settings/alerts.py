@@ -75,6 +75,11 @@ class AlertSettings(Table):
         description="limit of the rule `STREAM_STALLED`: it raises an alert when a live conversation has no frame for "
         "this many seconds while its feed is connected; without it the rule is off",
     )
+    max_per_minute: Annotated[int, AfterValidator(Between(*limits.ALERTS_A_MINUTE))] | None = Field(
+        default=None,
+        description="alerts that are sent in a minute; those above it are written and not sent, and `ALERT_STORM` "
+        "counts them; without it there is no cap",
+    )
 
     severity: dict[str, Severity] = Field(
         default={},

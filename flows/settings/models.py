@@ -36,6 +36,7 @@ from flows.settings.feeds import (
     audiohook_keys,
     complete_feeds,
 )
+from flows.settings.groups import GroupSettings
 from flows.settings.interceptors import InterceptorDefaults, InterceptorSettings
 from flows.settings.labels import LimitsSettings
 from flows.settings.metrics import MetricsSettings
@@ -243,6 +244,9 @@ class Settings(Table):
         alias="notify",
         description="one table for each further place that alerts are sent to, besides the callback of a conversation",
     )
+    groups: GroupSettings = Field(
+        default=GroupSettings(), description="windows and incidents of groups of conversations, by their labels"
+    )
     feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = Field(
         default=(),
         description="one table for each feed; without any, one feed of kind `voice-events`. A single feed may be "
@@ -302,6 +306,8 @@ class Settings(Table):
             record["defaults"] = self.defaults.model_dump(include=thresholds)
         if self.limits:
             record["limits"] = [table.model_dump(exclude_none=True) for table in self.limits]
+        if self.groups.model_fields_set:
+            record["groups"] = self.groups.model_dump(exclude_none=True)
         return record
 
     @property

@@ -52,6 +52,12 @@ class Outcome:
     alert_lines: list[int] = field(default_factory=list)
     rejected: list[tuple[int, str]] = field(default_factory=list)
     unwatched: int = 0
+    # What the reference of groups needs: the times of lines, settings by the line that put them in force, windows, and
+    # incidents as (conversation's life, time, 1 for opened and -1 for resolved).
+    times: list[tuple[int, float]] = field(default_factory=list)
+    settings: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    own_windows: list[Window] = field(default_factory=list)
+    openings: list[tuple[Life, float, int]] = field(default_factory=list)
 
 
 def replay(
@@ -117,6 +123,7 @@ class _Journal:
                 self.adopt(line, record["settings"])
 
     def adopt(self, line: int, settings: dict[str, Any]) -> None:
+        self.outcome.settings.append((line, settings))
         before = self.alerts["stalled_after_s"]
         self.alerts = ALERTS | settings.get("alerts", {})
         self.mos_below = self.alerts["mos_below"] or self.mos_below
@@ -268,6 +275,8 @@ class _Journal:
         if value is None:
             return
         rule, settings, breach = life.rules[name], self.alerts, value > limit
+        if isinstance(frame, Frame) and (self.outcome.settings or [(0, {})])[-1][1].get("groups", {}).get("by"):
+            frame.breaching = frame.breaching or breach
         if settings["policy"] == "frame":
             if breach:
                 self.alert(
@@ -342,6 +351,8 @@ class _Journal:
             "window": None,
             "labels": life.watch["labels"],
         }
+        if state == "resolved" or self.alerts["policy"] == "incident":
+            self.outcome.openings.append((life, frame.arrival, 1 if state == "raised" else -1))
         self.outcome.alerts.append(body)
         self.outcome.alert_lines.append(frame.line)
         self.pending.append((body, life, window))
@@ -364,6 +375,8 @@ class _Journal:
             past = [told for told in by_life[id(life)] if told["end"] <= body["timestamp"]]
             last = max(reversed(past), key=lambda told: told["end"], default=None)
             body["window"] = last if shown is None else shown.told()
+        self.outcome.times = self.times
+        self.outcome.own_windows = [window for life in self.lives for window in life.windows]
         known.sort(key=lambda row: row[:4])
         self.outcome.windows = [row[4] for row in known]
         self.outcome.window_lines = [row[0] for row in known]

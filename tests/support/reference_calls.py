@@ -43,6 +43,7 @@ class Frame(Moment):
     latency_ms: float | None
     loss: float | None
     ended: bool
+    breaching: bool = False
 
 
 @dataclass(eq=False)

@@ -21,6 +21,15 @@ ALERTS: dict[str, Any] = {
     "unwatched": "ignore",
     "mos_below": None,
     "stalled_after_s": None,
+    "max_per_minute": None,
+}
+GROUPS: dict[str, Any] = {
+    "by": [],
+    "min_conversations": 5,
+    "raise_ratio": 0.3,
+    "clear_ratio": 0.15,
+    "clear_after_s": 30.0,
+    "inhibit": True,
 }
 MAX_LABELS = 16
 LIMITS: dict[str, Any] = {"max_latency_ms": 150.0, "packet_loss_threshold": 0.02}
