@@ -212,7 +212,7 @@ def _values(word: Words) -> Words:
 
 
 def _strange(values: Words) -> Words:
-    """Words that have bits of `_NO_DIGIT`, besides others, where a value is that of no digit."""
+    """Return words in which bits of `_NO_DIGIT` are set at every byte that is not a decimal digit."""
     return values | (values + repeat(6))
 
 

@@ -43,7 +43,7 @@ def number_of(segment: str) -> int:
 
 
 def segments(directory: Path) -> list[Path]:
-    """The segments of a journal, oldest first; one that is there plain and compressed comes once, plain."""
+    """Return the segments of a journal, oldest first; one that is both plain and compressed is listed plain."""
     found = {
         path.name.removesuffix(COMPRESSED): path
         for pattern in (f"*{SUFFIX}{COMPRESSED}", f"*{SUFFIX}")

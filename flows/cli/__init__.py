@@ -17,7 +17,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="voicewatch",
-    help="Watches live Genesys Cloud voice conversations for latency and packet loss, and tells your quality platform.",
+    help="Watch the voice quality of live Genesys Cloud calls, and send callbacks when a limit is crossed.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

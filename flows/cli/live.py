@@ -23,7 +23,7 @@ def demo(
     seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="How long to run.")] = 15.0,
     kind: Kind = "voice-events",
 ) -> None:
-    """The whole job with nothing to set up: simulator, live flow, callback receiver, then a summary."""
+    """Run the whole job without any setup: simulator, live flow, callback receiver, then a summary."""
     shutdown = stop_on_signals()
     from flows.commands.demo import run_demo
     from flows.commands.output import print_demo

@@ -18,7 +18,7 @@ app = typer.Typer(help="Pending and dead callbacks: look at them, send them agai
 
 @app.command("list", cls=Command)
 def outbox_list(config: Config) -> None:
-    """Pending and dead callbacks, oldest first."""
+    """List pending and dead callbacks, oldest first."""
     from flows.commands.outbox import open_outbox
     from flows.commands.output import print_outbox
 

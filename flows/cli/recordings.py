@@ -97,7 +97,7 @@ def simulate(
     kind: Kind = "voice-events",
     url: Annotated[str | None, typer.Option(help="The address that the callers of kind audiohook dial.")] = None,
 ) -> None:
-    """The local Genesys: token, REST and event WebSocket; prints its base URL as one JSON line when ready."""
+    """Run the local Genesys: token, REST and event WebSocket; prints its base URL as one JSON line when ready."""
     from flows.commands.simulate import Simulation
     from flows.commands.simulate import simulate as run_simulator
 

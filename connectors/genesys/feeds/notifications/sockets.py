@@ -120,7 +120,7 @@ class ChannelSocket:
             self.replace.set_result(reason)
 
     def handles(self, content: Mapping[str, Any]) -> bool:
-        """Do what a message says about the channel; True if there is nothing more in it."""
+        """Handle messages about the channel; return True if the message has no other content."""
         topic, result = content.get("topicName"), content.get("result")
         if topic == METADATA_TOPIC:
             return True
