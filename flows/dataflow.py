@@ -195,10 +195,26 @@ def _callbacks(report: Report, notify: Callable[[Alert], list[Callback]] | None)
         if not alert.is_sent:
             continue
         if alert.url is not None:
-            callbacks.append(Callback(alert.alert_id, alert.ordered_by, str(alert.url), alert.body))
+            incident = _incident_of(alert.body)
+            callbacks.append(
+                Callback(
+                    alert.alert_id,
+                    alert.conversation_id or "",
+                    str(alert.url),
+                    alert.body,
+                    thread=alert.ordered_by,
+                    incident=incident,
+                    closes=alert.state == "resolved",
+                )
+            )
         if notify is not None:
             callbacks += notify(alert)
     return [callbacks]
+
+
+def _incident_of(body: bytes) -> str:
+    """Return the incident's id in an alert's body. Quotes inside of texts are escaped, so no text holds the key."""
+    return body.partition(b'"incidentId":"')[2].partition(b'"')[0].decode()
 
 
 def _audit_entries(report: Report) -> list[AuditEntry]:

@@ -37,7 +37,8 @@ class Route:
 
     `signed` callbacks carry the headers of Standard Webhooks. `complete` adds to a stored body what must not be stored;
     `headers_of` gives further headers for a body. `allow_private_addresses` goes beyond what the policy allows. `label`
-    is how logs and the audit log name the receiver; None means its origin. `secrets` are never shown.
+    is how logs and the audit log name the receiver; None means its origin. `custom` builds what makes the attempts, if
+    not an HTTP sender, from the time limit of an attempt. `secrets` are never shown.
     """
 
     url: str
@@ -47,6 +48,7 @@ class Route:
     complete: Callable[[bytes], bytes] | None = None
     headers_of: Callable[[bytes], Mapping[str, str]] | None = None
     allow_private_addresses: bool = False
+    custom: Callable[[float], Sends] | None = None
     label: str | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
@@ -62,6 +64,8 @@ class Route:
 
     def sender(self, policy: DeliveryPolicy, verify: ssl.SSLContext, resolver: Resolve) -> Sends:
         """Build what makes the attempts."""
+        if self.custom is not None:
+            return self.custom(policy.timeout_s)
         if self.allow_private_addresses:
             policy = replace(policy, allow_private_addresses=True)
         return Sender(self.url, policy, verify, resolver)

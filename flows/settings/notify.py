@@ -22,8 +22,9 @@ class NotifySettings(Table):
     name: Annotated[str, AfterValidator(feed_name)] = Field(
         description="name in logs, the audit log and the outbox; unique"
     )
-    kind: Literal["webhook", "cloudevents", "alertmanager", "pagerduty", "slack", "teams"] = Field(
-        description="the format: the alert as in the callback, that with CloudEvents headers, or that of a service"
+    kind: Literal["webhook", "cloudevents", "alertmanager", "pagerduty", "slack", "teams", "apprise"] = Field(
+        description="the format: the alert as in the callback, that with CloudEvents headers, that of a service, or "
+        "any service that the library Apprise knows (extra `notify`)"
     )
     url_env: Annotated[str, AfterValidator(environment_variable)] = Field(
         description="the environment variable that holds the URL; for pagerduty the routing key; for alertmanager the "
@@ -86,7 +87,12 @@ def notify_secrets(tables: tuple[NotifySettings, ...], environ: Mapping[str, str
             mistakes.append(f"{table.name}: {table.url_env} is not set in the environment")
             continue
         try:
-            if table.kind != "pagerduty":
+            if table.kind == "apprise":
+                from connectors.callbacks.targets.apprise import mistake_in
+
+                if mistake := mistake_in(value):
+                    raise ValueError(mistake)
+            elif table.kind != "pagerduty":
                 UrlRule(("http", "https"), base=table.kind == "alertmanager")(value)
             elif not (value.isascii() and value.isalnum()):
                 raise ValueError("must be a routing key: letters and digits")

@@ -122,3 +122,13 @@ def test_test_alerts_and_the_listener(tmp_path: Path) -> None:
     missing = voicewatch("check", config)
     assert missing.returncode == 2
     assert "ours: HOOK is not set in the environment" in missing.stderr
+
+
+def test_callbacks_name_their_incident() -> None:
+    """The callback of a conversation has the incident of its alert, so that a stale pair can be sent as one."""
+    from flows.dataflow import _incident_of
+
+    conversation = 'c","incidentId":"wrong'
+    line = json.dumps({"conversationId": conversation, "incidentId": "i-1"}, separators=(",", ":")).encode()
+    assert _incident_of(line) == "i-1"
+    assert _incident_of(b"{}") == ""

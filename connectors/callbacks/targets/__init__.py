@@ -15,18 +15,19 @@ from urllib.parse import urlsplit
 from connectors.callbacks.model import Callback
 from connectors.callbacks.policy import FAILURE_BODY, BodyRules
 from connectors.callbacks.routes import Route
-from connectors.callbacks.targets import alertmanager, cloudevents, pagerduty, slack, teams
+from connectors.callbacks.targets import alertmanager, apprise, cloudevents, pagerduty, slack, teams
 
 __all__ = ["KINDS", "Kind", "Severity", "Target", "callback_of", "route_of", "sample_alert"]
 
-Kind = Literal["webhook", "cloudevents", "alertmanager", "pagerduty", "slack", "teams"]
+Kind = Literal["webhook", "cloudevents", "alertmanager", "pagerduty", "slack", "teams", "apprise"]
 Severity = Literal["warning", "critical"]
-KINDS: Final[tuple[Kind, ...]] = ("webhook", "cloudevents", "alertmanager", "pagerduty", "slack", "teams")
+KINDS: Final[tuple[Kind, ...]] = ("webhook", "cloudevents", "alertmanager", "pagerduty", "slack", "teams", "apprise")
 _RENDERERS: Final = {
     "alertmanager": alertmanager.render,
     "pagerduty": pagerduty.render,
     "slack": slack.render,
     "teams": teams.render,
+    "apprise": apprise.render,
 }
 
 
@@ -86,9 +87,10 @@ def route_of(target: Target) -> Route:
         signed=target.kind in ("webhook", "cloudevents"),
         complete=complete,
         headers_of=cloudevents.headers_of if target.kind == "cloudevents" else None,
-        label=f"{target.key} ({urlsplit(url).hostname})",
+        label=target.key if target.kind == "apprise" else f"{target.key} ({urlsplit(url).hostname})",
         secrets=secrets,
         allow_private_addresses=target.allow_private_addresses,
+        custom=partial(apprise.AppriseSender, url) if target.kind == "apprise" else None,
     )
 
 

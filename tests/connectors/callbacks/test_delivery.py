@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 
 from connectors.callbacks.delivery import Delivery
-from connectors.callbacks.outbox import Outbox
+from connectors.callbacks.outbox import Callback, Outbox
 from connectors.callbacks.policy import (
     DeliveryPolicy,
 )
@@ -304,3 +304,23 @@ def test_an_unwritable_audit_log_pauses_delivery(outbox, receiver, tmp_path):
     delivery.check()
     assert [r.id for r in receiver.received] == ["id-1", "id-2"]
     assert len(list(read(path))) == 2
+
+
+def test_a_raised_callback_that_is_too_old_is_sent_as_one_with_its_resolve(outbox, deliver, receiver, tmp_path):
+    """After an outage only the resolve of an old pair is sent; an old raised one whose incident is open is sent."""
+    old = time.time() - 600.0
+    pair = [
+        Callback("a-1", "c", receiver.url, b"{}", incident="i-1"),
+        Callback("a-2", "c", receiver.url, b"{}", incident="i-1", closes=True),
+        Callback("b-1", "d", receiver.url, b"{}", incident="i-2"),
+    ]
+    outbox.insert(pair, old)
+    fresh = [
+        Callback("c-1", "e", receiver.url, b"{}", incident="i-3"),
+        Callback("c-2", "e", receiver.url, b"{}", incident="i-3", closes=True),
+    ]
+    insert(outbox, *fresh)
+    deliver(expire_after_s=300.0).stop(DEADLINE_S)
+    assert sorted(r.id for r in receiver.received) == ["a-2", "b-1", "c-1", "c-2"]
+    assert outbox.counts() == {"pending": 0, "delivered": 5, "dead": 0}
+    assert ("CALLBACK_EXPIRED", "a-1", "sent_as_one") in actions(tmp_path)
