@@ -18,7 +18,7 @@ __all__ = ["Done", "Kept", "ShardResult", "span_of"]
 
 
 class ShardResult(NamedTuple):
-    """What a block did in a shard: windows closed, alerts, frames that nobody watches, conversations first seen.
+    """What a block did in a shard: windows closed, alerts, unwatched frames, conversations first seen.
 
     `groups`: what its windows add to groups. `spans`: the settings of the block's time, the same in every shard.
     """

@@ -90,7 +90,7 @@ class GroupTracker:
         self._changes.append((time, slot, opened))
 
     def parts(self, rules: Sequence[Rule], stalls: Stalls, texts: LabelTexts, oldest: float) -> list[GroupPart]:
-        """Return what the windows that have closed add to groups, and begin anew.
+        """Return what the windows that have closed add to groups, and reset them.
 
         `rules` and `stalls` know the open incidents. Frames before `oldest` are in no open window.
         """

@@ -54,7 +54,7 @@ class Signals:
         return [Change(_ORDER, 0, transition, watch, signal=signal)]
 
     def end(self, slot: int, row: int, arrival: float, watch: Watch) -> list[Change]:
-        """Resolve what is open of a conversation that ends with the frame `row`; the next watch begins anew."""
+        """Resolve what is open of a conversation that ends with the frame `row`; the next watch restarts."""
         self._of_slot.pop(slot, None)
         return [
             Change(_END_ORDER, 0, _resolved(signal, slot, row, arrival, began_at, "ended"), watch, signal=signal)
@@ -85,7 +85,7 @@ class Signals:
         }
 
     def _audio(self, signal: Signal, key: str, slot: int, watch: Watch, now: float, row: int) -> list[Change]:
-        """Raise or resolve a fault of the audio; one that is told twice counts once."""
+        """Raise or resolve a fault of the audio; one that is reported twice counts once."""
         faults = self._open.setdefault(slot, {})
         if (signal.state == "raised") == (key in faults):
             return []

@@ -9,7 +9,7 @@ Nothing is kept of the audio but the sums of the second that is under way.
 `DEAD_AIR`                both channels have been silent for `silent_after_s`
 ========================  ======================================================================================
 
-Time is that of the stream, so that a burst of late audio is no shorter than it was. A pause begins all counts again.
+Time is that of the stream, so that a burst of late audio keeps its length. A pause begins all counts again.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Levels:
         return self._changes(levels)
 
     def pause(self) -> list[AudioChange]:
-        """Begin anew after a pause; return the ends of what is open."""
+        """Restart after a pause; return the ends of what is open."""
         ended = [AudioChange(rule, "resolved", name, "paused", FLOOR_DBFS, 0.0) for rule, name in self._ordered()]
         self._open.clear()
         self._silent_s = [0.0, 0.0]

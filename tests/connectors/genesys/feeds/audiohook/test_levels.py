@@ -71,7 +71,7 @@ def test_one_silent_channel_is_named_and_recovers() -> None:
 
 
 def test_comfort_noise_is_silence_and_soft_speech_is_not() -> None:
-    """The level decides, not the bytes: noise at -66 dBFS is silence for a limit of -60, a tone at -50 is none."""
+    """The level decides, not the bytes: noise at -66 dBFS is silence for a limit of -60, a tone at -50 is not."""
     noise = encoded(np.random.default_rng(1).normal(0, 2**15 * 10 ** (-66 / 20), 8000))
     assert [change.channel for change in heard(Levels(CHANNELS, Silence(-60.0, 3.0)), noise, tone(-50), 9)] == [
         "external"
