@@ -38,13 +38,16 @@ CALLS: Final = 12
 AUDIO_CALLS: Final = 5
 FRAMES_PER_S: Final = 10.0
 _ALERTS: Final = {"clear_after_s": 2, "raise_n": 3, "raise_m": 5}
+_GROUPS: Final = {"by": ["edge"], "min_conversations": 3, "raise_ratio": 0.75, "clear_after_s": 2}
+_PATIENT: Final = {"clear_after_s": 2, "raise_n": 21, "raise_m": 25}
+"""A conversation's alert needs 2.1 s of bad frames: its group is judged every 2 s, and inhibits it."""
 BAD_EDGE: Final = """
 [[fault]]
 on = "edge"
 name = "edge-frankfurt-2"
 do = "latency"
-after_s = 4
-for_s = 5
+after_s = 3
+for_s = 4
 """
 
 
@@ -58,7 +61,7 @@ class DemoRow:
     worst_p95_ms: float | None
     worst_loss: float | None
     raised: int
-    resolved: int
+    inhibited: int
     delivered: int
 
 
@@ -67,6 +70,7 @@ class DemoResult:
     """What a demo did; `delivered` counts the callbacks whose signature the receiver verified."""
 
     conversations: list[DemoRow]
+    groups: list[dict[str, Any]]
     tally: Tally
     delivered: int
     pending: int
@@ -102,6 +106,8 @@ def run_demo(seconds: float, shutdown: Shutdown, kind: str = "voice-events") -> 
         STAGES[kind]() as stage,
     ):
         tables = _tables(receiver.url, Path(directory)) | stage.tables
+        if "groups" in tables:
+            tables["groups"] = {**tables["groups"], "qa_callback_url": f"{receiver.url}/groups"}
         settings = parse_settings(tables, "the demo")
         timer = threading.Timer(seconds, shutdown.requested.set)
         timer.daemon = True
@@ -131,7 +137,12 @@ def _tables(receiver_url: str, directory: Path) -> dict[str, Any]:
 def _voice_events() -> Iterator[Stage]:
     faults = parse_faults(BAD_EDGE)
     with running_simulator(seed=SEED, conversations=CALLS, rate=FRAMES_PER_S, faults=faults) as simulator:
-        tables = {"genesys": {"base_url": simulator.base_url}, "watch": {"mode": "discover"}}
+        tables = {
+            "genesys": {"base_url": simulator.base_url},
+            "watch": {"mode": "discover"},
+            "alerts": _PATIENT,
+            "groups": _GROUPS,
+        }
         yield Stage(tables, {}, conversation_ids(SEED, CALLS), bootstrap=True)
 
 
@@ -205,7 +216,7 @@ def _result(settings: Settings, tally: Tally, receiver: CallbackReceiver) -> Dem
                 max(p95, default=None),
                 max(loss, default=None),
                 states["raised"],
-                states["resolved"],
+                sum("inhibitedBy" in alert for alert in alerts if alert["conversationId"] == id_),
                 delivered[id_],
             )
         )
@@ -215,7 +226,8 @@ def _result(settings: Settings, tally: Tally, receiver: CallbackReceiver) -> Dem
     verdict = verify(state.audit)
     if not verdict.ok:
         raise VoicewatchError(f"the demo's audit log is not intact: {verdict.faults[0].text}")
-    return DemoResult(rows, tally, len(received), pending, verdict.lines)
+    groups = [alert for alert in alerts if alert["alertType"] == "GROUP_DEGRADED"]
+    return DemoResult(rows, groups, tally, len(received), pending, verdict.lines)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

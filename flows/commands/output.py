@@ -116,7 +116,7 @@ def print_replay(replayed: Replayed) -> None:
 def print_demo(result: DemoResult) -> None:
     """The summary of a demo: a row for each conversation."""
     table = _table(
-        "conversation", "queue", "edge", "#frames", "#p95 ms", "#loss %", "#raised", "#resolved", "#delivered"
+        "conversation", "queue", "edge", "#frames", "#p95 ms", "#loss %", "#raised", "#inhibited", "#delivered"
     )
     for row in result.conversations:
         table.add_row(
@@ -127,12 +127,16 @@ def print_demo(result: DemoResult) -> None:
             "-" if row.worst_p95_ms is None else f"{row.worst_p95_ms:.0f}",
             "-" if row.worst_loss is None else f"{row.worst_loss * 100:.1f}",
             f"{row.raised}",
-            f"{row.resolved}",
+            f"{row.inhibited}",
             f"{row.delivered}",
         )
     console = _console()
     console.print(table)
     console.print()
+    for alert in result.groups:
+        group = ", ".join(f"{name} {value}" for name, value in alert["group"].items())
+        bad = f"{alert['breaching']} of {alert['conversations']} conversations"
+        console.print(f"{group}: GROUP_DEGRADED {alert['state']}, {bad} with bad frames")
     print_tally(result.tally)
     console.print(
         f"{result.delivered} callbacks delivered and verified by the receiver, "

@@ -19,7 +19,7 @@ from flows.settings.loading import load_settings
 from tests.support.page_session import Result, Session, make_plan, try_commands
 from tests.support.pages import COMMANDS, FILES, Command, code_blocks
 
-DEMO = Command("README.md", "Demo", -1, "voicewatch demo --seconds 4", ())
+DEMO = Command("README.md", "Demo", -1, "voicewatch demo --seconds 25", ())
 QUICK_START = "README.md#Quick start"
 REPLAY = "docs/replay-and-simulator.md#Replay"
 # The commands of a page share a scratch directory, except for these sections; each group runs beside the others.
