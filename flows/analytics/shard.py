@@ -28,9 +28,9 @@ from flows.analytics.stalls import Arrivals, Stalls
 from flows.analytics.window_lines import WindowLines, window_lines
 from flows.analytics.windows import END, LABELS, START, Frames, Summaries, by_end, open_windows
 
-__all__ = ["Shard"]
+__all__ = ["NO_WINDOW_LINES", "Shard"]
 
-_NO_WINDOWS: Final = WindowLines(np.empty(0), Ids.of([]), np.empty((0, 1), np.uint64), {})
+NO_WINDOW_LINES: Final = WindowLines(np.empty(0), Ids.of([]), np.empty((0, 1), np.uint64), {})
 
 
 class Shard:
@@ -328,7 +328,7 @@ class Shard:
 
     def _window_lines(self, closed: Summaries) -> WindowLines:
         if not len(closed.slot):
-            return _NO_WINDOWS
+            return NO_WINDOW_LINES
         rank = self._roster.ranks()[closed.slot]
         order = np.lexsort((closed.values[:, START], rank, closed.values[:, END]))
         values = closed.values[order]

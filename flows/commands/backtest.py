@@ -119,12 +119,11 @@ def backtest(paths: Sequence[Path], sets: Sequence[RuleSet], stop: threading.Eve
     """
     keep_freed_memory()
     running = RuleSets([one.overrides for one in sets], len(SHARDS))
-    frames = number = 0
-    for data in _blocks(Recording(paths), stop):
-        for _, decoded in decode_pieces(data):
-            running.apply(number, decoded, last=not data)
-            frames += len(decoded.arrival)
-            number += 1
+    frames = 0
+    for number, data in enumerate(_blocks(Recording(paths), stop)):
+        pieces = [decoded for _, decoded in decode_pieces(data)]
+        running.apply(number, pieces, last=not data)
+        frames += sum(len(decoded.arrival) for decoded in pieces)
     incidents = [incidents_of(alerts) for alerts in running.alerts]
     return Backtest([one.name for one in sets], incidents, running.end, frames, not stop.is_set())
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from connectors.errors import UsageError
-from connectors.format.decode import decode_block
+from connectors.format.decode import decode_block, decode_pieces
 from flows.analytics.rule_sets import RuleSets, changes, figures, incidents_of
 from flows.commands.backtest import backtest, parse_sweep, rule_sets
 from flows.commands.replay import replay
@@ -45,8 +45,8 @@ def test_each_rule_set_raises_what_it_would_raise_alone(data: st.DataObject) -> 
     overrides = [nasty_overrides(pick) for _ in range(4)]
     together = RuleSets(overrides, 3)
     for number, block in enumerate(blocks):
-        decoded = decode_block(b"".join(line + b"\n" for line in block))
-        together.apply(number, decoded, last=number == len(blocks) - 1)
+        pieces = [decoded for _, decoded in decode_pieces(b"".join(line + b"\n" for line in block))]
+        together.apply(number, pieces, last=number == len(blocks) - 1)
     for override, alerts in zip(overrides, together.alerts, strict=True):
         assert alerts == replay_blocks(blocks, 3, override).alerts
 
@@ -79,6 +79,29 @@ def test_each_column_is_a_replay_with_that_configuration(tmp_path: Path) -> None
     assert len({len(incidents) for incidents in compared.incidents}) > 1
 
 
+def test_a_step_of_the_clock_is_followed(tmp_path: Path) -> None:
+    """A journal in which the clock stepped gives the incidents of its replay."""
+    watch = {"conversation_id": "c", "leg_id": None, "qa_callback_url": None}
+    records: list[dict[str, Any]] = [{"received_at": 5000.0, "watch": watch}]
+    for at in (5001.0, 5002.0):
+        frame = {"event": "e", "entity": {"id": "c"}, "timestamp": at - 1}
+        records.append({"received_at": at, "frame": frame})
+    records.append({"received_at": 1402.0, "clock": {"step_s": -3600.0, "reason": "wall clock stepped"}})
+    for at in (1403.0, 1420.0):
+        frame = {"event": "e", "entity": {"id": "c"}, "timestamp": at}
+        records.append({"received_at": at, "frame": frame})
+    recording = tmp_path / "stepped.jsonl"
+    recording.write_text("".join(json.dumps(record) + "\n" for record in records))
+    sets = rule_sets([], ["alerts.clear_after_s=5:5:1"], {})
+    compared = backtest([recording], sets, threading.Event())
+    out = tmp_path / "out"
+    replay([recording], out, settings=None, environ={}, speed=None, deliver=False, stop=threading.Event())
+    alerts = [json.loads(line) for line in (out / "alerts.jsonl").read_text().splitlines()]
+    assert [alert["state"] for alert in alerts] == ["raised", "resolved"]
+    [incident] = compared.incidents[0]
+    assert (incident.began_at, incident.ended_at) == (alerts[0]["timestamp"], alerts[1]["timestamp"])
+
+
 def test_figures_and_differences_of_two_rule_sets() -> None:
     """Counts, minutes, flaps and changes are those that follow from the incidents."""
     compared = backtest([RECORDING], rule_sets([], ["alerts.clear_after_s=0:20:20"], {}), threading.Event())
@@ -105,7 +128,7 @@ def test_an_open_incident_lasts_until_the_end() -> None:
     from flows.analytics.precedence import Overrides
 
     running = RuleSets([Overrides()], 1)
-    running.apply(0, decode_block(b"\n".join(lines) + b"\n"), last=True)
+    running.apply(0, [decode_block(b"\n".join(lines) + b"\n")], last=True)
     [incident] = incidents_of(running.alerts[0])
     assert (incident.began_at, incident.ended_at, incident.value) == (12.0, None, 1000.0)
     assert figures([incident], running.end) == (1, 0.5, 0, 1, 1, 0)
