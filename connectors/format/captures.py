@@ -13,7 +13,8 @@ from typing import Any, Final
 import numpy as np
 import orjson
 
-from connectors.format.notifications import epoch_seconds, is_notification
+from connectors.format.notifications import is_notification
+from connectors.format.values import epoch_seconds
 
 __all__ = ["as_lines", "description_of", "media_records", "unwrapped", "wrapping_of"]
 

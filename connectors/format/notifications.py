@@ -22,19 +22,17 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from connectors.format.limits import MAX_EPOCH_S
+from connectors.format.values import epoch_seconds, number_or_nan
 
 __all__ = [
     "Heard",
     "Leg",
     "body_of",
     "call_legs",
-    "epoch_seconds",
     "is_calls_topic",
     "is_notification",
     "labels_of",
     "legs_of",
-    "number_or_nan",
     "place_in_time",
     "read_notification",
     "topic_of",
@@ -47,7 +45,6 @@ ENDED: Final = "conversation.ended"
 _DETAIL = re.compile(r"v2\.detail\.events\.conversation\.[^.]+\.(.+)")
 _TRANSCRIPTION = re.compile(r"v2\.conversations\.[^.]+\.transcription")
 _CALLS = re.compile(r"v2\.(routing\.queues|users)\.[^.]+\.conversations(\.calls)?")
-_ISO_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?)(Z|[+-]\d\d:?\d\d)?")
 _OVER = frozenset({"disconnected", "terminated"})
 _AGENTS = frozenset({"agent", "user"})
 _INSIDE = _AGENTS | {"acd", "ivr", "workflow", "voicemail", "campaign"}
@@ -369,35 +366,3 @@ def _media(record: Mapping[str, Any], received_at: float) -> Heard | None:
         leg_id=leg_id if isinstance(leg_id, str) else None,
         begins=False,
     )
-
-
-def number_or_nan(value: Any) -> float:
-    """Return a usable number, or NaN."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < 1e15:
-        return np.nan
-    return float(value)
-
-
-def epoch_seconds(value: Any) -> float:
-    """Return the epoch seconds of a time in seconds, milliseconds or ISO 8601 (UTC without a zone), or NaN."""
-    if isinstance(value, str):
-        return _iso_time(value)
-    seconds = number_or_nan(value)
-    if abs(seconds) > MAX_EPOCH_S:
-        seconds /= 1000
-    return seconds if abs(seconds) <= MAX_EPOCH_S else np.nan
-
-
-def _iso_time(text: str) -> float:
-    found = _ISO_TIME.fullmatch(text)
-    if found is None:
-        return np.nan
-    try:
-        seconds = int(np.datetime64(found[1], "us").astype(np.int64)) / 1e6
-    except ValueError:  # such as a 13th month
-        return np.nan
-    zone = found[2] or "Z"
-    if zone != "Z":
-        minutes = int(zone[1:3]) * 60 + int(zone[-2:])
-        seconds -= minutes * 60 if zone[0] == "+" else -minutes * 60
-    return seconds if abs(seconds) <= MAX_EPOCH_S else np.nan

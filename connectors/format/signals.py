@@ -16,7 +16,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from connectors.format.notifications import body_of, call_legs, is_calls_topic, number_or_nan, topic_of
+from connectors.format.notifications import body_of, call_legs, is_calls_topic, topic_of
+from connectors.format.values import number_or_nan
 
 __all__ = ["AUDIO_RULES", "GENESYS_SCALE", "Signal", "signals_of"]
 

@@ -50,7 +50,7 @@ def middle_us(bucket: int) -> float:
     """Return the value that is at most 0.5 % from all values of a bucket.
 
     >>> round(middle_us(695)), middle_us(0)
-    (1001, 0.0)
+    (1003, 0.0)
     """
     if bucket == 0:
         return 0.0

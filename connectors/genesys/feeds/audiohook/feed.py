@@ -103,15 +103,14 @@ class AudioHookFeed(FeedBase):
         self._path = path
         self._gate = Gate(keys, since=clock.now())
         self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
-        selection = Selection(
-            rules,
-            watching=lambda: len(recorder.watched_by(name)),
-            refused=lambda reason, id_: on_event(name, "not_watched", {"reason": reason, "conversation": id_}),
-        )
+
+        def refused(reason: str, conversation_id: str) -> None:
+            on_event(name, "not_watched", {"reason": reason, "conversation": conversation_id})
+
         self._monitor = Monitor(
             recorder,
             limits,
-            selection=selection,
+            selection=Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=refused),
             labels_from=labels_from,
             silence=silence,
             wall=clock.now,
