@@ -92,11 +92,20 @@ class Precedence:
         labels = self._labels(watch, settings.labels)
         return self.resolved(watch._replace(own=(own[0], own[1]), default=(default[0], default[1]), labels=labels))
 
+    @property
+    def _is_plain(self) -> bool:
+        """Whether there is nothing but `watch` records to take limits and labels from."""
+        given = self._overrides
+        return not (self._recorded or self._configured or given.defaults or given.feeds or given.watches)
+
     def resolved(self, watch: Watch) -> Watch:
         """Return the watch with the limits that hold for it."""
         return watch._replace(limits=(self._limit(watch, 0), self._limit(watch, 1)))
 
     def _limit(self, watch: Watch, at: int) -> float:
+        own = watch.own[at]
+        if self._is_plain:
+            return float(watch.default[at] if own is None else own)
         name = tuple(LIMITS)[at]
         return next(float(value) for value in self._candidates(watch, name, at) if value is not None)
 
@@ -112,6 +121,8 @@ class Precedence:
 
     def _labels(self, watch: Watch, more: Mapping[str, str]) -> dict[str, str]:
         labels = joined_labels(watch.labels, more) if more else watch.labels
+        if self._is_plain:
+            return labels
         for table in reversed(self._tables(watch.conversation_id, watch.feed)):
             labels = joined_labels(labels, table.get("labels", {}))
         return labels

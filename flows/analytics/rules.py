@@ -231,6 +231,8 @@ def clear_levels(limit: Floats, ratio: float) -> Floats:
     >>> clear_levels(np.array([0.011, 150.0]), 0.9).tolist()
     [0.0099, 135.0]
     """
+    if len(limit) and (limit == limit[0]).all():  # as a rule, and without the time that sorting takes
+        return np.full(len(limit), float(f"{limit[0] * ratio:.12g}"))
     distinct, place = np.unique(limit * ratio, return_inverse=True)
     rounded: Floats = np.array([float(f"{level:.12g}") for level in distinct.tolist()])[place]
     return rounded

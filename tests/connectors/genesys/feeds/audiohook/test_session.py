@@ -93,7 +93,15 @@ def test_a_whole_session() -> None:
     """Open, ping, audio, discarded, paused, resumed, update, close: each is answered as it must be."""
     client = Client()
     assert client.open() == [
-        Opened("090eaa2f-72fa-480a-83e0-8667ff89c0ec", 0.0, 2, is_probe=False, continues=(), texts={})
+        Opened(
+            "090eaa2f-72fa-480a-83e0-8667ff89c0ec",
+            0.0,
+            2,
+            is_probe=False,
+            continues=(),
+            texts={},
+            names=("external", "internal"),
+        )
     ]
     assert client.last() == ("opened", {"media": [STEREO], "startPaused": False})
     assert client.say("ping", {}) == [Ping(None, 0.0)]
