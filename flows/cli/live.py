@@ -83,11 +83,8 @@ def run(config: Config, *, no_bootstrap: NoBootstrap = False) -> None:
     shutdown = stop_on_signals()
     from flows.commands.output import print_bootstrap, print_tally
     from flows.commands.run import run_live
-    from flows.settings.warnings import warnings_of
 
     settings = read_settings(config)
-    for warning in warnings_of(settings, os.environ):
-        print(f"warning: {warning}", file=sys.stderr)
     print_tally(run_live(settings, os.environ, shutdown, on_bootstrap=None if no_bootstrap else print_bootstrap))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 
 from bytewax.run import cli_main
@@ -20,6 +21,7 @@ from flows.live import SNAPSHOT_EVERY, live_flow, recovery_of, secrets_of
 from flows.monitoring.instruments import Instruments
 from flows.monitoring.monitor import instruments_of
 from flows.settings.models import Settings
+from flows.settings.warnings import warnings_of
 from flows.state import StateLayout
 from flows.web.page import token_of
 
@@ -52,7 +54,7 @@ def run_live(
 
 
 def preflight(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Check what a run needs, before anything is created at Genesys. Raises VoicewatchError."""
+    """Check what a run needs, before anything is created at Genesys; print warnings. Raises VoicewatchError."""
     check_writable(settings.state.dir)
     configure_tracing(environ)
     secrets_of(environ)
@@ -61,6 +63,8 @@ def preflight(settings: Settings, environ: Mapping[str, str]) -> None:
     if any(feed.kind == "audiohook" for feed in settings.feeds):
         # The feed listens only when the flow is built, where Bytewax answers an error with a panic.
         listen(*settings.audiohook.address).close()
+    for warning in warnings_of(settings, environ):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def ensure_interceptors(

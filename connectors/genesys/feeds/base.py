@@ -3,7 +3,7 @@
 To add a feed: subclass `FeedBase`, implement `_run` (called in the feed's thread with the runner of its event loop)
 and `_interrupt` (called in that loop at a stop), hand messages to `self._recorder`, flush it (`DelayedFlush`), and
 report every connection and loss with `_change`. Then add its kind to `flows.settings.feeds` and construct it in
-`flows.live`.
+`flows.feeds`.
 
 A feed has a thread and an event loop of its own, so that nothing else in the process can starve its sockets. An
 exception of the recorder (a full disk) ends the feed: see `failure`. A feed that starts watching conversations gives
