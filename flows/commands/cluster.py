@@ -22,7 +22,7 @@ from connectors.state.recovery import latest_states
 from flows.analytics.merge import Tally
 from flows.commands.run import OnBootstrap, ensure_interceptors, preflight
 from flows.dataflow import TALLY_STEP
-from flows.live import SNAPSHOT_EVERY, recovery_of
+from flows.live import SNAPSHOT_EVERY
 from flows.settings.models import Settings
 from flows.state import StateLayout
 
@@ -51,7 +51,6 @@ def run_cluster(
     VoicewatchError when they die too often in a row.
     """
     preflight(settings, environ)  # here and not only in each process, which would all report the same error
-    recovery_of(settings)
     try:
         with shutdown.interruptible():
             ensure_interceptors(settings, environ, on_bootstrap, shutdown.shielded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 
+from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 
 from connectors.errors import VoicewatchError
@@ -40,9 +41,8 @@ def run_live(
     """
     flow_totals = TallySink()
     instruments = instruments_of(settings, environ, shutdown)
-    preflight(settings, environ)
+    recovery = preflight(settings, environ)
     flow = live_flow(settings, environ, shutdown, flow_totals, instruments)
-    recovery = recovery_of(settings)
     try:
         with shutdown.interruptible():
             ensure_interceptors(settings, environ, on_bootstrap, shutdown.shielded)
@@ -53,8 +53,11 @@ def run_live(
     return flow_totals.total
 
 
-def preflight(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Check what a run needs, before anything is created at Genesys; print warnings. Raises VoicewatchError."""
+def preflight(settings: Settings, environ: Mapping[str, str]) -> RecoveryConfig:
+    """Check what a run needs, before anything is created at Genesys, and return its recovery store.
+
+    Print warnings if nothing is wrong. Raises VoicewatchError.
+    """
     check_writable(settings.state.dir)
     configure_tracing(environ)
     secrets_of(environ)
@@ -63,8 +66,10 @@ def preflight(settings: Settings, environ: Mapping[str, str]) -> None:
     if any(feed.kind == "audiohook" for feed in settings.feeds):
         # The feed listens only when the flow is built, where Bytewax answers an error with a panic.
         listen(*settings.audiohook.address).close()
+    recovery = recovery_of(settings)
     for warning in warnings_of(settings, environ):
         print(f"warning: {warning}", file=sys.stderr)
+    return recovery
 
 
 def ensure_interceptors(

@@ -90,7 +90,7 @@ def test_any_files_are_a_recording_or_one_error(contents: list[bytes], size: int
             path.write_bytes(content)
         with contextlib.suppress(RecordingError):
             recording = Recording(paths)
-            for index in range(len(paths)):
+            for index in range(len(recording.paths)):  # an empty file beside others is left out
                 for chunk in recording.chunks(index, 0, size):
                     decode_block(chunk)
 
