@@ -85,7 +85,8 @@ def run(config: Config, *, no_bootstrap: NoBootstrap = False) -> None:
     from flows.commands.run import run_live
 
     settings = read_settings(config)
-    print_tally(run_live(settings, os.environ, shutdown, on_bootstrap=None if no_bootstrap else print_bootstrap))
+    on_bootstrap = None if no_bootstrap else print_bootstrap
+    print_tally(run_live(settings, os.environ, shutdown, on_bootstrap=on_bootstrap, warns=True))
 
 
 @app.command(cls=Command)

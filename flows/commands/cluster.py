@@ -20,7 +20,7 @@ from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Interrupted, Shutdown
 from connectors.state.recovery import latest_states
 from flows.analytics.merge import Tally
-from flows.commands.run import OnBootstrap, ensure_interceptors, preflight
+from flows.commands.run import OnBootstrap, ensure_interceptors, preflight, print_warnings
 from flows.dataflow import TALLY_STEP
 from flows.live import SNAPSHOT_EVERY
 from flows.settings.models import Settings
@@ -51,6 +51,7 @@ def run_cluster(
     VoicewatchError when they die too often in a row.
     """
     preflight(settings, environ)  # here and not only in each process, which would all report the same error
+    print_warnings(settings, environ)
     try:
         with shutdown.interruptible():
             ensure_interceptors(settings, environ, on_bootstrap, shutdown.shielded)

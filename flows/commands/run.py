@@ -26,15 +26,20 @@ from flows.settings.warnings import warnings_of
 from flows.state import StateLayout
 from flows.web.page import token_of
 
-__all__ = ["ensure_interceptors", "preflight", "run_live"]
+__all__ = ["ensure_interceptors", "preflight", "print_warnings", "run_live"]
 
 OnBootstrap = Callable[[BootstrapReport], None]
 
 
 def run_live(
-    settings: Settings, environ: Mapping[str, str], shutdown: Shutdown, *, on_bootstrap: OnBootstrap | None
+    settings: Settings,
+    environ: Mapping[str, str],
+    shutdown: Shutdown,
+    *,
+    on_bootstrap: OnBootstrap | None,
+    warns: bool = False,
 ) -> Tally:
-    """Run the live flow until a shutdown, and return what it counted.
+    """Run the live flow until a shutdown, and return what it counted; print warnings first if it `warns`.
 
     Bootstrap first, unless `on_bootstrap` is None or no feed depends on interceptors. Raises VoicewatchError if
     interceptors are needed and none exists.
@@ -42,6 +47,8 @@ def run_live(
     flow_totals = TallySink()
     instruments = instruments_of(settings, environ, shutdown)
     recovery = preflight(settings, environ)
+    if warns:
+        print_warnings(settings, environ)
     flow = live_flow(settings, environ, shutdown, flow_totals, instruments)
     try:
         with shutdown.interruptible():
@@ -56,7 +63,7 @@ def run_live(
 def preflight(settings: Settings, environ: Mapping[str, str]) -> RecoveryConfig:
     """Check what a run needs, before anything is created at Genesys, and return its recovery store.
 
-    Print warnings if nothing is wrong. Raises VoicewatchError.
+    Raises VoicewatchError.
     """
     check_writable(settings.state.dir)
     configure_tracing(environ)
@@ -66,10 +73,13 @@ def preflight(settings: Settings, environ: Mapping[str, str]) -> RecoveryConfig:
     if any(feed.kind == "audiohook" for feed in settings.feeds):
         # The feed listens only when the flow is built, where Bytewax answers an error with a panic.
         listen(*settings.audiohook.address).close()
-    recovery = recovery_of(settings)
+    return recovery_of(settings)
+
+
+def print_warnings(settings: Settings, environ: Mapping[str, str]) -> None:
+    """Print on standard error what is probably not meant, as `check` does."""
     for warning in warnings_of(settings, environ):
         print(f"warning: {warning}", file=sys.stderr)
-    return recovery
 
 
 def ensure_interceptors(

@@ -26,7 +26,8 @@ def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) ->
 
 
 def _general_warnings(settings: Settings) -> Iterator[str]:
-    if settings.uses_interceptors and not settings.interceptors and settings.alerts.unwatched == "ignore":
+    finds_none = settings.watch.mode == "listed" and settings.alerts.unwatched == "ignore"
+    if settings.uses_interceptors and not settings.interceptors and finds_none:
         yield "interceptor: there is none, so nothing is watched"
     if settings.alerts.unwatched == "default" and settings.defaults.qa_callback_url is None:
         yield "defaults.qa_callback_url: is missing, so alerts of unwatched conversations go nowhere"
