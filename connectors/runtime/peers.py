@@ -50,13 +50,12 @@ def cluster_addresses(given: str | None, environ: Mapping[str, str]) -> list[tup
 class PeerWatch(threading.Thread):
     """Set time limits on Bytewax' connections to the other processes, which then fail within `DEAD_AFTER_S` seconds.
 
-    A process whose connection fails ends with exit 1, and its supervisor starts it again. `connected` is set when all
-    connections are there. The connections are Bytewax' own, so they are found among the descriptors of the process.
+    A process whose connection fails ends with exit 1, and its supervisor starts it again. The connections are Bytewax'
+    own, so they are found among the descriptors of the process.
     """
 
     def __init__(self, addresses: Sequence[tuple[str, int]], process: int) -> None:
         super().__init__(name="voicewatch-peers", daemon=True)
-        self.connected = threading.Event()
         self._own_port = addresses[process][1]
         self._ports = {port for number, (_, port) in enumerate(addresses) if number != process}
         self._expected = len(addresses) - 1
@@ -64,13 +63,17 @@ class PeerWatch(threading.Thread):
 
     def run(self) -> None:
         """Look for connections until all are found."""
-        while len(self._limited) < self._expected:
+        while not self.connected():
             time.sleep(SCAN_S)
+        get_logger(__name__).info("cluster_connected", peers=self._expected, dead_after_s=DEAD_AFTER_S)
+
+    def connected(self) -> bool:
+        """Look for connections now, and return whether all are there. It may be called from any thread."""
+        if len(self._limited) < self._expected:
             for entry in _DESCRIPTORS.iterdir():
                 with contextlib.suppress(OSError):  # closed meanwhile, or not a socket
                     self._limit(int(entry.name))
-        self.connected.set()
-        get_logger(__name__).info("cluster_connected", peers=self._expected, dead_after_s=DEAD_AFTER_S)
+        return len(self._limited) >= self._expected
 
     def _limit(self, fd: int) -> None:
         inode = os.fstat(fd).st_ino

@@ -40,8 +40,8 @@ class Shutdown:
         self._shared = shared
         self._grace_s = grace_s
         self._interruptible = False
-        self.started: threading.Event | None = None
-        """If given, set when there is work that a stop must end in order; before, a signal ends the process at once."""
+        self.started: Callable[[], bool] | None = None
+        """If given, returns whether there is work that a stop must end in order; if not, a signal ends the process."""
         self.relay: Callable[[], None] | None = None
         """If given, called with the first signal: passes the request on."""
 
@@ -108,7 +108,7 @@ class Shutdown:
         log = get_logger(__name__)
         log.info("stopping", signal=number.name)
         self.requested.set()
-        if self.started is not None and not self.started.is_set():
+        if self.started is not None and not self.started():
             os._exit(0)  # it waits for its peers, and holds nothing yet
         if self.relay is not None:
             self.relay()

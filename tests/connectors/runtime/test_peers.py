@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from connectors.runtime.peers import StopRelay, cluster_addresses
+from connectors.runtime.peers import PeerWatch, StopRelay, cluster_addresses
 from tests.support.callbacks import eventually
 from tests.support.cli import environ
 
@@ -164,3 +164,15 @@ def test_addresses_are_read_as_by_the_runner(tmp_path: Path) -> None:
     assert cluster_addresses(None, {"BYTEWAX_ADDRESSES": "h0:1;h1:2"}) == expected
     assert cluster_addresses(None, {"BYTEWAX_HOSTFILE_PATH": str(tmp_path / "hosts")}) == expected
     assert cluster_addresses(None, {}) == []
+
+
+def test_a_connection_is_known_when_it_is_asked_for() -> None:
+    """A stop between two scans finds a new connection, so the process ends in order with its peer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        own = server.getsockname()
+        peers = PeerWatch([own, ("127.0.0.1", 1)], 0)
+        assert not peers.connected()
+        with socket.create_connection(own) as theirs, server.accept()[0] as ours:
+            assert peers.connected()
+            assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            assert theirs.getpeername() == own
