@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import select
 import signal
@@ -59,7 +60,8 @@ class Shutdown:
         """Install handlers of SIGTERM, SIGINT and SIGHUP that request a stop. Call it in the main thread.
 
         SIGHUP stays ignored under nohup. If the process still runs `grace_s` seconds after a signal, or receives
-        another one more than a second later, it ends at once with code 143.
+        another one more than a second later, it ends at once with code 143. A stop that takes too long writes the
+        stack of every thread to standard error.
         """
         # Python's own handlers run in the main thread, which Bytewax occupies; while it waits for peers it never
         # lets them. And a blocked signal would reach the threads that libraries start on import. The number that
@@ -121,6 +123,7 @@ class Shutdown:
             pass
         if again is None:
             log.error("stop_took_too_long", grace_s=self._grace_s)
+            faulthandler.dump_traceback(all_threads=True)  # what it still waited for
         else:
             log.error("stopped_at_once", why="a second signal came")
         os._exit(EXIT_CODE)

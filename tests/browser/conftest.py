@@ -12,8 +12,9 @@ import pytest
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Any]:
+    """Yield a browser for the tests of this folder: while it is open, asyncio.run() is refused in the main thread."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip("there is no Chromium; `apt-get install chromium` (or `.ci/run`) installs it")

@@ -54,6 +54,7 @@ def test_a_wish_that_is_not_granted_in_time_ends_the_process(tmp_path: Path) -> 
         ready(running)
         assert running.stop() == 143
         assert "stop_took_too_long" in running.log
+        assert "(most recent call first)" in running.log
 
 
 def test_a_wish_told_twice_at_once_is_one_wish(tmp_path: Path) -> None:
