@@ -19,13 +19,20 @@ class FeedThread:
     """The thread of a feed, with its own event loop, and the stop request of the feed.
 
     `run` is called in it with the runner of the loop; what it raises is the feed's `failure`. At a stop, `stopping` is
-    set, `reason` says why, and `interrupt` is called in the loop.
+    set, `reason` says why, and `interrupt` is called in the loop. `new_loop` makes the loop, None for asyncio's own.
     """
 
-    def __init__(self, feed: str, run: Callable[[asyncio.Runner], None], interrupt: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        feed: str,
+        run: Callable[[asyncio.Runner], None],
+        interrupt: Callable[[], object],
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
         self._feed = feed
         self._run = run
         self._interrupt = interrupt
+        self._new_loop = new_loop
         self._thread = threading.Thread(target=self._live, name=f"feed-{feed}", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self.stopping = threading.Event()
@@ -55,7 +62,7 @@ class FeedThread:
 
     def _live(self) -> None:
         try:
-            with asyncio.Runner() as runner:
+            with asyncio.Runner(loop_factory=self._new_loop) as runner:
                 self._loop = runner.get_loop()
                 self._run(runner)
         except Exception as error:

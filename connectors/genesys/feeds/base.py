@@ -167,12 +167,19 @@ class FeedBase(ABC):
     State changes go to `recorder.feed` and then to `on_state`, once for each change, both in the feed's thread.
     """
 
-    def __init__(self, name: str, recorder: Recorder, on_state: OnState | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        recorder: Recorder,
+        on_state: OnState | None,
+        *,
+        new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
         self._name = name
         self._recorder = recorder
         self._on_state = on_state
         self._state: Literal["up", "down"] | None = None
-        self._thread = FeedThread(name, self._run, self._interrupt)
+        self._thread = FeedThread(name, self._run, self._interrupt, new_loop)
 
     @property
     def failure(self) -> Exception | None:

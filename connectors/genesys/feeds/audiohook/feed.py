@@ -12,7 +12,7 @@ import asyncio
 import re
 import socket
 import ssl
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -27,8 +27,16 @@ from connectors.errors import StateError, UsageError
 from connectors.genesys.client import Clock
 from connectors.genesys.feeds.audiohook.connection import Connection
 from connectors.genesys.feeds.audiohook.levels import Silence
-from connectors.genesys.feeds.audiohook.listener import BACKLOG, Listener, allow_connections, listen
+from connectors.genesys.feeds.audiohook.listener import (
+    BACKLOG,
+    MAX_UNAUTHENTICATED,
+    FrugalLoop,
+    Listener,
+    allow_connections,
+    listen,
+)
 from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitorCounts
+from connectors.genesys.feeds.audiohook.refusals import Refusals
 from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
 from connectors.genesys.feeds.audiohook.signature import Gate, Refusal, UpgradeRequest
 from connectors.genesys.feeds.base import (
@@ -95,10 +103,11 @@ class AudioHookFeed(FeedBase):
         on_state: OnState | None = None,
         on_event: OnEvent = ignore_event,
         max_sessions: int = MAX_SESSIONS,
+        max_unauthenticated: int = MAX_UNAUTHENTICATED,
         timing: AudioHookTiming = AudioHookTiming(),
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
-        super().__init__(name, recorder, on_state)
+        super().__init__(name, recorder, on_state, new_loop=FrugalLoop)
         self._listen = listen
         self._path = path
         self._gate = Gate(keys, since=clock.now())
@@ -118,6 +127,7 @@ class AudioHookFeed(FeedBase):
         )
         self._tls = tls
         self._max_sessions = max_sessions
+        self._max_unauthenticated = max_unauthenticated
         self._timing = timing
         self._now = clock.now
         self._woken = asyncio.Event()
@@ -125,28 +135,28 @@ class AudioHookFeed(FeedBase):
         self._listener: Listener | None = None
         self._admitted: set[Connection] = set()
         self._rounds: deque[tuple[float, Connection]] = deque()
-        self._refused: Counter[str] = Counter()
-        self._refused_told = 0
-        self._tell_at = 0.0
+        self._refusals = Refusals(name)
         self._pulsing: asyncio.TimerHandle | None = None
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where the feed listens; once it has started, with the port that it got."""
+        """Return where the feed listens; after its start, with the port that it got."""
         return self._listen
 
     @property
     def counts(self) -> MonitorCounts:
-        """The counts of the sessions."""
+        """Return the counts of the sessions."""
         return self._monitor.counts
 
     @property
     def refused(self) -> dict[str, int]:
-        """The number of upgrades and connections refused, by reason."""
-        refused = dict(self._refused)
-        if self._listener is not None and self._listener.turned_away:
-            refused["too many connections"] = self._listener.turned_away
-        return refused
+        """Return the number of upgrades and connections refused, by reason."""
+        return self._refusals.by_reason
+
+    @property
+    def unauthenticated(self) -> int:
+        """Return the number of open connections without an accepted upgrade."""
+        return 0 if self._listener is None else self._listener.unauthenticated
 
     def start(self) -> None:
         """Listen, and start the thread; a feed starts once."""
@@ -155,7 +165,8 @@ class AudioHookFeed(FeedBase):
         except UsageError as error:
             self._thread.failure = error
             return
-        self._listener = listening = Listener(bound, allow_connections(2 * self._max_sessions))
+        most = allow_connections(2 * self._max_sessions)
+        self._listener = self._refusals.listener = listening = Listener(bound, most, self._max_unauthenticated)
         self._listen = listening.getsockname()[:2]
         self._thread.start()
 
@@ -231,14 +242,16 @@ class AudioHookFeed(FeedBase):
             refusal = Refusal("no session or organization")
         refusal = refusal or self._gate.check(UpgradeRequest(request.path, headers), self._now())
         if refusal is not None:
-            self._refused[refusal.reason] += 1
+            self._refusals.add(refusal.reason)
             return connection.respond(HTTPStatus.UNAUTHORIZED, "unauthorized\n")
         if len(self._admitted) >= self._max_sessions or self._woken.is_set():
-            self._refused["too many sessions"] += 1
+            self._refusals.add("too many sessions")
             return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "busy\n")
         now = connection.loop.time()
         session = Session(session_id, organization_id, now, timing=self._timing.session, wants=self._monitor.wants)
         connection.monitored = self._monitor.session(session)
+        if self._listener is not None:
+            self._listener.admit(connection.transport.get_extra_info("socket").fileno())
         self._admitted.add(connection)
         self._rounds.append((now + self._timing.sample_s, connection))
         return None
@@ -284,11 +297,7 @@ class AudioHookFeed(FeedBase):
                 self._rounds.append((max(due, now - self._timing.sample_s) + self._timing.sample_s, connection))
                 connection.tend(now)
         self.guard(self._monitor.expire, now)
-        refused = self.refused
-        if sum(refused.values()) > self._refused_told and now >= self._tell_at:
-            self._tell_at = now + 1.0
-            self._refused_told = sum(refused.values())
-            get_logger(__name__).warning("audiohook_upgrades_refused", feed=self._name, reasons=refused)
+        self._refusals.tend(now)
 
     async def _say_goodbye(self) -> None:
         """Ask every client to close, wait for it, and close the connections of those that do not."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import select
 import socket
 import ssl
 import subprocess
 import sys
 import time
+import tracemalloc
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,9 @@ from pathlib import Path
 import pytest
 
 from connectors.genesys.feeds.audiohook.listener import Listener
-from tests.support.audiohook import DEADLINE_S, QUICK, listening
+from connectors.genesys.simulator.audiohook import dial
+from connectors.genesys.simulator.caller import plan_call
+from tests.support.audiohook import DEADLINE_S, KEY, QUICK, SECRET, Listening, listening
 
 TLS = Path(__file__).parents[4] / "data" / "tls"
 FILES = 300
@@ -97,19 +101,80 @@ def shake_hands(address: tuple[str, int]) -> str | None:
                 raise
 
 
-def test_a_tls_handshake_has_its_time(tmp_path: Path) -> None:
-    """A connection that never begins TLS is closed after the time that a handshake may take."""
+def server_tls() -> ssl.SSLContext:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(TLS / "server.pem")
+    return tls
+
+
+def dial_silently(stack: ExitStack, listener: Listening, number: int) -> list[socket.socket]:
+    address = listener.feed.address
+    return [stack.enter_context(socket.create_connection(address, DEADLINE_S)) for _ in range(number)]
+
+
+def test_silent_connections_make_room_for_a_client_that_authenticates(tmp_path: Path) -> None:
+    """At the limit of unauthenticated connections the oldest is closed, and a call is measured meanwhile."""
+    timing = replace(QUICK, handshake_s=600.0)
+    plan = replace(plan_call(1, 5), late=(), discards=(), pauses=(), faults=(), seconds=0.4, network_s=0.0)
+    with listening(tmp_path, timing, max_unauthenticated=8) as listener, ExitStack() as stack:
+        silent = dial_silently(stack, listener, 20)
+        assert wait_until_closed(silent, 12) == 12
+        result = asyncio.run(dial(listener.url, plan, KEY, SECRET))
+        assert (result.status, result.closed) == (101, True)
+        assert sum(not is_closed(one) for one in silent) == 7
+        assert listener.feed.refused == {"too many connections": 13}
+
+
+def is_closed(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
+def test_an_authenticated_session_is_not_closed_for_a_new_connection(tmp_path: Path) -> None:
+    """Connections above the limit close only those that have not authenticated, never a call."""
+    plan = replace(plan_call(1, 5), late=(), discards=(), pauses=(), faults=(), seconds=0.5, network_s=0.0)
     with (
-        listening(tmp_path, replace(QUICK, handshake_s=0.2), tls=tls) as listener,
+        listening(tmp_path, replace(QUICK, handshake_s=600.0), max_unauthenticated=1) as listener,
+        ExitStack() as stack,
+    ):
+
+        async def call_in_a_crowd() -> None:
+            calling = asyncio.create_task(dial(listener.url, plan, KEY, SECRET))
+            await asyncio.to_thread(listener.wait_for, lambda this: this.feed.counts.open == 1)
+            silent = dial_silently(stack, listener, 10)
+            assert await asyncio.to_thread(wait_until_closed, silent, 9) == 9
+            assert (await calling).closed
+
+        asyncio.run(call_in_a_crowd())
+
+
+def test_a_silent_connection_takes_little_memory(tmp_path: Path) -> None:
+    """A connection that never begins TLS takes at most 64 KiB of Python's memory; asyncio's buffer would be 256 KiB."""
+    with listening(tmp_path, replace(QUICK, handshake_s=600.0), tls=server_tls()) as listener, ExitStack() as stack:
+        assert shake_hands(listener.feed.address) == "TLSv1.3"
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        dial_silently(stack, listener, 50)
+        listener.wait_for(lambda this: this.feed.unauthenticated >= 50)
+        # A handshake after theirs is served after all of them have their buffers.
+        assert shake_hands(listener.feed.address) == "TLSv1.3"
+        assert tracemalloc.get_traced_memory()[0] / 50 < 2**16
+
+
+def test_a_tls_handshake_has_its_time(tmp_path: Path) -> None:
+    """A connection that never begins TLS is closed after the time that a handshake may take."""
+    with (
+        listening(tmp_path, replace(QUICK, handshake_s=0.2), tls=server_tls()) as listener,
         socket.create_connection(listener.feed.address, DEADLINE_S) as silent,
     ):
         assert silent.recv(1) == b""
 
 
 def test_a_place_is_free_again_when_a_connection_is_closed() -> None:
-    """At most the given number are open at a time, and one more is closed at once."""
+    """At most the given number are admitted at a time, and one more is closed immediately."""
     with Listener(socket.create_server(("127.0.0.1", 0)), 1) as listener, ExitStack() as stack:
 
         def dial() -> socket.socket:
@@ -117,6 +182,7 @@ def test_a_place_is_free_again_when_a_connection_is_closed() -> None:
 
         dial()
         taken, _ = listener.accept()
+        listener.admit(taken.fileno())
         late = dial()
         with pytest.raises(BlockingIOError):
             listener.accept()
