@@ -32,7 +32,7 @@ def recovery_init(
 def probe(
     path: Annotated[str, typer.Argument(metavar="PATH", help="/livez, /readyz or /metrics.")],
 ) -> None:
-    """Ask the metrics server of this machine (VOICEWATCH_METRICS__LISTEN); exit 0 if it answers 200."""
+    """Ask the health checks at VOICEWATCH_METRICS__LISTEN or VOICEWATCH_WEB__LISTEN; exit 0 for the answer 200."""
     from connectors.runtime.probe import main
 
     raise typer.Exit(main([path], os.environ))

@@ -22,14 +22,14 @@ from flows.analytics.rules import RULES
 from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock
 from flows.analytics.signals import SIGNAL_RULES
-from flows.monitoring.health import Health, HealthServer, Limits, answers_of
+from flows.monitoring.health import Health, Limits, answers_of
 from flows.monitoring.instruments import Instruments, Tokens
 from flows.monitoring.metrics import Metrics
 from flows.monitoring.run_log import RunLog
 from flows.settings.metrics import MetricsSettings
 from flows.settings.models import Settings
 from flows.state import StateLayout
-from flows.web.page import LivePage
+from flows.web.page import HealthPage, LivePage
 
 __all__ = ["Monitor", "instruments_of", "process_number"]
 
@@ -75,36 +75,41 @@ class Monitor(RunLog):
             stopping=shutdown.requested,
             is_live=lambda: self._health.live().ok,
         )
-        self._server: HealthServer | None = None
+        self._server: HealthPage | None = None
         self._environ = environ
         self._web = settings.web if process == 0 and settings.web.listen is not None else None
         self._page: LivePage | None = None
 
     @property
     def port(self) -> int | None:
-        """Where it is served, once it is."""
+        """Return the port of metrics and health checks; None before the start, and if they are not served."""
         return None if self._server is None else self._server.port
 
     def start(self) -> None:
-        """Serve and tell, until `stop` or the end of the process. Raises VoicewatchError if the port is taken."""
-        if self._address is not None:
-            self._server = HealthServer(*self._address, self.metrics.text, self._health)
-            self._server.start()
+        """Serve and notify, until `stop` or the end of the process. Raises VoicewatchError if the port is taken."""
+        answers = answers_of(self.metrics.text, self._health)
+        if self._address is not None and not self._is_on_the_page():
+            self._server = HealthPage(*self._address, answers)
         if self._web is not None:
-            answers = answers_of(self.metrics.text, self._health)
             self._page = LivePage(self._web, self._directory, self._environ, answers)
             self._page.start()
+        if self._server is not None:
+            self._server.start()
         self._notifier.start()
         super().start()
 
     def stop(self) -> None:
-        """Stop serving and telling."""
+        """Stop serving and notifying."""
         super().stop()
         self._notifier.stop()
         if self._page is not None:
             self._page.stop()
         if self._server is not None:
             self._server.stop()
+
+    def _is_on_the_page(self) -> bool:
+        """Return whether `[metrics]` and `[web]` name the same address, which is bound once."""
+        return self._web is not None and self._web.address == self._address
 
     @property
     def progress(self) -> SourceProgress:

@@ -1,4 +1,4 @@
-"""The live page of a run: its reader, its views and its server, from start to stop."""
+"""Start and stop what a run serves: the live page, or metrics and health checks alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from connectors.runtime.logs import get_logger
 from flows.settings.web import WEB_TOKEN, WebSettings
 from flows.state import StateLayout
 
-__all__ = ["LivePage", "token_of"]
+__all__ = ["Answer", "HealthPage", "LivePage", "token_of"]
 
 MIN_TOKEN: Final = 16
+# Returns status, content type and body.
 Answer = Callable[[], tuple[int, str, bytes]]
 
 
@@ -33,10 +34,36 @@ def token_of(web: WebSettings, environ: Mapping[str, str]) -> str | None:
     return token
 
 
-class LivePage:
-    """Serves the live page of a state directory; `answers` adds paths such as /metrics. Bound when made.
+class HealthPage:
+    """Serve metrics and health checks at `[metrics] listen`, without authentication. Bound when made.
 
-    Raises VoicewatchError if the address cannot be used, ConfigurationError for a missing or short token.
+    Raises UsageError if the address cannot be used.
+    """
+
+    def __init__(self, host: str, port: int, answers: Mapping[str, Answer]) -> None:
+        from flows.web.health import health_app
+        from flows.web.server import WebServer
+
+        self._server = WebServer(health_app(answers), host, port, key="metrics.listen")
+
+    @property
+    def port(self) -> int:
+        """Return the port that it listens on."""
+        return self._server.port
+
+    def start(self) -> None:
+        """Answer requests until `stop`."""
+        self._server.start()
+
+    def stop(self) -> None:
+        """Stop answering, and free the port."""
+        self._server.stop()
+
+
+class LivePage:
+    """Serve the live page of a state directory; `answers` adds paths such as /metrics. Bound when made.
+
+    Raises UsageError if the address cannot be used, ConfigurationError for a missing or short token.
     """
 
     def __init__(
@@ -52,16 +79,16 @@ class LivePage:
         self._reader = StateReader(directory, keep_s=web.keep_hours * 3600.0)
         self._what_if = WhatIf(StateLayout(directory).journal, environ)
         hosts = (web.address[0], *web.hosts)
-        app = make_app(self._reader, directory, token=token, what_if=self._what_if, hosts=hosts, answers=dict(answers))
+        app = make_app(self._reader, directory, token=token, what_if=self._what_if, hosts=hosts, answers=answers)
         self._server = WebServer(app, *web.address, key="web.listen")
 
     @property
     def url(self) -> str:
-        """The address, for people on this machine."""
+        """Return the address for a browser on this machine."""
         return self._server.url
 
     def start(self) -> None:
-        """Read and answer, until `stop`."""
+        """Read and answer until `stop`."""
         self._reader.start()
         self._server.start()
         get_logger(__name__).info("live_page", url=self.url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,8 +25,10 @@ from starlette.staticfiles import StaticFiles
 from flows.state import StateLayout
 from flows.web import queries
 from flows.web.guard import Guard
+from flows.web.health import health_routes
 from flows.web.heat import METRICS, heat_map
 from flows.web.history import receivers, windows_of
+from flows.web.page import Answer
 from flows.web.queries import PAGE, Span
 from flows.web.reader import StateReader
 from flows.web.what_if import RULES, Job, WhatIf, rules_of
@@ -39,7 +41,6 @@ EVERY_S: Final = 1.0
 HEARTBEAT_S: Final = 10.0
 # What stays in the address when a view links to another one.
 SHARED: Final = ("range", "from", "to")
-Answer = Callable[[], tuple[int, str, bytes]]
 View = Callable[[dict[str, str], Span], dict[str, Any]]
 
 
@@ -50,7 +51,7 @@ def make_app(
     token: str | None,
     what_if: WhatIf,
     hosts: tuple[str, ...] = (),
-    answers: dict[str, Answer] | None = None,
+    answers: Mapping[str, Answer] | None = None,
     now: Callable[[], float] = time.time,
 ) -> Guard:
     """Return the ASGI application; `answers` gives more paths, such as /metrics, with what they answer."""
@@ -67,8 +68,7 @@ def make_app(
     for name, view in views.items():
         routes.append(Route(f"/{name}", partial(pages.page, name, view)))
         routes.append(Route(f"/api/{name}", partial(pages.json, view)))
-    for path, answer in (answers or {}).items():
-        routes.append(Route(path, partial(_answered, answer)))
+    routes += health_routes(answers or {})
     routes += [
         Route("/events", pages.events),
         Route("/what-if", pages.try_out, methods=["POST"]),
@@ -91,11 +91,6 @@ def environment() -> jinja2.Environment:
     templates.filters.update(FILTERS)
     templates.globals.update(link=link, rule_name=rule_name, spans=queries.SPANS, metrics=METRICS)
     return templates
-
-
-def _answered(answer: Answer, _request: Request) -> Response:
-    status, kind, body = answer()
-    return Response(body, status, {"Content-Type": kind})
 
 
 class _Pages:

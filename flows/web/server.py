@@ -1,4 +1,4 @@
-"""Uvicorn in a thread of its own, with limits on connections and on slow clients."""
+"""Run uvicorn in a thread, with limits on connections and on slow clients."""
 
 from __future__ import annotations
 
@@ -11,23 +11,25 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from connectors.errors import VoicewatchError
+from connectors.errors import UsageError
 
 __all__ = ["MAX_CONNECTIONS", "WebServer"]
 
 MAX_CONNECTIONS: Final = 64
 DEADLINE_S: Final = 10.0
 STOP_S: Final = 5.0
+QUEUE: Final = 128
 # A long conversation id in a query string takes less; larger headers are refused.
 MAX_HEADER_BYTES: Final = 16 * 1024
 
 
 class WebServer:
-    """Serves an ASGI application on one address, from `start` to `stop`.
+    """Serve an ASGI application on one address, from `start` to `stop`.
 
-    At most `max_connections` are open at a time, any more are closed. A client that sends no complete request within
-    `deadline_s`, or takes nothing of its answer for as long, is cut off. Bound when made. Raises VoicewatchError,
-    which names the setting `key`, if the address cannot be used.
+    At most `max_connections` are open at a time: a further one closes the oldest that has not sent its request, or the
+    oldest if all have, so that slow clients never keep others out. A client that sends no complete request within
+    `deadline_s`, or reads nothing of its answer for as long, is cut off. Bound when made. Raises UsageError, which
+    names the setting `key`, if the address cannot be used.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class WebServer:
         try:
             self._socket = _bound(host, port)
         except (OSError, OverflowError) as error:
-            raise VoicewatchError(
+            raise UsageError(
                 f"{key}: {host}:{port} cannot be listened on ({error}); choose another address or port"
             ) from error
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
@@ -57,28 +59,29 @@ class WebServer:
             access_log=False,
             server_header=False,
             date_header=False,
+            backlog=1,
             proxy_headers=False,
             timeout_keep_alive=max(int(deadline_s), 1),
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
-        self._server = uvicorn.Server(config)
+        self._server = _Server(config)
         self._thread = threading.Thread(target=self._serve, name="voicewatch-web", daemon=True)
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """Return the port that it listens on."""
         return self.address[1]
 
     @property
     def url(self) -> str:
-        """The address, for people on this machine."""
+        """Return the address for a browser on this machine."""
         host = self.address[0]
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
 
     def start(self) -> None:
-        """Begin to answer."""
-        self._socket.listen(128)
+        """Answer requests until `stop`."""
+        self._socket.listen(QUEUE)
         self._thread.start()
 
     def stop(self) -> None:
@@ -93,13 +96,26 @@ class WebServer:
         asyncio.run(self._server.serve(sockets=[self._socket]))
 
 
+class _Server(uvicorn.Server):
+    """Accept one connection at a time.
+
+    asyncio takes `backlog` for the length of the queue and for the number of connections accepted in a row. Without
+    descriptors it then fails, and plans a new attempt, that many times (up to Python 3.12.7).
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for one in sockets or ():
+            one.listen(QUEUE)
+
+
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
-        bound.listen(128)
+        bound.listen(QUEUE)
     except BaseException:
         bound.close()
         raise
@@ -107,43 +123,44 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 def _protocol(max_connections: int, deadline_s: float) -> type[H11Protocol]:
-    """Return uvicorn's protocol with limits."""
-    open_now: set[asyncio.Protocol] = set()
+    """Return uvicorn's protocol with the limits of `WebServer`."""
+    open_now: dict[Limited, None] = {}  # oldest first
 
     class Limited(H11Protocol):
-        """One connection; a timer looks at it until it is lost."""
+        """Serve one connection; a timer looks at it until it is lost."""
 
         def connection_made(self, transport: Any) -> None:
-            self._written = -1
-            self._watch: asyncio.TimerHandle | None = None
             if len(open_now) >= max_connections:
-                self._refused = True
-                transport.abort()
-                return
-            self._refused = False
-            open_now.add(self)
+                next((one for one in open_now if not one.is_answering), next(iter(open_now))).end()
+            self._written = -1
+            self._last_cycle: object = None
+            open_now[self] = None
             super().connection_made(transport)
             self._watch = self.loop.call_later(deadline_s, self._look)
 
         def connection_lost(self, exc: Exception | None) -> None:
-            if self._watch is not None:
-                self._watch.cancel()
-            open_now.discard(self)
-            if not self._refused:
-                super().connection_lost(exc)
+            self._watch.cancel()
+            open_now.pop(self, None)
+            super().connection_lost(exc)
 
-        def data_received(self, data: bytes) -> None:
-            if not self._refused:
-                super().data_received(data)
+        @property
+        def is_answering(self) -> bool:
+            """Return whether a request was received whose answer is not written yet."""
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def end(self) -> None:
+            """Close the connection at once."""
+            open_now.pop(self, None)
+            self.transport.abort()
 
         def _look(self) -> None:
-            """Cut off a client that has asked for nothing, or that takes nothing of its answer."""
+            """Cut off a client that has sent no request since the last look, or has read nothing of its answer."""
             waiting = self.transport.get_write_buffer_size()
-            answering = self.cycle is not None and not self.cycle.response_complete
-            if (not answering and waiting == 0) or (waiting > 0 and waiting == self._written):
-                self.transport.abort()
+            is_idle = waiting == 0 and not self.is_answering and self.cycle is self._last_cycle
+            if is_idle or (waiting > 0 and waiting == self._written):
+                self.end()
                 return
-            self._written = waiting
+            self._written, self._last_cycle = waiting, self.cycle
             self._watch = self.loop.call_later(deadline_s, self._look)
 
     return Limited

@@ -12,20 +12,19 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from connectors.callbacks.outbox import Callback, Outbox
-from connectors.errors import VoicewatchError
 from connectors.journal.progress import SourceProgress
 from connectors.journal.segments import Position
 from connectors.runtime import probe
-from flows.monitoring.health import Health, HealthServer, Limits
-from tests.support.callbacks import eventually
+from flows.monitoring.health import Health, Limits, answers_of
+from flows.web.page import HealthPage
 
 ROOT = Path(__file__).parents[3]
 SEGMENT = "00000001.jsonl"
@@ -128,13 +127,22 @@ def test_a_process_without_the_source_is_judged_by_its_disk(tmp_path: Path) -> N
     assert list(run.health.ready().parts) == ["disk"]
 
 
+@contextlib.contextmanager
+def serving(run: Run, metrics: Callable[[], bytes]) -> Iterator[str]:
+    """Serve metrics and health of a run; yields the address."""
+    page = HealthPage("127.0.0.1", 0, answers_of(metrics, run.health, monotonic=lambda: run.clock))
+    page.start()
+    try:
+        yield f"127.0.0.1:{page.port}"
+    finally:
+        page.stop()
+
+
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Run, str]]:
     run = Run(tmp_path)
-    server = HealthServer("127.0.0.1", 0, lambda: b"metric 1\n", run.health, monotonic=lambda: run.clock)
-    server.start()
-    yield run, f"127.0.0.1:{server.port}"
-    server.stop()
+    with serving(run, lambda: b"metric 1\n") as address:
+        yield run, address
 
 
 def ask(address: str, path: str, method: str = "GET") -> tuple[int, str, bytes]:
@@ -147,7 +155,7 @@ def ask(address: str, path: str, method: str = "GET") -> tuple[int, str, bytes]:
 
 
 def test_the_server_tells_health_and_metrics(served: tuple[Run, str]) -> None:
-    """200 or 503 with the reasons as JSON; metrics as text; nothing else, and nothing of the Python behind it."""
+    """200 or 503 with the reasons as JSON; metrics as text; nothing else is served there."""
     run, address = served
     assert ask(address, "/metrics") == (200, "text/plain; version=0.0.4; charset=utf-8", b"metric 1\n")
     status, kind, body = ask(address, "/readyz")
@@ -157,17 +165,16 @@ def test_the_server_tells_health_and_metrics(served: tuple[Run, str]) -> None:
     run.clock += 1.0
     assert ask(address, "/readyz?verbose")[0] == 200
     assert ask(address, "/livez", "HEAD")[2] == b""
-    assert ask(address, "/")[0] == 404
-    assert ask(address, "/livez", "POST")[0] == 501
+    assert ask(address, "/")[::2] == (404, b"there are /metrics, /livez and /readyz\n")
+    assert ask(address, "/fleet")[0] == 404
+    assert ask(address, "/livez", "POST")[0] == 405
 
 
 def test_a_check_that_breaks_is_an_error_and_no_silence(tmp_path: Path) -> None:
     """A mistake in the metrics answers 500 and leaves the server standing."""
-    server = HealthServer("127.0.0.1", 0, lambda: bytes(1 // 0), Run(tmp_path).health)
-    server.start()
-    assert ask(f"127.0.0.1:{server.port}", "/metrics")[0] == 500
-    assert ask(f"127.0.0.1:{server.port}", "/livez")[0] == 200
-    server.stop()
+    with serving(Run(tmp_path), lambda: bytes(1 // 0)) as address:
+        assert ask(address, "/metrics")[::2] == (500, b"ZeroDivisionError\n")
+        assert ask(address, "/livez")[0] == 200
 
 
 def test_an_answer_that_costs_something_is_kept_for_a_second(tmp_path: Path) -> None:
@@ -180,130 +187,32 @@ def test_an_answer_that_costs_something_is_kept_for_a_second(tmp_path: Path) -> 
             raise OSError("for once")
         return f"metric {number}\n".encode()
 
-    server = HealthServer("127.0.0.1", 0, metrics, run.health, monotonic=lambda: run.clock)
-    server.start()
-    address = f"127.0.0.1:{server.port}"
-    assert [ask(address, "/metrics")[2] for _ in range(3)] == [b"metric 1\n"] * 3
-    run.clock += 1.0
-    assert ask(address, "/metrics")[0] == 500
-    assert [ask(address, "/metrics")[2] for _ in range(2)] == [b"metric 3\n"] * 2
-    assert ask(address, "/livez")[0] == 200
-    run.progress.begin(Position(SEGMENT))
-    run.clock += 11.0
-    assert ask(address, "/livez")[0] == 503
-    server.stop()
+    with serving(run, metrics) as address:
+        assert [ask(address, "/metrics")[2] for _ in range(3)] == [b"metric 1\n"] * 3
+        run.clock += 1.0
+        assert ask(address, "/metrics")[0] == 500
+        assert [ask(address, "/metrics")[2] for _ in range(2)] == [b"metric 3\n"] * 2
+        assert ask(address, "/livez")[0] == 200
+        run.progress.begin(Position(SEGMENT))
+        run.clock += 11.0
+        assert ask(address, "/livez")[0] == 503
 
 
-def has_hung_up(client: socket.socket) -> bool:
-    """Whether the other side closes a connection in time, while more is sent to it every now and then."""
-    client.settimeout(0.05)
-    end = time.monotonic() + WAIT_S
-    while time.monotonic() < end:
-        try:
-            client.sendall(b"G")
-            if client.recv(1) == b"":
-                return True
-        except TimeoutError:
-            continue
-        except OSError:
-            return True
-    return False
+def test_a_check_that_hangs_delays_no_other(tmp_path: Path) -> None:
+    """While many requests wait for the metrics, /livez is answered."""
+    entered, release = threading.Event(), threading.Event()
 
+    def metrics() -> bytes:
+        entered.set()
+        assert release.wait(WAIT_S)
+        return b"metric 1\n"
 
-def test_a_request_has_a_deadline(tmp_path: Path) -> None:
-    """A client that sends a byte now and then, or reads no answer, keeps its thread no longer than one that is mute."""
-    server = HealthServer("127.0.0.1", 0, lambda: b"x" * 50_000_000, Run(tmp_path).health, deadline_s=0.4)
-    server.start()
-    with (
-        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as trickling,
-        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as deaf,
-        socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S) as mute,
-    ):
-        deaf.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-        assert has_hung_up(trickling)
-        assert mute.recv(1) == b""
-        eventually(lambda: not any("process_request_thread" in thread.name for thread in threading.enumerate()), WAIT_S)
-    server.stop()
-
-
-def test_slow_clients_do_not_starve_others(tmp_path: Path) -> None:
-    """Of 40 silent connections the last 16 stay open; a health check is answered at once, in place of the oldest."""
-    server = HealthServer("127.0.0.1", 0, lambda: b"", Run(tmp_path).health, deadline_s=WAIT_S * 10)
-    server.start()
-    with contextlib.ExitStack() as stack:
-        idle = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=WAIT_S)) for _ in range(40)
-        ]
-        assert [client.recv(1) for client in idle[:24]] == [b""] * 24
-        began = time.monotonic()
-        assert ask(f"127.0.0.1:{server.port}", "/livez")[0] == 200
-        assert time.monotonic() - began < 1
-        assert idle[24].recv(1) == b""
-        idle[-1].sendall(b"GET /livez HTTP/1.0\r\n\r\n")
-        assert idle[-1].recv(12) == b"HTTP/1.0 200"
-
-    def is_served() -> bool:
-        try:
-            return ask(f"127.0.0.1:{server.port}", "/livez")[0] == 200
-        except (OSError, http.client.HTTPException):
-            return False
-
-    eventually(is_served, WAIT_S)
-    server.stop()
-
-
-OUT_OF_DESCRIPTORS = """
-import os, resource, socket, sys, time
-from flows.monitoring.health import HealthServer
-
-server = HealthServer("127.0.0.1", 0, lambda: b"well", None)
-server.start()
-client = socket.socket()
-_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, hard))
-taken = []
-try:
-    while True:
-        taken.append(os.dup(0))
-except OSError:
-    pass
-client.connect(("127.0.0.1", server.port))
-client.sendall(b"GET /metrics HTTP/1.0\\r\\n\\r\\n")
-began = time.process_time()
-client.settimeout(1.0)
-try:
-    client.recv(1)
-except TimeoutError:
-    print("waits", time.process_time() - began < 0.5)
-for number in taken:
-    os.close(number)
-client.settimeout(20.0)
-print(client.recv(12).decode())
-server.stop()
-"""
-
-
-def test_without_descriptors_it_waits(tmp_path: Path) -> None:
-    """A connection that cannot be accepted does not make the server spin, and is answered once it can be."""
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_DESCRIPTORS],
-        env=environ,
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.stdout.splitlines() == ["waits True", "HTTP/1.0 200"], done.stderr
-
-
-def test_an_address_that_is_taken_is_told(tmp_path: Path) -> None:
-    """The error names the key and the address."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        with pytest.raises(VoicewatchError, match=f"metrics.listen: 127.0.0.1:{port} cannot be listened on"):
-            HealthServer("127.0.0.1", port, bytes, Run(tmp_path).health)
+    with serving(Run(tmp_path), metrics) as address, ThreadPoolExecutor(20) as threads:
+        waiting = [threads.submit(ask, address, "/metrics") for _ in range(20)]
+        assert entered.wait(WAIT_S)
+        assert ask(address, "/livez")[0] == 200
+        release.set()
+        assert {future.result()[2] for future in waiting} == {b"metric 1\n"}
 
 
 def test_the_probe_says_with_its_exit_code_what_the_server_said(
@@ -325,10 +234,17 @@ def test_the_probe_says_with_its_exit_code_what_the_server_said(
     assert probe.main(["/livez"], {probe.LISTEN: f"127.0.0.1:{port}"}) == 1
 
 
+def test_the_probe_asks_the_live_page_if_nothing_else_is_served(served: tuple[Run, str]) -> None:
+    """`[web] listen` serves the same checks; `[metrics] listen` takes precedence."""
+    address = served[1]
+    assert probe.main(["/livez"], {probe.WEB_LISTEN: address}) == 0
+    assert probe.main(["/livez"], {probe.LISTEN: address, probe.WEB_LISTEN: "127.0.0.1:1"}) == 0
+
+
 def test_the_probe_imports_next_to_nothing() -> None:
     """It runs every few seconds, so it must not load what the program needs."""
     script = "import sys, connectors.runtime.probe; print(sorted({m.partition('.')[0] for m in sys.modules}))"
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, check=True)
-    for heavy in ("numpy", "bytewax", "prometheus_client", "structlog", "orjson"):
+    for heavy in ("numpy", "bytewax", "prometheus_client", "structlog", "orjson", "starlette", "uvicorn"):
         assert f"'{heavy}'" not in done.stdout

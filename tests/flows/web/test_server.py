@@ -6,16 +6,18 @@ import contextlib
 import http.client
 import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from connectors.errors import ConfigurationError, VoicewatchError
+from connectors.errors import ConfigurationError, UsageError
 from flows.settings.loading import parse_settings
 from flows.settings.web import WebSettings
-from flows.web.page import LivePage, token_of
+from flows.web.page import HealthPage, LivePage, token_of
 from flows.web.pages import make_app
 from flows.web.reader import StateReader
 from flows.web.server import WebServer
@@ -25,6 +27,7 @@ from tests.support.state_dirs import HOSTILE, StateDir
 
 TOKEN = "a-long-secret-of-the-test"
 WAIT_S = 15.0
+ROOT = Path(__file__).parents[3]
 VIEWS = ("/fleet", "/conversations", "/incidents", "/feeds")
 
 
@@ -186,8 +189,10 @@ def test_an_address_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         web = WebSettings(listen=f"127.0.0.1:{port}")
-        with pytest.raises(VoicewatchError, match=rf"web\.listen: 127\.0\.0\.1:{port} cannot be listened on"):
+        with pytest.raises(UsageError, match=rf"web\.listen: 127\.0\.0\.1:{port} cannot be listened on"):
             LivePage(web, tmp_path, {}, {})
+        with pytest.raises(UsageError, match=rf"metrics\.listen: 127\.0\.0\.1:{port} cannot be listened on"):
+            HealthPage("127.0.0.1", port, {})
 
 
 def test_changes_arrive_as_events(state: StateDir) -> None:
@@ -219,22 +224,80 @@ def is_closed(client: socket.socket) -> bool:
         return True
 
 
-def test_more_connections_than_allowed_are_closed(state: StateDir) -> None:
-    """Those that are there keep theirs, and there is room again when they are gone."""
-    with serving(state, connections=4, deadline_s=60.0) as address:
+def test_slow_clients_do_not_keep_others_out(state: StateDir) -> None:
+    """Of 40 silent connections the last 16 stay open; a health check is answered at once, in place of the oldest."""
+    with serving(state, connections=16, deadline_s=WAIT_S * 10) as address:
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(connected(address)) for _ in range(8)]
-            assert all(is_closed(client) for client in clients[4:])
-            clients[0].sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert clients[0].recv(12) == b"HTTP/1.1 503"
+            idle = [stack.enter_context(connected(address)) for _ in range(40)]
+            assert all(is_closed(client) for client in idle[:24])
+            assert ask(address, "/readyz")[0] == 503
+            assert is_closed(idle[24])
+            idle[-1].sendall(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert idle[-1].recv(12) == b"HTTP/1.1 503"
+        eventually(lambda: ask(address, "/readyz")[0] == 503, WAIT_S)
 
-        def is_served() -> bool:
-            try:
-                return ask(address, "/readyz")[0] == 503
-            except (OSError, http.client.HTTPException):
-                return False
 
-        eventually(is_served, WAIT_S)
+def test_a_view_that_is_followed_stays_open_while_others_are_slow(state: StateDir) -> None:
+    """A connection whose answer goes on is closed after those that have asked for nothing."""
+    with serving(state, connections=4, deadline_s=WAIT_S * 10) as address, contextlib.ExitStack() as stack:
+        followed = stack.enter_context(connected(address))
+        followed.sendall(b"GET /events HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n")
+        numbers = events(followed.makefile("rb"))
+        first = next(numbers)
+        idle = [stack.enter_context(connected(address)) for _ in range(8)]
+        assert all(is_closed(client) for client in idle[:5])
+        state.window(30, "new")
+        assert next(numbers) > first
+
+
+OUT_OF_DESCRIPTORS = """
+import os, resource, socket, time
+from flows.web.page import HealthPage
+
+page = HealthPage("127.0.0.1", 0, {"/metrics": lambda: (200, "text/plain", b"well")})
+page.start()
+client = socket.socket()
+with socket.create_connection(("127.0.0.1", page.port)) as first:  # it has begun to accept
+    first.sendall(b"GET /metrics HTTP/1.0\\r\\n\\r\\n")
+    while first.recv(4096):
+        pass  # until its descriptor is free again
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 8, hard))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    pass
+client.connect(("127.0.0.1", page.port))
+client.sendall(b"GET /metrics HTTP/1.0\\r\\n\\r\\n")
+began = time.process_time()
+client.settimeout(1.0)
+try:
+    client.recv(1)
+except TimeoutError:
+    print("waits", time.process_time() - began < 0.5)
+for number in taken:
+    os.close(number)
+client.settimeout(20.0)
+print(client.recv(12).decode())
+page.stop()
+"""
+
+
+def test_without_descriptors_it_waits(tmp_path: Path) -> None:
+    """A connection that cannot be accepted does not make the server spin, and is answered once it can be."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_DESCRIPTORS],
+        env=environ,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.splitlines() == ["waits True", "HTTP/1.1 200"], done.stderr
 
 
 def test_a_client_that_is_slow_is_cut_off(state: StateDir) -> None:
