@@ -24,8 +24,10 @@ from connectors.format.privacy import can_be_private, fingerprint
 from connectors.format.records import (
     CLOCK,
     SIGNAL,
+    BareEvent,
     BareFrame,
     Control,
+    EventLine,
     Frame,
     FrameLine,
     InvalidFrameError,
@@ -70,6 +72,7 @@ class Decoded(NamedTuple):
     `packet_loss` float64 ratio; NaN where the frame carries none.
     `ended` bool: the row is the conversation's last.
     `ids`: the conversations that they are frames of.
+    `events` int64: the rows that were read from notifications, in order; as a rule there are none.
     `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
 
     Times hold only if no `clock` record follows other records in it: see `decode_pieces`.
@@ -80,12 +83,14 @@ class Decoded(NamedTuple):
     packet_loss: NDArray[np.float64]
     ended: NDArray[np.bool_]
     ids: Ids
+    events: Ints
     controls: list[Control]
     rejected: list[Rejected]
     time: float
     torn: int
 
 
+_NO_EVENTS: Final = np.empty(0, np.int64)
 # The index of a line, whether behind its frame or before it, and a control record.
 _Placed = tuple[int, bool, Control]
 
@@ -140,7 +145,7 @@ def decode_block(data: bytes) -> Decoded:
     """Decode a block of complete lines; a last line without its newline may be torn, and then only counts as such."""
     bulk = _in_bulk(data)
     lines = _all_lines(data) if bulk is None else bulk[1]
-    rows, controls, signals, unread = _line_by_line(lines)
+    rows, controls, signals, unread, events = _line_by_line(lines)
     if bulk is not None:
         rows = together(bulk[0], rows)
     rejected: list[Rejected] = []
@@ -155,7 +160,8 @@ def decode_block(data: bytes) -> Decoded:
     number = lines.number[np.array([index for index, _, _ in placed], np.int64)]
     is_behind = np.array([behind for _, behind, _ in placed], np.bool_)
     place = np.searchsorted(rows.line, number) + is_behind
-    return _decoded(rows, [control for _, _, control in placed], place, rejected, torn)
+    decoded = _decoded(rows, [control for _, _, control in placed], place, rejected, torn)
+    return decoded._replace(events=np.searchsorted(rows.line, events)) if len(events) else decoded
 
 
 def _rejected(line: int, reason: str, data: bytes) -> Rejected:
@@ -200,10 +206,9 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], list[_Placed], dict[int, str]]:
-    """Return the frames among the lines, and by index in `lines` the control records, the signals of messages, and why
-    a line is not a record.
-    """
+def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], list[_Placed], dict[int, str], Ints]:
+    """Return the frames, by index in `lines` the controls, signals and reasons, and the numbers of notifications."""
+    events: list[int] = []
     signals: list[_Placed] = []
     silent: list[int] = []
     received: list[float] = []
@@ -243,11 +248,13 @@ def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], list[_Placed]
                 controls[at] = record
                 decode = decode_watch_line if record.kind == "watch" else decode
             else:
+                if isinstance(record, EventLine | BareEvent):
+                    events.append(at)
                 _take([record], received, arrived, frames)
                 decode = decode_bare_frame if isinstance(record, BareFrame) else decode_frame_line
         at += 1
     number = np.delete(lines.number, [*controls, *silent, *unread])
-    return _rows(number, received, arrived, frames), controls, signals, unread
+    return _rows(number, received, arrived, frames), controls, signals, unread, lines.number[events]
 
 
 def _signals(at: int, message: Signalled) -> list[_Placed]:
@@ -310,6 +317,7 @@ def _decoded(rows: Rows, controls: list[Control], place: Ints, rejected: list[Re
         packet_loss=rows.packet_loss,
         ended=rows.ended,
         ids=rows.ids,
+        events=_NO_EVENTS,
         controls=[Control(before, at, control.kind, control.value) for before, at, control in timed],
         rejected=rejected,
         time=time,

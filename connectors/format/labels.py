@@ -19,6 +19,7 @@ __all__ = [
     "LimitName",
     "joined_labels",
     "joined_watch",
+    "within",
 ]
 
 LabelName = Annotated[str, msgspec.Meta(pattern=LABEL_NAME)]
@@ -27,7 +28,8 @@ Labels = Annotated[dict[LabelName, LabelValue], msgspec.Meta(max_length=MAX_LABE
 LimitName = Literal["max_latency_ms", "packet_loss_threshold"]
 
 
-def _within(bounds: tuple[float, float]) -> msgspec.Meta:
+def within(bounds: tuple[float, float]) -> msgspec.Meta:
+    """Return the bounds of a number, both included, for msgspec."""
     return msgspec.Meta(ge=bounds[0], le=bounds[1])
 
 
@@ -43,10 +45,10 @@ class GroupSettings(msgspec.Struct, gc=False):
     """The `[groups]` table: the labels that groups are made by, and when a group's incident is raised and resolved."""
 
     by: Annotated[tuple[LabelName, ...], msgspec.Meta(max_length=limits.MAX_GROUP_LABELS)] = ()
-    min_conversations: Annotated[int, _within(limits.GROUP_CONVERSATIONS)] = limits.DEFAULT_MIN_CONVERSATIONS
-    raise_ratio: Annotated[float, _within(limits.CLEAR_RATIO)] = limits.DEFAULT_GROUP_RAISE_RATIO
-    clear_ratio: Annotated[float, _within(limits.CLEAR_RATIO)] = limits.DEFAULT_GROUP_CLEAR_RATIO
-    clear_after_s: Annotated[float, _within(limits.CLEAR_AFTER_S)] = limits.DEFAULT_GROUP_CLEAR_AFTER_S
+    min_conversations: Annotated[int, within(limits.GROUP_CONVERSATIONS)] = limits.DEFAULT_MIN_CONVERSATIONS
+    raise_ratio: Annotated[float, within(limits.CLEAR_RATIO)] = limits.DEFAULT_GROUP_RAISE_RATIO
+    clear_ratio: Annotated[float, within(limits.CLEAR_RATIO)] = limits.DEFAULT_GROUP_CLEAR_RATIO
+    clear_after_s: Annotated[float, within(limits.CLEAR_AFTER_S)] = limits.DEFAULT_GROUP_CLEAR_AFTER_S
     inhibit: bool = True
     qa_callback_url: str | None = None
 

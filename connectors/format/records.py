@@ -15,7 +15,7 @@ import orjson
 
 from connectors.format import limits
 from connectors.format.captures import unwrapped
-from connectors.format.labels import GroupSettings, LabelLimits, Labels, LimitName
+from connectors.format.labels import GroupSettings, LabelLimits, Labels, LimitName, within
 from connectors.format.limits import MAX_EPOCH_S, CodecName
 from connectors.format.notifications import (
     Heard,
@@ -25,16 +25,20 @@ from connectors.format.notifications import (
     topic_of,
 )
 from connectors.format.signals import Signal, signals_of
+from connectors.format.tables import AlertSettings, DefaultLimits, FeedRules, FlowSettings, WindowSettings
 
 __all__ = [
     "CLOCK",
     "IGNORED",
     "SIGNAL",
     "AlertSettings",
+    "BareEvent",
     "BareFrame",
     "ClockStep",
     "Control",
     "DefaultLimits",
+    "EventLine",
+    "FeedRules",
     "FeedState",
     "FlowSettings",
     "Frame",
@@ -59,12 +63,8 @@ SIGNAL: Final = "signal"
 CONTROL_KINDS: Final = ("invalid", "tick", "feed", "watch", CLOCK, "settings")
 
 
-def _within(bounds: tuple[float, float]) -> msgspec.Meta:
-    return msgspec.Meta(ge=bounds[0], le=bounds[1])
-
-
 Seconds = Annotated[float, msgspec.Meta(ge=-MAX_EPOCH_S, le=MAX_EPOCH_S)]
-LossRatio = Annotated[float, _within(limits.LOSS_RATIO)]
+LossRatio = Annotated[float, within(limits.LOSS_RATIO)]
 
 
 class Entity(msgspec.Struct, gc=False):
@@ -109,6 +109,14 @@ class BareFrame(msgspec.Struct, gc=False):
     timestamp: Seconds
     metrics: Metrics | None = None
     receivedAt: Seconds | None = None  # noqa: N815 - Genesys' spelling
+
+
+class EventLine(FrameLine, gc=False):
+    """A journal line whose frame was read from a notification: an event, of which a healthy call may have few."""
+
+
+class BareEvent(BareFrame, gc=False):
+    """A notification or an EventBridge record outside a journal, as the frame that it amounts to."""
 
 
 class InvalidFrameError(ValueError):
@@ -172,57 +180,6 @@ class WatchSettings(msgspec.Struct, gc=False):
     default_limits: tuple[LimitName, ...] = ()
 
 
-class WindowSettings(msgspec.Struct, gc=False):
-    """The `[windows]` table: lengths in seconds, whole milliseconds, slide divides length; the codec of the MOS."""
-
-    length_s: Annotated[float, _within(limits.WINDOW_S)] = limits.DEFAULT_LENGTH_S
-    slide_s: Annotated[float, _within(limits.WINDOW_S)] = limits.DEFAULT_SLIDE_S
-    codec: CodecName = limits.DEFAULT_CODEC
-
-    def __post_init__(self) -> None:
-        length_ms, slide_ms = round(self.length_s * 1000), round(self.slide_s * 1000)
-        if length_ms % slide_ms:
-            raise ValueError("slide_s must divide length_s")
-        if length_ms // slide_ms > limits.MAX_OVERLAP:
-            raise ValueError(f"a frame would be part of more than {limits.MAX_OVERLAP} windows")
-
-
-class AlertSettings(msgspec.Struct, gc=False):
-    """The `[alerts]` table; None turns a rule off."""
-
-    policy: Literal["incident", "frame"] = "incident"
-    raise_n: Annotated[int, _within(limits.RAISE_FRAMES)] = limits.DEFAULT_RAISE_FRAMES
-    raise_m: Annotated[int, _within(limits.RAISE_FRAMES)] = limits.DEFAULT_RAISE_FRAMES
-    clear_ratio: Annotated[float, _within(limits.CLEAR_RATIO)] = limits.DEFAULT_CLEAR_RATIO
-    clear_after_s: Annotated[float, _within(limits.CLEAR_AFTER_S)] = limits.DEFAULT_CLEAR_AFTER_S
-    unwatched: Literal["ignore", "default"] = "ignore"
-    mos_below: Annotated[float, _within(limits.MOS)] | None = None
-    genesys_mos_below: Annotated[float, _within(limits.GENESYS_MOS)] | None = None
-    trunk_mismatch_above: Annotated[float, _within(limits.TRUNK_MISMATCHES)] | None = None
-    platform_callback_url: str | None = None
-    stalled_after_s: Annotated[float, _within(limits.STALLED_AFTER_S)] | None = None
-    max_per_minute: Annotated[int, _within(limits.ALERTS_A_MINUTE)] | None = None
-
-
-class DefaultLimits(msgspec.Struct, gc=False):
-    """The limits of conversations without a `watch`, for `unwatched = "default"`."""
-
-    max_latency_ms: float = limits.DEFAULT_MAX_LATENCY_MS
-    packet_loss_threshold: float = limits.DEFAULT_PACKET_LOSS_THRESHOLD
-    qa_callback_url: str | None = None
-    labels: Labels = msgspec.field(default_factory=dict)
-
-
-class FlowSettings(msgspec.Struct, gc=False):
-    """The value of a `settings` record: the tables in force."""
-
-    windows: WindowSettings = msgspec.field(default_factory=WindowSettings)
-    alerts: AlertSettings = msgspec.field(default_factory=AlertSettings)
-    defaults: DefaultLimits = msgspec.field(default_factory=DefaultLimits)
-    limits: list[LabelLimits] = msgspec.field(default_factory=list)
-    groups: GroupSettings = msgspec.field(default_factory=GroupSettings)
-
-
 class WatchLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A journal line that holds a watch; any other key beside it sends the line to `parse_line`."""
 
@@ -268,7 +225,7 @@ def parse_line(line: bytes) -> FrameLine | BareFrame | Control | Signalled:
         if not is_notification(message):
             return FrameLine(received_at, _as_frame(message), None, arrived_at)
         heard = read_notification(message, received_at if arrived_at is None else arrived_at)
-        framed = None if heard is None else FrameLine(received_at, _frame_of(heard), None, arrived_at)
+        framed = None if heard is None else EventLine(received_at, _frame_of(heard), None, arrived_at)
         if signals := signals_of(message):
             return Signalled(framed, received_at, signals)
         return framed or Control(0, received_at, IGNORED, topic_of(message))
@@ -299,7 +256,7 @@ def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalle
     if heard is not None:
         frame = _frame_of(heard)
         timestamp, arrived = (placed, None) if np.isnan(arrival) else (frame.timestamp, arrival)
-        bare = BareFrame(frame.event, frame.entity, timestamp, frame.metrics, arrived)
+        bare = BareEvent(frame.event, frame.entity, timestamp, frame.metrics, arrived)
     if signals:
         return Signalled(bare, placed, signals)
     return bare or Control(0, placed, IGNORED, topic_of(record))

@@ -24,7 +24,7 @@ from flows.analytics.shards import ShardBlock, days, last_frames, stretches
 from flows.analytics.signals import Signals
 from flows.analytics.slots import NOBODY
 from flows.analytics.snapshots import VERSION, check_shard, converted
-from flows.analytics.stalls import Arrivals, Stalls
+from flows.analytics.stalls import Arrivals, Stalls, limit_of, limits_of, waited
 from flows.analytics.window_lines import WindowLines, window_lines
 from flows.analytics.windows import END, LABELS, START, Frames, Summaries, by_end, open_windows
 
@@ -104,8 +104,7 @@ class Shard:
     def _pass_time(self, now: float, done: Done) -> None:
         """Do what time does up to `now`, before any record of that time: windows end, and streams stall."""
         self._close_windows(now, done)
-        keep_open = self._settings.alerts.policy == "incident"
-        self._add(STALLS, self._stalls.pass_time(now, keep_open=keep_open, frozen=self._frozen_slots), done)
+        self._add(STALLS, self._stalls.pass_time(now, keep_open=self._keeps_open, frozen=self._frozen_slots), done)
 
     def _close_windows(self, now: float, done: Done) -> None:
         """Close the windows that end by then, and apply the rule over windows to them and to those closed early."""
@@ -185,6 +184,7 @@ class Shard:
         if self._roster.watching > watching:
             self._heard[slot] = False
             self._frozen[slot] = watch.is_heard_by(self._feeds_down)
+            self._stalls.watch(slot, limit_of(self._settings, watch))
         return slot
 
     def _watch_by_default(self, conversation_id: str, now: float) -> int:
@@ -213,6 +213,10 @@ class Shard:
         self._frozen = self._roster.heard_by(self._feeds_down)
 
     @property
+    def _keeps_open(self) -> bool:
+        return self._settings.alerts.policy == "incident"
+
+    @property
     def _frozen_slots(self) -> NDArray[np.bool_] | None:
         """The slots of the conversations whose feed is lost, as a mask; None if no feed is."""
         return self._frozen if self._feeds_down else None
@@ -233,7 +237,7 @@ class Shard:
         self._groups.by = settings.groups.by
         self._windows.keeps_histogram = bool(settings.groups.by)
         heard = self._heard & (self._roster.over_at == np.inf)
-        self._stalls.limit(settings.alerts.stalled_after_s, heard, now)
+        self._stalls.limit(limits_of(settings, self._roster.watches, self._roster.capacity), heard, now)
 
     def _frames(self, frames: ShardBlock, done: Done) -> tuple[int, int]:
         """Apply frames without a control between them; return how many are unwatched, and conversations first seen."""
@@ -250,7 +254,9 @@ class Shard:
         for rule, value in ((LATENCY, kept.latency_us / 1000.0), (LOSS, kept.packet_loss)):
             self._evaluate(rule, kept, value, done)
         if not self._stalls.is_idle:
-            self._hear(kept, done)
+            is_waited = waited(kept.row, kept.slot, frames.events, self._settings, self._roster)
+            arrivals = Arrivals(kept.row, kept.slot, kept.arrival, kept.ended, is_waited)
+            self._add(STALLS, self._stalls.hear(arrivals, keep_open=self._keeps_open, frozen=self._frozen_slots), done)
         for ended, at in ends.items():
             self._roster.over_at[ended] = frames.arrival[at]
         if self._settings.alerts.mos_below is not None:
@@ -280,13 +286,7 @@ class Shard:
         if self._groups.by:
             above = values.value > values.limit
             self._groups.breaches.add(values.arrival[above], values.slot[above])
-        transitions = self._rules[rule].evaluate(values, self._settings.alerts, frozen=self._frozen_slots)
-        self._add(rule, transitions, done)
-
-    def _hear(self, frames: Kept, done: Done) -> None:
-        arrivals = Arrivals(frames.row, frames.slot, frames.arrival, frames.ended)
-        keep_open = self._settings.alerts.policy == "incident"
-        self._add(STALLS, self._stalls.hear(arrivals, keep_open=keep_open, frozen=self._frozen_slots), done)
+        self._add(rule, self._rules[rule].evaluate(values, self._settings.alerts, frozen=self._frozen_slots), done)
 
     def _add(self, rule: int, transitions: list[Transition], done: Done) -> None:
         for transition in transitions:
@@ -296,7 +296,7 @@ class Shard:
     def _change(self, change: Change, done: Done) -> None:
         done.changes.append(change)
         transition = change.transition
-        if transition.state == "resolved" or self._settings.alerts.policy == "incident":
+        if transition.state == "resolved" or self._keeps_open:
             self._groups.changed(transition.arrival, transition.slot, 1 if transition.state == "raised" else -1)
 
     def _end(self, slot: int, at: int, frames: ShardBlock, done: Done) -> None:

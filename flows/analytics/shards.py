@@ -28,8 +28,8 @@ class ShardBlock(NamedTuple):
     There are n rows, in journal order.
 
     `row` int64 (n,): the frame's place in the block. `controls`: those that concern this shard, placed by
-    `frames_before` in the block. `time`: the largest time in the whole block.
-    `last`: the recording ends with this block.
+    `frames_before` in the block. `events`: those of all shards, as in `Decoded`. `time`: the largest time in the whole
+    block. `last`: the recording ends with this block.
     """
 
     number: int
@@ -41,6 +41,7 @@ class ShardBlock(NamedTuple):
     packet_loss: NDArray[np.float64]
     ended: NDArray[np.bool_]
     ids: Ids
+    events: NDArray[np.int64]
     controls: list[Control]
     time: float
     last: bool
@@ -69,6 +70,7 @@ def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[Sha
             packet_loss=decoded.packet_loss.take(rows),
             ended=decoded.ended.take(rows),
             ids=decoded.ids.take(rows),
+            events=decoded.events,
             controls=controls[index],
             time=decoded.time,
             last=last,

@@ -26,11 +26,14 @@ from flows.analytics.windows import COLUMNS
 __all__ = ["VERSION", "SnapshotError", "check_shard", "converted"]
 
 # Raised by hand when the layout of a snapshot changes in a way that the fingerprint cannot see.
-_LAYOUT: Final = 8
-# The versions between: labels only, signals, audio, all without groups.
+_LAYOUT: Final = 9
+# The versions between: labels only, signals, audio, all without groups; one limit of stalls for all feeds.
 _ONLY_LABELS: Final = "5-14048c10d7bf"
 _WITH_SIGNALS: Final = "6-14048c10d7bf"
 _WITHOUT_GROUPS: Final = "7-14048c10d7bf"
+_ONE_STALL_LIMIT: Final = "8-14048c10d7bf"
+# Where the stalls are in a snapshot.
+_STALLS: Final = 8
 _PROBES: Final = ("", "c1", "é😀", "1a2b3c4d-5e6f-7g8h-9i0j-1k2l3m4n5o6p", "x" * 80)
 
 
@@ -49,13 +52,15 @@ VERSION: Final = _version()
 def converted(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a snapshot in the form of this version. Raises SnapshotError for one that cannot be converted."""
     if snapshot[0] == 4:
-        return _from_4(snapshot)
-    if snapshot[0] == _ONLY_LABELS:
-        return (VERSION, *snapshot[1:], ({}, [], {}), Breaches().snapshot())
-    if snapshot[0] == _WITH_SIGNALS:
-        return (VERSION, *snapshot[1:-1], (*snapshot[-1], {}), Breaches().snapshot())
-    if snapshot[0] == _WITHOUT_GROUPS:
-        return (VERSION, *snapshot[1:], Breaches().snapshot())
+        snapshot = _from_4(snapshot)
+    elif snapshot[0] == _ONLY_LABELS:
+        snapshot = (_ONE_STALL_LIMIT, *snapshot[1:], ({}, [], {}), Breaches().snapshot())
+    elif snapshot[0] == _WITH_SIGNALS:
+        snapshot = (_ONE_STALL_LIMIT, *snapshot[1:-1], (*snapshot[-1], {}), Breaches().snapshot())
+    elif snapshot[0] == _WITHOUT_GROUPS:
+        snapshot = (_ONE_STALL_LIMIT, *snapshot[1:], Breaches().snapshot())
+    if snapshot[0] == _ONE_STALL_LIMIT:
+        snapshot = _with_stall_limits(snapshot)
     if snapshot[0] != VERSION:
         raise SnapshotError(f"the snapshot is of version {snapshot[0]}, and this program reads version {VERSION}")
     return snapshot
@@ -79,7 +84,14 @@ def _from_4(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     latest = _with_column(latest, np.where(np.isnan(latest[:, 0]), np.nan, 0.0))
     early = (early[0], _with_column(early[1], np.zeros(len(early[0]))))
     kept: tuple[Any, ...] = (rules, stalls, latest, heard, seen, windows, early, ({}, [], {}), Breaches().snapshot())
-    return (VERSION, *head, roster, mos_below, [], *kept)
+    return (_ONE_STALL_LIMIT, *head, roster, mos_below, [], *kept)
+
+
+def _with_stall_limits(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Version 8 has one limit of STREAM_STALLED for all conversations, None without one."""
+    slots, after_s, since, opened = snapshot[_STALLS]
+    kept = None if after_s is None else (np.full(slots, float(after_s)), since)
+    return (VERSION, *snapshot[1:_STALLS], (slots, kept, opened), *snapshot[_STALLS + 1 :])
 
 
 def _with_column(values: np.ndarray[Any, Any], column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -1,19 +1,22 @@
-"""Streams that stall: a conversation is live, its feed is up, and for so long no frame of it comes.
+"""Detect streams that stall: a conversation is live, its feed is up, and no frame of it has arrived for too long.
 
 For each slot one time is kept: since when a frame has been waited for. A stall is raised at the moment at which the
-wait has been too long, whenever a record tells that this moment has passed; the next frame resolves it.
+wait has been too long, as soon as a record shows that this moment has passed; the next frame resolves it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from connectors.format.records import FlowSettings
+from flows.analytics.roster import Roster, Watch
 from flows.analytics.rules import NO_FRAME, Transition
 
-__all__ = ["Arrivals", "Stalls"]
+__all__ = ["Arrivals", "Stalls", "limit_of", "limits_of", "waited"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -24,13 +27,14 @@ _FEW_SLOTS: Final = 1 << 16
 
 class Arrivals(NamedTuple):
     """Frames in journal order, shapes (n,): `row` int64, the place in the block; `slot` int32; `arrival` float64,
-    epoch seconds; `ended` bool, the conversation's last frame.
+    epoch seconds; `ended` bool, the conversation's last frame; `waited` bool, whether the next frame is waited for.
     """
 
     row: NDArray[np.int64]
     slot: NDArray[np.int32]
     arrival: Floats
     ended: Mask
+    waited: Mask
 
 
 class _Stall(NamedTuple):
@@ -42,10 +46,11 @@ class _Stall(NamedTuple):
 
 
 class Stalls:
-    """The stalls of all conversations of a shard, by slot. Without a limit, none begins."""
+    """The stalls of all conversations of a shard, by slot. Where the limit is infinite, the rule is off."""
 
     def __init__(self, slots: int) -> None:
-        self._after: float | None = None
+        self._after = np.full(slots, np.inf)
+        self._is_on = False
         # Infinite where nothing is waited for: no frame was heard yet, a stall is raised, the conversation is over.
         self._since = np.full(slots, np.inf)
         self._open: dict[int, _Stall] = {}
@@ -60,26 +65,31 @@ class Stalls:
     @property
     def is_idle(self) -> bool:
         """Whether frames change nothing."""
-        return self._after is None and not self._open
+        return not self._open and not self._is_on
 
     def grow(self, slots: int) -> None:
         """Make room for more slots."""
-        self._since = np.append(self._since, np.full(slots - len(self._since), np.inf))
+        more = np.full(slots - len(self._since), np.inf)
+        self._since, self._after = np.append(self._since, more), np.append(self._after, more)
 
-    def limit(self, after_s: float | None, heard: Mask, now: float) -> None:
-        """Apply another limit, in seconds, None for none; every wait restarts.
+    def watch(self, slot: int, after_s: float) -> None:
+        """Take the limit of a watch that begins in a slot, in seconds."""
+        self._after[slot] = after_s
+        self._is_on |= after_s < np.inf
+
+    def limit(self, after_s: Floats, heard: Mask, now: float) -> None:
+        """Apply other limits, in seconds, shape (slots,); where they differ, the wait restarts.
 
         `heard`: the slots of conversations that are on and have had a frame. Open stalls stay open.
         """
-        if after_s == self._after:
+        changed = after_s != self._after
+        if not changed.any():
             return
-        if after_s is None:
-            self._since[:] = np.inf
-        else:
-            waiting = self._since < np.inf if self._after is not None else heard.copy()
-            waiting[list(self._open)] = False
-            self._since[waiting] = now
-        self._after = after_s
+        waiting = np.where(self._after < np.inf, self._since < np.inf, heard)
+        waiting[list(self._open)] = False
+        self._since[changed] = np.where(waiting & (after_s < np.inf), now, np.inf)[changed]
+        self._after = after_s.copy()
+        self._is_on = bool((after_s < np.inf).any())
 
     def feed_returned(self, now: float, concerned: Mask) -> None:
         """Restart the wait of these slots, a mask."""
@@ -98,26 +108,26 @@ class Stalls:
         if not len(frames.row):
             return []
         changes = self._resolved(frames)
-        if self._after is None:
-            return changes
+        after = self._after.take(frames.slot)
         since = self._waited_since(frames)
-        due = _due(since, self._after)
+        due = _due(since, after)
         late = due <= frames.arrival
         if frozen is not None:
             late &= ~frozen[frames.slot]
         for index in np.flatnonzero(late).tolist():
             slot = int(frames.slot[index])
-            stall = _Stall(float(since[index]), float(due[index]), self._after)
+            stall = _Stall(float(since[index]), float(due[index]), float(after[index]))
             changes.append(_raise(slot, stall))
             if keep_open:
                 changes.append(_resolve(slot, stall, frames, index))
-        self._since[frames.slot] = frames.arrival  # of a slot's several rows the last one stays
+        # Of a slot's several rows the last one stays.
+        self._since[frames.slot] = np.where(frames.waited & (after < np.inf), frames.arrival, np.inf)
         self._since[frames.slot[frames.ended]] = np.inf
         return changes
 
     def pass_time(self, now: float, *, keep_open: bool, frozen: Mask | None) -> list[Transition]:
         """Raise the stalls of all moments up to `now`, before what else is of that time."""
-        if self._after is None:
+        if not self._is_on:
             return []
         due = _due(self._since, self._after)
         late = due <= now
@@ -125,7 +135,7 @@ class Stalls:
             late &= ~frozen
         changes = []
         for slot in np.flatnonzero(late).tolist():
-            stall = _Stall(float(self._since[slot]), float(due[slot]), self._after)
+            stall = _Stall(float(self._since[slot]), float(due[slot]), float(self._after[slot]))
             self._since[slot] = np.inf
             if keep_open:
                 self._open[slot] = stall
@@ -142,31 +152,66 @@ class Stalls:
         return [_resolve(slot, self._open.pop(slot), frames, int(first[slot])) for slot in heard]
 
     def _waited_since(self, frames: Arrivals) -> Floats:
-        """Since when each frame was waited for: the frame of its slot before it, or what the slot tells."""
+        """Return since when each frame was waited for: the frame of its slot before it, or what the slot says."""
         # Two bytes are sorted by their digits, which takes a third of the time.
         key = frames.slot.astype(np.uint16) if len(self._since) <= _FEW_SLOTS else frames.slot
         order = np.argsort(key, kind="stable")
         slot = frames.slot[order]
         is_first = np.append([True], slot[1:] != slot[:-1])
-        ordered = np.append(np.inf, frames.arrival[order[:-1]])
+        ordered = np.append(np.inf, np.where(frames.waited, frames.arrival, np.inf)[order[:-1]])
         ordered[is_first] = self._since[slot[is_first]]
         since = np.empty(len(order))
         since[order] = ordered
         return since
 
     def snapshot(self, slots: int) -> tuple[Any, ...]:
-        """A plain value of the first `slots` that `restore` takes, sharing nothing with this."""
-        since = None if self._after is None else self._since[:slots].copy()
-        return (slots, self._after, since, {slot: tuple(stall) for slot, stall in self._open.items()})
+        """Return a plain value of the first `slots` that `restore` takes, sharing nothing with this."""
+        after = self._after[:slots]
+        kept = None if (after == np.inf).all() else (after.copy(), self._since[:slots].copy())
+        return (slots, kept, {slot: tuple(stall) for slot, stall in self._open.items()})
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take a snapshot's place."""
-        slots, self._after, since, stalls = snapshot
-        self._since = np.full(slots, np.inf) if since is None else since.copy()
+        slots, kept, stalls = snapshot
+        after, since = (np.full(slots, np.inf), np.full(slots, np.inf)) if kept is None else kept
+        self._after, self._since, self._is_on = after.copy(), since.copy(), kept is not None
         self._open = {slot: _Stall(*stall) for slot, stall in stalls.items()}
 
 
-def _due(since: Floats, after_s: float) -> Floats:
+def limit_of(settings: FlowSettings, watch: Watch) -> float:
+    """Return the limit of a conversation in seconds, infinite if the rule is off for its feed."""
+    after_s = settings.stalled_after_s(watch.feed)
+    return np.inf if after_s is None else after_s
+
+
+def limits_of(settings: FlowSettings, watches: Sequence[Watch | None], slots: int) -> Floats:
+    """Return the limit of each slot in seconds, shape (slots,), infinite where the rule is off or the slot is free."""
+    limits = np.full(slots, np.inf)
+    if settings.feeds or settings.alerts.stalled_after_s is not None:
+        limits[: len(watches)] = [np.inf if watch is None else limit_of(settings, watch) for watch in watches]
+    return limits
+
+
+def waited(
+    row: NDArray[np.int64],
+    slot: NDArray[np.int32],
+    events: NDArray[np.int64],
+    settings: FlowSettings,
+    roster: Roster,
+) -> Mask:
+    """Return behind which frames of a block, rows of it and their slots, another one is waited for, shape (n,).
+
+    None is waited for behind an event of a notification, of which a healthy call may have few, unless the
+    conversation's feed has rules of its own.
+    """
+    mask = np.ones(len(row), np.bool_)
+    if len(events):
+        of_events = np.flatnonzero(np.isin(row, events))
+        mask[of_events] = [roster.watch_in(at).feed in settings.feeds for at in slot[of_events].tolist()]
+    return mask
+
+
+def _due(since: Floats, after_s: Floats) -> Floats:
     """When a wait is too long, to the microsecond, so that no floating-point dust is in it."""
     return np.round(since + after_s, _DECIMALS)
 

@@ -73,7 +73,8 @@ class AlertSettings(Table):
     stalled_after_s: Annotated[float, AfterValidator(Between(*limits.STALLED_AFTER_S))] | None = Field(
         default=None,
         description="limit of the rule `STREAM_STALLED`: it raises an alert when a live conversation has no frame for "
-        "this many seconds while its feed is connected; without it the rule is off",
+        "this many seconds while its feed is connected; without it the rule is off. It does not apply to "
+        "notifications; `[[feed]]` has a limit for each feed",
     )
     max_per_minute: Annotated[int, AfterValidator(Between(*limits.ALERTS_A_MINUTE))] | None = Field(
         default=None,

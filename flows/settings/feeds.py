@@ -26,6 +26,7 @@ from flows.settings.values import (
     queue_or_user,
     refuse_cross_table_error,
     split_host,
+    stall_limit,
     topic_id,
     url_path,
 )
@@ -104,6 +105,12 @@ class FeedSettings(Table):
     enrich: bool = Field(
         default=False, description="kind `notifications`: fetch the media statistics of ended calls from analytics"
     )
+    stalled_after_s: Annotated[float, AfterValidator(stall_limit)] | None = Field(
+        default=None,
+        description="limit of the rule `STREAM_STALLED` for the conversations of this feed, in seconds; 0 turns the "
+        "rule off. Unset: that of `[alerts]`, but off for kind `notifications`, where minutes may pass between the "
+        "events of a healthy call",
+    )
     defaults: FeedDefaults = Field(
         default=FeedDefaults(), description="limits of the conversations of this feed; not for kind `voice-events`"
     )
@@ -130,6 +137,12 @@ class FeedSettings(Table):
         if topics > MAX_TOPICS:
             raise ValueError(f"the feed would need {topics} topics (allowed: {MAX_TOPICS}); name fewer ids")
         return ids
+
+    def stall_rules(self, shared_s: float | None) -> dict[str, Any] | None:
+        """Return the feed's rules of STREAM_STALLED for the `settings` record; None if they are the `shared_s`."""
+        if self.stalled_after_s is None:
+            return None if self.kind != "notifications" or shared_s is None else {"stalled_after_s": None}
+        return {"stalled_after_s": self.stalled_after_s or None}
 
     @field_validator("defaults")
     @classmethod

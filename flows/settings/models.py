@@ -306,6 +306,9 @@ class Settings(Table):
             record["defaults"] = self.defaults.model_dump(include=thresholds)
         if self.limits:
             record["limits"] = [table.model_dump(exclude_none=True) for table in self.limits]
+        stalls = {row.name: row.stall_rules(self.alerts.stalled_after_s) for row in self.feeds}
+        if feeds := {name: rules for name, rules in stalls.items() if rules is not None}:
+            record["feeds"] = feeds
         if self.groups.model_fields_set:
             record["groups"] = self.groups.model_dump(exclude_none=True)
         return record

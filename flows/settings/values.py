@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from connectors.format import limits
 from flows.settings.errors import toml_repr
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "refuse_cross_table_error",
     "sip_address",
     "split_host",
+    "stall_limit",
     "topic_id",
     "url_path",
 ]
@@ -57,6 +59,11 @@ class Between:
             return value
         side = f"below {toml_repr(self.low)}" if value < self.low else f"above {toml_repr(self.high)}"
         raise ValueError(f"{toml_repr(value)} is {side} (allowed: {toml_repr(self.low)} to {toml_repr(self.high)})")
+
+
+def stall_limit(seconds: float) -> float:
+    """Return a limit of STREAM_STALLED, 0 for none. Raises ValueError for one outside its bounds."""
+    return seconds if seconds == 0 else Between(*limits.STALLED_AFTER_S)(seconds)
 
 
 def non_empty(value: str) -> str:

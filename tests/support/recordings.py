@@ -223,6 +223,7 @@ def _settings(pick: Pick[Any]) -> dict[str, Any]:
             "packet_loss_threshold": pick([0.02, 0.01]),
             **pick([{}, {"labels": {"region": "r"}}]),
         },
+        **pick([{}, {}, {"feeds": {"a": {"stalled_after_s": pick([0.25, 5, None])}}}]),
         **pick([{}, {}, {"limits": [_label_limits(pick) for _ in range(pick([1, 2, 3]))]}]),
     }
 

@@ -95,6 +95,7 @@ class _Journal:
         self.pending: list[tuple[dict[str, Any], Life, Window | None]] = []
         self.mos_below = math.nan
         self.alerts: dict[str, Any] = ALERTS
+        self.feeds: dict[str, Any] = {}
         self.limits: dict[str, Any] = LIMITS
         self.grid = Grid(*milliseconds(WINDOWS), WINDOWS["codec"])
         self.grids = [self.grid]
@@ -124,10 +125,12 @@ class _Journal:
 
     def adopt(self, line: int, settings: dict[str, Any]) -> None:
         self.outcome.settings.append((line, settings))
-        before = self.alerts["stalled_after_s"]
+        before = [self.stalled_after_s(life) for life in self.lives]
         self.alerts = ALERTS | settings.get("alerts", {})
+        self.feeds = settings.get("feeds", {})
         self.mos_below = self.alerts["mos_below"] or self.mos_below
-        self.change_wait(before, self.alerts["stalled_after_s"])
+        for life, before_s in zip(self.lives, before, strict=True):
+            self.change_wait(life, before_s, self.stalled_after_s(life))
         self.limits = LIMITS | settings.get("defaults", {})
         windows = WINDOWS | settings.get("windows", {})
         grid = Grid(*milliseconds(windows), windows["codec"])
@@ -139,13 +142,17 @@ class _Journal:
                 for window in life.to_end:
                     window.close()
 
-    def change_wait(self, before: float | None, after: float | None) -> None:
-        for life in self.lives:
-            can_wait = life.heard and not life.over and life.stall is None
-            if after is None:
-                life.waiting_since = None
-            elif before != after and (can_wait if before is None else life.waiting_since is not None):
-                life.waiting_since = self.time
+    def stalled_after_s(self, life: Life) -> float | None:
+        shared: float | None = self.alerts["stalled_after_s"]
+        own = self.feeds.get(life.watch["feed"])
+        return shared if own is None else own.get("stalled_after_s")
+
+    def change_wait(self, life: Life, before: float | None, after: float | None) -> None:
+        can_wait = life.heard and not life.over and life.stall is None
+        if after is None:
+            life.waiting_since = None
+        elif before != after and (can_wait if before is None else life.waiting_since is not None):
+            life.waiting_since = self.time
 
     def feed(self, name: str, state: str, reason: str | None = None) -> None:
         if state == "down":
@@ -207,7 +214,7 @@ class _Journal:
         stall = life.stall
         if stall is not None and not ended:
             self.resolve_stall(stall, frame, "recovered")
-        life.waiting_since = None if ended or self.alerts["stalled_after_s"] is None else self.time
+        life.waiting_since = None if ended or self.stalled_after_s(life) is None else self.time
         if ended:
             life.over = True
             if self.alerts["unwatched"] == "default":
@@ -244,13 +251,16 @@ class _Journal:
             self.evaluate(window.life, at, QUALITY, missing, limit, window)
 
     def stalls_at(self, life: Life) -> float:
+        limit = self.stalled_after_s(life)
         assert life.waiting_since is not None
-        return float(np.round(life.waiting_since + self.alerts["stalled_after_s"], 6))
+        assert limit is not None
+        return float(np.round(life.waiting_since + limit, 6))
 
     def stall(self, life: Life, at: Moment) -> None:
-        limit = self.alerts["stalled_after_s"]
+        limit = self.stalled_after_s(life)
         incident = self.new_incident(life, at, STALLED)
         assert life.waiting_since is not None
+        assert limit is not None
         if self.alerts["policy"] == "incident":
             life.stall = Stall(life, life.waiting_since, limit, incident)
         life.waiting_since = None

@@ -149,6 +149,11 @@ def _check_settings(value: Any) -> None:
         _need(given is None or (_is_number(given) and least <= given <= most), f"settings.alerts.{key}")
     _need(all(_is_number(limits[key]) for key in LIMITS), "settings.defaults")
     _check_labels(limits.get("labels", {}))
+    feeds = value.get("feeds", {})
+    _need(isinstance(feeds, dict) and all(isinstance(rules, dict) for rules in feeds.values()), "settings.feeds")
+    for rules in feeds.values():
+        given = rules.get("stalled_after_s")
+        _need(given is None or (_is_number(given) and 0.001 <= given <= 86_400.0), "settings.feeds")
     tables = value.get("limits", [])
     _need(isinstance(tables, list) and all(isinstance(table, dict) for table in tables), "settings.limits")
     for table in tables:

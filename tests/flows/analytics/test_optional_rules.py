@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -162,6 +163,76 @@ AFTER_5 = settings(stalled_after_s=5)
 def test_a_stream_stalls(lines: list[bytes], expected: list[tuple[Any, ...]]) -> None:
     """Raised at the moment at which the wait is too long, resolved by the next frame."""
     assert told([AFTER_5, *lines]) == expected
+
+
+def of_feeds(at: float = 0, shared_s: float | None = 5, **after_s: float | None) -> bytes:
+    """Settings with a limit of stalls for each feed."""
+    feeds = {name: {"stalled_after_s": seconds} for name, seconds in after_s.items()}
+    return record(at, settings={"alerts": {"stalled_after_s": shared_s}, "feeds": feeds})
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param([of_feeds(a=2), watch(feed="a"), frame(0), tick(9)], [(RAISED, 2, 2)], id="own limit"),
+        pytest.param([of_feeds(b=2), watch(feed="a"), frame(0), tick(9)], [(RAISED, 5, 5)], id="limit of another feed"),
+        pytest.param([of_feeds(a=2), watch(), frame(0), tick(9)], [(RAISED, 5, 5)], id="no feed named"),
+        pytest.param([of_feeds(a=None), watch(feed="a"), frame(0), tick(99)], [], id="off"),
+        pytest.param([of_feeds(shared_s=None, a=2), watch(feed="a"), frame(0), tick(9)], [(RAISED, 2, 2)], id="only"),
+        pytest.param(
+            [of_feeds(a=None), watch(feed="a"), frame(0), of_feeds(9, a=3), tick(11), tick(12)],
+            [(RAISED, 3, 12)],
+            id="turned on",
+        ),
+        pytest.param(
+            [
+                *(of_feeds(a=5, b=5), watch(feed="a"), watch(name="d", feed="b"), frame(0), frame(1, name="d")),
+                *(of_feeds(3, a=4, b=5), tick(6), tick(7)),
+            ],
+            [(RAISED, 5, 6), (RAISED, 4, 7)],
+            id="only where it differs, the wait restarts",
+        ),
+    ],
+)
+def test_each_feed_has_its_own_limit_of_stalls(lines: list[bytes], expected: list[tuple[Any, ...]]) -> None:
+    """It holds for the conversations whose watch names the feed; `[alerts]` for the others."""
+    assert told(lines) == expected
+
+
+def snapshot_event(at: float, **journalled: Any) -> bytes:
+    """A notification about the conversation, captured bare or as a journal has it."""
+    body = {"conversationId": "c", "eventTime": int(at * 1000) - 20, "mediaType": "VOICE"}
+    message = {"topicName": "v2.detail.events.conversation.c.user.start", "eventBody": body}
+    return record(at, frame=message) if journalled else json.dumps(message | {"receivedAt": at}).encode()
+
+
+@pytest.mark.parametrize("journalled", [{}, {"journalled": True}])
+def test_events_of_notifications_are_not_waited_for(journalled: dict[str, Any]) -> None:
+    """A healthy call may have none for minutes; with a limit of their feed they are waited for."""
+    event = snapshot_event(1, **journalled)
+    assert stalls([AFTER_5, watch(), event, tick(99)]) == []
+    assert stalls([AFTER_5, watch(), frame(0), event, frame(90)]) == []
+    assert stalls([AFTER_5, watch(), event, frame(2), tick(99)]) == [7]
+    assert stalls([of_feeds(a=5), watch(feed="a"), event, tick(99)]) == [6]
+    unwatched = settings(stalled_after_s=5, unwatched="default")
+    assert stalls([unwatched, event, tick(99)]) == []
+
+
+def test_a_transferred_call_does_not_stall() -> None:
+    """A real blind transfer, whose events are up to a minute apart, is healthy."""
+    path = Path(__file__).parents[2] / "data" / "cases" / "06-transfer.jsonl"
+    unwatched = settings(stalled_after_s=30, unwatched="default")
+    assert stalls([unwatched, *path.read_bytes().splitlines()]) == []
+
+
+def stalls(lines: list[bytes]) -> list[float]:
+    """When streams stalled, however the journal is cut."""
+    found = []
+    for blocks in ([lines], [[line] for line in lines]):
+        replay = replay_blocks(blocks, 2, stops=frozenset(range(len(blocks))))
+        found.append([alert.time for alert in replay.alerts if alert.rule == "STREAM_STALLED"])
+    assert found[0] == found[1]
+    return found[0]
 
 
 BAD, GOOD = 0.2, 0.0

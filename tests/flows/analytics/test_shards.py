@@ -225,7 +225,22 @@ def test_a_snapshot_of_another_version_is_refused() -> None:
 
 def test_the_version_of_snapshots_is_noticed_when_it_changes() -> None:
     """A new one needs a conversion of this one, or says that it refuses it."""
-    assert VERSION == "8-14048c10d7bf"
+    assert VERSION == "9-14048c10d7bf"
+
+
+def test_a_snapshot_with_one_limit_of_stalls_for_all_feeds_is_continued() -> None:
+    """A wait that began before the version changed raises its alert at the same moment."""
+    began = record(0, settings={"alerts": {"stalled_after_s": 5}}), watch(0), frame(1)
+    shard = Shard()
+    shard.apply(split(0, decode_block(b"\n".join(began)), 1, last=False)[0])
+    snapshot = shard.snapshot()
+    slots, (after_s, since), opened = snapshot[8]
+    assert set(after_s[:1]) == {5.0}
+    earlier = ("8-14048c10d7bf", *snapshot[1:8], (slots, 5.0, since, opened), *snapshot[9:])
+    late = split(1, decode_block(record(20, tick=True)), 1, last=True)[0]
+    other = Shard()
+    other.restore(earlier)
+    assert other.apply(late).alerts == shard.apply(late).alerts != []
 
 
 def test_a_snapshot_of_another_shard_is_refused() -> None:

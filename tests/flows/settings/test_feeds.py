@@ -315,3 +315,22 @@ class TestBudget:
             tokens.close()
             assert budget_of(server.url).wait_s(reserve=299) > 50
             assert budget_of(server.url).wait_s(reserve=298) == 0
+
+
+def test_each_feed_has_a_limit_of_stalls() -> None:
+    """Off for notifications unless it is set there; 0 turns it off; a feed without one has that of `[alerts]`."""
+    toml = (
+        "[alerts]\nstalled_after_s = 30\n[[feed]]\nname = 'shared'\n[[feed]]\nname = 'own'\nstalled_after_s = 5\n"
+        "[[feed]]\nname = 'off'\nstalled_after_s = 0\n[[feed]]\nkind = 'notifications'\nqueues = ['q']\n"
+        "[[feed]]\nkind = 'notifications'\nname = 'chatty'\nqueues = ['q']\nstalled_after_s = 600\n"
+    )
+    assert parsed(toml).flow_record()["feeds"] == {
+        "own": {"stalled_after_s": 5.0},
+        "off": {"stalled_after_s": None},
+        "notifications": {"stalled_after_s": None},
+        "chatty": {"stalled_after_s": 600.0},
+    }
+    assert "feeds" not in parsed("[feed]\nkind = 'notifications'\nqueues = ['q']\n").flow_record()
+    assert mistakes_in("[feed]\nstalled_after_s = 90000") == [
+        "feed.stalled_after_s: 90000 is above 86400 (allowed: 0.001 to 86400)"
+    ]
