@@ -3,8 +3,8 @@
 ::
 
     journal ─▶ spread ─▶ decode ─┬─▶ shards ─┬─▶ in_order ─┬─▶ windows, alerts, rejected   (JSON Lines)
-     blocks                      └── facts ──┘   reports   ├─▶ callbacks                   (outbox)
-                                                           └─▶ audit, tally
+     blocks                      └── facts ──┘   results   ├─▶ callbacks                   (outbox)
+                                                           └─▶ audit, counts
 
 One flow serves live running and replay; they differ in the source and in the sinks. It reads no clock and no
 configuration: the records of the journal are all it goes by.
@@ -25,13 +25,13 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
 
 from connectors.format.decode import Decoded, decode_pieces
-from connectors.journal.writer import Block
+from connectors.journal.blocks import Block, BlockRef
 from connectors.state.files import logged_failures
 from flows.analytics.block_results import ShardResult
-from flows.analytics.merge import BlockFacts, Merger, Report, Tally, facts_of
+from flows.analytics.merge import BlockResult, BlockStats, Counts, Merger, block_stats
 from flows.analytics.precedence import Overrides
 from flows.analytics.shard import Shard
-from flows.analytics.shards import ShardBlock, split
+from flows.analytics.shards import ShardBlock, split_pieces
 from flows.monitoring.instruments import Instruments
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from connectors.state.audit import AuditEntry
     from flows.analytics.alerts import Alert
 
-__all__ = ["SHARDS", "SHARDS_STEP", "TALLY_STEP", "Outputs", "TallySink", "build"]
+__all__ = ["COUNTS_STEP", "SHARDS", "SHARDS_STEP", "CountsSink", "Outputs", "build"]
 
 # Few, for each block costs each shard the same, however little is in it. The names are such that Bytewax, which routes
 # by their hash, gives two, three and four workers as equal shares as there can be. They are in every recovery store.
@@ -48,7 +48,7 @@ ALL: Final = "all"
 MergeState = tuple[int, tuple[Any, ...] | None]
 FLOW_ID: Final = "voice_qa"
 SHARDS_STEP: Final = f"{FLOW_ID}.shards"
-TALLY_STEP: Final = f"{FLOW_ID}.tally"
+COUNTS_STEP: Final = f"{FLOW_ID}.tally"
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Outputs:
     """Where the flow's results go; each sink takes items `(key, value)`, None for a result that is not used.
 
     `windows`, `alerts`, `rejected` and `groups` get bytes of whole JSON lines, `callbacks` gets lists of `Callback`,
-    `audit` gets `AuditEntry`, `tally` gets `Tally`.
+    `audit` gets `AuditEntry`, `counts` gets `Counts`.
     """
 
     windows: Sink[Any]
@@ -65,7 +65,7 @@ class Outputs:
     groups: Sink[Any] | None = None
     callbacks: Sink[Any] | None = None
     audit: Sink[Any] | None = None
-    tally: Sink[Any] | None = None
+    counts: Sink[Any] | None = None
 
 
 def build(
@@ -89,41 +89,43 @@ def build(
     shard_blocks = cast("KeyedStream[list[ShardBlock]]", decoded.falses)
     results = op.stateful_batch("shards", shard_blocks, lambda state: _ShardLogic(overrides, state, instruments))
     of_a_block = op.merge("together", decoded.trues, op.map("for_all", results, lambda part: (ALL, part[1])))
-    reports = op.stateful_batch("in_order", of_a_block, lambda state: _MergeLogic(state, instruments))
-    _connect(reports, outputs, notify)
+    merged = op.stateful_batch("in_order", of_a_block, lambda state: _MergeLogic(state, instruments))
+    _connect(merged, outputs, notify)
     return dataflow
 
 
-def _connect(reports: KeyedStream[Report], outputs: Outputs, notify: Callable[[Alert], list[Callback]] | None) -> None:
-    # Bytewax builds a sink's partition with its first item. So files and callbacks get one for each report, if only
+def _connect(
+    results: KeyedStream[BlockResult], outputs: Outputs, notify: Callable[[Alert], list[Callback]] | None
+) -> None:
+    # Bytewax builds a sink's partition with its first item. So files and callbacks get one for each result, if only
     # an empty one: an output that stays empty is there, and what an earlier run left undelivered is taken up.
-    results: list[tuple[str, Sink[Any] | None, Callable[[Report], Iterable[Any]]]] = [
-        ("windows", outputs.windows, lambda report: [report.windows]),
-        ("alerts", outputs.alerts, lambda report: [report.alert_lines]),
-        ("rejected", outputs.rejected, lambda report: [report.rejected]),
-        ("groups", outputs.groups, lambda report: [report.groups]),
+    picks: list[tuple[str, Sink[Any] | None, Callable[[BlockResult], Iterable[Any]]]] = [
+        ("windows", outputs.windows, lambda result: [result.windows]),
+        ("alerts", outputs.alerts, lambda result: [result.alert_lines]),
+        ("rejected", outputs.rejected, lambda result: [result.rejected]),
+        ("groups", outputs.groups, lambda result: [result.groups]),
         ("callbacks", outputs.callbacks, partial(_callbacks, notify=notify)),
         ("audit", outputs.audit, _audit_entries),
-        ("tally", outputs.tally, lambda report: [report.tally]),
+        ("tally", outputs.counts, lambda result: [result.counts]),
     ]
-    for name, sink, pick in results:
+    for name, sink, pick in picks:
         if sink is not None:
-            op.output(name, op.flat_map_value(f"pick_{name}", reports, pick), sink)
+            op.output(name, op.flat_map_value(f"pick_{name}", results, pick), sink)
 
 
 def _decode(
-    block: Block, *, decode: Callable[[bytes], Decoded]
-) -> list[tuple[str, list[ShardBlock] | list[BlockFacts]]]:
-    """A block's part for each shard, under the shard's key, and its facts for all.
+    block: Block | BlockRef, *, decode: Callable[[bytes], Decoded]
+) -> list[tuple[str, list[ShardBlock] | list[BlockStats]]]:
+    """Return a block's part for each shard, under the shard's key, and its counts for all.
 
     Each is a list of one, or of several where clock records cut the block, for in each of them time only grows.
     """
     with logged_failures("decode_failed", source=block.source, line=block.line):
+        block = block.resolved() if isinstance(block, BlockRef) else block
         pieces = decode_pieces(block.data, decode)
-        lasts = [*[False] * (len(pieces) - 1), block.last]
-        parts = [split(block.number, one, len(SHARDS), last=last) for (_, one), last in zip(pieces, lasts, strict=True)]
-        facts = [facts_of(block.number, block.source, block.line + lines, one) for lines, one in pieces]
-        return [*zip(SHARDS, map(list, zip(*parts, strict=True)), strict=True), (ALL, facts)]
+        parts = split_pieces(block.number, [one for _, one in pieces], len(SHARDS), last=block.last)
+        stats = [block_stats(block.number, block.source, block.line + lines, one) for lines, one in pieces]
+        return [*zip(SHARDS, parts, strict=True), (ALL, stats)]
 
 
 class _ShardLogic(StatefulBatchLogic[list[ShardBlock], tuple[int, list[ShardResult]], tuple[Any, ...]]):
@@ -157,8 +159,8 @@ class _ShardLogic(StatefulBatchLogic[list[ShardBlock], tuple[int, list[ShardResu
         return (self._number, self._shard.snapshot())
 
 
-class _MergeLogic(StatefulBatchLogic[list[BlockFacts] | tuple[int, list[ShardResult]], Report, MergeState]):
-    """Gives the reports of the blocks in order."""
+class _MergeLogic(StatefulBatchLogic[list[BlockStats] | tuple[int, list[ShardResult]], BlockResult, MergeState]):
+    """Gives the results of the blocks in order."""
 
     def __init__(self, resume_state: MergeState | int | None, instruments: Instruments) -> None:
         if isinstance(resume_state, int):  # of a version that knew no groups
@@ -170,16 +172,18 @@ class _MergeLogic(StatefulBatchLogic[list[BlockFacts] | tuple[int, list[ShardRes
                 self._merger.groups.restore(groups)
         self._instruments = instruments
 
-    def on_batch(self, values: list[list[BlockFacts] | tuple[int, list[ShardResult]]]) -> tuple[list[Report], bool]:
+    def on_batch(
+        self, values: list[list[BlockStats] | tuple[int, list[ShardResult]]]
+    ) -> tuple[list[BlockResult], bool]:
         with logged_failures("merge_failed"):
             for value in values:
                 if isinstance(value, list):
-                    self._merger.add_facts(value)
+                    self._merger.add_stats(value)
                 else:
                     self._merger.add_results(*value)
-            reports = self._merger.reports()
-            self._instruments.reported(reports)
-            return reports, StatefulBatchLogic.RETAIN
+            results = self._merger.results()
+            self._instruments.reported(results)
+            return results, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> MergeState:
         if not self._merger.is_empty:
@@ -187,11 +191,11 @@ class _MergeLogic(StatefulBatchLogic[list[BlockFacts] | tuple[int, list[ShardRes
         return (self._merger.number, self._merger.groups.snapshot())
 
 
-def _callbacks(report: Report, notify: Callable[[Alert], list[Callback]] | None) -> list[list[Callback]]:
+def _callbacks(result: BlockResult, notify: Callable[[Alert], list[Callback]] | None) -> list[list[Callback]]:
     from connectors.callbacks.outbox import Callback
 
     callbacks: list[Callback] = []
-    for alert in report.alerts:
+    for alert in result.alerts:
         if not alert.is_sent:
             continue
         if alert.url is not None:
@@ -217,7 +221,7 @@ def _incident_of(body: bytes) -> str:
     return body.partition(b'"incidentId":"')[2].partition(b'"')[0].decode()
 
 
-def _audit_entries(report: Report) -> list[AuditEntry]:
+def _audit_entries(result: BlockResult) -> list[AuditEntry]:
     from connectors.state.actions import Action
     from connectors.state.audit import AuditEntry
 
@@ -228,40 +232,40 @@ def _audit_entries(report: Report) -> list[AuditEntry]:
             alert.reason or alert.state,
             {"id": alert.alert_id, "rule": alert.rule, **({} if alert.is_sent else {"sent": False})},
         )
-        for alert in report.alerts
+        for alert in result.alerts
     ]
 
 
-class TallySink(FixedPartitionedSink[Tally, tuple[int, ...]]):
-    """Adds up tallies; `total` is readable from any thread of the process that holds the one partition.
+class CountsSink(FixedPartitionedSink[Counts, tuple[int, ...]]):
+    """Adds up counts; `total` is readable from any thread of the process that holds the one partition.
 
     Exactly once: the total is part of the snapshot.
     """
 
     def __init__(self) -> None:
-        self.total = Tally()
+        self.total = Counts()
         self._lock = threading.Lock()
 
     def list_parts(self) -> list[str]:
         """The one partition."""
         return ["tally"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: tuple[int, ...] | None) -> _TallyPartition:  # noqa: ARG002
+    def build_part(self, step_id: str, for_part: str, resume_state: tuple[int, ...] | None) -> _CountsPartition:  # noqa: ARG002
         """Go on from the total of the snapshot."""
-        self.total = Tally(*resume_state) if resume_state else Tally()
-        return _TallyPartition(self)
+        self.total = Counts(*resume_state) if resume_state else Counts()
+        return _CountsPartition(self)
 
-    def add(self, tallies: list[Tally]) -> None:
+    def add(self, counts: list[Counts]) -> None:
         """Add to the total."""
         with self._lock:
-            self.total = Tally(*map(sum, zip(self.total, *tallies, strict=True)))
+            self.total = Counts(*map(sum, zip(self.total, *counts, strict=True)))
 
 
-class _TallyPartition(StatefulSinkPartition[Tally, tuple[int, ...]]):
-    def __init__(self, sink: TallySink) -> None:
+class _CountsPartition(StatefulSinkPartition[Counts, tuple[int, ...]]):
+    def __init__(self, sink: CountsSink) -> None:
         self._sink = sink
 
-    def write_batch(self, values: list[Tally]) -> None:
+    def write_batch(self, values: list[Counts]) -> None:
         self._sink.add(values)
 
     def snapshot(self) -> tuple[int, ...]:

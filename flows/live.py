@@ -23,7 +23,7 @@ from connectors.state.audit import AuditLog, AuditSink
 from connectors.state.files import JsonLinesSink, StateLock
 from connectors.state.recovery import check_recovery_store, latest_states, make_recovery_store, unusable
 from flows.analytics.shard import Shard
-from flows.dataflow import SHARDS, SHARDS_STEP, Outputs, TallySink, build
+from flows.dataflow import SHARDS, SHARDS_STEP, CountsSink, Outputs, build
 from flows.feeds import feeds_of
 from flows.monitoring.instruments import Instruments
 from flows.notify import Notifier
@@ -114,7 +114,7 @@ def live_flow(
     settings: Settings,
     environ: Mapping[str, str],
     shutdown: Shutdown,
-    tally: TallySink | None = None,
+    counts: CountsSink | None = None,
     instruments: Instruments | None = None,
 ) -> Dataflow:
     """The live flow. Nothing is opened before a worker builds it. A shutdown ends it with a last snapshot.
@@ -144,7 +144,7 @@ def live_flow(
             expire_after_s=settings.delivery.expire_after_s,
         ),
         audit=AuditSink(state.audit),
-        tally=tally,
+        counts=counts,
     )
     source = JournalSource(
         state.lock,

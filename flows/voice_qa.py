@@ -40,7 +40,7 @@ def flow() -> Dataflow:
 def _flow(arguments: Sequence[str]) -> Dataflow:
     from connectors.runtime.logs import LOG_JSON, configure_logs, run_id_of
     from connectors.runtime.shutdown import Shutdown
-    from flows.dataflow import TallySink
+    from flows.dataflow import CountsSink
     from flows.live import live_flow
     from flows.monitoring.monitor import instruments_of, process_number
     from flows.settings.loading import load_settings
@@ -57,7 +57,7 @@ def _flow(arguments: Sequence[str]) -> Dataflow:
     _check_recovery(arguments, os.environ, process)
     _join_cluster(arguments, os.environ, shutdown, process)
     instruments = instruments_of(settings, os.environ, shutdown, process=process, port_offset=port_offset)
-    dataflow = live_flow(settings, os.environ, shutdown, TallySink(), instruments)
+    dataflow = live_flow(settings, os.environ, shutdown, CountsSink(), instruments)
     instruments.start()
     return dataflow
 

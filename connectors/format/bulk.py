@@ -213,7 +213,7 @@ def together(some: Rows, more: Rows) -> Rows:
         np.concatenate([some.timestamp, more.timestamp])[order],
         np.concatenate([some.packet_loss, more.packet_loss])[order],
         np.concatenate([some.ended, more.ended])[order],
-        some.ids.and_then(more.ids).take(order),
+        some.ids.concat(more.ids).take(order),
     )
 
 

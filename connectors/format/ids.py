@@ -122,7 +122,7 @@ class Ids:
         text = np.ascontiguousarray(self.key).view(f"S{8 * self.key.shape[1]}").ravel()
         return np.argsort(text, kind="stable")
 
-    def and_then(self, more: Ids) -> Ids:
+    def concat(self, more: Ids) -> Ids:
         """These rows, and behind them others."""
         words = max(self.key.shape[1], more.key.shape[1])
         key = np.concatenate([widened(self.key, words), widened(more.key, words)])

@@ -16,11 +16,12 @@ from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourc
 from connectors.errors import RecordingError, StateError
 from connectors.format.lines import line_time, read_line, time_of
 from connectors.format.records import CLOCK, Control, InvalidFrameError
+from connectors.journal.blocks import Block
 from connectors.journal.progress import SourceProgress
 from connectors.journal.recording import UTF8_MARK, Recording
 from connectors.journal.retention import Retention
 from connectors.journal.segments import JournalTail, Position, SafePlace
-from connectors.journal.writer import Block, Journal
+from connectors.journal.writer import Journal
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.threads import Periodic

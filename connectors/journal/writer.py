@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from connectors.errors import StateError
 from connectors.format.decode import ended_conversations
@@ -28,13 +28,12 @@ from connectors.format.lines import (
 )
 from connectors.format.records import CLOCK
 from connectors.journal.clock import STEP_S, JournalClock, Moment, Reading, read_clocks
-from connectors.journal.recording import read_again
 from connectors.journal.restore import recover
 from connectors.journal.segments import SUFFIX
 from connectors.runtime.logs import get_logger
-from connectors.state.files import logged_failures, make_private_dir, replace_durably, state_errors, write_all
+from connectors.state.files import make_private_dir, replace_durably, state_errors, write_all
 
-__all__ = ["Block", "Journal", "Recorder"]
+__all__ = ["Journal", "Recorder"]
 
 SET_FORWARD: Final = "the system clock was set forward, or the machine was suspended"
 SET_BACK: Final = "the system clock was set back"
@@ -42,33 +41,6 @@ BEHIND: Final = "the system clock is behind the last record of the run before"
 INTERRUPTED: Final = "the run before this one ended without stopping"
 BUFFER_BYTES: Final = 256 * 1024
 MAX_SEGMENT_BYTES: Final = 64 * 1024 * 1024
-
-
-class Block(NamedTuple):
-    """Some complete lines of a journal, in order; the last line of a torn recording may lack its newline.
-
-    `number` counts blocks from 0 without a gap. `line` is the first line's number in `source`, from 1. `last` says
-    that the recording ends with this block. `offset` is where in the file `source` the data stand, if they stand in one
-    as they are. Such a block goes to another process without them, and they are read there.
-    """
-
-    number: int
-    source: str
-    line: int
-    data: bytes
-    last: bool = False
-    offset: int | None = None
-
-    def __reduce__(self) -> tuple[Callable[..., Block], tuple[Any, ...]]:
-        if self.offset is None:
-            return Block, tuple(self)
-        return _fetched, (len(self.data), self._replace(data=b"", offset=None), self.offset)
-
-
-def _fetched(size: int, block: Block, offset: int) -> Block:
-    """A block from another process, with its data. Raises RecordingError."""
-    with logged_failures("recording_read_failed"):
-        return block._replace(data=read_again(Path(block.source), offset, size), offset=offset)
 
 
 class Recorder(Protocol):

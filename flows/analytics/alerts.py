@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from connectors.format.labels import joined_labels
 from connectors.format.signals import Signal
 from flows.analytics.label_texts import LabelTexts
-from flows.analytics.roster import Watch
 from flows.analytics.rules import RULES, Transition
-from flows.analytics.slots import NOBODY
+from flows.analytics.slot_columns import SlotColumns
+from flows.analytics.slots import NO_SLOT
+from flows.analytics.watch_table import Watch
 from flows.analytics.window_lines import window_object
-from flows.analytics.windows import END, LABELS, NO_WINDOW, Summaries
+from flows.analytics.windows import Column, Summaries
 
-__all__ = ["Alert", "Change", "LastWindows", "incident_id", "incident_id_of", "make_alert", "uuid5", "uuid_text"]
+__all__ = ["Alert", "Change", "LatestWindows", "incident_id", "incident_id_of", "make_alert", "uuid5", "uuid_text"]
 
 _NAMESPACE: Final = bytes.fromhex("7d4e1c52 93c1 5a3e 8b1f 0f6f2d9c4a77")
 
@@ -131,7 +132,7 @@ def make_alert(place: int, change: Change, window: list[float] | None, labels: L
             "legId": leg_id,
             "window": None
             if window is None
-            else window_object(watch.conversation_id, window, labels.text(int(window[LABELS]))),
+            else window_object(watch.conversation_id, window, labels.text(int(window[Column.LABELS]))),
             "labels": in_force,
             **evidence,
         }
@@ -153,23 +154,16 @@ def make_alert(place: int, change: Change, window: list[float] | None, labels: L
     )
 
 
-class LastWindows:
+class LatestWindows:
     """The last window of each slot that had ended when the last block was over."""
 
-    def __init__(self, slots: int) -> None:
-        self._latest = np.tile(NO_WINDOW, (slots, 1))
-
-    def grow(self, slots: int) -> None:
-        """Make room for more slots."""
-        self._latest = np.concatenate([self._latest, np.tile(NO_WINDOW, (slots - len(self._latest), 1))])
-
-    def forget(self, slot: int) -> None:
-        """Drop what is left of a slot whose conversation has ended."""
-        self._latest[slot] = NO_WINDOW
+    def __init__(self, columns: SlotColumns) -> None:
+        self._latest = columns.add("latest_window", np.float64, np.nan, width=len(Column))
 
     def forget_after(self, now: float) -> None:
         """Drop the windows that end after `now`, for the clock was set back to it."""
-        self._latest[self._latest[:, END] > now] = NO_WINDOW
+        latest = self._latest.values
+        latest[latest[:, Column.END] > now] = np.nan
 
     def alerts(self, changes: Sequence[Change], ending: Summaries, labels: LabelTexts) -> list[Alert]:
         """The alerts of a block in their order; `ending` are its windows, and those that closed early before it."""
@@ -186,26 +180,18 @@ class LastWindows:
 
     def keep(self, ending: Summaries, now: float) -> None:
         """Keep each slot's last window for the alerts to come, once its end has passed, also if it closed early."""
-        ended = ending.values[:, END] <= now
-        self._latest[ending.slot[ended]] = ending.values[ended]  # of a slot's several windows the last one stays
+        ended = ending.values[:, Column.END] <= now
+        self._latest.values[ending.slot[ended]] = ending.values[ended]  # of a slot's several windows the last one stays
 
     def _at(self, transition: Transition, ending_of: dict[int, list[list[float]]]) -> list[float] | None:
-        if transition.slot == NOBODY:
+        if transition.slot == NO_SLOT:
             return None
-        ended = [values for values in ending_of.get(transition.slot, ()) if values[END] <= transition.arrival]
-        window: list[float] = ended[-1] if ended else self._latest[transition.slot].tolist()
-        return window if window[END] == window[END] else None
+        ended = [values for values in ending_of.get(transition.slot, ()) if values[Column.END] <= transition.arrival]
+        window: list[float] = ended[-1] if ended else self._latest.values[transition.slot].tolist()
+        return window if window[Column.END] == window[Column.END] else None
 
     @property
     def labels(self) -> NDArray[np.int64]:
         """The numbers of the labels of all windows that are kept."""
-        numbers: NDArray[np.float64] = self._latest[:, LABELS]
+        numbers: NDArray[np.float64] = self._latest.values[:, Column.LABELS]
         return np.nan_to_num(numbers).astype(np.int64)
-
-    def snapshot(self, slots: int) -> NDArray[np.float64]:
-        """An array of the first `slots` that `restore` takes, sharing nothing with this."""
-        return self._latest[:slots].copy()
-
-    def restore(self, snapshot: NDArray[np.float64]) -> None:
-        """Take a snapshot's place."""
-        self._latest = snapshot.copy()

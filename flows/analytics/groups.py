@@ -20,7 +20,7 @@ from flows.analytics.label_texts import LabelTexts
 from flows.analytics.rules import Rule
 from flows.analytics.stalls import Stalls
 from flows.analytics.voice_quality import CODECS, MODELS
-from flows.analytics.windows import CODEC, END, FRAMES, LABELS, LATENCY, LOSS, MOS, START, Summaries
+from flows.analytics.windows import Column, Summaries
 
 __all__ = ["Breaches", "GroupPart", "GroupTracker", "GroupWindow", "Span", "group_parts", "group_window"]
 
@@ -96,10 +96,10 @@ class GroupTracker:
         """
         found: list[GroupPart] = []
         if self._closed:
-            open_now: Ints = np.sum([*(rule.is_open for rule in rules), stalls.is_open], axis=0)
+            open_now: Ints = np.sum([*(rule.is_open.values for rule in rules), stalls.is_open], axis=0)
             for windows, histogram, by in self._closed:
                 breaching = self.breaches.within(windows, len(open_now)) | self._had_open(windows, open_now)
-                numbers = np.unique(windows.values[:, LABELS].astype(np.int64)).tolist()
+                numbers = np.unique(windows.values[:, Column.LABELS].astype(np.int64)).tolist()
                 labels = {number: orjson.loads(texts.text(number)) for number in numbers}
                 found += group_parts(windows, histogram, breaching, by, labels)
             self.breaches.forget(oldest)
@@ -108,7 +108,7 @@ class GroupTracker:
 
     def _had_open(self, windows: Summaries, open_now: Ints) -> NDArray[np.bool_]:
         """Return for each window whether its conversation had an open incident just before its end."""
-        ends, place = np.unique(windows.values[:, END], return_inverse=True)
+        ends, place = np.unique(windows.values[:, Column.END], return_inverse=True)
         found = np.zeros(len(windows.slot), np.bool_)
         for at, end in enumerate(ends.tolist()):
             then = open_now.copy()
@@ -137,7 +137,7 @@ class Breaches:
         found = np.zeros(len(closed.slot), np.bool_)
         if not len(self._slot):
             return found
-        spans, span = np.unique(closed.values[:, [START, END]], axis=0, return_inverse=True)
+        spans, span = np.unique(closed.values[:, [Column.START, Column.END]], axis=0, return_inverse=True)
         for at, (start, end) in enumerate(spans.tolist()):
             breaching = np.zeros(slots, np.bool_)
             breaching[self._slot[(self._arrival >= start) & (self._arrival < end)]] = True
@@ -170,8 +170,8 @@ def group_parts(
 ) -> list[GroupPart]:
     """Return what windows, shape (n,), add to their groups; `labels` has those of each number among them."""
     parts: list[GroupPart] = []
-    spans, span = np.unique(closed.values[:, [START, END]], axis=0, return_inverse=True)
-    number = closed.values[:, LABELS].astype(np.int64)
+    spans, span = np.unique(closed.values[:, [Column.START, Column.END]], axis=0, return_inverse=True)
+    number = closed.values[:, Column.LABELS].astype(np.int64)
     for name in by:
         values = sorted({value for one in labels.values() if (value := one.get(name)) is not None})
         place = {value: at for at, value in enumerate(values)}
@@ -214,9 +214,9 @@ def _part(
     breaching: NDArray[np.bool_],
     histogram: dict[int, int],
 ) -> GroupPart:
-    latency = values[values[:, LATENCY] > 0]
-    loss = values[values[:, LOSS] > 0]
-    mos = values[~np.isnan(values[:, MOS])]
+    latency = values[values[:, Column.LATENCY_COUNT] > 0]
+    loss = values[values[:, Column.LOSS_COUNT] > 0]
+    mos = values[~np.isnan(values[:, Column.MOS])]
     return GroupPart(
         name,
         value,
@@ -224,20 +224,20 @@ def _part(
         end,
         len(values),
         int(np.count_nonzero(breaching)),
-        int(values[:, FRAMES].sum()),
+        int(values[:, Column.FRAMES].sum()),
         (
-            int(latency[:, LATENCY].sum()),
-            float(np.rint(latency[:, LATENCY + 2] * latency[:, LATENCY] * 1000.0).sum()),
-            float(latency[:, LATENCY + 1].min(initial=np.inf)),
-            float(latency[:, LATENCY + 3].max(initial=-np.inf)),
+            int(latency[:, Column.LATENCY_COUNT].sum()),
+            float(np.rint(latency[:, Column.LATENCY_MEAN] * latency[:, Column.LATENCY_COUNT] * 1000.0).sum()),
+            float(latency[:, Column.LATENCY_MIN].min(initial=np.inf)),
+            float(latency[:, Column.LATENCY_MAX].max(initial=-np.inf)),
         ),
         (
-            int(loss[:, LOSS].sum()),
-            float(np.rint(loss[:, LOSS + 1] * loss[:, LOSS] * 1e9).sum()),
-            float(loss[:, LOSS + 2].max(initial=0.0)),
+            int(loss[:, Column.LOSS_COUNT].sum()),
+            float(np.rint(loss[:, Column.LOSS_MEAN] * loss[:, Column.LOSS_COUNT] * 1e9).sum()),
+            float(loss[:, Column.LOSS_MAX].max(initial=0.0)),
         ),
-        (len(mos), float(np.rint(mos[:, MOS] * 1000.0).sum()), float(mos[:, MOS].min(initial=np.inf))),
-        tuple(bool((mos[:, CODEC] == codec).any()) for codec in range(len(CODECS))),
+        (len(mos), float(np.rint(mos[:, Column.MOS] * 1000.0).sum()), float(mos[:, Column.MOS].min(initial=np.inf))),
+        tuple(bool((mos[:, Column.CODEC] == codec).any()) for codec in range(len(CODECS))),
         histogram,
     )
 

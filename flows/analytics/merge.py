@@ -24,12 +24,12 @@ from flows.analytics.group_incidents import GroupIncidents
 from flows.analytics.label_texts import with_long_texts
 from flows.analytics.window_lines import WindowLines
 
-__all__ = ["BlockFacts", "Merger", "Report", "Tally", "facts_of"]
+__all__ = ["BlockResult", "BlockStats", "Counts", "Merger", "block_stats"]
 
 LINES_TOGETHER: Final = 2000
 
 
-class Tally(NamedTuple):
+class Counts(NamedTuple):
     """Counts; `conversations` are those that are watched and had a frame.
 
     `invalid` are messages that were not frames, `rejected` are lines that are not records,
@@ -51,7 +51,7 @@ class Tally(NamedTuple):
     inhibited: int = 0
 
 
-class BlockFacts(NamedTuple):
+class BlockStats(NamedTuple):
     """What the decoder alone knows of block `number`; `line` is its first line's number in `source`."""
 
     number: int
@@ -65,27 +65,27 @@ class BlockFacts(NamedTuple):
     rejected: list[Rejected]
 
 
-class Report(NamedTuple):
+class BlockResult(NamedTuple):
     """All that a block led to. `windows`, `groups`, `alert_lines` and `rejected` are JSON Lines."""
 
     windows: bytes
     alert_lines: bytes
     rejected: bytes
     alerts: list[Alert]
-    tally: Tally
+    counts: Counts
     groups: bytes = b""
 
 
-def facts_of(number: int, source: str, line: int, decoded: Decoded) -> BlockFacts:
-    """The facts of a block that has been decoded."""
+def block_stats(number: int, source: str, line: int, decoded: Decoded) -> BlockStats:
+    """The stats of a block that has been decoded."""
     kinds = [control.kind for control in decoded.controls]
     no_latency = int(np.count_nonzero(np.isnan(decoded.latency_us)))
     counts = kinds.count("invalid"), kinds.count(IGNORED), no_latency, decoded.torn
-    return BlockFacts(number, source, line, len(decoded.arrival), *counts, decoded.rejected)
+    return BlockStats(number, source, line, len(decoded.arrival), *counts, decoded.rejected)
 
 
 class Merger:
-    """Collects the facts and the `shards` results of each block, and gives its report when they are complete.
+    """Collects the stats and the `shards` results of each block, and gives its report when they are complete.
 
     A block has several parts where the clock stepped in it. Reports come in the order of blocks, whatever arrives
     first.
@@ -95,12 +95,12 @@ class Merger:
         self.number = number
         self.groups = GroupIncidents()
         self._shards = shards
-        self._facts: dict[int, list[BlockFacts]] = {}
+        self._stats: dict[int, list[BlockStats]] = {}
         self._results: dict[int, list[list[ShardResult]]] = {}
 
-    def add_facts(self, facts: list[BlockFacts]) -> None:
+    def add_stats(self, stats: list[BlockStats]) -> None:
         """Add what the decoder knows of a block, of each of its parts."""
-        self._facts[facts[0].number] = facts
+        self._stats[stats[0].number] = stats
 
     def add_results(self, number: int, results: list[ShardResult]) -> None:
         """Add what one shard made of block `number`, of each of its parts."""
@@ -109,58 +109,58 @@ class Merger:
     @property
     def is_empty(self) -> bool:
         """Whether no block is incomplete."""
-        return not self._facts and not self._results
+        return not self._stats and not self._results
 
-    def reports(self) -> list[Report]:
+    def results(self) -> list[BlockResult]:
         """The reports of all blocks that are complete and whose predecessors are."""
-        reports = []
-        while self.number in self._facts and len(self._results.get(self.number, ())) == self._shards:
+        results = []
+        while self.number in self._stats and len(self._results.get(self.number, ())) == self._shards:
             of_parts = zip(*self._results.pop(self.number), strict=True)
-            parts = zip(self._facts.pop(self.number), of_parts, strict=True)
-            reports.append(_in_sequence([_report(facts, results, self.groups) for facts, results in parts]))
+            parts = zip(self._stats.pop(self.number), of_parts, strict=True)
+            results.append(_in_sequence([_report(stats, results, self.groups) for stats, results in parts]))
             self.number += 1
-        return reports
+        return results
 
 
-def _report(facts: BlockFacts, results: Sequence[ShardResult], groups: GroupIncidents) -> Report:
+def _report(stats: BlockStats, results: Sequence[ShardResult], groups: GroupIncidents) -> BlockResult:
     in_order = sorted(alert for result in results for alert in result.alerts)
     group_parts = [part for result in results for part in result.groups]
     lines, alerts = groups.apply(results[0].spans, group_parts, in_order, last=results[0].last)
     raised = sum(alert.state == "raised" for alert in alerts)
-    return Report(
+    return BlockResult(
         windows=_in_order([result.windows for result in results]),
         groups=_lines([orjson.dumps(line) for line in lines]),
         alert_lines=_lines([alert.body for alert in alerts]),
-        rejected=_lines([_rejected_line(facts, rejected) for rejected in facts.rejected]),
+        rejected=_lines([_rejected_line(stats, rejected) for rejected in stats.rejected]),
         alerts=alerts,
-        tally=Tally(
-            frames=facts.frames,
+        counts=Counts(
+            frames=stats.frames,
             unwatched=sum(result.unwatched for result in results),
-            invalid=facts.invalid,
-            rejected=len(facts.rejected),
-            torn=facts.torn,
+            invalid=stats.invalid,
+            rejected=len(stats.rejected),
+            torn=stats.torn,
             conversations=sum(result.conversations for result in results),
             windows=sum(len(result.windows.end) for result in results),
             raised=raised,
             resolved=len(alerts) - raised,
-            ignored=facts.ignored,
-            no_latency=facts.no_latency,
+            ignored=stats.ignored,
+            no_latency=stats.no_latency,
             inhibited=sum(not alert.is_sent for alert in alerts),
         ),
     )
 
 
-def _in_sequence(parts: list[Report]) -> Report:
+def _in_sequence(parts: list[BlockResult]) -> BlockResult:
     """The report of a block of several parts, between which the clock stepped: one after the other."""
     if len(parts) == 1:
         return parts[0]
-    return Report(
+    return BlockResult(
         windows=b"".join(part.windows for part in parts),
         groups=b"".join(part.groups for part in parts),
         alert_lines=b"".join(part.alert_lines for part in parts),
         rejected=b"".join(part.rejected for part in parts),
         alerts=[alert for part in parts for alert in part.alerts],
-        tally=Tally(*map(sum, zip(*(part.tally for part in parts), strict=True))),
+        counts=Counts(*map(sum, zip(*(part.counts for part in parts), strict=True))),
     )
 
 
@@ -169,7 +169,7 @@ def _in_order(shards: Sequence[WindowLines]) -> bytes:
     shards = [windows for windows in shards if len(windows.end)]
     if not shards:
         return b""
-    ids = reduce(Ids.and_then, [windows.ids for windows in shards])
+    ids = reduce(Ids.concat, [windows.ids for windows in shards])
     end = np.concatenate([windows.end for windows in shards])
     words = max(windows.text.shape[1] for windows in shards)
     text = np.concatenate([widened(windows.text, words) for windows in shards])
@@ -185,8 +185,8 @@ def _lines(lines: list[bytes]) -> bytes:
     return b"\n".join([*lines, b""]) if lines else b""
 
 
-def _rejected_line(facts: BlockFacts, rejected: Rejected) -> bytes:
-    line = {"file": facts.source, "line": facts.line + rejected.line, "reason": rejected.reason}
+def _rejected_line(stats: BlockStats, rejected: Rejected) -> bytes:
+    line = {"file": stats.source, "line": stats.line + rejected.line, "reason": rejected.reason}
     if rejected.text is None:
         return orjson.dumps({**line, "length": rejected.length, "sha256": rejected.sha256})
     return orjson.dumps({**line, "text": rejected.text})

@@ -21,7 +21,7 @@ import msgspec
 from connectors.format.labels import joined_labels
 from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD
 from connectors.format.records import FlowSettings, LabelLimits, WatchSettings
-from flows.analytics.roster import Watch
+from flows.analytics.watch_table import Watch
 
 __all__ = ["Overrides", "Precedence", "flow_settings"]
 

@@ -13,10 +13,10 @@ import orjson
 
 from connectors.format.decode import Decoded
 from flows.analytics.alerts import Alert
-from flows.analytics.merge import Merger, facts_of
+from flows.analytics.merge import Merger, block_stats
 from flows.analytics.precedence import Overrides
 from flows.analytics.shard import NO_WINDOW_LINES, Shard
-from flows.analytics.shards import split
+from flows.analytics.shards import split_pieces
 from flows.analytics.window_lines import WindowLines
 from flows.analytics.windows import Summaries
 
@@ -77,16 +77,14 @@ class RuleSets:
 
     def apply(self, number: int, pieces: Sequence[Decoded], *, last: bool) -> None:
         """Apply block `number`, whose pieces the steps of a clock separate; `last`: the recording ends with it."""
-        lasts = [*[False] * (len(pieces) - 1), last]
-        parts = [split(number, one, self._count, last=end) for one, end in zip(pieces, lasts, strict=True)]
-        of_shards = list(zip(*parts, strict=True))
-        facts = [facts_of(number, "", 1, one) for one in pieces]
+        of_shards = split_pieces(number, pieces, self._count, last=last)
+        stats = [block_stats(number, "", 1, one) for one in pieces]
         self.end = max(self.end, *(one.time for one in pieces))
         for shards, merger, alerts in zip(self._shards, self._mergers, self.alerts, strict=True):
-            merger.add_facts(facts)
+            merger.add_stats(stats)
             for shard, mine in zip(shards, of_shards, strict=True):
                 merger.add_results(number, [shard.apply(part) for part in mine])
-            for report in merger.reports():
+            for report in merger.results():
                 alerts.extend(report.alerts)
 
 

@@ -8,35 +8,33 @@ conversations whose state this block may change.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.format.records import AlertSettings
-from flows.analytics.windows import END, MOS, Summaries
+from flows.analytics.slot_columns import SlotColumns
+from flows.analytics.windows import Column, Summaries
 
-__all__ = [
-    "LATENCY",
-    "LOSS",
-    "NO_FRAME",
-    "QUALITY",
-    "RULES",
-    "STALLS",
-    "Rule",
-    "Transition",
-    "Values",
-    "evaluate_windows",
-]
+__all__ = ["NO_FRAME", "RULES", "Rule", "RuleId", "Transition", "Values", "evaluate_windows"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-LATENCY: Final = 0
-LOSS: Final = 1
-QUALITY: Final = 2
-STALLS: Final = 3
+
+class RuleId(IntEnum):
+    """The rules over values, in the order of their alerts about one frame."""
+
+    LATENCY = 0
+    LOSS = 1
+    QUALITY = 2
+    STALLS = 3
+
+
 RULES: Final = ("LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED", "LOW_MOS", "STREAM_STALLED")
+"""The `alertType` of each rule, by its `RuleId`."""
 # The row of what time did, and no frame: before all frames of that time.
 NO_FRAME: Final = -1
 _DECIMALS_OF_TIME: Final = 6
@@ -77,18 +75,12 @@ class Transition(NamedTuple):
 class Rule:
     """One rule's incidents over all conversations of a shard, by slot."""
 
-    def __init__(self, slots: int) -> None:
-        self.is_open = np.zeros(slots, np.bool_)
-        self._above_at = np.zeros(slots)
+    def __init__(self, columns: SlotColumns, name: str) -> None:
+        self.is_open = columns.add(f"{name}_is_open", np.bool_, initial=False, is_kept=False)
+        self._above_at = columns.add(f"{name}_above_at", np.float64, 0.0, is_kept=False)
         self._incident: dict[int, tuple[float, int]] = {}
         self._history: dict[int, tuple[bool, ...]] = {}
         self._latest: dict[int, tuple[float, int]] = {}
-
-    def grow(self, slots: int) -> None:
-        """Make room for more slots."""
-        more = slots - len(self.is_open)
-        self.is_open = np.append(self.is_open, np.zeros(more, np.bool_))
-        self._above_at = np.append(self._above_at, np.zeros(more))
 
     def forget(self, slot: int) -> None:
         """Drop what is left of a slot whose conversation has ended."""
@@ -96,16 +88,16 @@ class Rule:
 
     def feed_returned(self, now: float, concerned: Mask) -> None:
         """Restart the quiet time of the open incidents of these slots, a mask."""
-        self._above_at[self.is_open & concerned] = now
+        self._above_at.values[self.is_open.values & concerned] = now
 
     def step_clock(self, step_s: float) -> None:
         """Keep how long it has been quiet while the time changes by `step_s`."""
-        self._above_at += step_s
+        self._above_at.values += step_s
 
     def end(self, slot: int, row: int, arrival: float, value: float | None, limit: float) -> Transition | None:
         """Resolve the slot's incident because its conversation ended with frame `row`; another watch restarts."""
         self._history.pop(slot, None)
-        if not self.is_open[slot]:
+        if not self.is_open.values[slot]:
             return None
         return self._resolve(slot, "ended", row, arrival, value, limit)
 
@@ -126,7 +118,7 @@ class Rule:
         """The frames of the few slots that have a breach here, an incident or a history: no other can change."""
         if not (self._incident or self._history or breach.any()):
             return Values._make(column[:0] for column in values)
-        touched = self.is_open.copy()
+        touched = self.is_open.values.copy()
         touched[values.slot[breach]] = True
         touched[list(self._history)] = True
         rows = np.flatnonzero(touched.take(values.slot))
@@ -134,12 +126,12 @@ class Rule:
 
     def _concerned(self, values: Values, level: Floats, settings: AlertSettings, *, frozen: Mask | None) -> Mask:
         """The slots, as a mask, that these frames may raise or resolve."""
-        is_open = self.is_open.take(values.slot)
-        mask = np.zeros(len(self.is_open), np.bool_)
+        is_open = self.is_open.values.take(values.slot)
+        mask = np.zeros(len(self.is_open.values), np.bool_)
         mask[values.slot[(values.value > values.limit) & ~is_open]] = True
         mask[list(self._history)] = True
         below = is_open & (values.value <= level)
-        quiet = elapsed_s(self._above_at.take(values.slot), values.arrival) >= settings.clear_after_s
+        quiet = elapsed_s(self._above_at.values.take(values.slot), values.arrival) >= settings.clear_after_s
         if frozen is not None:
             quiet &= ~frozen.take(values.slot)
         mask[values.slot[below & quiet]] = True
@@ -147,8 +139,8 @@ class Rule:
 
     def _stay_above(self, values: Values, above: Mask) -> None:
         """Note the last value above the clear level for open incidents that no frame here can resolve."""
-        above = above & self.is_open.take(values.slot)
-        self._above_at[values.slot[above]] = values.arrival[above]  # of a slot's several rows the last one stays
+        above = above & self.is_open.values.take(values.slot)
+        self._above_at.values[values.slot[above]] = values.arrival[above]  # of a slot's several rows the last one stays
 
     def _step(
         self, values: Values, level: Floats, indexes: NDArray[np.intp], settings: AlertSettings, *, frozen: Mask | None
@@ -157,11 +149,11 @@ class Rule:
         changes: list[Transition] = []
         columns = (column[indexes].tolist() for column in (*values, level))
         for row, slot, arrival, value, limit, clear in zip(*columns, strict=True):
-            if self.is_open[slot]:
+            if self.is_open.values[slot]:
                 if value > clear:
-                    self._above_at[slot] = arrival
+                    self._above_at.values[slot] = arrival
                 elif (frozen is None or not frozen[slot]) and (
-                    elapsed_s(self._above_at[slot], arrival) >= settings.clear_after_s
+                    elapsed_s(self._above_at.values[slot], arrival) >= settings.clear_after_s
                 ):
                     changes.append(self._resolve(slot, "recovered", row, arrival, value, limit))
             elif self._breaches_enough(slot, value > limit, settings):
@@ -181,14 +173,14 @@ class Rule:
         self._history.pop(slot, None)
         began = self._next_incident(slot, arrival)
         self._incident[slot] = began
-        self.is_open[slot] = True
-        self._above_at[slot] = arrival
+        self.is_open.values[slot] = True
+        self._above_at.values[slot] = arrival
         return Transition(row, slot, "raised", None, value, arrival, limit, *began)
 
     def _resolve(
         self, slot: int, reason: str, row: int, arrival: float, value: float | None, limit: float
     ) -> Transition:
-        self.is_open[slot] = False
+        self.is_open.values[slot] = False
         return Transition(row, slot, "resolved", reason, value, arrival, limit, *self._incident.pop(slot))
 
     def _breaching_frame(self, values: Values, index: int) -> Transition:
@@ -205,23 +197,18 @@ class Rule:
         self._latest[slot] = (max(time, arrival), number)
         return arrival, number
 
-    def snapshot(self, slots: int) -> tuple[Any, ...]:
-        """A plain value of the first `slots` that `restore` takes, sharing nothing with this rule."""
-        above_at = {slot: float(self._above_at[slot]) for slot in self._incident}  # of no other slot does it matter
-        return (
-            slots,
-            above_at,
-            dict(self._incident),
-            dict(self._history),
-            dict(self._latest),
-        )
+    def snapshot(self) -> tuple[Any, ...]:
+        """Return a plain value that `restore` takes, sharing nothing with this rule."""
+        above_at = {
+            slot: float(self._above_at.values[slot]) for slot in self._incident
+        }  # of no other slot does it matter
+        return (above_at, dict(self._incident), dict(self._history), dict(self._latest))
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Take a snapshot's place."""
-        slots, above_at, incident, history, latest = snapshot
-        self.is_open, self._above_at = np.zeros(slots, np.bool_), np.zeros(slots)
-        self.is_open[list(above_at)] = True
-        self._above_at[list(above_at)] = list(above_at.values())
+        """Take over a snapshot, after that of the columns."""
+        above_at, incident, history, latest = snapshot
+        self.is_open.values[list(above_at)] = True
+        self._above_at.values[list(above_at)] = list(above_at.values())
         self._incident, self._history, self._latest = dict(incident), dict(history), dict(latest)
 
 
@@ -262,11 +249,11 @@ def evaluate_windows(
 
     Values and limits of the changes are MOS, the limit `mos_below`. `frozen` is that of `Rule.evaluate`.
     """
-    rows = np.flatnonzero(in_watch & ~np.isnan(ended.values[:, MOS]))
+    rows = np.flatnonzero(in_watch & ~np.isnan(ended.values[:, Column.MOS]))
     # Rounded, so that what is missing to a perfect score compares as the scores themselves do.
-    missing = np.round(PERFECT - ended.values[rows, MOS], 3)
+    missing = np.round(PERFECT - ended.values[rows, Column.MOS], 3)
     limit = np.full(len(rows), round(PERFECT - mos_below, 9))
-    values = Values(rows, ended.slot[rows], ended.values[rows, END], missing, limit)
+    values = Values(rows, ended.slot[rows], ended.values[rows, Column.END], missing, limit)
     for found in rule.evaluate(values, settings, frozen=frozen):
         window = ended.values[found.row].tolist()
-        yield found._replace(row=NO_FRAME, value=window[MOS], limit=mos_below), window
+        yield found._replace(row=NO_FRAME, value=window[Column.MOS], limit=mos_below), window

@@ -6,7 +6,7 @@ that holds nothing for it, so that it can apply them in journal order whichever 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import NamedTuple
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from connectors.format.decode import Decoded
 from connectors.format.ids import Ids
 from connectors.format.records import CLOCK, SIGNAL, Control
-from flows.analytics.roster import REMEMBER_S
+from flows.analytics.watch_table import REMEMBER_S
 
-__all__ = ["ShardBlock", "days", "last_frames", "shards_of", "split", "stretches"]
+__all__ = ["ShardBlock", "last_frames", "shards_of", "split", "split_at_controls", "split_by_day", "split_pieces"]
 
 
 class ShardBlock(NamedTuple):
@@ -79,6 +79,13 @@ def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[Sha
     ]
 
 
+def split_pieces(number: int, pieces: Sequence[Decoded], shards: int, *, last: bool) -> list[list[ShardBlock]]:
+    """Cut a block of several pieces, between which the clock stepped: for each shard its part of every piece."""
+    lasts = [*[False] * (len(pieces) - 1), last]
+    parts = [split(number, piece, shards, last=is_last) for piece, is_last in zip(pieces, lasts, strict=True)]
+    return [list(part) for part in zip(*parts, strict=True)]
+
+
 def _controls_by_shard(controls: list[Control], shards: int) -> list[list[Control]]:
     """Send watches and signals to their conversation's shard; settings, feed states and clock steps to all."""
     by_shard: list[list[Control]] = [[] for _ in range(shards)]
@@ -97,8 +104,8 @@ def _controls_by_shard(controls: list[Control], shards: int) -> list[list[Contro
     return by_shard
 
 
-def stretches(block: ShardBlock) -> Iterator[tuple[ShardBlock, list[Control]]]:
-    """Cut a block's rows where controls stand: each stretch of frames with the controls that follow it."""
+def split_at_controls(block: ShardBlock) -> Iterator[tuple[ShardBlock, list[Control]]]:
+    """Cut a block's rows where controls stand: each segment of frames with the controls that follow it."""
     if not block.controls:
         yield block, []
         return
@@ -111,8 +118,8 @@ def stretches(block: ShardBlock) -> Iterator[tuple[ShardBlock, list[Control]]]:
     yield _rows(block, begin, len(block.row)), []
 
 
-def days(frames: ShardBlock) -> Iterator[ShardBlock]:
-    """Cut a stretch into parts so short that no conversation that ends in one can be watched again in it."""
+def split_by_day(frames: ShardBlock) -> Iterator[ShardBlock]:
+    """Cut a segment into parts so short that no conversation that ends in one can be watched again in it."""
     begin, rows = 0, len(frames.row)
     while begin < rows:
         is_within = frames.arrival[-1] < frames.arrival[begin] + REMEMBER_S
@@ -122,7 +129,7 @@ def days(frames: ShardBlock) -> Iterator[ShardBlock]:
 
 
 def last_frames(slot: NDArray[np.int32], watched: NDArray[np.bool_], ended: NDArray[np.bool_]) -> dict[int, int]:
-    """The slots whose conversation ends in a stretch, each with the index of its last frame."""
+    """The slots whose conversation ends in a segment, each with the index of its last frame."""
     ends: dict[int, int] = {}
     if ended.any():
         for index in np.flatnonzero(ended & watched).tolist():

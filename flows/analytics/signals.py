@@ -11,9 +11,9 @@ from typing import Any, Final
 from connectors.format.records import AlertSettings, Control
 from connectors.format.signals import AUDIO_RULES, Signal
 from flows.analytics.alerts import Change
-from flows.analytics.roster import Roster, Watch
 from flows.analytics.rules import RULES, Transition
-from flows.analytics.slots import NOBODY
+from flows.analytics.slots import NO_SLOT
+from flows.analytics.watch_table import Watch, WatchTable
 
 __all__ = ["SIGNAL_RULES", "Signals"]
 
@@ -32,18 +32,18 @@ class Signals:
         self._of_platform: list[str] = []
         self._open: dict[int, dict[str, tuple[float, Signal]]] = {}
 
-    def changes(self, control: Control, roster: Roster, alerts: AlertSettings, now: float) -> list[Change]:
+    def changes(self, control: Control, watch_table: WatchTable, alerts: AlertSettings, now: float) -> list[Change]:
         """Return the alert that a signal's control record raises at `now`, epoch seconds; none if its conversation is
         not watched, its value is within the limit, or it has been raised.
         """
         signal: Signal = control.value
         if signal.conversation_id is None:
-            slot, watch = NOBODY, Watch("", None, (0.0, 0.0), alerts.platform_callback_url)
+            slot, watch = NO_SLOT, Watch("", None, (0.0, 0.0), alerts.platform_callback_url)
         else:
-            slot = roster.slot_of(signal.conversation_id)
-            if slot == NOBODY:
+            slot = watch_table.slot_of(signal.conversation_id)
+            if slot == NO_SLOT:
                 return []
-            watch = roster.watch_in(slot)
+            watch = watch_table.watch_at(slot)
         key, row = f"{signal.rule}|{signal.key}", control.frames_before
         if signal.rule in AUDIO_RULES:
             return self._audio(signal, key, slot, watch, now, row)
@@ -99,7 +99,7 @@ class Signals:
         return [Change(_ORDER, 0, transition, watch, signal=signal)]
 
     def _is_new(self, key: str, slot: int) -> bool:
-        keys = self._of_platform if slot == NOBODY else self._of_slot.setdefault(slot, [])
+        keys = self._of_platform if slot == NO_SLOT else self._of_slot.setdefault(slot, [])
         if key in keys:
             return False
         keys.append(key)

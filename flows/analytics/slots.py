@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from connectors.format.ids import Ids, are_same
 from connectors.format.words import widened
 
-__all__ = ["NOBODY", "SlotIndex"]
+__all__ = ["NO_SLOT", "SlotIndex"]
 
-NOBODY: Final = -1
+NO_SLOT: Final = -1
 # So that few conversations share a bucket.
 _BUCKETS_A_SLOT: Final = 8
 
@@ -21,8 +21,8 @@ class SlotIndex:
     """A hash table with chains: a bucket knows a slot, and each slot the next of its bucket, if there is one."""
 
     def __init__(self) -> None:
-        self._bucket = np.full(1, NOBODY, np.int32)
-        self._next = np.full(1, NOBODY, np.int32)
+        self._bucket = np.full(1, NO_SLOT, np.int32)
+        self._next = np.full(1, NO_SLOT, np.int32)
         self._key = np.empty((1, 1), np.uint64)
         self._hash = np.empty(1, np.uint64)
 
@@ -47,13 +47,13 @@ class SlotIndex:
         return Ids(self._key.take(slots, 0), self._hash.take(slots))
 
     def find(self, ids: Ids) -> NDArray[np.int32]:
-        """The slot of each row, shape (n,); NOBODY where none is known."""
+        """The slot of each row, shape (n,); NO_SLOT where none is known."""
         slot = self._bucket.take(self._places(ids.hash))
-        unlike = ~are_same(self._key.take(slot, 0), ids.key)  # NOBODY's key is that of the last slot: any will do
-        others = np.flatnonzero(unlike & (slot != NOBODY))
+        unlike = ~are_same(self._key.take(slot, 0), ids.key)  # NO_SLOT's key is that of the last slot: any will do
+        others = np.flatnonzero(unlike & (slot != NO_SLOT))
         while len(others):
             slot[others] = self._next.take(slot.take(others))
-            others = others[slot.take(others) != NOBODY]
+            others = others[slot.take(others) != NO_SLOT]
             unlike = ~are_same(self._key.take(slot.take(others), 0), ids.key.take(others, 0))
             others = others[unlike]
         return slot
@@ -73,18 +73,18 @@ class SlotIndex:
         room = len(self._key)
         if slots <= room:
             return
-        known = [self._chain(first) for first in self._bucket[self._bucket != NOBODY].tolist()]
+        known = [self._chain(first) for first in self._bucket[self._bucket != NO_SLOT].tolist()]
         more = max(slots, 2 * room) - room
         self._key = np.concatenate([self._key, np.zeros((more, self._key.shape[1]), np.uint64)])
         self._hash = np.concatenate([self._hash, np.zeros(more, np.uint64)])
-        self._next = np.concatenate([self._next, np.full(more, NOBODY, np.int32)])
-        self._bucket = np.full(_BUCKETS_A_SLOT << (len(self._key) - 1).bit_length(), NOBODY, np.int32)
+        self._next = np.concatenate([self._next, np.full(more, NO_SLOT, np.int32)])
+        self._bucket = np.full(_BUCKETS_A_SLOT << (len(self._key) - 1).bit_length(), NO_SLOT, np.int32)
         self._link(np.array([slot for chain in known for slot in chain], np.int32))
 
     def _chain(self, slot: int) -> list[int]:
         """The slots of a bucket."""
         chain = []
-        while slot != NOBODY:
+        while slot != NO_SLOT:
             chain.append(slot)
             slot = int(self._next[slot])
         return chain

@@ -17,23 +17,26 @@ import numpy as np
 from connectors.format.ids import Ids
 from flows.analytics.groups import Breaches
 from flows.analytics.label_texts import LabelTexts
-from flows.analytics.roster import REMEMBER_S, Watch
 from flows.analytics.rules import RULES
 from flows.analytics.shards import ShardBlock, shards_of
 from flows.analytics.voice_quality import CODECS
-from flows.analytics.windows import COLUMNS
+from flows.analytics.watch_table import REMEMBER_S, Watch
+from flows.analytics.windows import Column
 
 __all__ = ["VERSION", "SnapshotError", "check_shard", "converted"]
 
 # Raised by hand when the layout of a snapshot changes in a way that the fingerprint cannot see.
-_LAYOUT: Final = 9
-# The versions between: labels only, signals, audio, all without groups; one limit of stalls for all feeds.
+_LAYOUT: Final = 10
+# Earlier layouts: with labels only, then with signals, audio, groups, stall limits by feed; since then columns are one
+# table.
 _ONLY_LABELS: Final = "5-14048c10d7bf"
 _WITH_SIGNALS: Final = "6-14048c10d7bf"
 _WITHOUT_GROUPS: Final = "7-14048c10d7bf"
 _ONE_STALL_LIMIT: Final = "8-14048c10d7bf"
-# Where the stalls are in a snapshot.
-_STALLS: Final = 8
+_WITHOUT_COLUMNS: Final = "9-14048c10d7bf"
+_CONVERTED: Final = (4, _ONLY_LABELS, _WITH_SIGNALS, _WITHOUT_GROUPS, _ONE_STALL_LIMIT, _WITHOUT_COLUMNS)
+# Where the stalls were, without the version before them.
+_STALLS: Final = 7
 _PROBES: Final = ("", "c1", "é😀", "1a2b3c4d-5e6f-7g8h-9i0j-1k2l3m4n5o6p", "x" * 80)
 
 
@@ -42,7 +45,8 @@ class SnapshotError(ValueError):
 
 
 def _version() -> str:
-    depends_on = (COLUMNS, Watch._fields, tuple(CODECS), RULES, REMEMBER_S, Ids.of(_PROBES).hash.tolist())
+    columns = tuple(column.name.lower() for column in Column)
+    depends_on = (columns, Watch._fields, tuple(CODECS), RULES, REMEMBER_S, Ids.of(_PROBES).hash.tolist())
     return f"{_LAYOUT}-{blake2b(repr(depends_on).encode(), digest_size=6).hexdigest()}"
 
 
@@ -51,19 +55,22 @@ VERSION: Final = _version()
 
 def converted(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     """Return a snapshot in the form of this version. Raises SnapshotError for one that cannot be converted."""
-    if snapshot[0] == 4:
-        snapshot = _from_4(snapshot)
-    elif snapshot[0] == _ONLY_LABELS:
-        snapshot = (_ONE_STALL_LIMIT, *snapshot[1:], ({}, [], {}), Breaches().snapshot())
-    elif snapshot[0] == _WITH_SIGNALS:
-        snapshot = (_ONE_STALL_LIMIT, *snapshot[1:-1], (*snapshot[-1], {}), Breaches().snapshot())
-    elif snapshot[0] == _WITHOUT_GROUPS:
-        snapshot = (_ONE_STALL_LIMIT, *snapshot[1:], Breaches().snapshot())
-    if snapshot[0] == _ONE_STALL_LIMIT:
-        snapshot = _with_stall_limits(snapshot)
-    if snapshot[0] != VERSION:
-        raise SnapshotError(f"the snapshot is of version {snapshot[0]}, and this program reads version {VERSION}")
-    return snapshot
+    version, *kept = snapshot
+    if version == VERSION:
+        return snapshot
+    if version not in _CONVERTED:
+        raise SnapshotError(f"the snapshot is of version {version}, and this program reads version {VERSION}")
+    if version == 4:
+        kept = _with_labels(kept)
+    if version in (4, _ONLY_LABELS):
+        kept.append(({}, [], {}))
+    elif version == _WITH_SIGNALS:
+        kept[-1] = (*kept[-1], {})
+    if version not in (_ONE_STALL_LIMIT, _WITHOUT_COLUMNS):
+        kept.append(Breaches().snapshot())
+    if version != _WITHOUT_COLUMNS:
+        kept = _with_stall_limits(kept)
+    return (VERSION, *_with_columns(kept))
 
 
 def check_shard(watches: Sequence[Watch | None], block: ShardBlock) -> None:
@@ -73,25 +80,49 @@ def check_shard(watches: Sequence[Watch | None], block: ShardBlock) -> None:
         raise SnapshotError("the snapshot is of a version that assigned conversations to other shards")
 
 
-def _from_4(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Version 4 (commit 51327cf) knows no labels; the limits of its watches were set for the conversations."""
-    _, *head, roster, mos_below, rules, stalls, latest, heard, seen, windows, early = snapshot
-    arrays, watches, *rest = roster
+def _with_labels(kept: list[Any]) -> list[Any]:
+    """Convert version 4 (commit 51327cf), without labels; the limits of its watches were set for the conversations."""
+    *head, watch_table, mos_below, rules, stalls, latest, heard, seen, windows, early = kept
+    arrays, watches, *rest = watch_table
     rows = msgspec.msgpack.decode(watches)
     rows = [None if row is None else [*row, {}, row[2], Watch._field_defaults["default"]] for row in rows]
     arrays = [*arrays, np.zeros(arrays[0].shape[1], np.int32)]
-    roster = (arrays, msgspec.msgpack.encode(rows), *rest, LabelTexts().snapshot())
+    watch_table = (arrays, msgspec.msgpack.encode(rows), *rest, LabelTexts().snapshot())
     latest = _with_column(latest, np.where(np.isnan(latest[:, 0]), np.nan, 0.0))
     early = (early[0], _with_column(early[1], np.zeros(len(early[0]))))
-    kept: tuple[Any, ...] = (rules, stalls, latest, heard, seen, windows, early, ({}, [], {}), Breaches().snapshot())
-    return (_ONE_STALL_LIMIT, *head, roster, mos_below, [], *kept)
+    return [*head, watch_table, mos_below, [], rules, stalls, latest, heard, seen, windows, early]
 
 
-def _with_stall_limits(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Version 8 has one limit of STREAM_STALLED for all conversations, None without one."""
-    slots, after_s, since, opened = snapshot[_STALLS]
-    kept = None if after_s is None else (np.full(slots, float(after_s)), since)
-    return (VERSION, *snapshot[1:_STALLS], (slots, kept, opened), *snapshot[_STALLS + 1 :])
+def _with_stall_limits(kept: list[Any]) -> list[Any]:
+    """Convert layout 8, with one limit of STREAM_STALLED for all conversations, None without one."""
+    slots, after_s, since, opened = kept[_STALLS]
+    waits = None if after_s is None else (np.full(slots, float(after_s)), since)
+    return [*kept[:_STALLS], (slots, waits, opened), *kept[_STALLS + 1 :]]
+
+
+def _with_columns(kept: list[Any]) -> list[Any]:
+    """Convert layout 9, in which each part of a shard kept its own columns."""
+    now, feeds_down, settings, watch_table, mos_below, recorded, rules, stalls, latest, *rest = kept
+    has_frame, is_counted, *rest = rest
+    (limits, on_since, over_at, codec, labels), *of_watches = watch_table
+    slots, waits, opened = stalls
+    after, since = waits or (np.full(slots, np.inf), np.full(slots, np.inf))
+    columns = {
+        "max_latency_ms": limits[0],
+        "packet_loss_threshold": limits[1],
+        "on_since": on_since,
+        "over_at": over_at,
+        "codec": codec,
+        "labels": labels,
+        "stall_after_s": after,
+        "stall_since": since,
+        "latest_window": latest,
+        "has_frame": has_frame,
+        "is_counted": is_counted,
+    }
+    of_rules = [rule[1:] for rule in rules]
+    head = (now, feeds_down, settings, columns, tuple(of_watches))
+    return [*head, mos_below, recorded, of_rules, opened, *rest]
 
 
 def _with_column(values: np.ndarray[Any, Any], column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

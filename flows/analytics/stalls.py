@@ -7,14 +7,15 @@ wait has been too long, as soon as a record shows that this moment has passed; t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.format.records import FlowSettings
-from flows.analytics.roster import Roster, Watch
 from flows.analytics.rules import NO_FRAME, Transition
+from flows.analytics.slot_columns import SlotColumns
+from flows.analytics.watch_table import Watch, WatchTable
 
 __all__ = ["Arrivals", "Stalls", "limit_of", "limits_of", "waited"]
 
@@ -48,17 +49,17 @@ class _Stall(NamedTuple):
 class Stalls:
     """The stalls of all conversations of a shard, by slot. Where the limit is infinite, the rule is off."""
 
-    def __init__(self, slots: int) -> None:
-        self._after = np.full(slots, np.inf)
+    def __init__(self, columns: SlotColumns) -> None:
+        self._after = columns.add("stall_after_s", np.float64, np.inf)
         self._is_on = False
-        # Infinite where nothing is waited for: no frame was heard yet, a stall is raised, the conversation is over.
-        self._since = np.full(slots, np.inf)
+        # Infinite where nothing is waited for: no frame has come yet, a stall is raised, the conversation is over.
+        self._since = columns.add("stall_since", np.float64, np.inf)
         self._open: dict[int, _Stall] = {}
 
     @property
     def is_open(self) -> Mask:
         """The slots that have an open stall, as a mask."""
-        mask = np.zeros(len(self._since), np.bool_)
+        mask = np.zeros(len(self._since.values), np.bool_)
         mask[list(self._open)] = True
         return mask
 
@@ -67,14 +68,9 @@ class Stalls:
         """Whether frames change nothing."""
         return not self._open and not self._is_on
 
-    def grow(self, slots: int) -> None:
-        """Make room for more slots."""
-        more = np.full(slots - len(self._since), np.inf)
-        self._since, self._after = np.append(self._since, more), np.append(self._after, more)
-
     def watch(self, slot: int, after_s: float) -> None:
         """Take the limit of a watch that begins in a slot, in seconds."""
-        self._after[slot] = after_s
+        self._after.values[slot] = after_s
         self._is_on |= after_s < np.inf
 
     def limit(self, after_s: Floats, heard: Mask, now: float) -> None:
@@ -82,22 +78,22 @@ class Stalls:
 
         `heard`: the slots of conversations that are on and have had a frame. Open stalls stay open.
         """
-        changed = after_s != self._after
+        changed = after_s != self._after.values
         if not changed.any():
             return
-        waiting = np.where(self._after < np.inf, self._since < np.inf, heard)
+        waiting = np.where(self._after.values < np.inf, self._since.values < np.inf, heard)
         waiting[list(self._open)] = False
-        self._since[changed] = np.where(waiting & (after_s < np.inf), now, np.inf)[changed]
-        self._after = after_s.copy()
+        self._since.values[changed] = np.where(waiting & (after_s < np.inf), now, np.inf)[changed]
+        self._after.values = after_s.copy()
         self._is_on = bool((after_s < np.inf).any())
 
     def feed_returned(self, now: float, concerned: Mask) -> None:
         """Restart the wait of these slots, a mask."""
-        self._since[concerned & (self._since < np.inf)] = now
+        self._since.values[concerned & (self._since.values < np.inf)] = now
 
     def step_clock(self, step_s: float) -> None:
         """Keep how long frames have been waited for while the time changes by `step_s`."""
-        self._since += step_s
+        self._since.values += step_s
         self._open = {slot: stall._replace(since=stall.since + step_s) for slot, stall in self._open.items()}
 
     def hear(self, frames: Arrivals, *, keep_open: bool, frozen: Mask | None) -> list[Transition]:
@@ -108,7 +104,7 @@ class Stalls:
         if not len(frames.row):
             return []
         changes = self._resolved(frames)
-        after = self._after.take(frames.slot)
+        after = self._after.values.take(frames.slot)
         since = self._waited_since(frames)
         due = _due(since, after)
         late = due <= frames.arrival
@@ -121,22 +117,22 @@ class Stalls:
             if keep_open:
                 changes.append(_resolve(slot, stall, frames, index))
         # Of a slot's several rows the last one stays.
-        self._since[frames.slot] = np.where(frames.waited & (after < np.inf), frames.arrival, np.inf)
-        self._since[frames.slot[frames.ended]] = np.inf
+        self._since.values[frames.slot] = np.where(frames.waited & (after < np.inf), frames.arrival, np.inf)
+        self._since.values[frames.slot[frames.ended]] = np.inf
         return changes
 
     def pass_time(self, now: float, *, keep_open: bool, frozen: Mask | None) -> list[Transition]:
         """Raise the stalls of all moments up to `now`, before what else is of that time."""
         if not self._is_on:
             return []
-        due = _due(self._since, self._after)
+        due = _due(self._since.values, self._after.values)
         late = due <= now
         if frozen is not None:
             late &= ~frozen
         changes = []
         for slot in np.flatnonzero(late).tolist():
-            stall = _Stall(float(self._since[slot]), float(due[slot]), float(self._after[slot]))
-            self._since[slot] = np.inf
+            stall = _Stall(float(self._since.values[slot]), float(due[slot]), float(self._after.values[slot]))
+            self._since.values[slot] = np.inf
             if keep_open:
                 self._open[slot] = stall
             changes.append(_raise(slot, stall))
@@ -146,7 +142,7 @@ class Stalls:
         """Resolve the open stalls of slots that have a frame here."""
         if not self._open:
             return []
-        first = np.full(len(self._since), NO_FRAME)
+        first = np.full(len(self._since.values), NO_FRAME)
         first[frames.slot[::-1]] = np.arange(len(frames.row))[::-1]
         heard = [slot for slot in self._open if first[slot] != NO_FRAME]
         return [_resolve(slot, self._open.pop(slot), frames, int(first[slot])) for slot in heard]
@@ -154,27 +150,23 @@ class Stalls:
     def _waited_since(self, frames: Arrivals) -> Floats:
         """Return since when each frame was waited for: the frame of its slot before it, or what the slot says."""
         # Two bytes are sorted by their digits, which takes a third of the time.
-        key = frames.slot.astype(np.uint16) if len(self._since) <= _FEW_SLOTS else frames.slot
+        key = frames.slot.astype(np.uint16) if len(self._since.values) <= _FEW_SLOTS else frames.slot
         order = np.argsort(key, kind="stable")
         slot = frames.slot[order]
         is_first = np.append([True], slot[1:] != slot[:-1])
         ordered = np.append(np.inf, np.where(frames.waited, frames.arrival, np.inf)[order[:-1]])
-        ordered[is_first] = self._since[slot[is_first]]
+        ordered[is_first] = self._since.values[slot[is_first]]
         since = np.empty(len(order))
         since[order] = ordered
         return since
 
-    def snapshot(self, slots: int) -> tuple[Any, ...]:
-        """Return a plain value of the first `slots` that `restore` takes, sharing nothing with this."""
-        after = self._after[:slots]
-        kept = None if (after == np.inf).all() else (after.copy(), self._since[:slots].copy())
-        return (slots, kept, {slot: tuple(stall) for slot, stall in self._open.items()})
+    def snapshot(self) -> dict[int, tuple[float, ...]]:
+        """Return a plain value that `restore` takes, sharing nothing with this."""
+        return {slot: tuple(stall) for slot, stall in self._open.items()}
 
-    def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Take a snapshot's place."""
-        slots, kept, stalls = snapshot
-        after, since = (np.full(slots, np.inf), np.full(slots, np.inf)) if kept is None else kept
-        self._after, self._since, self._is_on = after.copy(), since.copy(), kept is not None
+    def restore(self, stalls: dict[int, tuple[float, ...]]) -> None:
+        """Take over a snapshot, after that of the columns."""
+        self._is_on = bool((self._after.values < np.inf).any())
         self._open = {slot: _Stall(*stall) for slot, stall in stalls.items()}
 
 
@@ -197,7 +189,7 @@ def waited(
     slot: NDArray[np.int32],
     events: NDArray[np.int64],
     settings: FlowSettings,
-    roster: Roster,
+    watch_table: WatchTable,
 ) -> Mask:
     """Return behind which frames of a block, rows of it and their slots, another one is waited for, shape (n,).
 
@@ -207,7 +199,7 @@ def waited(
     mask = np.ones(len(row), np.bool_)
     if len(events):
         of_events = np.flatnonzero(np.isin(row, events))
-        mask[of_events] = [roster.watch_in(at).feed in settings.feeds for at in slot[of_events].tolist()]
+        mask[of_events] = [watch_table.watch_at(at).feed in settings.feeds for at in slot[of_events].tolist()]
     return mask
 
 

@@ -13,7 +13,7 @@ from connectors.format.ids import Ids
 from connectors.format.words import Words, beside, words_of
 from flows.analytics.label_texts import NO_LABELS, NO_TEXT, LabelTexts
 from flows.analytics.voice_quality import MODELS
-from flows.analytics.windows import CODEC, END, FRAMES, LABELS, LATENCY, LOSS, MOS, START
+from flows.analytics.windows import Column
 
 __all__ = ["FEW_WINDOWS", "WindowLines", "window_lines", "window_object"]
 
@@ -21,6 +21,10 @@ Floats = NDArray[np.float64]
 
 # So few are written one by one sooner than together.
 FEW_WINDOWS: Final = 200
+_THREE_DECIMALS: Final = [
+    *(Column.LATENCY_MIN, Column.LATENCY_MAX, Column.LATENCY_P50, Column.LATENCY_P95, Column.LATENCY_P99),
+    Column.MOS,
+]
 _BEGIN: Final = b'{"conversation_id":"'
 _MODELS: Final = words_of([b',"model":%b},"labels":' % orjson.dumps(model) for model in MODELS])
 _MODELS_AND_END: Final = words_of([b',"model":%b},"labels":{}}\n' % orjson.dumps(model) for model in MODELS])
@@ -68,23 +72,24 @@ def window_lines(ids: Ids, values: Floats, labels: LabelTexts) -> WindowLines:
 
     Ids stand in them by their keys, so that no id, however long, makes all rows as wide as it is.
     """
-    whole = (values[:, LATENCY] > 0) & (values[:, LOSS] > 0) & ~np.isnan(values[:, MOS])
+    has_metrics = (values[:, [Column.LATENCY_COUNT, Column.LOSS_COUNT]] > 0).all(axis=1)
+    whole = has_metrics & ~np.isnan(values[:, Column.MOS])
     together, others = np.flatnonzero(whole), np.flatnonzero(~whole)
     if len(together) < FEW_WINDOWS:
-        return WindowLines(values[:, END], ids, _lines(ids, values, labels), {})
+        return WindowLines(values[:, Column.END], ids, _lines(ids, values, labels), {})
     if not len(others):
         text, long = _whole_lines(ids, values, labels)
-        return WindowLines(values[:, END], ids, text, long)
+        return WindowLines(values[:, Column.END], ids, text, long)
     lines, long = _whole_lines(ids.take(together), values[together], labels)
     more = _lines(ids.take(others), values[others], labels)
     text = np.zeros((len(values), max(lines.shape[1], more.shape[1])), np.uint64)
     text[together, : lines.shape[1]] = lines
     text[others, : more.shape[1]] = more
-    return WindowLines(values[:, END], ids, text, long)
+    return WindowLines(values[:, Column.END], ids, text, long)
 
 
 def _lines(ids: Ids, values: Floats, labels: LabelTexts) -> Words:
-    objects = [window_object("", row, labels.text(int(row[LABELS]))) for row in values.tolist()]
+    objects = [window_object("", row, labels.text(int(row[Column.LABELS]))) for row in values.tolist()]
     lines = [orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in objects]
     return beside(len(values), [_BEGIN, ids.key, words_of([line[len(_BEGIN) :] for line in lines])])
 
@@ -94,11 +99,11 @@ def _whole_lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, d
 
     Latencies are whole microseconds, and means are rounded to six and to nine decimals.
     """
-    start, end = _repeated(values[:, START]), _repeated(values[:, END])
-    frames, latencies, losses = _texts(values[:, [FRAMES, LATENCY, LOSS]], 0)
-    least, most, p50, p95, p99, mos = _texts(values[:, [LATENCY + 1, *range(LATENCY + 3, LOSS), MOS]], 3)
-    mean, mean_loss = _texts(values[:, [LATENCY + 2, LOSS + 1]], 9)
-    (most_loss,) = _texts(values[:, [LOSS + 2]], 9)  # alone, for it has as many decimals as it came with
+    start, end = _repeated(values[:, Column.START]), _repeated(values[:, Column.END])
+    frames, latencies, losses = _texts(values[:, [Column.FRAMES, Column.LATENCY_COUNT, Column.LOSS_COUNT]], 0)
+    least, most, p50, p95, p99, mos = _texts(values[:, _THREE_DECIMALS], 3)
+    mean, mean_loss = _texts(values[:, [Column.LATENCY_MEAN, Column.LOSS_MEAN]], 9)
+    (most_loss,) = _texts(values[:, [Column.LOSS_MAX]], 9)  # alone, for it has as many decimals as it came with
     model_and_labels, long = _model_and_labels(values, labels)
     parts: list[bytes | Words] = [
         *(_BEGIN, ids.key, b'","start":', start, b',"end":', end, b',"frames":', frames),
@@ -112,7 +117,7 @@ def _whole_lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, d
 
 def _model_and_labels(values: Floats, labels: LabelTexts) -> tuple[list[bytes | Words], dict[bytes, bytes]]:
     """The ends of the lines, and the texts that stand in them by digests."""
-    codec, number = values[:, CODEC].astype(np.int64), values[:, LABELS].astype(np.int64)
+    codec, number = values[:, Column.CODEC].astype(np.int64), values[:, Column.LABELS].astype(np.int64)
     if not (number != NO_LABELS).any():
         return [_MODELS_AND_END.take(codec, 0)], {}
     text, long = labels.words(number)

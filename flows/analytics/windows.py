@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from enum import IntEnum, auto
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,51 +19,34 @@ from connectors.format.records import WindowSettings
 from flows.analytics.histograms import Histogram
 from flows.analytics.voice_quality import CODECS, codecs, mos_from_r, r_factor
 
-__all__ = [
-    "CODEC",
-    "COLUMNS",
-    "END",
-    "FRAMES",
-    "LABELS",
-    "LATENCY",
-    "LOSS",
-    "MOS",
-    "NO_WINDOW",
-    "START",
-    "OpenWindows",
-    "Summaries",
-    "Traits",
-    "by_end",
-    "open_windows",
-    "pane_of",
-    "summarise",
-]
+__all__ = ["Column", "OpenWindows", "Summaries", "Traits", "by_end", "open_windows", "pane_of", "summarise"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Codecs = NDArray[np.int8]
 
-COLUMNS: Final = (
-    "start",
-    "end",
-    "frames",
-    "latency_count",
-    "latency_min",
-    "latency_mean",
-    "latency_max",
-    "latency_p50",
-    "latency_p95",
-    "latency_p99",
-    "loss_count",
-    "loss_mean",
-    "loss_max",
-    "mos",
-    "codec",
-    "labels",
-)
-NO_WINDOW: Final = np.full(len(COLUMNS), np.nan)
-# Where they are, and where those of a metric begin.
-START, END, FRAMES, LATENCY, LOSS, MOS, CODEC, LABELS = 0, 1, 2, 3, 10, 13, 14, 15
+
+class Column(IntEnum):
+    """The columns of `Summaries.values`."""
+
+    START = 0
+    END = auto()
+    FRAMES = auto()
+    LATENCY_COUNT = auto()
+    LATENCY_MIN = auto()
+    LATENCY_MEAN = auto()
+    LATENCY_MAX = auto()
+    LATENCY_P50 = auto()
+    LATENCY_P95 = auto()
+    LATENCY_P99 = auto()
+    LOSS_COUNT = auto()
+    LOSS_MEAN = auto()
+    LOSS_MAX = auto()
+    MOS = auto()
+    CODEC = auto()
+    LABELS = auto()
+
+
 # Latencies within 2^39 µs (six days) of zero fit beside a group number in one integer, which sorts ten times faster.
 _LATENCY_BITS: Final = 40
 _LATENCY_BIAS: Final = 1 << (_LATENCY_BITS - 1)
@@ -70,7 +54,7 @@ _MAX_GROUPS: Final = 1 << (62 - _LATENCY_BITS)
 
 
 class Summaries(NamedTuple):
-    """Closed windows, one row each, ordered by end, then slot: `slot` int32 (n,), `values` float64 (n, COLUMNS).
+    """Closed windows, one row each, ordered by end, then slot: `slot` int32 (n,), `values` float64, (n, `Column`).
 
     Times in epoch seconds, latencies in milliseconds, losses as ratios; NaN where no frame carried the metric. The
     codec is a number of `voice_quality.CODECS`, the labels are one of `LabelTexts`.
@@ -121,7 +105,7 @@ class _Pane:
         self.count = count
 
 
-_NONE: Final = Summaries(np.empty(0, np.int32), np.empty((0, len(COLUMNS))))
+_NONE: Final = Summaries(np.empty(0, np.int32), np.empty((0, len(Column))))
 
 
 def pane_of(arrival: float, slide_ms: int) -> int:
@@ -253,7 +237,7 @@ def by_end(parts: list[Summaries]) -> Summaries:
         return parts[0]
     slot = np.concatenate([part.slot for part in parts])
     values = np.concatenate([part.values for part in parts])
-    order = np.argsort(values[:, END], kind="stable")
+    order = np.argsort(values[:, Column.END], kind="stable")
     return Summaries(slot[order], values[order])
 
 
@@ -275,11 +259,11 @@ def summarise(
     slots = int(frames.slot.max()) + 1
     lowest = int(window.min())
     groups, group = _ranks((window - lowest) * slots + frames.slot[row].astype(np.int64))
-    values = np.full((len(groups), len(COLUMNS)), np.nan)
+    values = np.full((len(groups), len(Column)), np.nan)
     number = groups // slots + lowest
-    values[:, START] = number * slide_ms / 1000.0
-    values[:, END] = (number + panes) * slide_ms / 1000.0
-    values[:, FRAMES] = np.bincount(group, minlength=len(groups))
+    values[:, Column.START] = number * slide_ms / 1000.0
+    values[:, Column.END] = (number + panes) * slide_ms / 1000.0
+    values[:, Column.FRAMES] = np.bincount(group, minlength=len(groups))
     latency_us = frames.latency_us[row]
     _latencies(values, group, latency_us)
     _losses(values, group, frames.packet_loss[row])
@@ -289,14 +273,14 @@ def summarise(
 def _rate(closed: Summaries, default: int, traits: Traits | None) -> None:
     """Fill in the labels, and the MOS, to three decimals, each window's by the codec of its conversation."""
     codec = np.full(len(closed.slot), default, np.int8)
-    closed.values[:, LABELS] = 0
+    closed.values[:, Column.LABELS] = 0
     if traits is not None:
         own = traits.codec.take(closed.slot)
         codec = np.where(own < 0, codec, own)
-        closed.values[:, LABELS] = traits.labels.take(closed.slot)
-    delay_ms, packet_loss = closed.values[:, LATENCY + 2], closed.values[:, LOSS + 1]
-    closed.values[:, MOS] = np.round(mos_from_r(r_factor(delay_ms, packet_loss, codecs(codec))), 3)
-    closed.values[:, CODEC] = codec
+        closed.values[:, Column.LABELS] = traits.labels.take(closed.slot)
+    delay_ms, packet_loss = closed.values[:, Column.LATENCY_MEAN], closed.values[:, Column.LOSS_MEAN]
+    closed.values[:, Column.MOS] = np.round(mos_from_r(r_factor(delay_ms, packet_loss, codecs(codec))), 3)
+    closed.values[:, Column.CODEC] = codec
 
 
 def _ranks(key: Ints) -> tuple[Ints, Ints]:
@@ -317,7 +301,7 @@ def _latencies(values: Floats, group: Ints, latency_us: Floats) -> None:
     known = ~np.isnan(latency_us)
     group, latency = group[known], latency_us[known].astype(np.int64)
     count = np.bincount(group, minlength=len(values))
-    values[:, LATENCY] = count
+    values[:, Column.LATENCY_COUNT] = count
     if not len(group):
         return
     if np.abs(latency).max() < _LATENCY_BIAS and len(values) < _MAX_GROUPS:
@@ -332,11 +316,11 @@ def _latencies(values: Floats, group: Ints, latency_us: Floats) -> None:
     # Sums of whole microseconds are exact in float64 up to 2^53, and absurd ones do not overflow.
     total = np.add.reduceat(ordered.astype(np.float64), start)
     milliseconds = ordered / 1000.0
-    values[some, LATENCY + 1] = milliseconds[start]
-    values[some, LATENCY + 2] = np.round(total / count / 1000.0, 6)
-    values[some, LATENCY + 3] = milliseconds[end - 1]
-    for offset, percent in ((4, 50), (5, 95), (6, 99)):
-        values[some, LATENCY + offset] = milliseconds[start + (percent * count + 99) // 100 - 1]
+    values[some, Column.LATENCY_MIN] = milliseconds[start]
+    values[some, Column.LATENCY_MEAN] = np.round(total / count / 1000.0, 6)
+    values[some, Column.LATENCY_MAX] = milliseconds[end - 1]
+    for column, percent in ((Column.LATENCY_P50, 50), (Column.LATENCY_P95, 95), (Column.LATENCY_P99, 99)):
+        values[some, column] = milliseconds[start + (percent * count + 99) // 100 - 1]
 
 
 def _losses(values: Floats, group: Ints, packet_loss: Floats) -> None:
@@ -344,10 +328,10 @@ def _losses(values: Floats, group: Ints, packet_loss: Floats) -> None:
     known = ~np.isnan(packet_loss)
     group, loss = group[known], packet_loss[known]
     count = np.bincount(group, minlength=len(values))
-    values[:, LOSS] = count
+    values[:, Column.LOSS_COUNT] = count
     billionths = np.bincount(group, weights=np.rint(loss * 1e9), minlength=len(values))
     worst = np.zeros(len(values))
     np.maximum.at(worst, group, loss)
     some = count > 0
-    values[some, LOSS + 1] = np.round(billionths[some] / count[some] / 1e9, 9)
-    values[some, LOSS + 2] = worst[some]
+    values[some, Column.LOSS_MEAN] = np.round(billionths[some] / count[some] / 1e9, 9)
+    values[some, Column.LOSS_MAX] = worst[some]

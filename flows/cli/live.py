@@ -81,12 +81,12 @@ def bootstrap(
 def run(config: Config, *, no_bootstrap: NoBootstrap = False) -> None:
     """Bootstrap, then watch live until a signal; go on where the last run stopped."""
     shutdown = stop_on_signals()
-    from flows.commands.output import print_bootstrap, print_tally
+    from flows.commands.output import print_bootstrap, print_counts
     from flows.commands.run import run_live
 
     settings = read_settings(config)
     on_bootstrap = None if no_bootstrap else print_bootstrap
-    print_tally(run_live(settings, os.environ, shutdown, on_bootstrap=on_bootstrap, warns=True))
+    print_counts(run_live(settings, os.environ, shutdown, on_bootstrap=on_bootstrap, warns=True))
 
 
 @app.command(cls=Command)
@@ -99,8 +99,8 @@ def cluster(
     """Like run, on a cluster of local Bytewax processes; all are started again when one dies."""
     shutdown = stop_on_signals()
     from flows.commands.cluster import run_cluster
-    from flows.commands.output import print_bootstrap, print_tally
+    from flows.commands.output import print_bootstrap, print_counts
 
     settings = read_settings(config)
     on_bootstrap = None if no_bootstrap else print_bootstrap
-    print_tally(run_cluster(config, settings, os.environ, processes, shutdown, on_bootstrap=on_bootstrap))
+    print_counts(run_cluster(config, settings, os.environ, processes, shutdown, on_bootstrap=on_bootstrap))

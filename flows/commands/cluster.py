@@ -19,9 +19,9 @@ from connectors.retry import backoff_s
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Interrupted, Shutdown
 from connectors.state.recovery import latest_states
-from flows.analytics.merge import Tally
+from flows.analytics.merge import Counts
 from flows.commands.run import OnBootstrap, ensure_interceptors, preflight, print_warnings
-from flows.dataflow import TALLY_STEP
+from flows.dataflow import COUNTS_STEP
 from flows.live import SNAPSHOT_EVERY
 from flows.settings.models import Settings
 from flows.state import StateLayout
@@ -42,7 +42,7 @@ def run_cluster(
     shutdown: Shutdown,
     *,
     on_bootstrap: OnBootstrap | None,
-) -> Tally:
+) -> Counts:
     """Bootstrap, unless `on_bootstrap` is None, then run `processes` Bytewax processes until a shutdown.
 
     Return what the last snapshot counted.
@@ -75,10 +75,10 @@ def run_cluster(
     return _counted(settings)
 
 
-def _counted(settings: Settings) -> Tally:
+def _counted(settings: Settings) -> Counts:
     """Return the counts of the last snapshot, the processes being gone."""
-    states = [state for _, state in latest_states(StateLayout(settings.state.dir).recovery, TALLY_STEP)]
-    return Tally(*states[0]) if states else Tally()
+    states = [state for _, state in latest_states(StateLayout(settings.state.dir).recovery, COUNTS_STEP)]
+    return Counts(*states[0]) if states else Counts()
 
 
 def _commands(settings: Settings, processes: int) -> list[list[str]]:

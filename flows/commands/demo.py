@@ -25,7 +25,7 @@ from connectors.genesys.simulator.faults import parse_faults
 from connectors.genesys.simulator.voice_events import running_simulator
 from connectors.runtime.shutdown import Shutdown
 from connectors.state.audit import verify
-from flows.analytics.merge import Tally
+from flows.analytics.merge import Counts
 from flows.commands.run import run_live
 from flows.settings.loading import parse_settings
 from flows.settings.models import Settings
@@ -71,7 +71,7 @@ class DemoResult:
 
     conversations: list[DemoRow]
     groups: list[dict[str, Any]]
-    tally: Tally
+    counts: Counts
     delivered: int
     pending: int
     audit_lines: int
@@ -114,8 +114,8 @@ def run_demo(seconds: float, shutdown: Shutdown, kind: str = "voice-events") -> 
         if not stage.bootstrap:
             timer.start()
         on_bootstrap = (lambda _: timer.start()) if stage.bootstrap else None
-        tally = run_live(settings, environ | stage.environ, shutdown, on_bootstrap=on_bootstrap)
-        return _result(settings, tally, receiver)
+        counts = run_live(settings, environ | stage.environ, shutdown, on_bootstrap=on_bootstrap)
+        return _result(settings, counts, receiver)
 
 
 def _tables(receiver_url: str, directory: Path) -> dict[str, Any]:
@@ -195,7 +195,7 @@ STAGES: Final[dict[str, Callable[[], AbstractContextManager[Stage]]]] = {
 }
 
 
-def _result(settings: Settings, tally: Tally, receiver: CallbackReceiver) -> DemoResult:
+def _result(settings: Settings, counts: Counts, receiver: CallbackReceiver) -> DemoResult:
     state = StateLayout(settings.state.dir)
     windows = _read(state.windows)
     alerts = _read(state.alerts)
@@ -227,7 +227,7 @@ def _result(settings: Settings, tally: Tally, receiver: CallbackReceiver) -> Dem
     if not verdict.ok:
         raise VoicewatchError(f"the demo's audit log is not intact: {verdict.faults[0].text}")
     groups = [alert for alert in alerts if alert["alertType"] == "GROUP_DEGRADED"]
-    return DemoResult(rows, groups, tally, len(received), pending, verdict.lines)
+    return DemoResult(rows, groups, counts, len(received), pending, verdict.lines)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

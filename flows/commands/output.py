@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from connectors.callbacks.outbox import Entry, State
-    from flows.analytics.merge import Tally
+    from flows.analytics.merge import Counts
     from flows.commands.bootstrap import BootstrapReport
     from flows.commands.demo import DemoResult
     from flows.commands.replay import Replayed
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = [
     "print_audit",
     "print_bootstrap",
+    "print_counts",
     "print_demo",
     "print_entry",
     "print_outbox",
     "print_replay",
-    "print_tally",
 ]
 
 # Wide enough that nothing is folded outside a terminal: an id in two pieces can be neither found nor copied.
@@ -54,12 +54,12 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def print_tally(tally: Tally) -> None:
+def print_counts(counts: Counts) -> None:
     """The counts of a live run."""
     print(
-        f"{tally.frames} frames of {tally.conversations} watched conversation(s); {tally.windows} windows; "
-        f"{tally.raised} alerts raised, {tally.resolved} resolved; {tally.unwatched} frames unwatched, "
-        f"{tally.invalid + tally.rejected} invalid" + (f", {tally.ignored} ignored" if tally.ignored else "")
+        f"{counts.frames} frames of {counts.conversations} watched conversation(s); {counts.windows} windows; "
+        f"{counts.raised} alerts raised, {counts.resolved} resolved; {counts.unwatched} frames unwatched, "
+        f"{counts.invalid + counts.rejected} invalid" + (f", {counts.ignored} ignored" if counts.ignored else "")
     )
 
 
@@ -76,19 +76,19 @@ def print_bootstrap(report: BootstrapReport) -> None:
 
 def print_replay(replayed: Replayed) -> None:
     """The summary of a replay."""
-    tally = replayed.tally
-    rate = tally.frames / replayed.elapsed_s if replayed.elapsed_s else 0.0
+    counts = replayed.counts
+    rate = counts.frames / replayed.elapsed_s if replayed.elapsed_s else 0.0
     rows = [
-        ("frames", f"{tally.frames}"),
-        ("  unwatched", f"{tally.unwatched}"),
-        *([("ignored messages", f"{tally.ignored}")] if tally.ignored else []),
-        ("invalid messages", f"{tally.invalid}"),
-        ("rejected lines", f"{tally.rejected}"),
-        ("torn last lines", f"{tally.torn}"),
-        ("conversations watched", f"{tally.conversations}"),
-        ("windows", f"{tally.windows}"),
-        ("alerts raised", f"{tally.raised}"),
-        ("alerts resolved", f"{tally.resolved}"),
+        ("frames", f"{counts.frames}"),
+        ("  unwatched", f"{counts.unwatched}"),
+        *([("ignored messages", f"{counts.ignored}")] if counts.ignored else []),
+        ("invalid messages", f"{counts.invalid}"),
+        ("rejected lines", f"{counts.rejected}"),
+        ("torn last lines", f"{counts.torn}"),
+        ("conversations watched", f"{counts.conversations}"),
+        ("windows", f"{counts.windows}"),
+        ("alerts raised", f"{counts.raised}"),
+        ("alerts resolved", f"{counts.resolved}"),
     ]
     name_width, value_width = (max(map(len, column)) for column in zip(*rows, strict=True))
     for name, value in rows:
@@ -104,9 +104,11 @@ def print_replay(replayed: Replayed) -> None:
             variable = f"VOICEWATCH_STATE__DIR={replayed.out}"
             print(f"why: `{variable} voicewatch outbox list CONFIG`")
             print(f"send them again: `{variable} voicewatch outbox retry CONFIG`")
-    if tally.no_latency:
-        print(f"no latency known for {tally.no_latency} frames: their lines do not tell when they arrived or were sent")
-    if tally.frames and tally.unwatched == tally.frames:
+    if counts.no_latency:
+        print(
+            f"no latency known for {counts.no_latency} frames: their lines do not tell when they arrived or were sent"
+        )
+    if counts.frames and counts.unwatched == counts.frames:
         print(
             "No frame was of a watched conversation: the recording holds no watch records for them. "
             'Give a --config with [alerts] unwatched = "default" to watch every conversation.'
@@ -137,7 +139,7 @@ def print_demo(result: DemoResult) -> None:
         group = ", ".join(f"{name} {value}" for name, value in alert["group"].items())
         bad = f"{alert['breaching']} of {alert['conversations']} conversations"
         console.print(f"{group}: GROUP_DEGRADED {alert['state']}, {bad} with bad frames")
-    print_tally(result.tally)
+    print_counts(result.counts)
     console.print(
         f"{result.delivered} callbacks delivered and verified by the receiver, "
         f"{result.pending} pending; audit log intact: {result.audit_lines} lines"

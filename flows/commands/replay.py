@@ -22,9 +22,9 @@ from connectors.errors import RecordingError, StateError, UsageError
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource, StoppedAt
 from connectors.state.files import LOCK_NAME, JsonLinesSink, make_private_dir, open_private, state_errors
-from flows.analytics.merge import Tally
+from flows.analytics.merge import Counts
 from flows.analytics.precedence import Overrides
-from flows.dataflow import Outputs, TallySink, build
+from flows.dataflow import CountsSink, Outputs, build
 
 if TYPE_CHECKING:
     from connectors.callbacks.outbox import State
@@ -44,7 +44,7 @@ class Replayed:
     `refusal` says why nothing of the recording could be read, if nothing could.
     """
 
-    tally: Tally
+    counts: Counts
     elapsed_s: float
     out: Path
     outbox: dict[State, int] | None
@@ -71,13 +71,13 @@ def replay(
     """
     recording = Recording(_files(paths))
     _begin(recording.paths, out)
-    tally = TallySink()
+    totals = CountsSink()
     source = RecordingSource(recording, speed=speed, stop=stop)
     keep_freed_memory()
     with _delivering(out, settings, environ) if deliver else nullcontext() as delivery:
         outputs = Outputs(
             **{name: JsonLinesSink(_result(out, name)) for name in RESULTS},
-            tally=tally,
+            counts=totals,
             **({} if delivery is None else {"callbacks": delivery.sink, "audit": _audit_sink(out)}),
         )
         started = time.monotonic()
@@ -90,7 +90,7 @@ def replay(
             raise source.failure
         _end(out, source.stopped_at)
         callbacks = None if delivery is None else delivery.finish(stop)
-    counts = tally.total
+    counts = totals.total
     is_refused = counts.rejected and not counts.frames + counts.invalid + counts.ignored
     refusal = recording.refusal() if is_refused and source.stopped_at is None else None
     return Replayed(counts, elapsed_s, out, callbacks, source.stopped_at, refusal)

@@ -14,9 +14,9 @@ from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Interrupted, Shutdown
 from connectors.runtime.tracing import configure_tracing
 from connectors.state.files import check_writable
-from flows.analytics.merge import Tally
+from flows.analytics.merge import Counts
 from flows.commands.bootstrap import BootstrapReport, Shield, run_bootstrap
-from flows.dataflow import TallySink
+from flows.dataflow import CountsSink
 from flows.feeds import feeds_of
 from flows.live import SNAPSHOT_EVERY, live_flow, recovery_of, secrets_of
 from flows.monitoring.instruments import Instruments
@@ -38,13 +38,13 @@ def run_live(
     *,
     on_bootstrap: OnBootstrap | None,
     warns: bool = False,
-) -> Tally:
+) -> Counts:
     """Run the live flow until a shutdown, and return what it counted; print warnings first if it `warns`.
 
     Bootstrap first, unless `on_bootstrap` is None or no feed depends on interceptors. Raises VoicewatchError if
     interceptors are needed and none exists.
     """
-    flow_totals = TallySink()
+    flow_totals = CountsSink()
     instruments = instruments_of(settings, environ, shutdown)
     recovery = preflight(settings, environ)
     if warns:

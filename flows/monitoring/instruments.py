@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from connectors.format.decode import Decoded, decode_block
 from flows.analytics.block_results import ShardResult
-from flows.analytics.merge import Report
+from flows.analytics.merge import BlockResult
 from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock
 
@@ -66,7 +66,7 @@ class Instruments:
         """Call `shard.apply`."""
         return shard.apply(block)
 
-    def reported(self, reports: Sequence[Report]) -> None:
+    def reported(self, reports: Sequence[BlockResult]) -> None:
         """Take the dataflow's results of some blocks."""
 
     def feed_changed(self, feed: str, state: str, reason: str) -> None:
@@ -79,4 +79,4 @@ class Instruments:
         """Take that Genesys has refused a topic of a feed."""
 
     def watch_token(self, tokens: Tokens) -> None:
-        """Report the age of this token from now on."""
+        """BlockResult the age of this token from now on."""

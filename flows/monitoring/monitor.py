@@ -17,7 +17,7 @@ from connectors.journal.progress import SourceProgress
 from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.systemd import Notifier
 from flows.analytics.block_results import ShardResult
-from flows.analytics.merge import Report
+from flows.analytics.merge import BlockResult
 from flows.analytics.rules import RULES
 from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock
@@ -152,13 +152,13 @@ class Monitor(RunLog):
         self.metrics.shard_done(id(shard), shard.watching, time.perf_counter() - began)
         return result
 
-    def reported(self, reports: Sequence[Report]) -> None:
+    def reported(self, reports: Sequence[BlockResult]) -> None:
         """What the flow made of some blocks."""
         super().reported(reports)
         for report in reports:
-            tally = report.tally
+            counts = report.counts
             self.metrics.reported(
-                frames=tally.frames, unwatched=tally.unwatched, rejected=tally.rejected, windows=tally.windows
+                frames=counts.frames, unwatched=counts.unwatched, rejected=counts.rejected, windows=counts.windows
             )
             for alert in report.alerts:
                 self.metrics.alert(alert.rule, alert.state)

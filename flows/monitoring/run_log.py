@@ -16,7 +16,7 @@ from connectors.runtime.logs import get_logger
 from connectors.runtime.threads import Periodic
 from flows.analytics.alerts import Alert
 from flows.analytics.block_results import ShardResult
-from flows.analytics.merge import Report
+from flows.analytics.merge import BlockResult
 from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock
 from flows.monitoring.instruments import Instruments
@@ -56,15 +56,15 @@ class RunLog(Instruments):
         self._watching[id(shard)] = shard.watching
         return result
 
-    def reported(self, reports: Sequence[Report]) -> None:
+    def reported(self, reports: Sequence[BlockResult]) -> None:
         """Count the results of some blocks, and log their alerts."""
         for report in reports:
-            tally = report.tally
+            counts = report.counts
             with self._lock:
-                self._frames += tally.frames
-                self._windows += tally.windows
-                self._raised += tally.raised
-                self._resolved += tally.resolved
+                self._frames += counts.frames
+                self._windows += counts.windows
+                self._raised += counts.raised
+                self._resolved += counts.resolved
             for alert in report.alerts:
                 self._log_alert(alert)
 

@@ -39,7 +39,7 @@ def test_a_late_and_a_lossy_call_are_told_to_the_quality_platform(tmp_path: Path
         }
         settings = parse_settings(tables | stage.tables, "the test")
         threading.Thread(target=stop_when_both_are_told, daemon=True).start()
-        tally = run_live(settings, stage.environ, shutdown, on_bootstrap=None)
+        counts = run_live(settings, stage.environ, shutdown, on_bootstrap=None)
     late, lossy, *_ = stage.conversation_ids
     alerts = [json.loads(line) for line in (tmp_path / "state" / "alerts.jsonl").read_bytes().splitlines()]
     assert {(alert["conversationId"], alert["alertType"], alert["state"], alert["reason"]) for alert in alerts} == {
@@ -52,8 +52,8 @@ def test_a_late_and_a_lossy_call_are_told_to_the_quality_platform(tmp_path: Path
         (body["conversationId"], body["state"]) for body in (json.loads(one.body) for one in receiver.received)
     }
     assert called_back >= {(late, "raised"), (lossy, "raised")}
-    assert tally.unwatched == 0
-    assert tally.conversations == len(stage.conversation_ids)
+    assert counts.unwatched == 0
+    assert counts.conversations == len(stage.conversation_ids)
     audit = [json.loads(line) for line in (tmp_path / "state" / "audit.jsonl").read_bytes().splitlines()]
     feeds = [(line["action"], line["feed"]) for line in audit if line["action"].startswith("FEED_")]
     assert feeds == [("FEED_UP", "audiohook"), ("FEED_DOWN", "audiohook")]

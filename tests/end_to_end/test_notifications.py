@@ -31,12 +31,12 @@ LATENCY, LOSS = "LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED"
 
 
 def replayed(path: Path, out: Path, settings: Settings | None = None) -> tuple[Any, list[Any], list[Any]]:
-    """The tally, the windows and the alerts of a recording."""
+    """The counts, the windows and the alerts of a recording."""
     result = replay([path], out, settings=settings, environ={}, speed=None, deliver=False, stop=threading.Event())
     assert (out / "rejected.jsonl").read_bytes() == b""
     windows = [json.loads(line) for line in (out / "windows.jsonl").read_bytes().splitlines()]
     alerts = [json.loads(line) for line in (out / "alerts.jsonl").read_bytes().splitlines()]
-    return result.tally, windows, alerts
+    return result.counts, windows, alerts
 
 
 def latencies(windows: list[Any], call: str) -> list[Any]:
@@ -71,8 +71,8 @@ def test_recordings_are_as_made(name: str) -> None:
 
 def test_a_recorded_journal(tmp_path: Path) -> None:
     """A bad spell, the media of an enriched end, snapshots without latency; what is of no use is not rejected."""
-    tally, windows, alerts = replayed(DATA / "notifications.jsonl", tmp_path)
-    assert (tally.frames, tally.unwatched, tally.invalid, tally.rejected, tally.conversations) == (63, 2, 0, 0, 2)
+    counts, windows, alerts = replayed(DATA / "notifications.jsonl", tmp_path)
+    assert (counts.frames, counts.unwatched, counts.invalid, counts.rejected, counts.conversations) == (63, 2, 0, 0, 2)
     assert latencies(windows, OTHER_CALL) == [(0, 5, 0, None), (5, 10, 0, None), (10, 6, 0, None), (15, 1, 0, None)]
     assert latencies(windows, CALL) == [
         (-5, 6, 5, 200.0),
@@ -101,8 +101,8 @@ def test_a_recorded_journal(tmp_path: Path) -> None:
 def test_captured_eventbridge_records(tmp_path: Path) -> None:
     """A file of EventBridge records replays as it is, once the configuration says what to watch."""
     settings = parse_settings({"alerts": {"unwatched": "default"}, "defaults": {"max_latency_ms": 300}}, "test")
-    tally, windows, alerts = replayed(DATA / "eventbridge.jsonl", tmp_path, settings)
-    assert (tally.frames, tally.unwatched, tally.rejected, tally.conversations) == (14, 1, 0, 2)
+    counts, windows, alerts = replayed(DATA / "eventbridge.jsonl", tmp_path, settings)
+    assert (counts.frames, counts.unwatched, counts.rejected, counts.conversations) == (14, 1, 0, 2)
     assert latencies(windows, CALL) == [
         (-5, 3, 3, 238.0),
         (0, 5, 5, 238.0),
@@ -148,12 +148,12 @@ def test_a_live_run(tmp_path: Path) -> None:
         shutdown = Shutdown()
         stopper = threading.Thread(target=_stop_after, args=(simulator, 120, shutdown))
         stopper.start()
-        tally = run_live(settings, environ({}), shutdown, on_bootstrap=lambda _: pytest.fail("no bootstrap"))
+        counts = run_live(settings, environ({}), shutdown, on_bootstrap=lambda _: pytest.fail("no bootstrap"))
         stopper.join()
     state = StateLayout(tmp_path / "state")
     records = [json.loads(line) for path in segments(state.journal) for line in path.read_bytes().splitlines()]
-    assert tally.frames >= 90
-    assert tally.rejected == tally.invalid == 0
+    assert counts.frames >= 90
+    assert counts.rejected == counts.invalid == 0
     assert {record["via"] for record in records if "frame" in record} == {"queues", "calls"}
     feeds = [record["feed"] for record in records if "feed" in record]
     assert {(feed["name"], feed["state"]) for feed in feeds} == {

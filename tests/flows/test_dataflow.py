@@ -23,20 +23,20 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main, run_main
 
+from connectors.journal.blocks import Block
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource
-from connectors.journal.writer import Block
 from connectors.state.files import JsonLinesSink
-from flows.analytics.merge import Tally
+from flows.analytics.merge import Counts
 from flows.analytics.precedence import Overrides
-from flows.dataflow import Outputs, TallySink, build
+from flows.dataflow import CountsSink, Outputs, build
 from tests.support import reference
 
 RECORDING = Path(__file__).parents[1] / "data" / "three-minutes.jsonl"
 OUTPUTS = ("windows.jsonl", "alerts.jsonl", "rejected.jsonl")
 
 Runner = Callable[[Dataflow, Path], None]
-Result = tuple[list[bytes], Tally]
+Result = tuple[list[bytes], Counts]
 
 
 class Crash(Exception):  # noqa: N818 - it is what happens
@@ -118,10 +118,10 @@ def resumed(
 ) -> Result:
     """The same over a directory that has a recovery store already."""
     recovery = out / "recovery"
-    tally = TallySink()
+    counts = CountsSink()
     by_flow = [runners] * len(sources) if callable(runners) else runners
     for source, runner in zip(sources, by_flow, strict=True):
-        outputs = Outputs(**{name.partition(".")[0]: JsonLinesSink(out / name) for name in OUTPUTS}, tally=tally)
+        outputs = Outputs(**{name.partition(".")[0]: JsonLinesSink(out / name) for name in OUTPUTS}, counts=counts)
         flow = build(source, outputs, overrides=overrides)
         if isinstance(source, CutSource) and source.crash:
             with pytest.raises(BytewaxRuntimeError) as failed:
@@ -129,7 +129,7 @@ def resumed(
             assert isinstance(failed.value.__cause__, Crash)
         else:
             runner(flow, recovery)
-    return [(out / name).read_bytes() for name in OUTPUTS], tally.total
+    return [(out / name).read_bytes() for name in OUTPUTS], counts.total
 
 
 def cut(lines: Sequence[bytes], places: Sequence[int]) -> list[Block]:
@@ -154,7 +154,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 def test_a_replay_is_what_the_contract_says(lines: list[bytes], expected: Result) -> None:
     """Windows, alerts and rejected lines of the shipped recording are those of the plain reference."""
-    [windows, alerts, rejected], tally = expected
+    [windows, alerts, rejected], counts = expected
     contract = reference.replay([line.rstrip(b"\n") for line in lines])
     assert_alike(parsed(alerts), contract.alerts)
     order = sorted(contract.windows, key=lambda window: (window["end"], window["conversation_id"]))
@@ -163,7 +163,7 @@ def test_a_replay_is_what_the_contract_says(lines: list[bytes], expected: Result
         (str(RECORDING), line + 1) for line, _ in contract.rejected
     ]
     states = [alert["state"] for alert in contract.alerts]
-    assert tally == Tally(
+    assert counts == Counts(
         frames=sum(b'"frame":' in line for line in lines) - len(contract.rejected),
         unwatched=contract.unwatched,
         invalid=sum(b'"invalid":' in line for line in lines),
@@ -174,8 +174,8 @@ def test_a_replay_is_what_the_contract_says(lines: list[bytes], expected: Result
         raised=states.count("raised"),
         resolved=states.count("resolved"),
     )
-    assert tally.raised > 5
-    assert tally.rejected == 2
+    assert counts.raised > 5
+    assert counts.rejected == 2
 
 
 @pytest.mark.parametrize("runner", [two_workers, three_workers])
@@ -236,9 +236,9 @@ def test_segments_are_one_recording(tmp_path: Path, expected: Result, lines: lis
         paths.append(tmp_path / f"{9 - number}.jsonl")
         paths[-1].write_bytes(b"".join(lines[begin:end]))
     source = RecordingSource(Recording(paths), stop=threading.Event())
-    [windows, alerts, rejected], tally = executed(tmp_path / "out", [source], two_workers)
+    [windows, alerts, rejected], counts = executed(tmp_path / "out", [source], two_workers)
     assert [windows, alerts] == expected[0][:2]
-    assert tally == expected[1]
+    assert counts == expected[1]
     assert len(parsed(rejected)) == 2
 
 
@@ -246,8 +246,8 @@ def test_a_torn_last_line_is_counted_and_not_rejected(tmp_path: Path) -> None:
     """A recording that ends in the middle of a line is taken up to there."""
     path = tmp_path / "torn.jsonl"
     path.write_bytes(RECORDING.read_bytes()[:-9])
-    [_, _, rejected], tally = executed(tmp_path / "out", [RecordingSource(Recording([path]), stop=threading.Event())])
-    assert tally.torn == 1
+    [_, _, rejected], counts = executed(tmp_path / "out", [RecordingSource(Recording([path]), stop=threading.Event())])
+    assert counts.torn == 1
     assert len(parsed(rejected)) == 2
 
 
@@ -279,10 +279,10 @@ def test_optional_rules_are_no_exception(tmp_path: Path, lines: list[bytes], pol
     blocks = cut(lines, range(0, len(lines), 80))
     crashes = [CutSource(blocks, until, crash=True) for until in (1, 7, 8, 20)]
     crashed = executed(tmp_path / "crashed", [*crashes, CutSource(blocks)], two_workers, Overrides(settings))
-    [windows, found, rejected], tally = executed(
+    [windows, found, rejected], counts = executed(
         tmp_path / "whole", [CutSource(cut(lines, []))], overrides=Overrides(settings)
     )
-    assert crashed == ([windows, found, rejected], tally)
+    assert crashed == ([windows, found, rejected], counts)
     assert_alike(parsed(found), reference.replay([line.rstrip(b"\n") for line in lines], settings).alerts)
     assert {"LOW_MOS", "STREAM_STALLED"} <= {alert["alertType"] for alert in parsed(found)}
 

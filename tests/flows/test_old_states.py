@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from connectors.format.decode import decode_block
+from flows.analytics.shard import Shard
+from flows.analytics.shards import ShardBlock, split
 from tests.flows.test_dataflow import RECORDING, CutSource, Runner, cut, executed, one_worker, resumed, two_workers
+from tests.support.recordings import rows_of
 
 DATA = Path(__file__).parents[1] / "data"
 STATE = DATA / "state-51327cf"
-STOPPED_BEHIND = 17
+STOPPED_LINES = 1100
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,39 @@ def test_a_state_of_the_version_before_is_continued(tmp_path: Path, lines: list[
             tmp_path / "whole" / name
         )
         assert 0 < before < len(continued)
+
+
+def test_a_snapshot_of_the_layout_before_is_continued(lines: list[bytes]) -> None:
+    """A shard goes on from it as one that was never stopped: the same windows, alerts and parts of groups."""
+    lines = with_groups(lines)
+    whole, continued = Shard(), Shard()
+    for begin, end in ((0, STOPPED_LINES // 2), (STOPPED_LINES // 2, STOPPED_LINES)):
+        whole.apply(block_of(lines[begin:end]))
+    continued.restore(pickle.loads((DATA / "snapshots/layout-8.pickle").read_bytes()))
+    rest = block_of(lines[STOPPED_LINES:])
+    expected, found = whole.apply(rest), continued.apply(rest)
+    assert found.alerts == expected.alerts
+    assert "STREAM_STALLED" in {alert.rule for alert in found.alerts}
+    assert rows_of(found.windows) == rows_of(expected.windows) != []
+    assert found.groups == expected.groups != []
+
+
+def block_of(lines: list[bytes]) -> ShardBlock:
+    """Return lines as the block of the only shard."""
+    return split(0, decode_block(b"".join(lines)), 1, last=False)[0]
+
+
+def with_groups(lines: list[bytes]) -> list[bytes]:
+    """Return the recording with a queue for each conversation, and groups of queues."""
+    first = json.loads(lines[0])
+    first["settings"]["groups"] = {"by": ["queue"], "min_conversations": 1}
+    labelled = [json.dumps(first).encode() + b"\n"]
+    for line in lines[1:]:
+        record = json.loads(line) if b'"watch"' in line else {}
+        if "watch" in record:
+            record["watch"]["labels"] = {"queue": "q" + record["watch"]["conversation_id"][-1]}
+        labelled.append(json.dumps(record).encode() + b"\n" if record else line)
+    return labelled
 
 
 def with_labels(line: dict[str, Any]) -> dict[str, Any]:

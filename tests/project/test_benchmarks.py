@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.analytics.merge import Tally
+from flows.analytics.merge import Counts
 from flows.commands.replay import replay
 from tests.benchmarks.agreement import disagreement
 from tests.benchmarks.baselines import BASELINES, LATENCY_MS, OPTIONAL, WINDOWED
@@ -27,8 +27,8 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def replayed(path: Path, out: Path) -> Tally:
-    return replay([path], out, settings=None, environ={}, speed=None, deliver=False, stop=threading.Event()).tally
+def replayed(path: Path, out: Path) -> Counts:
+    return replay([path], out, settings=None, environ={}, speed=None, deliver=False, stop=threading.Event()).counts
 
 
 @pytest.mark.parametrize("name", WINDOWED)
@@ -46,9 +46,9 @@ def test_a_baseline_finds_the_same_windows(name: str, recording: Path, tmp_path:
 
 def test_a_recording_is_what_it_says(recording: Path, tmp_path: Path) -> None:
     """A journal in order of time, every line of it valid, a few conversations of it ill."""
-    tally = replayed(recording, tmp_path)
-    assert (tally.frames, tally.conversations, tally.rejected, tally.unwatched) == (FRAMES, 100, 0, 0)
-    assert 0 < tally.raised < 50
+    counts = replayed(recording, tmp_path)
+    assert (counts.frames, counts.conversations, counts.rejected, counts.unwatched) == (FRAMES, 100, 0, 0)
+    assert 0 < counts.raised < 50
     times = [json.loads(line)["received_at"] for line in recording.read_bytes().splitlines()]
     assert times == sorted(times)
 

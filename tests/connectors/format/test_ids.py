@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from connectors.format.ids import MAX_ID_BYTES, Ids, alike, are_same
-from flows.analytics.slots import NOBODY, SlotIndex
+from flows.analytics.slots import NO_SLOT, SlotIndex
 
 # Of all lengths around a word and the longest key, with what JSON escapes, and with zeros, which keys end in.
 texts = st.text(st.characters(codec="utf-8"), max_size=20) | st.sampled_from(
@@ -31,7 +31,7 @@ def test_ids_come_out_as_they_went_in(ids: list[str]) -> None:
 @given(st.lists(texts), st.lists(texts))
 def test_rows_are_the_same_in_any_company(some: list[str], more: list[str]) -> None:
     """Keys and hashes do not depend on how long the ids beside them are."""
-    together, apart = Ids.of(some + more), Ids.of(some).and_then(Ids.of(more))
+    together, apart = Ids.of(some + more), Ids.of(some).concat(Ids.of(more))
     assert apart.texts() == together.texts() == some + more
     assert apart.hash.tolist() == together.hash.tolist() == [int(Ids.of([one]).hash[0]) for one in some + more]
     assert are_same(together.key, apart.key).all()
@@ -107,7 +107,7 @@ def test_the_index_knows_who_is_in_a_slot(data: st.DataObject) -> None:
             free.insert(0, slot := known.pop(one))
             index.remove(slot)
         asked = [*known, *new, "absent"]
-        assert index.find(Ids.of(asked)).tolist() == [known.get(one, NOBODY) for one in asked]
+        assert index.find(Ids.of(asked)).tolist() == [known.get(one, NO_SLOT) for one in asked]
 
 
 def test_ids_of_one_hash_are_told_apart() -> None:
@@ -117,6 +117,6 @@ def test_ids_of_one_hash_are_told_apart() -> None:
     index = SlotIndex()
     index.add(same, np.arange(50, dtype=np.int32))
     index.remove(20)
-    expected = [NOBODY if slot == 20 else slot for slot in range(50)]
+    expected = [NO_SLOT if slot == 20 else slot for slot in range(50)]
     assert index.find(same).tolist() == expected
-    assert index.find(Ids(Ids.of(["other"]).key, np.full(1, 7, np.uint64))).tolist() == [NOBODY]
+    assert index.find(Ids(Ids.of(["other"]).key, np.full(1, 7, np.uint64))).tolist() == [NO_SLOT]

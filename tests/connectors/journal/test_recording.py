@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.errors import RecordingError
+from connectors.journal.blocks import Block, BlockRef
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource
-from connectors.journal.writer import Block
 
 Pack = Callable[[bytes], bytes]
 
@@ -248,7 +248,7 @@ def test_blocks_are_numbered_and_know_their_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("speed", [None, 1e9])
-def test_a_plain_file_is_read_by_whoever_gets_the_block(tmp_path: Path, speed: float | None) -> None:
+def test_a_block_of_a_plain_file_is_sent_as_a_reference(tmp_path: Path, speed: float | None) -> None:
     """A block of a plain file goes to another process without its lines, however long they are; others with them."""
     text = lines(0, 5000) + tick(5000.0, f',"long":"{"x" * (5 << 20)}"') + lines(5001, 5002) + b"torn"
     paths = [
@@ -262,7 +262,8 @@ def test_a_plain_file_is_read_by_whoever_gets_the_block(tmp_path: Path, speed: f
     assert b"".join(block.data for block in blocks) == text + lines(6000, 6500) + lines(7000, 9000)
     for block in blocks:
         sent = pickle.dumps(block)
-        assert pickle.loads(sent) == block
+        got = pickle.loads(sent)
+        assert (got.resolved() if isinstance(got, BlockRef) else got) == block
         assert (block.data in sent) == (block.source == str(paths[1]) or block.last)
         assert len(sent) < 1000 or block.source == str(paths[1])
 
@@ -277,8 +278,9 @@ def test_a_plain_file_that_is_not_as_it_was_is_named(tmp_path: Path, left: int |
         path.unlink()
     else:
         path.write_bytes(block.data[:left])
+    ref = pickle.loads(sent)
     with pytest.raises(RecordingError, match=f"^{path}: cannot be read: {reason}"):
-        pickle.loads(sent)
+        ref.resolved()
 
 
 @pytest.mark.parametrize("speed", [None, 1e9])

@@ -11,8 +11,9 @@ from pathlib import Path
 import orjson
 from bytewax.inputs import StatefulSourcePartition
 
+from connectors.journal.blocks import Block
 from connectors.journal.source import QUIET_AFTER_S, JournalSource
-from connectors.journal.writer import Block, Journal
+from connectors.journal.writer import Journal
 from connectors.runtime.shutdown import Shutdown
 
 DEADLINE_S = 30.0

@@ -15,7 +15,7 @@ import pytest
 from connectors.format.decode import decode_block
 from flows.analytics.alerts import Alert
 from flows.analytics.histograms import bucket_of, middle_us
-from flows.analytics.merge import Merger, facts_of
+from flows.analytics.merge import Merger, block_stats
 from flows.analytics.shard import Shard
 from flows.analytics.shards import split
 from tests.support import reference
@@ -99,10 +99,10 @@ def replay(blocks: Sequence[Sequence[bytes]], shards: int, stops: frozenset[int]
     alerts: list[Alert] = []
     for number, block in enumerate(blocks):
         decoded = decode_block(b"".join(line + b"\n" for line in block))
-        merger.add_facts([facts_of(number, "", 1, decoded)])
+        merger.add_stats([block_stats(number, "", 1, decoded)])
         for shard, part in zip(team, split(number, decoded, shards, last=number == len(blocks) - 1), strict=True):
             merger.add_results(number, [shard.apply(part)])
-        for report in merger.reports():
+        for report in merger.results():
             lines += report.groups.splitlines()
             alerts += report.alerts
         if number in stops:

@@ -11,8 +11,13 @@ from hypothesis import strategies as st
 
 from connectors.format.records import AlertSettings
 from flows.analytics.rules import Rule, Transition, Values
+from flows.analytics.slot_columns import SlotColumns
 
 LIMIT = 100.0
+
+
+def new_rule(slots: int) -> Rule:
+    return Rule(SlotColumns(slots), "latency")
 
 
 def values(frames: Sequence[tuple[float, float]], slot: int = 0, first_row: int = 0) -> Values:
@@ -77,15 +82,15 @@ def test_an_incident_comes_and_goes(
 ) -> None:
     """Whether the frames come together or one by one."""
     alert_settings = AlertSettings(**settings)  # type: ignore[arg-type]
-    assert told(Rule(4).evaluate(values(frames), alert_settings, frozen=None)) == expected
-    rule = Rule(4)
+    assert told(new_rule(4).evaluate(values(frames), alert_settings, frozen=None)) == expected
+    rule = new_rule(4)
     single = [rule.evaluate(values([frame], 0, row), alert_settings, frozen=None) for row, frame in enumerate(frames)]
     assert told([transition for transitions in single for transition in transitions]) == expected
 
 
 def test_a_transition_carries_its_frame() -> None:
     """The resolving frame has its own value and time, and the incident's beginning."""
-    rule = Rule(1)
+    rule = new_rule(1)
     (raised, resolved) = rule.evaluate(values([(5, 200), (15, 50)]), AlertSettings(), frozen=None)
     assert raised == Transition(0, 0, "raised", None, 200.0, 5.0, LIMIT, 5.0, 0)
     assert resolved == Transition(1, 0, "resolved", "recovered", 50.0, 15.0, LIMIT, 5.0, 0)
@@ -93,7 +98,7 @@ def test_a_transition_carries_its_frame() -> None:
 
 def test_incidents_of_one_time_are_told_apart() -> None:
     """By their ordinal, which restarts at another time; so do the alerts of policy `frame`."""
-    rule = Rule(1)
+    rule = new_rule(1)
     frames = [(0, 200), (0, 0), (0, 200), (0, 0), (1, 200)]
     transitions = rule.evaluate(values(frames), AlertSettings(clear_after_s=0), frozen=None)
     assert [(change.began_at, change.ordinal) for change in transitions] == [(0, 0), (0, 0), (0, 1), (0, 1), (1, 0)]
@@ -103,7 +108,7 @@ def test_incidents_of_one_time_are_told_apart() -> None:
 
 def test_nothing_resolves_while_a_feed_is_lost() -> None:
     """Incidents are still raised then; when the feed is back, the quiet time of open incidents restarts."""
-    rule = Rule(2)
+    rule = new_rule(2)
     assert told(rule.evaluate(values([(0, 200), (100, 0)]), AlertSettings(), frozen=np.ones(2, np.bool_))) == [
         (0, "raised")
     ]
@@ -119,7 +124,7 @@ def test_nothing_resolves_while_a_feed_is_lost() -> None:
 
 def test_an_end_resolves_and_forgets_the_breaches_before() -> None:
     """With the reason `ended`, and the value of the last frame if it has one; a new watch counts from nothing."""
-    rule = Rule(2)
+    rule = new_rule(2)
     settings = AlertSettings(raise_n=2, raise_m=2)
     rule.evaluate(values([(0, 200), (1, 200)]), settings, frozen=None)
     assert rule.end(0, 7, 2.0, None, LIMIT) == Transition(7, 0, "resolved", "ended", None, 2.0, LIMIT, 1.0, 0)
@@ -131,8 +136,9 @@ def test_an_end_resolves_and_forgets_the_breaches_before() -> None:
 
 def test_slots_do_not_touch_each_other() -> None:
     """Frames of several conversations in one block, one of them raised before; one forgotten slot starts afresh."""
-    rule = Rule(1)
-    rule.grow(3)
+    columns = SlotColumns(1)
+    rule = Rule(columns, "latency")
+    columns.grow(3)
     settings = AlertSettings(raise_n=1, raise_m=2)
     rule.evaluate(values([(0, 200)], slot=2), settings, frozen=None)
     mixed = Values(
@@ -144,7 +150,7 @@ def test_slots_do_not_touch_each_other() -> None:
         (1, 0, "raised"),
         (3, 2, "raised"),
     ]
-    assert rule.is_open.tolist() == [True, False, True]
+    assert rule.is_open.values.tolist() == [True, False, True]
     rule.end(2, 4, 20.0, None, LIMIT)
     rule.forget(2)
     (raised,) = rule.evaluate(values([(20, 200)], slot=2), settings, frozen=None)
@@ -181,14 +187,14 @@ def test_portions_and_restarts_change_nothing(
         np.full(len(steps), LIMIT),
     )
     alert_settings = AlertSettings(raise_n=n_of_m[0], raise_m=n_of_m[1])
-    expected = Rule(3).evaluate(columns, alert_settings, frozen=frozen)
+    expected = new_rule(3).evaluate(columns, alert_settings, frozen=frozen)
     found: list[Transition] = []
-    rule = Rule(3)
+    rule = new_rule(3)
     edges = [0, *sorted((first, second)), len(steps)]
     for begin, end in zip(edges, edges[1:], strict=False):  # noqa: RUF007
         part = Values(*(column[begin:end] for column in columns))
         found += rule.evaluate(part, alert_settings, frozen=frozen)
-        kept, rule = rule.snapshot(3), Rule(3)
+        kept, rule = rule.snapshot(), new_rule(3)
         rule.restore(kept)
     assert found == expected
 
@@ -199,7 +205,7 @@ def test_portions_and_restarts_change_nothing(
 )
 def test_the_clear_level_is_rounded(limit: float, value: float, resolves: bool) -> None:
     """0.011 × 0.9 in floats is a little below 0.0099, which is at the level all the same."""
-    rule = Rule(1)
+    rule = new_rule(1)
     frames = values([(0.0, 1e6), (20.0, value)])._replace(limit=np.full(2, limit))
     found = rule.evaluate(frames, AlertSettings(), frozen=None)
     assert told(found) == ([(0, RAISED), (1, RECOVERED)] if resolves else [(0, RAISED)])
@@ -209,7 +215,7 @@ def test_the_clear_level_is_rounded(limit: float, value: float, resolves: bool) 
 def test_ten_seconds_of_quiet_are_ten_seconds(began: float) -> None:
     """Whatever floats make of the difference of the two times, one by one and together."""
     for frames in ([(began, 200.0), (round(began + 10, 6), 0.0)], [(began, 200.0), (round(began + 9.999999, 6), 0.0)]):
-        rule, alone = Rule(1), Rule(1)
+        rule, alone = new_rule(1), new_rule(1)
         found = told(rule.evaluate(values(frames), AlertSettings(), frozen=None))
         assert found == ([(0, RAISED), (1, RECOVERED)] if frames[1][0] == round(began + 10, 6) else [(0, RAISED)])
         one_by_one = [

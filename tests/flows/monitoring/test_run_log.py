@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from connectors.callbacks.outbox import Callback, Outbox
 from flows.analytics.alerts import Alert
-from flows.analytics.merge import Report, Tally
+from flows.analytics.merge import BlockResult, Counts
 from flows.monitoring.run_log import MAX_ALERT_LINES, RunLog
 from tests.support.callbacks import eventually
 
@@ -20,8 +20,8 @@ def alert(number: int, state: str = "raised") -> Alert:
     return Alert(1.0, 0, 0, "c1", number, f"id-{number}", "LATENCY_THRESHOLD_EXCEEDED", state, reason, None, body, {})
 
 
-def report(*alerts: Alert) -> Report:
-    return Report(b"", b"", b"", list(alerts), Tally(frames=10, windows=2, raised=len(alerts)))
+def report(*alerts: Alert) -> BlockResult:
+    return BlockResult(b"", b"", b"", list(alerts), Counts(frames=10, windows=2, raised=len(alerts)))
 
 
 def test_alerts_are_logged_with_what_they_are_about(tmp_path: Path) -> None:

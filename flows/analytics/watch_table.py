@@ -1,7 +1,7 @@
 """Who is watched, under which limits: conversation ids to dense slots, which arrays are indexed with.
 
 A slot belongs to a conversation from its watch until the windows of its last frame have closed; then it is used
-again. What the roster remembers of conversations that are over is bounded by time, in journal time.
+again. What the watch_table remembers of conversations that are over is bounded by time, in journal time.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from connectors.format.ids import Ids
 from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD
 from flows.analytics.label_texts import NO_LABELS, LabelTexts
-from flows.analytics.slots import NOBODY, SlotIndex
+from flows.analytics.slot_columns import SlotColumns
+from flows.analytics.slots import NO_SLOT, SlotIndex
 from flows.analytics.voice_quality import CODECS
 from flows.analytics.windows import Traits
 
-__all__ = ["REMEMBER_S", "Roster", "Watch"]
+__all__ = ["REMEMBER_S", "Watch", "WatchTable"]
 
 REMEMBER_S: Final = 86400.0
-_ROOM: Final = 64
 _NUMBERS: Final = {name: number for number, name in enumerate(CODECS)}
 
 
@@ -45,7 +45,7 @@ class Watch(NamedTuple):
     own: tuple[float | None, float | None] = (None, None)
     default: tuple[float, float] = (DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD)
 
-    def is_heard_by(self, feeds: Collection[str]) -> bool:
+    def is_affected_by(self, feeds: Collection[str]) -> bool:
         """Whether the loss of any of these feeds concerns the conversation."""
         return bool(feeds) and (self.feed is None or self.feed in feeds)
 
@@ -53,20 +53,24 @@ class Watch(NamedTuple):
 _decode_watches: Final = msgspec.msgpack.Decoder(list[Watch | None]).decode
 
 
-class Roster:
+class WatchTable:
     """The watches of a shard by slot, and by conversation while their watch is on.
 
-    By slot: `limits` float64 (2, capacity); `on_since` and `over_at` float64, epoch seconds, when the watch began and
-    when the conversation ended, infinite while it is on; `codec` int8, the number of the conversation's own codec in
-    `CODECS`, -1 for none; `labels` int32, the number of its labels in `label_texts`.
+    Columns: `limits` of latency in milliseconds and of loss as a ratio; `on_since` and `over_at`, epoch seconds, when
+    the watch began and when the conversation ended, infinite while it is on; `codec`, the number of the conversation's
+    own codec in `CODECS`, -1 for none; `labels`, the number of its labels in `label_texts`.
     """
 
-    def __init__(self) -> None:
-        self.limits = np.full((2, _ROOM), np.nan)
-        self.on_since = np.full(_ROOM, np.inf)
-        self.over_at = np.full(_ROOM, np.inf)
-        self.codec = np.full(_ROOM, -1, np.int8)
-        self.labels = np.full(_ROOM, NO_LABELS, np.int32)
+    def __init__(self, columns: SlotColumns) -> None:
+        self.columns = columns
+        self.limits = (
+            columns.add("max_latency_ms", np.float64, np.nan),
+            columns.add("packet_loss_threshold", np.float64, np.nan),
+        )
+        self.on_since = columns.add("on_since", np.float64, np.inf)
+        self.over_at = columns.add("over_at", np.float64, np.inf)
+        self.codec = columns.add("codec", np.int8, -1)
+        self.labels = columns.add("labels", np.int32, NO_LABELS)
         self.label_texts = LabelTexts()
         self.watches: list[Watch | None] = []
         self._slots: dict[str, int] = {}
@@ -79,19 +83,14 @@ class Roster:
         self._ranks: NDArray[np.int64] | None = None
 
     @property
-    def capacity(self) -> int:
-        """One more than any slot there can be without a further watch."""
-        return self.limits.shape[1]
-
-    @property
     def used(self) -> int:
-        """One more than any slot there is; at least as many as a roster begins with."""
-        return max(_ROOM, len(self.watches))
+        """Return the number of slots that have been in use, one at least."""
+        return max(1, len(self.watches))
 
     @property
     def traits(self) -> Traits:
         """What windows are closed with, by slot."""
-        return Traits(self.codec, self.labels)
+        return Traits(self.codec.values, self.labels.values)
 
     @property
     def watching(self) -> int:
@@ -104,53 +103,50 @@ class Roster:
         One that ended is watched again: in its old slot until the last window of its last frame ends, then in another.
         In the old slot it keeps its codec if the watch names none, for its windows go on.
         """
-        slot = self._slots.get(watch.conversation_id, NOBODY)
-        if slot == NOBODY:
+        slot = self._slots.get(watch.conversation_id, NO_SLOT)
+        if slot == NO_SLOT:
             slot = self._returning(watch.conversation_id, now)
             self._ranks = None
             self._slots[watch.conversation_id] = slot
             self._not_indexed[watch.conversation_id] = slot
-            self.on_since[slot], self.over_at[slot] = now, np.inf
+            self.on_since.values[slot], self.over_at.values[slot] = now, np.inf
             if watch.codec is not None:
-                self.codec[slot] = _NUMBERS[watch.codec]
-        self.watches[slot] = watch
-        self.labels[slot] = self.label_texts.number(watch.labels) if watch.labels else NO_LABELS
-        self.limits[0, slot], self.limits[1, slot] = watch.limits
+                self.codec.values[slot] = _NUMBERS[watch.codec]
+        self._put(slot, watch)
+        self.labels.values[slot] = self.label_texts.number(watch.labels) if watch.labels else NO_LABELS
         return slot
 
     def current(self, conversation_id: str) -> Watch | None:
         """The watch that is on, None if the conversation is not watched."""
-        slot = self._slots.get(conversation_id, NOBODY)
-        return None if slot == NOBODY else self.watches[slot]
+        slot = self._slots.get(conversation_id, NO_SLOT)
+        return None if slot == NO_SLOT else self.watches[slot]
 
     def slot_of(self, conversation_id: str) -> int:
-        """The slot of a conversation that is watched, NOBODY for another."""
-        return self._slots.get(conversation_id, NOBODY)
+        """The slot of a conversation that is watched, NO_SLOT for another."""
+        return self._slots.get(conversation_id, NO_SLOT)
 
     def resolve(self, resolved: Callable[[Watch], Watch]) -> None:
         """Put the limits in force that `resolved` gives each watch."""
         for slot in self._slots.values():
-            watch = resolved(self.watch_in(slot))
-            self.watches[slot] = watch
-            self.limits[0, slot], self.limits[1, slot] = watch.limits
+            self._put(slot, resolved(self.watch_at(slot)))
 
     def sweep_labels(self, *others: NDArray[Any]) -> None:
         """Drop the texts of labels that neither slots nor these numbers refer to."""
-        self.label_texts.sweep(np.concatenate([self.labels, *others]).astype(np.int64))
+        self.label_texts.sweep(np.concatenate([self.labels.values, *others]).astype(np.int64))
 
     def is_returning(self, conversation_id: str, now: float) -> bool:
         """Whether a watch of the conversation would restart it in the slot that its open windows are in."""
-        slot = self._ended.get(conversation_id, NOBODY)
-        return slot != NOBODY and self._retired[slot] > now
+        slot = self._ended.get(conversation_id, NO_SLOT)
+        return slot != NO_SLOT and self._retired[slot] > now
 
-    def heard_by(self, feeds: Collection[str]) -> NDArray[np.bool_]:
+    def affected_by(self, feeds: Collection[str]) -> NDArray[np.bool_]:
         """The slots, as a mask, of the conversations that the loss of any of these feeds concerns."""
-        concerned = np.zeros(self.capacity, np.bool_)
-        heard = [watch is not None and watch.is_heard_by(feeds) for watch in self.watches]
+        concerned = np.zeros(self.columns.capacity, np.bool_)
+        heard = [watch is not None and watch.is_affected_by(feeds) for watch in self.watches]
         concerned[: len(heard)] = heard
         return concerned
 
-    def watch_in(self, slot: int) -> Watch:
+    def watch_at(self, slot: int) -> Watch:
         """The watch that a slot is taken by."""
         watch = self.watches[slot]
         assert watch is not None
@@ -165,19 +161,19 @@ class Roster:
         return self._ranks
 
     def slots(self, ids: Ids) -> NDArray[np.int32]:
-        """The slot of each row's conversation, shape (n,); NOBODY where none is on."""
+        """The slot of each row's conversation, shape (n,); NO_SLOT where none is on."""
         return self._indexed().find(ids)
 
     def ids(self, slots: NDArray[np.int32]) -> Ids:
         """Whose each of these slots is, shape (n,)."""
         ids = self._indexed().ids(slots)
         for row in np.flatnonzero(ids.is_long).tolist():
-            ids.long[ids.key_text(row)] = self.watch_in(int(slots[row])).conversation_id
+            ids.long[ids.key_text(row)] = self.watch_at(int(slots[row])).conversation_id
         return ids
 
     def end(self, slot: int, windows_end: float) -> None:
         """The conversation is over; its slot stays until `windows_end`, when the last window of its last frame ends."""
-        conversation_id = self.watch_in(slot).conversation_id
+        conversation_id = self.watch_at(slot).conversation_id
         del self._slots[conversation_id]
         self._indexed().remove(slot)
         self._ended[conversation_id] = slot
@@ -195,13 +191,12 @@ class Roster:
     def release(self, now: float, forget: Callable[[int], None]) -> None:
         """Free the slots of ended conversations whose windows have all ended, calling `forget` with each."""
         for slot in [slot for slot, windows_end in self._retired.items() if windows_end <= now]:
-            conversation_id = self.watch_in(slot).conversation_id
+            conversation_id = self.watch_at(slot).conversation_id
             if self._ended.get(conversation_id) == slot:
                 del self._ended[conversation_id]
             del self._retired[slot]
             self.watches[slot] = None
-            self.codec[slot] = -1
-            self.labels[slot] = NO_LABELS
+            self.columns.forget(slot)
             self._free.append(slot)
             forget(slot)
         while self._over and (oldest := next(iter(self._over.items())))[1] + REMEMBER_S <= now:
@@ -211,9 +206,14 @@ class Roster:
         """Go on at `now`, which differs from the time so far by `step_s`; of a step back, all windows have closed."""
         self._over = {conversation_id: ended + step_s for conversation_id, ended in self._over.items()}
         if step_s < 0:
-            self.on_since += step_s
-            self.over_at += step_s
+            self.on_since.values += step_s
+            self.over_at.values += step_s
             self._retired = dict.fromkeys(self._retired, now)
+
+    def _put(self, slot: int, watch: Watch) -> None:
+        self.watches[slot] = watch
+        for column, limit in zip(self.limits, watch.limits, strict=True):
+            column.values[slot] = limit
 
     def _indexed(self) -> SlotIndex:
         """The index of all conversations that are watched; those that are new come into it together."""
@@ -233,28 +233,21 @@ class Roster:
         if self._free:
             return self._free.pop()
         self.watches.append(None)
-        if len(self.watches) > self.capacity:
-            self.limits = np.concatenate([self.limits, np.full_like(self.limits, np.nan)], axis=1)
-            self.on_since = np.append(self.on_since, np.full_like(self.on_since, np.inf))
-            self.over_at = np.append(self.over_at, np.full_like(self.over_at, np.inf))
-            self.codec = np.append(self.codec, np.full_like(self.codec, -1))
-            self.labels = np.append(self.labels, np.full_like(self.labels, NO_LABELS))
+        if len(self.watches) > self.columns.capacity:
+            self.columns.grow(2 * self.columns.capacity)
         return len(self.watches) - 1
 
     def snapshot(self) -> tuple[Any, ...]:
-        """A plain value that `restore` takes, sharing nothing with this roster."""
+        """Return a plain value that `restore` takes, sharing nothing with this table; the columns are not in it."""
         # As one piece of bytes: pickling each watch as an object would be most of what a snapshot costs.
         watches = msgspec.msgpack.encode(self.watches)
-        by_slot = (self.limits, self.on_since, self.over_at, self.codec, self.labels)
-        arrays = [array[..., : self.used].copy() for array in by_slot]
         kept = (list(self._free), dict(self._ended), dict(self._retired), dict(self._over))
-        return (arrays, watches, *kept, self.label_texts.snapshot())
+        return (watches, *kept, self.label_texts.snapshot())
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Take a snapshot's place."""
-        arrays, watches, free, ended, retired, over, label_texts = snapshot
+        """Take over a snapshot, besides that of the columns."""
+        watches, free, ended, retired, over, label_texts = snapshot
         self._ranks = None
-        self.limits, self.on_since, self.over_at, self.codec, self.labels = (array.copy() for array in arrays)
         self.label_texts.restore(label_texts)
         self.watches = _decode_watches(watches)
         self._free, self._ended = list(free), dict(ended)
