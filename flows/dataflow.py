@@ -33,6 +33,7 @@ from flows.analytics.precedence import Overrides
 from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock, split_pieces
 from flows.monitoring.instruments import Instruments
+from flows.state import FLOW_ID
 
 if TYPE_CHECKING:
     from connectors.callbacks.outbox import Callback
@@ -46,7 +47,6 @@ __all__ = ["COUNTS_STEP", "SHARDS", "SHARDS_STEP", "CountsSink", "Outputs", "bui
 SHARDS: Final = ("0an", "1at", "2ah", "3aa")
 ALL: Final = "all"
 MergeState = tuple[int, tuple[Any, ...] | None]
-FLOW_ID: Final = "voice_qa"
 SHARDS_STEP: Final = f"{FLOW_ID}.shards"
 COUNTS_STEP: Final = f"{FLOW_ID}.tally"
 

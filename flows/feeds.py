@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.errors import ConfigurationError
 from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
 from connectors.genesys.client import GenesysClient, budget_of
 from connectors.genesys.endpoints import Endpoints
@@ -24,9 +23,10 @@ from connectors.state.interceptors import InterceptorRegistry
 from flows.interceptors import DiscoveredInterceptors
 from flows.monitoring.instruments import Instruments
 from flows.settings.models import FeedSettings, Settings, audiohook_keys
+from flows.settings.secrets import tls_of
 from flows.state import StateLayout
 
-__all__ = ["endpoints_of", "feeds_of", "tls_of"]
+__all__ = ["endpoints_of", "feeds_of"]
 
 
 def endpoints_of(settings: Settings) -> Endpoints:
@@ -170,28 +170,6 @@ class _FeedFactory:
 
     def _limits(self, row: FeedSettings) -> FeedLimits:
         return FeedLimits(name=row.name, **self.settings.limits_of(row))
-
-
-def tls_of(settings: Settings) -> ssl.SSLContext | None:
-    """What Genesys is answered with over TLS, None for plain connections (behind a proxy that ends TLS).
-
-    Raises ConfigurationError for files that cannot be used.
-    """
-    cert, key = settings.audiohook.tls_cert, settings.audiohook.tls_key
-    if cert is None or key is None:
-        return None
-    for name, path in (("tls_cert", cert), ("tls_key", key)):
-        try:
-            path.open("rb").close()
-        except OSError as error:
-            raise ConfigurationError("audiohook", [f"{name}: {path}: {error.strerror}"]) from error
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(cert, key)
-    except (ssl.SSLError, ValueError) as error:
-        mistake = f"tls_cert, tls_key: {cert} and {key} are no PEM certificate with its key"
-        raise ConfigurationError("audiohook", [mistake]) from error
-    return context
 
 
 class _FeedEvents:

@@ -12,22 +12,23 @@ from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
 
 from connectors.callbacks.policy import FAILURE_BODY, BodyRules, DeliveryPolicy
-from connectors.callbacks.signing import SECRET_VARIABLE, parse_secrets
 from connectors.callbacks.sink import CallbackSink
 from connectors.journal.source import JournalSource
 from connectors.journal.writer import INTERRUPTED, Journal
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Shutdown
 from connectors.state.actions import Action
-from connectors.state.audit import AuditLog, AuditSink
-from connectors.state.files import JsonLinesSink, StateLock
+from connectors.state.audit import AuditLog
+from connectors.state.files import StateLock
 from connectors.state.recovery import check_recovery_store, latest_states, make_recovery_store, unusable
+from connectors.state.sinks import AuditSink, JsonLinesSink
 from flows.analytics.shard import Shard
 from flows.dataflow import SHARDS, SHARDS_STEP, CountsSink, Outputs, build
 from flows.feeds import feeds_of
 from flows.monitoring.instruments import Instruments
 from flows.notify import Notifier
 from flows.settings.models import Settings
+from flows.settings.secrets import secrets_of
 from flows.state import StateLayout
 
 __all__ = [
@@ -37,16 +38,10 @@ __all__ = [
     "open_journal",
     "policy_of",
     "recovery_of",
-    "secrets_of",
 ]
 
 # The worker waits for the disk meanwhile, and whatever was read since is read again after a crash.
 SNAPSHOT_EVERY: Final = timedelta(seconds=5)
-
-
-def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """What callbacks are signed with. Raises ConfigurationError for a bad secret."""
-    return parse_secrets(environ.get(SECRET_VARIABLE, ""))
 
 
 def policy_of(settings: Settings) -> DeliveryPolicy:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from connectors.state.files import LOCK_NAME
 
-__all__ = ["StateLayout"]
+__all__ = ["FLOW_ID", "JOURNAL_STEP", "StateLayout"]
+
+# Under these names Bytewax keeps its snapshots.
+FLOW_ID: Final = "voice_qa"
+JOURNAL_STEP: Final = f"{FLOW_ID}.journal"
 
 
 @dataclass(frozen=True)

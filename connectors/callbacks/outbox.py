@@ -108,6 +108,8 @@ def outbox_state(path: Path, now: float) -> OutboxState:
     if not path.exists():
         return OutboxState(0, 0, 0.0)
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'callbacks'").fetchone() is None:
+            return OutboxState(0, 0, 0.0)  # another process is about to create it
         pending, dead, oldest = db.execute(_OUTBOX).fetchone()
     return OutboxState(pending, dead, 0.0 if oldest is None else max(now - oldest, 0.0))
 

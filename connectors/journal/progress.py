@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from connectors.format.lines import line_time
-from connectors.journal.segments import COMPRESSED, Position, number_of, segments
+from connectors.journal.segments import Position, bytes_behind, segments, size_of
 
 __all__ = ["Lag", "SourceProgress"]
 
@@ -101,26 +101,14 @@ class SourceProgress:
     def lag(self) -> Lag:
         """What is still to be read, by the sizes of the segments. Raises OSError."""
         position, last_line = self._position, self._last_line
-        behind = -position.offset
-        for segment in segments(self._journal):
-            if position.segment and number_of(segment.name) >= number_of(position.segment):
-                packed = segment.suffix == COMPRESSED  # read from memory; what is left of it is not known
-                behind += position.offset if packed and segment.name.startswith(position.segment) else _size(segment)
-        behind = max(behind, 0)
+        behind = bytes_behind(self._journal, position)
         return Lag(behind, self._age_s(last_line) if behind >= CAUGHT_UP_BYTES else 0.0)
 
     def journal_bytes(self) -> int:
         """What all segments take on the disk. Raises OSError."""
-        return sum(map(_size, segments(self._journal)))
+        return sum(map(size_of, segments(self._journal)))
 
     def _age_s(self, line: bytes) -> float:
         """How long ago the line arrived that was read last: the next one is hardly younger."""
         received_at = line_time(line)
         return 0.0 if received_at is None else max(self._now() - received_at, 0.0)
-
-
-def _size(segment: Path) -> int:
-    try:
-        return segment.stat().st_size
-    except FileNotFoundError:
-        return 0  # compressed or removed meanwhile

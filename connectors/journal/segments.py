@@ -19,9 +19,11 @@ __all__ = [
     "JournalTail",
     "Position",
     "SafePlace",
+    "bytes_behind",
     "compress",
     "number_of",
     "segments",
+    "size_of",
     "tidy",
 ]
 
@@ -51,6 +53,27 @@ def segments(directory: Path) -> list[Path]:
         if path.name.partition(".")[0].isdigit()
     }
     return [found[name] for name in sorted(found)]
+
+
+def bytes_behind(directory: Path, position: Position) -> int:
+    """Return the bytes of a journal that follow a place, by the sizes of its segments. Raise OSError.
+
+    What is left of a compressed segment is not known: it counts as read.
+    """
+    behind = -position.offset
+    for segment in segments(directory):
+        if position.segment and number_of(segment.name) >= number_of(position.segment):
+            packed = segment.suffix == COMPRESSED
+            behind += position.offset if packed and segment.name.startswith(position.segment) else size_of(segment)
+    return max(behind, 0)
+
+
+def size_of(file: Path) -> int:
+    """Return the size of a file in bytes; 0 if it was removed meanwhile."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 class JournalTail:

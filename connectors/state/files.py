@@ -1,4 +1,4 @@
-"""Files of the state directory: private, locked, probed, and an exactly-once JSON Lines output for Bytewax."""
+"""Create, lock, replace and probe the private files of a state directory."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Final
-
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.errors import StateError, VoicewatchError
 from connectors.runtime.logs import get_logger
 
 __all__ = [
     "LOCK_NAME",
-    "JsonLinesSink",
     "StateLock",
     "check_writable",
     "last_line",
+    "lock_holder",
     "logged_failures",
     "make_private_dir",
     "open_private",
@@ -167,6 +166,36 @@ def check_writable(directory: Path, *, need_bytes: int = 64 * 1024 * 1024) -> No
         )
 
 
+def lock_holder(path: Path) -> str | None:
+    """Return the id of the process that holds a state directory's lock; None if it is free. Raise StateError."""
+    with state_errors(f"reading {path}"):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        try:
+            return None if _locked(fd, fcntl.LOCK_SH, attempts=1) else _holder(fd)
+        finally:
+            os.close(fd)
+
+
+def _locked(fd: int, kind: int, *, attempts: int = 5) -> bool:
+    """Lock a file; return whether it could be. `lock_holder` of another process holds it for microseconds."""
+    for attempt in range(attempts):
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if attempt + 1 < attempts:
+                time.sleep(0.01)
+        else:
+            return True
+    return False
+
+
+def _holder(fd: int) -> str:
+    return os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+
+
 class StateLock:
     """The right to use a state directory: an flock on `path`, which the kernel drops when the process dies.
 
@@ -181,15 +210,13 @@ class StateLock:
         """Take the lock and write this process' id into the file, or raise StateError at once."""
         make_private_dir(self._path.parent)
         fd = open_private(self._path, os.O_RDWR)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        if not _locked(fd, fcntl.LOCK_EX):
+            holder = _holder(fd)
             os.close(fd)
             raise StateError(
                 f"{self._path.parent} is in use by another voicewatch (process {holder}); "
-                "stop that one, or give this one a [state] dir of its own"
-            ) from None
+                "stop that one, or give this one a separate [state] dir"
+            )
         with state_errors(f"writing {self._path}"):
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -209,75 +236,3 @@ class StateLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
-
-
-class _JsonLinesPartition(StatefulSinkPartition[bytes, int]):
-    def __init__(self, path: Path, resume_at: int) -> None:
-        self._path = path
-        make_private_dir(path.parent)
-        self._fd = open_private(path, os.O_WRONLY | os.O_APPEND)
-        try:
-            size = os.fstat(self._fd).st_size
-            if size < resume_at:
-                raise StateError(
-                    f"{path} is {size} bytes long but held {resume_at} at the last snapshot: it was cut, replaced or "
-                    "lost; put the file back, or move the recovery directory away to start afresh"
-                )
-            with state_errors(f"truncating {path}"):
-                os.ftruncate(self._fd, resume_at)
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self._size = resume_at
-        self._synced = resume_at
-
-    def write_batch(self, values: list[bytes]) -> None:
-        data = b"".join(values)
-        with (
-            logged_failures("output_write_failed", path=str(self._path)),
-            state_errors(f"writing {self._path}"),
-        ):
-            if data:
-                write_all(self._fd, data)
-        self._size += len(data)
-
-    def snapshot(self) -> int:
-        if self._size != self._synced:
-            with (
-                logged_failures("output_sync_failed", path=str(self._path)),
-                state_errors(f"syncing {self._path}"),
-            ):
-                os.fdatasync(self._fd)
-            self._synced = self._size
-        return self._size
-
-    def close(self) -> None:
-        # Must not raise: Bytewax calls it while another exception unwinds, and a second one aborts the process.
-        try:
-            os.close(self._fd)
-        except OSError as error:
-            get_logger(__name__).warning("output_close_failed", path=str(self._path), error=str(error))
-
-
-class JsonLinesSink(FixedPartitionedSink[bytes, int]):
-    """Bytewax sink of items `(key, chunk)` into one file; a chunk is one or more complete lines as bytes.
-
-    Without a resume state the file starts empty. With one it is cut back to its length at that snapshot, and the
-    flow writes the rest again. A file that is shorter than that raises StateError. The file is synced at each
-    snapshot that follows a write, so the recovery store never runs ahead of it.
-
-    Delivery guarantee: exactly once, with recovery on. A crash (`kill -9`) or a power loss costs nothing; lines
-    past the last snapshot are on view before they are final.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = Path(path)
-
-    def list_parts(self) -> list[str]:
-        """One partition, whatever the number of workers."""
-        return ["file"]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _JsonLinesPartition:  # noqa: ARG002
-        """Open the files; raises StateError if that fails."""
-        with logged_failures("output_open_failed", step=step_id, path=str(self._path)):
-            return _JsonLinesPartition(self._path, resume_state or 0)

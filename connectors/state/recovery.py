@@ -10,8 +10,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from bytewax.recovery import init_db_dir
-
 from connectors.errors import UnusableStateError
 from connectors.state.files import make_private_dir, state_errors
 
@@ -31,6 +29,8 @@ def make_recovery_store(directory: Path) -> None:
     if any(directory.glob("part-*.sqlite3")):
         return
     # Beside its place first: the store of a process that was killed while making it cannot be used, ever.
+    from bytewax.recovery import init_db_dir
+
     unfinished = directory.with_name(f"{directory.name}.new")
     with state_errors(f"making the recovery directory {directory}"):
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -94,7 +94,7 @@ def latest_states(directory: Path, step_id: str) -> Iterator[tuple[str, Any]]:
     """
     query = "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps WHERE step_id = ? GROUP BY state_key"
     for part in sorted(directory.glob("part-*.sqlite3")):
-        with closing(sqlite3.connect(part)) as store:
+        with closing(sqlite3.connect(f"{part.absolute().as_uri()}?mode=ro", uri=True)) as store:
             for key, change, _ in store.execute(query, (step_id,)):
                 if change is None:
                     continue

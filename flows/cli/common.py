@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from connectors.runtime.shutdown import Shutdown
     from flows.settings.models import Settings
 
-__all__ = ["CONFIG_VARIABLE", "Command", "Config", "Kind", "configure_logging", "read_settings", "stop_on_signals"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "AsJson",
+    "Command",
+    "Config",
+    "Kind",
+    "configure_logging",
+    "read_settings",
+    "stop_on_signals",
+]
 
 CONFIG_VARIABLE = "VOICEWATCH_CONFIG"
 
@@ -22,6 +31,7 @@ Config = Annotated[
     Path,
     typer.Argument(metavar="CONFIG", envvar=CONFIG_VARIABLE, help="The configuration file (TOML).", show_default=False),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Command(TyperCommand):

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.common import Command, Config, Kind, read_settings, stop_on_signals
+from flows.cli.common import AsJson, Command, Config, Kind, read_settings, stop_on_signals
 
 __all__ = ["app"]
 
@@ -22,14 +22,16 @@ def demo(
     *,
     seconds: Annotated[float, typer.Option(min=1.0, max=3600.0, help="How long to run.")] = 15.0,
     kind: Kind = "voice-events",
+    as_json: AsJson = False,
 ) -> None:
     """Run the whole job without any setup: simulator, live flow, callback receiver, then a summary."""
     shutdown = stop_on_signals()
     from flows.commands.demo import run_demo
-    from flows.commands.output import print_demo
+    from flows.commands.output import print_demo, print_json
 
     print(f"Watching simulated calls for {seconds:g} seconds ...", file=sys.stderr)
-    print_demo(run_demo(seconds, shutdown, kind))
+    result = run_demo(seconds, shutdown, kind)
+    (print_json if as_json else print_demo)(result)
 
 
 @app.command(cls=Command)
@@ -39,23 +41,18 @@ def check(
     online: Annotated[bool, typer.Option("--online", help="Also try the token and the load check.")] = False,
 ) -> None:
     """Check a configuration: every mistake in it at once, with its key."""
-    from flows.commands.check import check_online
-    from flows.feeds import tls_of
-    from flows.live import secrets_of
-    from flows.settings.notify import notify_secrets
+    from flows.settings.secrets import check_secrets
     from flows.settings.warnings import warnings_of
-    from flows.web.page import token_of
 
     settings = read_settings(config)
-    secrets_of(os.environ)
-    token_of(settings.web, os.environ)
-    tls_of(settings)
-    notify_secrets(settings.notify_targets, os.environ)
+    check_secrets(settings, os.environ)
     feeds = f", {len(settings.feeds)} feed(s)" if settings.feeds else ""
     print(f"{config}: valid; {len(settings.interceptors)} interceptor(s){feeds}")
     for warning in warnings_of(settings, os.environ):
         print(f"warning: {warning}")
     if online:
+        from flows.commands.check import check_online
+
         print(check_online(settings, os.environ))
 
 
@@ -66,13 +63,14 @@ def bootstrap(
     retry_unknown: Annotated[
         bool, typer.Option("--retry-unknown", help="Also create those whose earlier create went unanswered.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Create the interceptors; running it again creates none twice."""
     from flows.commands.bootstrap import run_bootstrap
-    from flows.commands.output import print_bootstrap
+    from flows.commands.output import print_bootstrap, print_json
 
     report = run_bootstrap(read_settings(config), os.environ, retry_unknown=retry_unknown)
-    print_bootstrap(report)
+    (print_json if as_json else print_bootstrap)(report)
     if report.failed:
         raise typer.Exit(1)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.common import Command, Config, read_settings, stop_on_signals
+from flows.cli.common import AsJson, Command, Config, read_settings, stop_on_signals
 
 __all__ = ["app"]
 
@@ -18,12 +18,21 @@ app = typer.Typer(help="Targets of alerts besides the callback: try them, receiv
 def notify_test(
     config: Config,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="All targets if none is named.")] = None,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Send a test alert, raised and resolved, to [[notify]] targets and show the answers."""
     from flows.commands.notify import try_targets
 
+    results = try_targets(read_settings(config), os.environ, name)
+    if as_json:
+        from flows.commands.output import print_json
+
+        collected = list(results)
+        print_json(collected)
+        raise typer.Exit(0 if all(tried.accepted for tried in collected) else 1)
     failed = False
-    for tried in try_targets(read_settings(config), os.environ, name):
+    for tried in results:
         verdict = "accepted" if tried.accepted else "FAILED"
         answer = f" | {tried.answer}" if tried.answer else ""
         print(f"{verdict:<8}  {tried.target}  {tried.state}  {tried.reason}{answer}", flush=True)

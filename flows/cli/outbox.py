@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import Command, Config, read_settings
+from flows.cli.common import AsJson, Command, Config, read_settings
 
 __all__ = ["app"]
 
@@ -17,18 +17,19 @@ app = typer.Typer(help="Pending and dead callbacks: look at them, send them agai
 
 
 @app.command("list", cls=Command)
-def outbox_list(config: Config) -> None:
+def outbox_list(config: Config, *, as_json: AsJson = False) -> None:
     """List pending and dead callbacks, oldest first."""
     from flows.commands.outbox import open_outbox
-    from flows.commands.output import print_outbox
+    from flows.commands.output import print_outbox, print_outbox_json
 
     with open_outbox(read_settings(config)) as outbox:
-        print_outbox(outbox.entries(), outbox.counts(), time.time())
+        show = print_outbox_json if as_json else print_outbox
+        show(outbox.entries(), outbox.counts(), time.time())
 
 
 @app.command("show", cls=Command)
 def outbox_show(config: Config, alert_id: Annotated[str, typer.Argument(metavar="ALERT_ID")]) -> None:
-    """One callback with all that is known of it, as JSON."""
+    """Print a callback with all that is known of it, as JSON."""
     from flows.commands.outbox import open_outbox
     from flows.commands.output import print_entry
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from connectors.errors import UsageError, VoicewatchError
-from flows.cli.common import Command, Kind, read_settings, stop_on_signals
+from flows.cli.common import AsJson, Command, Kind, read_settings, stop_on_signals
 
 __all__ = ["app"]
 
@@ -30,10 +30,11 @@ def replay(
     ] = None,
     speed: Annotated[str, typer.Option(metavar="max|N", help="As fast as it goes, or N times the real pace.")] = "max",
     deliver: Annotated[bool, typer.Option("--deliver", help="Also send the callbacks.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Replay recordings through the same flow, without a network, into DIR."""
     shutdown = stop_on_signals()
-    from flows.commands.output import print_replay
+    from flows.commands.output import print_replay, print_replay_json
     from flows.commands.replay import replay as replay_files
 
     pace = _speed(speed)
@@ -41,7 +42,7 @@ def replay(
     replayed = replay_files(
         files, out, settings=settings, environ=os.environ, speed=pace, deliver=deliver, stop=shutdown.requested
     )
-    print_replay(replayed)
+    (print_replay_json if as_json else print_replay)(replayed)
     if replayed.refusal is not None:
         raise VoicewatchError(replayed.refusal)
     if replayed.stopped_at is not None and shutdown.signal is not None:

@@ -1,14 +1,15 @@
-"""Commands for operation: recovery init, probe."""
+"""Commands for operation: status, recovery init, probe."""
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.common import Command
+from flows.cli.common import AsJson, Command
 
 __all__ = ["app", "recovery_app"]
 
@@ -26,6 +27,24 @@ def recovery_init(
 
     with StateLock(directory.absolute().with_name(LOCK_NAME)):
         make_recovery_store(directory.resolve())
+
+
+@app.command(cls=Command)
+def status(
+    state_dir: Annotated[
+        Path, typer.Argument(metavar="STATE_DIR", help="The [state] dir of a run.", show_default=False)
+    ],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show feeds, lag, outbox, open incidents and disk of a state directory, while a run uses it or after.
+
+    Exit code 0 if it could be read, whatever it says; 1 if a file in it cannot be read; 2 if it is not one.
+    """
+    from flows.commands.status import read_status
+    from flows.commands.status_output import print_status, print_status_json
+
+    (print_status_json if as_json else print_status)(read_status(state_dir, time.time()))
 
 
 @app.command(cls=Command)

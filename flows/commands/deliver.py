@@ -15,9 +15,10 @@ from connectors.callbacks.outbox import Outbox, State
 from connectors.callbacks.policy import safe_origin
 from connectors.callbacks.sink import OutboxSink
 from connectors.state.audit import AuditLog
-from flows.live import policy_of, secrets_of
+from flows.live import policy_of
 from flows.notify import Notifier
 from flows.settings.models import Settings
+from flows.settings.secrets import secrets_of
 
 __all__ = ["ReplayDelivery", "delivering"]
 

@@ -21,9 +21,10 @@ from connectors.callbacks.signing import sign
 from connectors.callbacks.targets import Target, callback_of, route_of, sample_alert
 from connectors.errors import UsageError
 from connectors.runtime.shutdown import Shutdown
-from flows.live import policy_of, secrets_of
+from flows.live import policy_of
 from flows.notify import Notifier
 from flows.settings.models import Settings
+from flows.settings.secrets import secrets_of
 
 __all__ = ["Tried", "listen_for_callbacks", "try_targets"]
 

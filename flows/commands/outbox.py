@@ -65,8 +65,9 @@ def _deliver(outbox: Outbox, settings: Settings, environ: Mapping[str, str]) -> 
     from connectors.callbacks.delivery import Delivery
     from connectors.runtime.tracing import configure_tracing
     from connectors.state.audit import AuditLog
-    from flows.live import policy_of, secrets_of
+    from flows.live import policy_of
     from flows.notify import Notifier
+    from flows.settings.secrets import secrets_of
 
     configure_tracing(environ)
     audit = AuditLog(StateLayout(settings.state.dir).audit)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,13 +22,18 @@ if TYPE_CHECKING:
     from flows.commands.replay import Replayed
 
 __all__ = [
+    "age_text",
     "print_audit",
     "print_bootstrap",
     "print_counts",
     "print_demo",
     "print_entry",
+    "print_json",
     "print_outbox",
+    "print_outbox_json",
     "print_replay",
+    "print_replay_json",
+    "time_text",
 ]
 
 # Wide enough that nothing is folded outside a terminal: an id in two pieces can be neither found nor copied.
@@ -115,6 +121,12 @@ def print_replay(replayed: Replayed) -> None:
         )
 
 
+def print_replay_json(replayed: Replayed) -> None:
+    """Print the summary of a replay as JSON."""
+    rate = replayed.counts.frames / replayed.elapsed_s if replayed.elapsed_s else 0.0
+    print_json({**{name: getattr(replayed, name) for name in replayed.__dataclass_fields__}, "frames_per_s": rate})
+
+
 def print_demo(result: DemoResult) -> None:
     """The summary of a demo: a row for each conversation."""
     table = _table(
@@ -156,7 +168,7 @@ def print_outbox(entries: Sequence[Entry], counts: Mapping[State, int], now: flo
     if entries:
         table = _table("alert", "conversation", "state", "#attempts", "next attempt", "last error", "receiver")
         for entry in entries:
-            due = "-" if entry.state != "pending" else _time(entry.due_at) if entry.due_at else "at once"
+            due = "-" if entry.state != "pending" else time_text(entry.due_at) if entry.due_at else "at once"
             error = entry.last_error or "-"
             table.add_row(
                 entry.id,
@@ -168,39 +180,66 @@ def print_outbox(entries: Sequence[Entry], counts: Mapping[State, int], now: flo
                 Text(safe_origin(entry.url)),
             )
         console.print(table)
-    ages_s = [now - entry.created_at for entry in entries if entry.state == "pending"]
-    oldest = f" (the oldest for {_age(max(ages_s))})" if ages_s else ""
+    oldest_s = _oldest_s(entries, now)
+    oldest = "" if oldest_s is None else f" (the oldest for {age_text(oldest_s)})"
     parts = [f"{count} {state}" + (oldest if state == "pending" else "") for state, count in counts.items()]
     console.print(", ".join(parts), soft_wrap=True)
 
 
-def _age(seconds: float) -> str:
+def age_text(seconds: float) -> str:
+    """Return an age in words: seconds, minutes, hours and minutes, or days."""
     minutes, hours, days = seconds // 60, seconds // 3600, seconds // 86_400
     if days >= 2:
         return f"{days:.0f} days"
-    return f"{hours:.0f} h {minutes % 60:.0f} min" if hours else f"{minutes:.0f} min" if minutes else "a moment"
+    return f"{hours:.0f} h {minutes % 60:.0f} min" if hours else f"{minutes:.0f} min" if minutes else f"{seconds:.0f} s"
 
 
 def print_entry(entry: Entry) -> None:
     """Print a callback as JSON, its body as an object; of its URL only the origin."""
+    print_json(_entry(entry))
+
+
+def print_outbox_json(entries: Sequence[Entry], counts: Mapping[State, int], now: float) -> None:
+    """Print pending and dead callbacks as JSON, with the counts of all states and the age of the oldest pending one."""
+    print_json(
+        {"callbacks": [_entry(entry) for entry in entries], "counts": counts, "oldest_s": _oldest_s(entries, now)}
+    )
+
+
+def _entry(entry: Entry) -> dict[str, Any]:
     from connectors.callbacks.policy import safe_origin
 
-    shown: dict[str, Any] = {name: getattr(entry, name) for name in entry.__dataclass_fields__}
-    shown["url"] = safe_origin(entry.url)
-    shown["body"] = None if entry.body is None else orjson.loads(entry.body)
-    print(orjson.dumps(shown, option=orjson.OPT_INDENT_2).decode())
+    body = None if entry.body is None else orjson.loads(entry.body)
+    return {**asdict(entry), "url": safe_origin(entry.url), "body": body}
 
 
-def print_audit(path: Path) -> None:
-    """An audit log as a table. Raises UsageError for a file that holds no line of one."""
-    from rich.text import Text
+def _oldest_s(entries: Sequence[Entry], now: float) -> float | None:
+    return max((now - entry.created_at for entry in entries if entry.state == "pending"), default=None)
 
+
+def print_json(value: Any) -> None:
+    """Print a value as indented JSON: dataclasses and named tuples as objects, paths as texts."""
+    print(orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2).decode())
+
+
+def _plain(value: Any) -> Any:
+    return value._asdict() if hasattr(value, "_asdict") else str(value)
+
+
+def print_audit(path: Path, *, as_json: bool = False) -> None:
+    """Print an audit log as text, or its records as JSON Lines. Raise UsageError for a file that is not one."""
     from connectors.state.audit import read_log
+
+    if as_json:
+        for record in read_log(path):
+            print(orjson.dumps(record).decode())
+        return
+    from rich.text import Text
 
     console = _console()
     for record in read_log(path):
         details = {k: v for k, v in record.items() if k not in ("time", "action", "conversation", "outcome", "prev")}
-        time, action = _time(record.get("time")), str(record.get("action", "-"))
+        time, action = time_text(record.get("time")), str(record.get("action", "-"))
         line = Text(f"{time}  {action:<22} {record.get('conversation') or '-'}  ")
         line.append(str(record.get("outcome", "")))
         if details:
@@ -208,7 +247,8 @@ def print_audit(path: Path) -> None:
         console.print(line, soft_wrap=True)
 
 
-def _time(at: Any) -> str:
+def time_text(at: Any) -> str:
+    """Return a time of epoch seconds in UTC; what is not one as it is."""
     if not isinstance(at, int | float) or not 0 <= at < MAX_TIME:
         return f"{at!r:<24}"  # of a line that was tampered with
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3] + "Z"

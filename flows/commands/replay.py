@@ -21,7 +21,8 @@ from bytewax.run import cli_main
 from connectors.errors import RecordingError, StateError, UsageError
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource, StoppedAt
-from connectors.state.files import LOCK_NAME, JsonLinesSink, make_private_dir, open_private, state_errors
+from connectors.state.files import LOCK_NAME, make_private_dir, open_private, state_errors
+from connectors.state.sinks import AuditSink, JsonLinesSink
 from flows.analytics.merge import Counts
 from flows.analytics.precedence import Overrides
 from flows.dataflow import CountsSink, Outputs, build
@@ -181,8 +182,6 @@ def _delivering(
 
 
 def _audit_sink(out: Path) -> Any:
-    from connectors.state.audit import AuditSink
-
     return AuditSink(out / "audit.jsonl")
 
 

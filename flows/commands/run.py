@@ -18,13 +18,13 @@ from flows.analytics.merge import Counts
 from flows.commands.bootstrap import BootstrapReport, Shield, run_bootstrap
 from flows.dataflow import CountsSink
 from flows.feeds import feeds_of
-from flows.live import SNAPSHOT_EVERY, live_flow, recovery_of, secrets_of
+from flows.live import SNAPSHOT_EVERY, live_flow, recovery_of
 from flows.monitoring.instruments import Instruments
 from flows.monitoring.monitor import instruments_of
 from flows.settings.models import Settings
+from flows.settings.secrets import secrets_of, token_of
 from flows.settings.warnings import warnings_of
 from flows.state import StateLayout
-from flows.web.page import token_of
 
 __all__ = ["ensure_interceptors", "preflight", "print_warnings", "run_live"]
 

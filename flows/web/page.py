@@ -4,34 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
 
-from connectors.errors import ConfigurationError
 from connectors.runtime.logs import get_logger
-from flows.settings.web import WEB_TOKEN, WebSettings
+from flows.settings.secrets import token_of
+from flows.settings.web import WebSettings
 from flows.state import StateLayout
 
-__all__ = ["Answer", "HealthPage", "LivePage", "token_of"]
+__all__ = ["Answer", "HealthPage", "LivePage"]
 
-MIN_TOKEN: Final = 16
 # Returns status, content type and body.
 Answer = Callable[[], tuple[int, str, bytes]]
-
-
-def token_of(web: WebSettings, environ: Mapping[str, str]) -> str | None:
-    """Return the token that the page asks for; None if it asks for none, which only loopback allows.
-
-    Raises ConfigurationError if one is needed or too short to be a secret.
-    """
-    token = environ.get(WEB_TOKEN, "").strip() or None
-    if token is None and not web.is_local:
-        raise ConfigurationError(
-            WEB_TOKEN,
-            [f"is not set, and web.listen ({web.listen}) can be reached from other machines; set it to a long secret"],
-        )
-    if token is not None and len(token) < MIN_TOKEN:
-        raise ConfigurationError(WEB_TOKEN, [f"is shorter than {MIN_TOKEN} characters"])
-    return token
 
 
 class HealthPage:

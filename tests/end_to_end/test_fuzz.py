@@ -23,7 +23,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from connectors.callbacks.outbox import Outbox
-from connectors.callbacks.signing import parse_secrets, sign
+from connectors.callbacks.secrets import parse_secrets
+from connectors.callbacks.signing import sign
 from connectors.errors import ConfigurationError, RecordingError, StateError, UsageError
 from connectors.format.decode import decode_block
 from connectors.format.records import Control, InvalidFrameError, parse_line

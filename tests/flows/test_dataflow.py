@@ -26,7 +26,7 @@ from bytewax.testing import cluster_main, run_main
 from connectors.journal.blocks import Block
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource
-from connectors.state.files import JsonLinesSink
+from connectors.state.sinks import JsonLinesSink
 from flows.analytics.merge import Counts
 from flows.analytics.precedence import Overrides
 from flows.dataflow import CountsSink, Outputs, build

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bytewax.errors import BytewaxRuntimeError
 
-from connectors.state.files import JsonLinesSink
+from connectors.state.sinks import JsonLinesSink
 from flows.dataflow import Outputs, build
 from tests.flows.analytics.test_groups import group_lines
 from tests.flows.test_dataflow import Crash, CutSource, Runner, cut, one_worker, recovery_in, two_workers

@@ -10,7 +10,7 @@ from bytewax.dataflow import Dataflow
 
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource
-from connectors.state.files import JsonLinesSink
+from connectors.state.sinks import JsonLinesSink
 from flows.commands.replay import keep_freed_memory
 from flows.dataflow import Outputs, build
 

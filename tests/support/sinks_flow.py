@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 from connectors.callbacks.outbox import Callback
 from connectors.callbacks.policy import DeliveryPolicy
 from connectors.callbacks.sink import CallbackSink
-from connectors.state.audit import AuditEntry, AuditLog, AuditSink
-from connectors.state.files import JsonLinesSink
+from connectors.state.audit import AuditEntry, AuditLog
+from connectors.state.sinks import AuditSink, JsonLinesSink
 
 
 def main(recovery: Path, state: Path, url: str, total: int) -> None:

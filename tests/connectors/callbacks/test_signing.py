@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
 
-from connectors.callbacks.signing import parse_secrets, sign
+from connectors.callbacks.secrets import parse_secrets
+from connectors.callbacks.signing import sign
 from connectors.errors import ConfigurationError
 
 OLD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"

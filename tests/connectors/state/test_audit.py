@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connectors.errors import StateError
-from connectors.state.audit import AuditEntry, AuditLog, AuditSink, read, verify, verify_lines
+from connectors.state.audit import AuditEntry, AuditLog, read, verify, verify_lines
+from connectors.state.sinks import AuditSink
 
 
 @pytest.fixture

@@ -18,7 +18,6 @@ from bytewax.testing import TestingSource, run_main
 
 from connectors.errors import StateError
 from connectors.state.files import (
-    JsonLinesSink,
     StateLock,
     check_writable,
     last_line,
@@ -27,6 +26,7 @@ from connectors.state.files import (
     state_errors,
     write_all,
 )
+from connectors.state.sinks import JsonLinesSink
 
 
 def run(items, path, recovery):

@@ -16,8 +16,9 @@ from bytewax.testing import run_main
 from connectors.errors import StateError
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource
-from connectors.state.files import JsonLinesSink, StateLock
+from connectors.state.files import StateLock
 from connectors.state.recovery import PAGE_BYTES, make_recovery_store
+from connectors.state.sinks import JsonLinesSink
 from flows.dataflow import SHARDS, Outputs, build
 
 CALLS = 10_000

@@ -18,7 +18,7 @@ from connectors.journal.segments import segments
 from connectors.journal.source import JournalSource
 from connectors.journal.writer import Journal
 from connectors.runtime.shutdown import Shutdown
-from connectors.state.files import JsonLinesSink
+from connectors.state.sinks import JsonLinesSink
 from flows.dataflow import Outputs, build
 from tests.support.callbacks import eventually
 

@@ -1,0 +1,113 @@
+"""`voicewatch status` on made-up state directories, and on a real one while a run uses it and after."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from connectors.genesys.simulator.voice_events import running_simulator
+from connectors.state.files import StateLock
+from flows.commands.status import as_json, read_status
+from tests.support.callbacks import eventually
+from tests.support.cli import voicewatch
+from tests.support.live import Live
+from tests.support.receiver import ScriptedReceiver
+from tests.support.state_dirs import BEGAN, StateDir
+
+
+def status_of(directory: Path, at: float = 100.0) -> dict[str, Any]:
+    return as_json(read_status(directory, BEGAN + at))
+
+
+def test_feeds_have_their_last_state_and_when_it_began(tmp_path: Path) -> None:
+    """A segment restates the state of each feed; the time is that of the change, not of the restatement."""
+    state = StateDir(tmp_path / "state")
+    state.feed(1, "up", "connected")
+    state.feed(5, "down", "closed with 1011")
+    state.feed(9, "down", "as in the segment before")
+    status = status_of(state.dir)
+    expected = {"name": "voice-events", "state": "down", "since": BEGAN + 5, "reason": "closed with 1011"}
+    assert status["feeds"] == [expected]
+    assert status["journal"]["last_record_at"] == BEGAN + 9
+    assert status["journal"]["age_s"] == 91.0
+    assert status["attention"] == []  # without a run, a feed is expected to be down
+
+
+def test_open_incidents_are_those_without_a_resolve(tmp_path: Path) -> None:
+    """A resolved incident and an alert that stands for itself are not open; a group and an empty id are."""
+    state = StateDir(tmp_path / "state")
+    state.alert(1, "c1", "raised", 1)
+    state.alert(2, "", "raised", 2)
+    state.alert(3, "c1", "resolved", 1)
+    state.alert(4, "c3", "raised", 3, alertType="CALL_FAILED")
+    state.alert(5, None, "raised", 4, alertType="GROUP_DEGRADED", group={"queue": "support"})
+    incidents = status_of(state.dir)["incidents"]
+    shown = [(one["incidentId"], one["conversationId"]) for one in incidents]
+    assert shown == [("incident-2", ""), ("incident-4", None)]
+    assert incidents[1]["group"] == {"queue": "support"}
+    text = voicewatch("status", state.dir).stdout
+    assert "incidents  2 open" in text
+    assert "GROUP_DEGRADED queue support since" in text
+
+
+def test_what_needs_attention_is_named(tmp_path: Path) -> None:
+    """A feed that is down while a run goes on, dead callbacks, and a callback that has waited for hours."""
+    state = StateDir(tmp_path / "state")
+    state.feed(1, "down", "refused")
+    state.outbox(pending=2, dead=1, delivered=1)
+    with StateLock(state.dir / "lock"):
+        status = status_of(state.dir, at=7200.0)
+    assert status["running"]["process"] > 0
+    assert status["outbox"] == {"pending": 2, "dead": 1, "oldest_s": 7200.0}
+    assert [text.partition(":")[0] for text in status["attention"]] == [
+        "feed voice-events is down",
+        "1 callback(s) are dead",
+        "the oldest pending callback has waited for 2.0 h",
+    ]
+    assert status_of(state.dir)["running"] is None
+
+
+def test_another_directory_is_refused(tmp_path: Path) -> None:
+    """A directory that is not a state directory, or not there, is exit 2 with one line."""
+    for directory in (tmp_path, tmp_path / "missing"):
+        done = voicewatch("status", directory)
+        assert (done.returncode, done.stdout) == (2, "")
+        [line] = done.stderr.splitlines()
+        assert line.startswith(f"voicewatch: {directory} is not a state directory")
+
+
+def test_a_damaged_outbox_is_a_failure(tmp_path: Path) -> None:
+    """A file that cannot be read is exit 1 and named."""
+    state = StateDir(tmp_path / "state")
+    (state.dir / "outbox").mkdir()
+    (state.dir / "outbox/outbox.sqlite3").write_bytes(b"not a database" * 100)
+    done = voicewatch("status", state.dir)
+    assert done.returncode == 1
+    assert "outbox.sqlite3 cannot be read" in done.stderr
+
+
+def test_a_run_is_seen_while_it_goes_on_and_after(tmp_path: Path) -> None:
+    """While a run goes on: its process, its feed, its snapshot. After it: nothing behind the last snapshot."""
+    with running_simulator(conversations=2, rate=20) as simulator, ScriptedReceiver() as receiver:
+        live = Live(tmp_path, simulator.base_url, receiver.url, conversations=2)
+        with live.running() as process:
+
+            def seen() -> bool:
+                if not live.state.journal.exists():
+                    return False
+                status = as_json(read_status(live.state.dir, 0.0))
+                return bool(status["lag"] is not None and status["running"] and status["feeds"])
+
+            eventually(seen, 60)
+            status = as_json(read_status(live.state.dir, 0.0))
+            assert status["running"] == {"process": process.process.pid}
+            assert status["feeds"][0]["state"] == "up"
+            assert process.stop() == 0, process.log
+        done = voicewatch("status", live.state.dir, "--json")
+        after = json.loads(done.stdout)
+        assert done.returncode == 0, done.stderr
+        assert after["running"] is None
+        assert after["lag"] == {"bytes": 0, "seconds": 0.0}
+        assert after["feeds"][0]["state"] == "down"
+        assert after["disk"]["journal_bytes"] > 0
