@@ -25,9 +25,9 @@ from connectors.callbacks.receivers import Receiver, Shares
 from connectors.callbacks.results import Results
 from connectors.callbacks.routes import Route, connections_allowed
 from connectors.callbacks.signing import sign
-from connectors.callbacks.timeline import Timeline
 from connectors.errors import StateError
 from connectors.runtime.logs import get_logger
+from connectors.runtime.timeline import Timeline
 from connectors.runtime.tracing import span
 from connectors.state.audit import AuditLog
 

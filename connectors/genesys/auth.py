@@ -46,8 +46,8 @@ def credentials_from_environment(environ: Mapping[str, str]) -> Credentials:
 @dataclass(frozen=True, slots=True)
 class _Held:
     text: str = field(repr=False)
+    asked_at: float  # these two of the monotonic clock
     renew_at: float
-    fetched_at: float
 
 
 class TokenProvider:
@@ -78,10 +78,10 @@ class TokenProvider:
         Raises `CredentialsError`, `AccessDeniedError`, `UnavailableError` after bounded retries, or `GenesysError`.
         """
         held = self._held
-        if held is None or self._clock.now() >= held.renew_at:
+        if held is None or self._clock.monotonic() >= held.renew_at:
             with self._lock:
                 held = self._held
-                if held is None or self._clock.now() >= held.renew_at:
+                if held is None or self._clock.monotonic() >= held.renew_at:
                     held = self._held = self._fetch()
         return held.text
 
@@ -96,17 +96,17 @@ class TokenProvider:
             return self._held.text
 
     @property
-    def fetched_at(self) -> float | None:
-        """When the current token was requested, in epoch seconds; None before the first."""
+    def age_s(self) -> float | None:
+        """Return how long ago the current token was requested, in seconds; None before the first."""
         held = self._held
-        return None if held is None else held.fetched_at
+        return None if held is None else self._clock.monotonic() - held.asked_at
 
     def close(self) -> None:
         """Close the HTTP client."""
         self._client.close()
 
     def _fetch(self) -> _Held:
-        asked_at = self._clock.now()
+        asked_at = self._clock.monotonic()
         try:
             response = retrying(
                 self._post,
@@ -119,7 +119,7 @@ class TokenProvider:
             raise self._refusal(failure) from failure
         text, life_s = self._read(response)
         get_logger(__name__).info("token_renewed", life_s=life_s)
-        return _Held(text, asked_at + life_s - min(MARGIN_S, life_s * MARGIN_RATIO), asked_at)
+        return _Held(text, asked_at, asked_at + life_s - min(MARGIN_S, life_s * MARGIN_RATIO))
 
     def _post(self) -> httpx.Response:
         with span("genesys token", http_request_method="POST", url_full=self._endpoints.token_url):

@@ -52,9 +52,14 @@ Failure = httpx.HTTPStatusError | httpx.RequestError
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The time (epoch seconds), the waiting (seconds) and the chance (0..1) that REST calls and feeds use."""
+    """The time (epoch seconds), the monotonic clock, the waiting (s) and the chance (0..1) of REST calls and feeds.
+
+    Waits and ages are measured with `monotonic`, which no step of the system clock changes; `now` is for times that
+    another machine names.
+    """
 
     now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
     u: Callable[[], float] = random.random
 

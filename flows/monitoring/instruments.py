@@ -26,8 +26,8 @@ class Tokens(Protocol):
     """Holder of the access token, such as `connectors.genesys.auth.TokenProvider`."""
 
     @property
-    def fetched_at(self) -> float | None:
-        """Return when the token was fetched, in epoch seconds; None before the first one."""
+    def age_s(self) -> float | None:
+        """Return how long ago the token was requested, in seconds; None before the first one."""
 
 
 class Instruments:

@@ -113,7 +113,7 @@ class Metrics(DeliveryMetrics):
         self.registry = CollectorRegistry()
         self._now = now
         self._watching: dict[int, int] = {}
-        self._token_fetched_at: Callable[[], float | None] = lambda: None
+        self._token_age_s: Callable[[], float | None] = lambda: None
         own: dict[str, Any] = {"registry": self.registry}
         ProcessCollector(**own)
         Gauge(
@@ -226,9 +226,9 @@ class Metrics(DeliveryMetrics):
         for state in RECEIVER_STATES:
             self._receivers.labels(state).set(states.get(state, 0))
 
-    def watch_token(self, fetched_at: Callable[[], float | None]) -> None:
-        """Ask there, from now on, when the token was fetched (epoch seconds)."""
-        self._token_fetched_at = fetched_at
+    def watch_token(self, age_s: Callable[[], float | None]) -> None:
+        """Look up the age of the token there from now on, in seconds."""
+        self._token_age_s = age_s
 
     def watch_state(self, directory: Path, outbox: Path, progress: SourceProgress) -> None:
         """Look up the source's progress, the outbox and the disk of the state directory from now on."""
@@ -240,9 +240,8 @@ class Metrics(DeliveryMetrics):
             self.registry.register(_LookedUp(look, what))
 
     def _token(self) -> Iterator[Metric]:
-        fetched_at = self._token_fetched_at()
-        if fetched_at is not None:
-            age_s = max(self._now() - fetched_at, 0.0)
+        age_s = self._token_age_s()
+        if age_s is not None:
             yield GaugeMetricFamily("voicewatch_token_age_seconds", "Age of the access token.", value=age_s)
 
 

@@ -135,8 +135,8 @@ class Monitor(RunLog):
         self.metrics.topic_refused(feed)
 
     def watch_token(self, tokens: Tokens) -> None:
-        """Tell the age of the token that is there from now on."""
-        self.metrics.watch_token(lambda: tokens.fetched_at)
+        """Show the age of the token of this holder from now on."""
+        self.metrics.watch_token(lambda: tokens.age_s)
 
     def decode(self, data: bytes) -> Decoded:
         """`decode_block`, measured."""

@@ -8,7 +8,7 @@ import time
 from connectors.callbacks.model import AttemptResult
 from connectors.callbacks.outbox import Outbox
 from connectors.callbacks.policy import DeliveryPolicy
-from connectors.callbacks.timeline import Timeline
+from connectors.runtime.timeline import Timeline
 from tests.support.callbacks import DEADLINE_S, callback, eventually, insert
 from tests.support.receiver import Reply
 

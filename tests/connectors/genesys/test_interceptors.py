@@ -44,9 +44,10 @@ class Bench:
     def __init__(self, base_url: str, *, timeout_s: float = 10.0, attempts: int = 4, sdk: bool = True) -> None:
         self.waits: list[float] = []
         self.clock = 1_700_000_000.0
+        self.ahead_s = 0.0
         policy = RetryPolicy(timeout_s=timeout_s, attempts=attempts)
         endpoints = Endpoints.from_base_url(base_url)
-        clock = Clock(now=lambda: self.clock, sleep=self.waits.append, u=lambda: 1.0)
+        clock = Clock(lambda: self.clock + self.ahead_s, lambda: self.clock, self.waits.append, lambda: 1.0)
         self.tokens = TokenProvider(endpoints, CREDENTIALS, policy=policy, clock=clock)
         self.platform = GenesysPlatform(GenesysClient(endpoints, self.tokens, policy=policy, clock=clock, sdk=sdk))
 
@@ -148,6 +149,19 @@ class TestToken:
         assert bench.tokens.token() == "first"
         bench.clock += life_s - margin_s - 1
         assert bench.tokens.token() == "first"
+        bench.clock += 1
+        assert bench.tokens.token() == "secret-token-1"
+
+    @pytest.mark.parametrize("step_s", [-3600.0, 3600.0])
+    def test_renewed_in_time_after_a_clock_step(self, server: RestServer, step_s: float) -> None:
+        """A step of the system clock renews a token neither later nor earlier."""
+        server.script(TOKEN, Answer(body={"access_token": "first", "expires_in": 300}))
+        bench = Bench(server.url)
+        assert bench.tokens.token() == "first"
+        bench.ahead_s = step_s
+        bench.clock += 269
+        assert bench.tokens.token() == "first"
+        assert bench.tokens.age_s == 269
         bench.clock += 1
         assert bench.tokens.token() == "secret-token-1"
 

@@ -110,7 +110,7 @@ class AudioHookFeed(FeedBase):
         super().__init__(name, recorder, on_state, new_loop=FrugalLoop)
         self._listen = listen
         self._path = path
-        self._gate = Gate(keys, since=clock.now())
+        self._gate = Gate(keys, since=clock.monotonic())
         self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
 
         def refused(reason: str, conversation_id: str) -> None:
@@ -129,7 +129,7 @@ class AudioHookFeed(FeedBase):
         self._max_sessions = max_sessions
         self._max_unauthenticated = max_unauthenticated
         self._timing = timing
-        self._now = clock.now
+        self._clock = clock
         self._woken = asyncio.Event()
         self._broken: Exception | None = None
         self._listener: Listener | None = None
@@ -240,7 +240,9 @@ class AudioHookFeed(FeedBase):
             refusal = Refusal("other path")
         elif not _ID.fullmatch(session_id) or not _ID.fullmatch(organization_id):
             refusal = Refusal("no session or organization")
-        refusal = refusal or self._gate.check(UpgradeRequest(request.path, headers), self._now())
+        refusal = refusal or self._gate.check(
+            UpgradeRequest(request.path, headers), self._clock.now(), self._clock.monotonic()
+        )
         if refusal is not None:
             self._refusals.add(refusal.reason)
             return connection.respond(HTTPStatus.UNAUTHORIZED, "unauthorized\n")

@@ -1,4 +1,4 @@
-"""Who may dial us: the API key and the HTTP message signature of an AudioHook upgrade.
+"""Decide who may connect: check the API key and the HTTP message signature of an AudioHook upgrade.
 
 The signature is that of the draft which became RFC 9421, as Genesys uses it: HMAC-SHA256 over the components that
 `Signature-Input` lists, in its order, and over the parameters as they stand there. `sign` is what Genesys does.
@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import math
 import re
 import secrets
 from collections import deque
@@ -38,7 +39,7 @@ _SIGNATURE: Final = re.compile(r"([a-z*][a-z0-9_.*-]*)=:([A-Za-z0-9+/=]*):")
 
 
 class UpgradeRequest(NamedTuple):
-    """What is looked at of a request: its target as received, and its header fields by lower-case name."""
+    """The part of a request that is checked: its target as received, and its header fields by lower-case name."""
 
     target: str
     headers: Mapping[str, str]
@@ -58,26 +59,32 @@ class _Signature(NamedTuple):
 
 
 class Gate:
-    """Lets in upgrades that hold one of `keys`, signed with its secret; a key whose secret is None may be unsigned.
+    """Accept upgrades that hold one of `keys`, signed with its secret; a key whose secret is None may be unsigned.
 
     A request whose nonce has been seen is refused, for as long as its signature is valid at all; one that was signed
-    before `since` (epoch seconds), when this gate was not there to remember nonces, is refused too. At most
-    `max_nonces` are remembered; while there are that many, further signed requests are refused. Only the holder of a
-    secret can bring that about.
+    before `since` (monotonic clock), when this gate did not remember nonces yet, is refused too. At most `max_nonces`
+    are remembered; while there are that many, further signed requests are refused. Only the holder of a secret can
+    cause that.
 
     Not safe across threads.
     """
 
-    def __init__(self, keys: Mapping[str, bytes | None], *, since: float = 0.0, max_nonces: int = 100_000) -> None:
+    def __init__(
+        self, keys: Mapping[str, bytes | None], *, since: float = -math.inf, max_nonces: int = 100_000
+    ) -> None:
         self._keys = dict(keys)
         self._since = since
         self._max_nonces = max_nonces
         self._nonces: set[tuple[str, str]] = set()
         self._forget: deque[tuple[float, tuple[str, str]]] = deque()
-        self._nobodys = secrets.token_bytes(32)
+        self._dummy = secrets.token_bytes(32)
 
-    def check(self, request: UpgradeRequest, now: float) -> Refusal | None:
-        """Refuse a request made at `now` (epoch seconds), or None to let it in."""
+    def check(self, request: UpgradeRequest, now: float, monotonic: float) -> Refusal | None:
+        """Return why to refuse a request that arrives at `now` (epoch seconds), or None to accept it.
+
+        `monotonic` is the same moment on the clock of `since`, so that a step of the system clock refuses no client for
+        long.
+        """
         key = request.headers.get("x-api-key", "")
         known = key in self._keys
         secret = self._keys.get(key)
@@ -93,15 +100,15 @@ class Gate:
         if base is None:
             return Refusal("missing component")
         # Always compute the MAC, with a dummy key if the API key is unknown, to avoid a timing side channel.
-        computed = _mac(secret or self._nobodys, base)
+        computed = _mac(secret or self._dummy, base)
         authentic = hmac.compare_digest(computed, signature.value)
         if not known:
             return Refusal("unknown key")
         if not secret or not authentic:
             return Refusal("wrong signature")
-        return self._check_parameters(key, signature, now)
+        return self._check_parameters(key, signature, now, monotonic)
 
-    def _check_parameters(self, key: str, signature: _Signature, now: float) -> Refusal | None:
+    def _check_parameters(self, key: str, signature: _Signature, now: float, monotonic: float) -> Refusal | None:
         parameters = signature.parameters
         created, expires, nonce = (parameters.get(name) for name in ("created", "expires", "nonce"))
         if not set(REQUIRED_COMPONENTS) <= set(signature.components):
@@ -116,20 +123,20 @@ class Gate:
             return Refusal("from the future")
         if created + MAX_AGE_S + SKEW_S < now or (expires is not None and expires + SKEW_S < now):
             return Refusal("expired")
-        if created < self._since - SKEW_S:
+        if created < now - (monotonic - self._since) - SKEW_S:
             return Refusal("from before the start")
-        return self._take_nonce((key, nonce), now)
+        return self._take_nonce((key, nonce), monotonic)
 
-    def _take_nonce(self, nonce: tuple[str, str], now: float) -> Refusal | None:
-        while self._forget and self._forget[0][0] < now:
+    def _take_nonce(self, nonce: tuple[str, str], monotonic: float) -> Refusal | None:
+        while self._forget and self._forget[0][0] < monotonic:
             self._nonces.discard(self._forget.popleft()[1])
         if nonce in self._nonces:
             return Refusal("replayed nonce")
         if len(self._nonces) >= self._max_nonces:
             return Refusal("too many nonces")
         self._nonces.add(nonce)
-        # Counted from now, not from when it was created, so that the first to come is the first to go.
-        self._forget.append((now + MAX_AGE_S + 2 * SKEW_S, nonce))
+        # Counted from its arrival, not from its creation, so that the first to come is the first to go.
+        self._forget.append((monotonic + MAX_AGE_S + 2 * SKEW_S, nonce))
         return None
 
 
@@ -143,7 +150,7 @@ def sign(
     expires: int | None = None,
     components: Sequence[str] = REQUIRED_COMPONENTS,
 ) -> dict[str, str]:
-    """The header fields that sign a request.
+    """Return the header fields that sign a request.
 
     >>> request = UpgradeRequest("/", {"host": "a.example"})
     >>> sorted(sign(request, key="k", secret=b"s", nonce="n", created=1, components=["@authority"]))
@@ -164,7 +171,7 @@ def _mac(secret: bytes, base: str) -> bytes:
 
 
 def _parse(headers: Mapping[str, str]) -> _Signature | None:
-    """The one signature of a request; None if it has none, several, or one that is not well formed."""
+    """Return the one signature of a request; None if it has none, several, or one that is not well formed."""
     given, value = headers.get("signature-input", ""), headers.get("signature", "")
     label = _LABEL.match(given)
     found = _SIGNATURE.fullmatch(value)
@@ -193,7 +200,7 @@ def _parse(headers: Mapping[str, str]) -> _Signature | None:
 
 
 def _base(request: UpgradeRequest, signature: _Signature) -> str | None:
-    """The text that is signed, or None if the request lacks a component."""
+    """Return the text that is signed, or None if the request lacks a component."""
     lines = []
     for name in signature.components:
         if name == "@request-target":

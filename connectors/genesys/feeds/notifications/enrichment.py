@@ -10,7 +10,6 @@ import hashlib
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,7 +41,6 @@ CREATE TABLE IF NOT EXISTS wanted (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS due ON wanted (due_at) WHERE due_at IS NOT NULL;
 """
-_STALE_S = 7 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,11 @@ class EnrichTiming:
     attempts: int = 8
     reserve: int = 60
     retry_after_cap_s: float = 300.0
+
+    @property
+    def longest_s(self) -> float:
+        """Return the longest wait."""
+        return max(self.delay_s, self.cap_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +86,11 @@ class MediaQueue:
     """The conversations whose media is wanted, in a SQLite file (WAL, 0600); safe to use from any thread.
 
     A crash of the process costs nothing that was added; a power loss may cost the last moments. Every method raises
-    StateError when the file cannot be used.
+    StateError when the file cannot be used. `now` is a time that no step of the system clock changes; at the start,
+    no wait is longer than `longest_wait_s`.
     """
 
-    def __init__(self, path: Path, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: Path, *, now: Callable[[], float], longest_wait_s: float = 300.0) -> None:
         self._path = path
         self._now = now
         self._lock = threading.Lock()
@@ -97,8 +101,9 @@ class MediaQueue:
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
             self._db.executescript(_SCHEMA)
-            # Legs of conversations whose end was never received.
-            self._db.execute("DELETE FROM wanted WHERE ended = 0 AND changed_at < ?", (now() - _STALE_S,))
+            # A step of the system clock between two runs must not make a wait longer than it can be.
+            latest = now() + longest_wait_s
+            self._db.execute("UPDATE wanted SET due_at = ? WHERE due_at > ?", (latest, latest))
 
     def add(self, conversation_id: str, due_at: float, *, ended: bool) -> None:
         """Want a conversation's media from `due_at` (epoch seconds) on: a leg of it, or all of it, is over."""

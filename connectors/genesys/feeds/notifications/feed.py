@@ -45,6 +45,7 @@ from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
 from connectors.runtime.threads import in_daemon_thread
+from connectors.runtime.timeline import Timeline
 
 __all__ = ["NotificationTiming", "NotificationsFeed"]
 
@@ -96,6 +97,7 @@ class NotificationsFeed(FeedBase):
         self._on_event = on_event
         self._timing, self._enrich_timing = timing, enrich_timing
         self._clock = clock
+        self._timeline = Timeline(clock.now, clock.monotonic)
         self._topics, self._sources = topics, sources
         self._enrich_queue = enrich_queue
         self._budget = budget_of(endpoints.api_url)
@@ -149,13 +151,13 @@ class NotificationsFeed(FeedBase):
     def _run(self, runner: asyncio.Runner) -> None:
         if self._enrich_queue is not None:
             self._enricher = self._messages.enricher = Enricher(
-                MediaQueue(self._enrich_queue, now=self._clock.now),
+                MediaQueue(self._enrich_queue, now=self._timeline, longest_wait_s=self._enrich_timing.longest_s),
                 NotificationsRest(self._new_client()),
                 self._recorder,
                 self._budget,
                 name=self._name,
                 timing=self._enrich_timing,
-                clock=self._clock,
+                clock=replace(self._clock, now=self._timeline),
             )
             self._enricher.start()
         runner.run(self._stay_connected())

@@ -604,7 +604,7 @@ class TestEnriching:
 
         tape = Tape()
         tape.watch(LIMITS.watch("c1", None))
-        queue = MediaQueue(tmp_path / "queue.sqlite3")
+        queue = MediaQueue(tmp_path / "queue.sqlite3", now=time.time)
         brief = EnrichTiming(delay_s=0.0, base_s=0.01, cap_s=0.02, attempts=3)
         enricher = Enricher(queue, Analytics(), tape, RequestBudget(), name="notifications", timing=brief)
         enricher.start()

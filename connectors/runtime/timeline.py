@@ -16,5 +16,5 @@ class Timeline:
         self._offset = now() - monotonic()
 
     def __call__(self) -> float:
-        """The time on this line."""
+        """Return the time on this line."""
         return self._offset + self._monotonic()
