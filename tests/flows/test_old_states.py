@@ -67,8 +67,9 @@ def block_of(lines: list[bytes]) -> ShardBlock:
 
 
 def with_groups(lines: list[bytes]) -> list[bytes]:
-    """Return the recording with a queue for each conversation, and groups of queues."""
+    """Return the recording with stalls, a queue for each conversation and groups of queues."""
     first = json.loads(lines[0])
+    first["settings"]["alerts"]["stalled_after_s"] = 0.49
     first["settings"]["groups"] = {"by": ["queue"], "min_conversations": 1}
     labelled = [json.dumps(first).encode() + b"\n"]
     for line in lines[1:]:
