@@ -22,8 +22,10 @@ from connectors.state.audit import AuditLog
 from connectors.state.interceptors import InterceptorRegistry
 from flows.interceptors import DiscoveredInterceptors
 from flows.monitoring.instruments import Instruments
+from flows.settings.feeds import event_keys
 from flows.settings.models import FeedSettings, Settings, audiohook_keys
-from flows.settings.secrets import tls_of
+from flows.settings.secrets import tls_context_of, tls_of
+from flows.settings.values import split_host
 from flows.state import StateLayout
 
 __all__ = ["endpoints_of", "feeds_of"]
@@ -54,9 +56,15 @@ def feeds_of(
     factory = _FeedFactory(
         settings=settings,
         endpoints=endpoints_of(settings),
-        credentials=credentials_from_environment(environ) if kinds != {"audiohook"} else None,
+        credentials=credentials_from_environment(environ) if kinds - {"audiohook", "eventbridge"} else None,
         keys=audiohook_keys(settings.audiohook, environ) if "audiohook" in kinds else {},
         tls=tls_of(settings) if "audiohook" in kinds else None,
+        event_keys={row.name: event_keys(row, environ) for row in settings.feeds if row.kind == "eventbridge"},
+        event_tls={
+            row.name: tls_context_of(f"feed {row.name}", row.tls_cert, row.tls_key)
+            for row in settings.feeds
+            if row.kind == "eventbridge"
+        },
         enrichment=enrichment,
         instruments=instruments,
     )
@@ -70,6 +78,8 @@ class _FeedFactory:
     credentials: Credentials | None
     keys: dict[str, bytes | None]
     tls: ssl.SSLContext | None
+    event_keys: dict[str, tuple[str, ...]]
+    event_tls: dict[str, ssl.SSLContext | None]
     enrichment: Callable[[str], Path]
     instruments: Instruments
 
@@ -78,7 +88,8 @@ class _FeedFactory:
         if tokens is not None:
             self.instruments.watch_token(tokens)
         events = _FeedEvents(audit, self.instruments)
-        if self.settings.privacy.keep_raw and any(row.kind == "notifications" for row in self.settings.feeds):
+        private = [row for row in self.settings.feeds if row.kind in ("notifications", "eventbridge")]
+        if self.settings.privacy.keep_raw and private:
             audit.append(Action.RAW_KEPT, conversation=None, outcome="notifications are kept with personal data")
         return [self._feed(row, tokens, journal, events) for row in self.settings.feeds or (FeedSettings(),)]
 
@@ -87,6 +98,8 @@ class _FeedFactory:
         recorder = journal.recorder(row.name) if self.settings.feeds else journal
         if row.kind == "audiohook":
             return self._audiohook(row, recorder, events)
+        if row.kind == "eventbridge":
+            return self._eventbridge(row, recorder, journal.directory, events)
         assert tokens is not None
         if row.kind == "notifications":
             return self._notifications(row, tokens, recorder, events)
@@ -143,6 +156,28 @@ class _FeedFactory:
             labels_from=row.labels_from,
             silence=None if alerts.silent_after_s is None else Silence(alerts.silence_dbfs, alerts.silent_after_s),
             tls=self.tls,
+            on_state=events.changed,
+            on_event=events.happened,
+        )
+
+    def _eventbridge(self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents) -> Feed:
+        from connectors.genesys.feeds.eventbridge.feed import EventBridgeFeed
+        from connectors.genesys.feeds.eventbridge.recorder import REMEMBERED_EVENTS
+        from connectors.journal.events import recorded_event_ids
+
+        assert row.listen is not None
+        return EventBridgeFeed(
+            name=row.name,
+            listen=split_host(row.listen),
+            path=row.path,
+            header=row.header,
+            keys=self.event_keys[row.name],
+            recorder=recorder,
+            limits=self._limits(row),
+            known=recorded_event_ids(journal, row.name, REMEMBERED_EVENTS),
+            tls=self.event_tls[row.name],
+            rules=self._rules,
+            keep_raw=self.settings.privacy.keep_raw,
             on_state=events.changed,
             on_event=events.happened,
         )

@@ -149,7 +149,7 @@ _BODY: Final[dict[str, Any]] = {
     "qos": {"mismatchCount": _number},
 }
 _NOTIFICATION: Final[dict[str, Any]] = {"topicName": _topic, "timestamp": _time, "eventBody": _BODY}
-_RECORD: Final[Shape] = {**_NOTIFICATION, "detail-type": _topic, "time": _time, "detail": _NOTIFICATION}
+_RECORD: Final[Shape] = {"id": _word, **_NOTIFICATION, "detail-type": _topic, "time": _time, "detail": _NOTIFICATION}
 
 
 def redacted(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -80,6 +80,9 @@ class Recorder(Protocol):
     def flush(self) -> None:
         """Write what is buffered; to be called a few milliseconds after the first record that is."""
 
+    def sync(self) -> None:
+        """Write what is buffered, and return when everything recorded so far is on the disk."""
+
 
 class Journal:
     """The one writer of a journal; safe to call from any thread.
@@ -356,6 +359,7 @@ class _NamedRecorder:
         self.watch_feed = journal.watch_feed
         self.watch_settings = journal.watch_settings
         self.flush = journal.flush
+        self.sync = journal.sync
 
     def frame(self, text: str | bytes, *, at: float | None = None) -> None:
         self._journal.frame(text, at=at, via=self._name)

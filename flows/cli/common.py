@@ -26,7 +26,10 @@ __all__ = [
 
 CONFIG_VARIABLE = "VOICEWATCH_CONFIG"
 
-Kind = Annotated[str, typer.Option(metavar="KIND", help="The kind of feed: voice-events, notifications or audiohook.")]
+Kind = Annotated[
+    str,
+    typer.Option(metavar="KIND", help="The kind of feed: voice-events, notifications, audiohook or eventbridge."),
+]
 Config = Annotated[
     Path,
     typer.Argument(metavar="CONFIG", envvar=CONFIG_VARIABLE, help="The configuration file (TOML).", show_default=False),

@@ -96,7 +96,9 @@ def simulate(
     serve: Annotated[Path | None, typer.Option(metavar="RECORDING", help="Play a recording instead.")] = None,
     speed: Annotated[float, typer.Option(min=0.01, max=1000.0, help="The pace of --serve.")] = 1.0,
     kind: Kind = "voice-events",
-    url: Annotated[str | None, typer.Option(help="The address that the callers of kind audiohook dial.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Where callers (kind audiohook) or events (kind eventbridge) are sent.")
+    ] = None,
 ) -> None:
     """Run the local Genesys: token, REST and event WebSocket; prints its base URL as one JSON line when ready."""
     from flows.commands.simulate import Simulation

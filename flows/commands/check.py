@@ -15,8 +15,9 @@ __all__ = ["check_online"]
 
 def check_online(settings: Settings, environ: Mapping[str, str]) -> str:
     """Try the token, and the load check if interceptors are used; a line that says how it went. Raises GenesysError."""
-    if all(feed.kind == "audiohook" for feed in settings.feeds) and settings.feeds:
-        return "online: nothing to try, Genesys connects to the AudioHook feed"
+    kinds = {feed.kind for feed in settings.feeds}
+    if kinds and kinds <= {"audiohook", "eventbridge"}:
+        return "online: nothing to try, Genesys connects to the feeds"
     endpoints = endpoints_of(settings)
     tokens = TokenProvider(endpoints, credentials_from_environment(environ))
     if not settings.uses_interceptors:

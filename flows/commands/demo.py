@@ -37,6 +37,7 @@ SEED: Final = 7
 CALLS: Final = 12
 AUDIO_CALLS: Final = 5
 FRAMES_PER_S: Final = 10.0
+EVENTS_PER_S: Final = 4.0
 _ALERTS: Final = {"clear_after_s": 2, "raise_n": 3, "raise_m": 5}
 _GROUPS: Final = {"by": ["edge"], "min_conversations": 3, "raise_ratio": 0.75, "clear_after_s": 2}
 _PATIENT: Final = {"clear_after_s": 2, "raise_n": 21, "raise_m": 25}
@@ -182,6 +183,18 @@ def _audiohook() -> Iterator[Stage]:
         yield Stage(tables, environ, ids, bootstrap=False)
 
 
+@contextmanager
+def _eventbridge() -> Iterator[Stage]:
+    from connectors.genesys.simulator.eventbridge import posting
+
+    key, listen = secrets.token_urlsafe(24), f"127.0.0.1:{_unused_port()}"
+    feed = {"kind": "eventbridge", "listen": listen, "key_env": "EVENTS_KEY", "defaults": {"max_latency_ms": 330}}
+    tables = {"feed": [feed], "watch": {"mode": "discover"}}
+    url, faults = f"http://{listen}/events", parse_faults(BAD_EDGE)
+    with posting(url, key, seed=SEED, conversations=CALLS, rate=EVENTS_PER_S, faults=faults) as ids:
+        yield Stage(tables, {"EVENTS_KEY": key}, ids, bootstrap=False)
+
+
 def _unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
@@ -192,6 +205,7 @@ STAGES: Final[dict[str, Callable[[], AbstractContextManager[Stage]]]] = {
     "voice-events": _voice_events,
     "notifications": _notifications,
     "audiohook": _audiohook,
+    "eventbridge": _eventbridge,
 }
 
 

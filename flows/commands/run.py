@@ -9,7 +9,7 @@ from bytewax.recovery import RecoveryConfig
 from bytewax.run import cli_main
 
 from connectors.errors import VoicewatchError
-from connectors.genesys.feeds.audiohook.listener import listen
+from connectors.genesys.feeds.listener import listen
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Interrupted, Shutdown
 from connectors.runtime.tracing import configure_tracing
@@ -23,6 +23,7 @@ from flows.monitoring.instruments import Instruments
 from flows.monitoring.monitor import instruments_of
 from flows.settings.models import Settings
 from flows.settings.secrets import secrets_of, token_of
+from flows.settings.values import split_host
 from flows.settings.warnings import warnings_of
 from flows.state import StateLayout
 
@@ -70,9 +71,12 @@ def preflight(settings: Settings, environ: Mapping[str, str]) -> RecoveryConfig:
     secrets_of(environ)
     token_of(settings.web, environ)
     feeds_of(settings, environ, StateLayout(settings.state.dir).enrichment, Instruments())
-    if any(feed.kind == "audiohook" for feed in settings.feeds):
-        # The feed listens only when the flow is built, where Bytewax answers an error with a panic.
-        listen(*settings.audiohook.address).close()
+    # Feeds listen only when the flow is built, where Bytewax answers an error with a panic.
+    for feed in settings.feeds:
+        if feed.kind == "audiohook":
+            listen(*settings.audiohook.address).close()
+        elif feed.listen is not None:
+            listen(*split_host(feed.listen), key="[[feed]] listen").close()
     return recovery_of(settings)
 
 

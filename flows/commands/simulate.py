@@ -93,9 +93,26 @@ def _audiohook(simulation: Simulation, environ: Mapping[str, str]) -> None:
     )
 
 
+def _eventbridge(simulation: Simulation, environ: Mapping[str, str]) -> None:
+    from connectors.genesys.simulator.eventbridge import KEY_VARIABLE, post_until_stopped
+    from connectors.genesys.simulator.faults import Faults, load_faults
+
+    if simulation.url is None:
+        raise UsageError("--kind eventbridge: give --url, the address that events are posted to")
+    post_until_stopped(
+        simulation.url,
+        environ.get(KEY_VARIABLE),
+        seed=simulation.seed,
+        conversations=simulation.conversations,
+        rate=simulation.rate,
+        faults=Faults() if simulation.faults is None else load_faults(simulation.faults),
+    )
+
+
 KINDS: Final[dict[str, tuple[Callable[[Simulation, Mapping[str, str]], None], tuple[str, ...]]]] = {
     "voice-events": (_voice_events, ("port", "conversations", "rate", "seed", "faults", "serve", "speed")),
     "notifications": (_notifications, ("port", "conversations", "rate", "seed", "faults")),
     "audiohook": (_audiohook, ("conversations", "seed", "url", "faults")),
+    "eventbridge": (_eventbridge, ("conversations", "rate", "seed", "url", "faults")),
 }
 """What runs the simulator of each kind, and the options that it takes."""

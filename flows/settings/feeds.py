@@ -19,7 +19,9 @@ from flows.settings.values import (
     HttpUrl,
     Table,
     api_key,
+    environment_variable,
     feed_name,
+    header_name,
     host_and_port,
     is_loopback,
     path_text,
@@ -32,8 +34,9 @@ from flows.settings.values import (
 )
 from flows.settings.watch import label_names
 
-__all__ = ["AudioHookSettings", "FeedDefaults", "FeedSettings", "audiohook_keys", "complete_feeds"]
+__all__ = ["AudioHookSettings", "FeedDefaults", "FeedSettings", "audiohook_keys", "complete_feeds", "event_keys"]
 
+MIN_KEY_CHARACTERS = 16
 _SOURCES = ("conversations", "queues", "users")
 
 
@@ -58,6 +61,15 @@ Names = Annotated[
 File = Annotated[Path, Field(strict=False), BeforeValidator(path_text)]
 
 
+def both_or_none(tls_key: Path | None, info: ValidationInfo) -> Path | None:
+    """Return the key. Raise ValueError if there is a certificate without a key, or the other way round."""
+    if tls_key is None and info.data.get("tls_cert") is not None:
+        raise ValueError("is missing, and tls_cert is of no use without it")
+    if tls_key is not None and info.data.get("tls_cert", tls_key) is None:
+        raise ValueError("is of no use without tls_cert, which is missing")
+    return tls_key
+
+
 class FeedDefaults(Table):
     """`[feed.defaults]`: the limits of the conversations of a feed; None means those of `[defaults]`."""
 
@@ -78,7 +90,7 @@ class FeedSettings(Table):
     """`[[feed]]`: something to listen to; its name, unless it has one, is its kind."""
 
     kind: Annotated[
-        Literal["voice-events", "notifications", "audiohook"], BeforeValidator(refuse_cross_table_error)
+        Literal["voice-events", "notifications", "audiohook", "eventbridge"], BeforeValidator(refuse_cross_table_error)
     ] = Field(
         default="voice-events",
         description="the interface of Genesys to use; at most one feed may be of kind `audiohook`",
@@ -108,8 +120,35 @@ class FeedSettings(Table):
     stalled_after_s: Annotated[float, AfterValidator(stall_limit)] | None = Field(
         default=None,
         description="limit of the rule `STREAM_STALLED` for the conversations of this feed, in seconds; 0 turns the "
-        "rule off. Unset: that of `[alerts]`, but off for kind `notifications`, where minutes may pass between the "
-        "events of a healthy call",
+        "rule off. Unset: that of `[alerts]`, but off for kinds `notifications` and `eventbridge`, where minutes may "
+        "pass between the events of a healthy call",
+    )
+    listen: Annotated[
+        Annotated[str, AfterValidator(host_and_port)] | None, BeforeValidator(refuse_cross_table_error)
+    ] = Field(
+        default=None,
+        description="kind `eventbridge`: the address that EventBridge, or a proxy in front, posts events to; off "
+        "loopback it needs `key_env`",
+    )
+    path: Annotated[str, AfterValidator(url_path)] = Field(
+        default="/events", description="kind `eventbridge`: the path that events are posted to"
+    )
+    header: Annotated[str, AfterValidator(header_name)] = Field(
+        default="X-Api-Key", description="kind `eventbridge`: the header that holds the API key of the connection"
+    )
+    key_env: Annotated[
+        Annotated[str, AfterValidator(environment_variable)] | None, BeforeValidator(refuse_cross_table_error)
+    ] = Field(
+        default=None,
+        description="kind `eventbridge`: the environment variable that holds the API key; several, during a change, "
+        "with commas",
+    )
+    tls_cert: File | None = Field(
+        default=None,
+        description="kind `eventbridge`: certificate chain (PEM); without it, a proxy must terminate TLS",
+    )
+    tls_key: Annotated[File | None, Field(validate_default=True)] = Field(
+        default=None, description="kind `eventbridge`: private key of the certificate (PEM)"
     )
     defaults: FeedDefaults = Field(
         default=FeedDefaults(), description="limits of the conversations of this feed; not for kind `voice-events`"
@@ -121,6 +160,18 @@ class FeedSettings(Table):
         if value and info.data.get("kind", "notifications") != "notifications":
             raise ValueError(f'belongs to kind = "notifications", not to "{info.data["kind"]}"')
         return value
+
+    @field_validator("listen", "path", "header", "key_env", "tls_cert", "tls_key")
+    @classmethod
+    def _of_eventbridge(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("kind", "eventbridge") != "eventbridge":
+            raise ValueError(f'belongs to kind = "eventbridge", not to "{info.data["kind"]}"')
+        return value
+
+    @field_validator("tls_key")
+    @classmethod
+    def _both_or_none(cls, tls_key: Path | None, info: ValidationInfo) -> Path | None:
+        return both_or_none(tls_key, info)
 
     @field_validator("labels_from")
     @classmethod
@@ -141,7 +192,8 @@ class FeedSettings(Table):
     def stall_rules(self, shared_s: float | None) -> dict[str, Any] | None:
         """Return the feed's rules of STREAM_STALLED for the `settings` record; None if they are the `shared_s`."""
         if self.stalled_after_s is None:
-            return None if self.kind != "notifications" or shared_s is None else {"stalled_after_s": None}
+            is_off = self.kind in ("notifications", "eventbridge") and shared_s is not None
+            return {"stalled_after_s": None} if is_off else None
         return {"stalled_after_s": self.stalled_after_s or None}
 
     @field_validator("defaults")
@@ -175,11 +227,7 @@ class AudioHookSettings(Table):
     @field_validator("tls_key")
     @classmethod
     def _both_or_none(cls, tls_key: Path | None, info: ValidationInfo) -> Path | None:
-        if tls_key is None and info.data.get("tls_cert") is not None:
-            raise ValueError("is missing, and tls_cert is of no use without it")
-        if tls_key is not None and info.data.get("tls_cert", tls_key) is None:
-            raise ValueError("is of no use without tls_cert, which is missing")
-        return tls_key
+        return both_or_none(tls_key, info)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -215,6 +263,8 @@ def complete_feeds(tables: Mapping[str, Any]) -> dict[str, Any]:
             feed["conversations"] = CrossTableError(
                 "one of conversations, queues and users must name an id to listen for"
             )
+        if kind == "eventbridge":
+            _complete_eventbridge(feed)
         if kind == "audiohook":
             hooks.append(index)
             if len(hooks) > 1:
@@ -228,6 +278,31 @@ def complete_feeds(tables: Mapping[str, Any]) -> dict[str, Any]:
             "api_keys": CrossTableError("must hold a key: a feed of kind audiohook needs one"),
         }
     return completed
+
+
+def _complete_eventbridge(feed: dict[str, Any]) -> None:
+    """Put a mistake where a feed of kind eventbridge has no address, or accepts requests of anyone."""
+    listen = feed.get("listen")
+    if listen is None:
+        feed["listen"] = CrossTableError("is missing: it is the address that EventBridge posts events to")
+    elif isinstance(listen, str) and not is_loopback(f"http://{listen}") and "key_env" not in feed:
+        feed["key_env"] = CrossTableError(f"is missing: {listen} is not loopback, so requests must hold a key")
+
+
+def event_keys(feed: FeedSettings, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the API keys of a feed of kind eventbridge, none where every request is accepted.
+
+    Raise ConfigurationError for a variable that is not set, or holds a key that is too short.
+    """
+    if feed.key_env is None:
+        return ()
+    keys = tuple(key.strip() for key in environ.get(feed.key_env, "").split(",") if key.strip())
+    if not keys:
+        raise ConfigurationError(f"feed {feed.name}", [f"{feed.key_env} is not set in the environment"])
+    if any(len(key) < MIN_KEY_CHARACTERS or not (key.isascii() and key.isprintable()) for key in keys):
+        mistake = f"{feed.key_env} must hold keys of at least {MIN_KEY_CHARACTERS} printable ASCII characters"
+        raise ConfigurationError(f"feed {feed.name}", [mistake])
+    return keys
 
 
 def audiohook_keys(

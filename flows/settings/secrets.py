@@ -13,8 +13,9 @@ from flows.settings.web import WEB_TOKEN, WebSettings
 
 if TYPE_CHECKING:
     import ssl
+    from pathlib import Path
 
-__all__ = ["check_secrets", "secrets_of", "tls_of", "token_of"]
+__all__ = ["check_secrets", "secrets_of", "tls_context_of", "tls_of", "token_of"]
 
 MIN_TOKEN: Final = 16
 
@@ -25,6 +26,8 @@ def check_secrets(settings: Settings, environ: Mapping[str, str]) -> None:
     token_of(settings.web, environ)
     tls_of(settings)
     notify_secrets(settings.notify_targets, environ)
+    for feed in settings.feeds:
+        tls_context_of(f"feed {feed.name}", feed.tls_cert, feed.tls_key)
 
 
 def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:
@@ -53,7 +56,14 @@ def tls_of(settings: Settings) -> ssl.SSLContext | None:
 
     Raise ConfigurationError for files that cannot be used.
     """
-    cert, key = settings.audiohook.tls_cert, settings.audiohook.tls_key
+    return tls_context_of("audiohook", settings.audiohook.tls_cert, settings.audiohook.tls_key)
+
+
+def tls_context_of(where: str, cert: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    """Return the TLS context of a server with a certificate, None without one.
+
+    Raise ConfigurationError, which names `where`, for files that cannot be used.
+    """
     if cert is None or key is None:
         return None
     import ssl
@@ -62,11 +72,11 @@ def tls_of(settings: Settings) -> ssl.SSLContext | None:
         try:
             path.open("rb").close()
         except OSError as error:
-            raise ConfigurationError("audiohook", [f"{name}: {path}: {error.strerror}"]) from error
+            raise ConfigurationError(where, [f"{name}: {path}: {error.strerror}"]) from error
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         context.load_cert_chain(cert, key)
     except (ssl.SSLError, ValueError) as error:
         mistake = f"tls_cert, tls_key: {cert} and {key} are not a PEM certificate with its key"
-        raise ConfigurationError("audiohook", [mistake]) from error
+        raise ConfigurationError(where, [mistake]) from error
     return context

@@ -28,6 +28,7 @@ __all__ = [
     "conversation_path",
     "environment_variable",
     "feed_name",
+    "header_name",
     "host_and_port",
     "is_loopback",
     "is_private",
@@ -133,6 +134,13 @@ def environment_variable(value: str) -> str:
         raise ValueError(f"must be the name of an environment variable, not {toml_repr(value)}")
     if value.upper().startswith("VOICEWATCH_"):
         raise ValueError("must not begin with VOICEWATCH_, which is the prefix of settings")
+    return value
+
+
+def header_name(value: str) -> str:
+    """Return the name. Raise ValueError if it cannot be the name of an HTTP header."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}", value):
+        raise ValueError(f"must be the name of an HTTP header like X-Api-Key, not {toml_repr(value)}")
     return value
 
 

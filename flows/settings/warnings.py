@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from urllib.parse import urlsplit
 
 from connectors.errors import ConfigurationError
-from flows.settings.feeds import FeedDefaults, audiohook_keys
+from flows.settings.feeds import FeedDefaults, audiohook_keys, event_keys
 from flows.settings.models import InterceptorDefaults, Settings
 from flows.settings.values import is_loopback, is_private
 
@@ -47,6 +47,11 @@ def _secret_warnings(settings: Settings, environ: Mapping[str, str]) -> Iterator
             audiohook_keys(settings.audiohook, environ)
         except ConfigurationError as error:
             yield from (f"{error.where}: {mistake}" for mistake in error.mistakes)
+    for feed in settings.feeds:
+        try:
+            event_keys(feed, environ)
+        except ConfigurationError as error:
+            yield from (f"{error.where}: {mistake}" for mistake in error.mistakes)
 
 
 def _feed_warnings(settings: Settings) -> Iterator[str]:
@@ -59,6 +64,8 @@ def _feed_warnings(settings: Settings) -> Iterator[str]:
     for index, feed in enumerate(settings.feeds):
         if feed.kind == "voice-events":
             continue
+        if feed.kind == "eventbridge" and feed.tls_cert is None and not is_loopback(f"http://{feed.listen}"):
+            yield f"feed[{index}].listen: without tls_cert and tls_key, events and key cross the network in clear text"
         if settings.limits_of(feed)["qa_callback_url"] is None:
             yield f"feed[{index}].defaults.qa_callback_url: is missing, so its alerts go nowhere"
         for key, doubt in _limit_doubts(settings, feed.defaults):

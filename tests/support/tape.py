@@ -64,6 +64,9 @@ class Tape:
             self._flushed = len(self.records)
             self._changed.notify_all()
 
+    def sync(self) -> None:
+        self.flush()
+
     def of(self, kind: str) -> list[Any]:
         return [value for each, value in list(self.records) if each == kind]
 

@@ -17,7 +17,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -25,16 +24,16 @@ import orjson
 from websockets.frames import CloseCode
 
 from connectors.genesys.simulator.analytics import Analytics
-from connectors.genesys.simulator.calls import ENDED, STARTED
 from connectors.genesys.simulator.channels import Channels, SimulatedChannel
 from connectors.genesys.simulator.connection import Answer, Connection, HttpRequest, Silence, encode_message
 from connectors.genesys.simulator.directory import Directory
 from connectors.genesys.simulator.faults import Faults
-from connectors.genesys.simulator.notification_events import DELIVERY_S, Notification, measurement, of_moment
+from connectors.genesys.simulator.notification_events import Notification
 from connectors.genesys.simulator.organisation import FIRST_AGENT_ID, FIRST_QUEUE_ID
+from connectors.genesys.simulator.pacing import notifications_in_time
 from connectors.genesys.simulator.rest import RestApi, error_answer
 from connectors.genesys.simulator.server import SimulatorServer
-from connectors.genesys.simulator.stories import KINDS, Kind, Moment
+from connectors.genesys.simulator.stories import KINDS, Kind
 from connectors.genesys.simulator.telephony import Telephony, operational_event
 from connectors.genesys.simulator.traffic import Traffic
 
@@ -44,8 +43,6 @@ QUEUE_ID: Final = FIRST_QUEUE_ID
 USER_ID: Final = FIRST_AGENT_ID
 
 _SOCKET = re.compile(r"/channels/([^/]+)")
-_PAUSE_S = 0.002
-_TOLERANCE_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,25 +295,8 @@ class NotificationsSimulator:
 
     async def _play_calls(self) -> None:
         await self._first_client.wait()
-        loop, start = asyncio.get_running_loop(), self._now()
-        began = loop.time()
-        pending: dict[str, tuple[deque[Moment], count[int]]] = {}
-        for frame, call in self.traffic.frames(start):
-            early_s = frame.due_s - (loop.time() - began)
-            if early_s > 0:
-                await asyncio.sleep(max(early_s, _PAUSE_S))
-            if frame.event is STARTED:
-                pending[call.id] = deque(call.story.moments()), count()
-            moments, numbers = pending[call.id]
-            at = start + frame.due_s
-            sent_at = self._now() - frame.lag_s - DELIVERY_S
-            if frame.event is ENDED:
-                del pending[call.id]
-                moments = deque(m for m in call.story.moments() if m.at_s == call.story.legs[0].ends_s)
-            while moments and moments[0].at_s <= at - call.began_at + _TOLERANCE_S:
-                self._publish_all(of_moment(call, moments.popleft(), at, sent_at, premature=self.options.premature))
-            if frame.event not in (STARTED, ENDED):
-                self._publish_all([measurement(call, next(numbers), sent_at)])
+        async for notifications in notifications_in_time(self.traffic, self._now, premature=self.options.premature):
+            self._publish_all(notifications)
 
     async def _publish_platform(self) -> None:
         """Publish the metrics of trunks, and operational events when they fall due."""

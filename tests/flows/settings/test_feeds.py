@@ -20,6 +20,7 @@ from connectors.state.audit import AuditLog
 from flows.commands.check import check_online
 from flows.feeds import feeds_of
 from flows.monitoring.instruments import Instruments
+from flows.settings.feeds import event_keys
 from flows.settings.loading import parse_settings
 from flows.settings.models import Settings, audiohook_keys
 from flows.settings.warnings import warnings_of
@@ -88,7 +89,7 @@ def test_limits() -> None:
     [
         (
             "[[feed]]\nkind = 'notification'",
-            ['feed[0].kind: must be "voice-events", "notifications" or "audiohook", not "notification"'],
+            ['feed[0].kind: must be "voice-events", "notifications", "audiohook" or "eventbridge", not "notification"'],
         ),
         (
             "[feed]\nkind = 'notifications'\nqueue = ['a']\nqueues = ['a']",
@@ -280,6 +281,45 @@ class TestMaking:
         with pytest.raises(ConfigurationError, match=r"tls_cert: .*none: No such file"):
             self.made(f"{HOOK}tls_cert = '{tmp_path}/none'\ntls_key = '{tmp_path}/none'", tmp_path, variables)
         assert "nothing to try" in check_online(parsed(HOOK), {})
+
+
+class TestEventBridge:
+    """`kind = "eventbridge"`."""
+
+    def test_mistakes(self) -> None:
+        """The address is required, a key off loopback, both TLS files or none; other kinds have none of the keys."""
+        assert mistakes_in("[[feed]]\nkind = 'eventbridge'") == [
+            "feed[0].listen: is missing: it is the address that EventBridge posts events to"
+        ]
+        assert mistakes_in(
+            "[[feed]]\nkind = 'eventbridge'\nlisten = '0.0.0.0:8444'\ntls_cert = 'x'\nheader = 'a b'"
+        ) == [
+            'feed[0].header: must be the name of an HTTP header like X-Api-Key, not "a b"',
+            "feed[0].key_env: is missing: 0.0.0.0:8444 is not loopback, so requests must hold a key",
+            "feed[0].tls_key: is missing, and tls_cert is of no use without it",
+        ]
+        assert mistakes_in("[[feed]]\nkind = 'audiohook'\nlisten = 'x:1'\n[audiohook]\napi_keys = ['a']") == [
+            'feed[0].listen: belongs to kind = "eventbridge", not to "audiohook"'
+        ]
+
+    def test_keys(self) -> None:
+        """Several keys are accepted during a change, and no message repeats one."""
+        (feed,) = parsed("[[feed]]\nkind = 'eventbridge'\nlisten = '0.0.0.0:8444'\nkey_env = 'BUS'").feeds
+        assert event_keys(feed, {"BUS": "0123456789abcdef, 0123456789ABCDEF"}) == (
+            "0123456789abcdef",
+            "0123456789ABCDEF",
+        )
+        for value in ("", "too-short", "0123456789abcdefé"):
+            with pytest.raises(ConfigurationError) as caught:
+                event_keys(feed, {"BUS": value})
+            assert not value or value not in str(caught.value)
+
+    def test_warnings(self) -> None:
+        """`check` reports a key that is missing, and clear text."""
+        settings = parsed("[[feed]]\nkind = 'eventbridge'\nlisten = '0.0.0.0:8444'\nkey_env = 'BUS'")
+        warnings = "\n".join(warnings_of(settings, {}))
+        assert "BUS is not set in the environment" in warnings
+        assert "cross the network in clear text" in warnings
 
 
 class TestBudget:

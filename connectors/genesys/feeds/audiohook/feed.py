@@ -27,14 +27,6 @@ from connectors.errors import StateError, UsageError
 from connectors.genesys.client import Clock
 from connectors.genesys.feeds.audiohook.connection import Connection
 from connectors.genesys.feeds.audiohook.levels import Silence
-from connectors.genesys.feeds.audiohook.listener import (
-    BACKLOG,
-    MAX_UNAUTHENTICATED,
-    FrugalLoop,
-    Listener,
-    allow_connections,
-    listen,
-)
 from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitorCounts
 from connectors.genesys.feeds.audiohook.refusals import Refusals
 from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
@@ -50,6 +42,14 @@ from connectors.genesys.feeds.base import (
     Selection,
     WatchRules,
     ignore_event,
+)
+from connectors.genesys.feeds.listener import (
+    BACKLOG,
+    MAX_UNAUTHENTICATED,
+    FrugalLoop,
+    Listener,
+    allow_connections,
+    listen,
 )
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger

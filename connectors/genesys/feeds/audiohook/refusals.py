@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-from connectors.genesys.feeds.audiohook.listener import Listener
+from connectors.genesys.feeds.listener import Listener
 from connectors.runtime.logs import get_logger
 from connectors.runtime.memory import give_back
 

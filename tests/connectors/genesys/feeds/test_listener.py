@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from connectors.genesys.feeds.audiohook.listener import Listener
+from connectors.genesys.feeds.listener import Listener
 from connectors.genesys.simulator.audiohook import dial
 from connectors.genesys.simulator.caller import plan_call
 from tests.support.audiohook import DEADLINE_S, KEY, QUICK, SECRET, Listening, listening
 
-TLS = Path(__file__).parents[4] / "data" / "tls"
+TLS = Path(__file__).parents[3] / "data" / "tls"
 FILES = 300
 
 FEW_FILES = f"""

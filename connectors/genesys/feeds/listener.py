@@ -29,6 +29,8 @@ MAX_UNAUTHENTICATED: Final = 1000
 TLS_BUFFER_BYTES: Final = 2**14
 """The longest TLS record. asyncio's own buffer has 256 KiB for each connection, before its client has said a word."""
 
+_FEEDS: Final = {"[audiohook] listen": "AudioHook", "[[feed]] listen": "EventBridge"}
+
 
 class Listener(socket.socket):
     """A bound socket, detached from `bound`, of which at most `most` accepted connections are open at a time.
@@ -144,15 +146,14 @@ class FrugalLoop(asyncio.SelectorEventLoop):
         return tls._app_transport
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there. Raises UsageError if the address is taken or is not of this machine."""
+def listen(host: str, port: int, *, key: str = "[audiohook] listen") -> socket.socket:
+    """Return a socket that listens there. Raise UsageError, which names the setting `key`, if that cannot be."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise UsageError(
-            f"the AudioHook feed cannot listen on {host}:{port}: {error.strerror or error}; "
-            "choose another [audiohook] listen"
+            f"the {_FEEDS[key]} feed cannot listen on {host}:{port}: {error.strerror or error}; choose another {key}"
         ) from error
 
 

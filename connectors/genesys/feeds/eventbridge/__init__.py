@@ -1,0 +1,1 @@
+"""The EventBridge feed: Genesys' events from an EventBridge API destination, or from an SQS queue."""
