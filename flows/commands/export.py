@@ -12,6 +12,7 @@ import orjson
 
 from connectors.errors import UsageError
 from connectors.state.files import make_private_dir, state_errors
+from flows.data.results import result_files
 
 __all__ = ["KINDS", "Format", "export", "import_parquet", "parse_time", "result_lines"]
 
@@ -26,7 +27,7 @@ def export(source: Path, out: Path, *, begin: float, end: float, file_format: Fo
     A window counts by its end, an alert by its time. Returns the number of lines of each kind. Raises UsageError if
     `source` holds no results or is `out`, StateError for files that cannot be read or written.
     """
-    if not any(_files(source, kind) for kind in KINDS):
+    if not any(result_files(source, kind) for kind in KINDS):
         raise UsageError(f"{source} holds no results: neither windows.jsonl nor groups.jsonl nor alerts.jsonl")
     if out.exists() and out.samefile(source):
         raise UsageError(f"--out {out}: is the directory that is exported; choose another")
@@ -57,7 +58,7 @@ def result_lines(source: Path, kind: str) -> Iterator[tuple[bytes, float]]:
 
     A torn last line, which a run is about to complete, is left out. Raises StateError.
     """
-    for path in _files(source, kind):
+    for path in result_files(source, kind):
         with state_errors(f"reading {path}"), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             for line in file:
                 if line.endswith(b"\n"):
@@ -81,12 +82,6 @@ def parse_time(text: str, option: str) -> float:
             f"{option} {text}: is neither epoch seconds nor a time like 2026-01-01T08:00:00Z or 2026-01-01"
         ) from None
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-
-
-def _files(source: Path, kind: str) -> list[Path]:
-    """The files of a kind: those of past days by date, then the one that is written now."""
-    rotated = sorted([*source.glob(f"{kind}-*.jsonl"), *source.glob(f"{kind}-*.jsonl.gz")])
-    return [*rotated, *(path for path in [source / f"{kind}.jsonl"] if path.exists())]
 
 
 def _write_lines(lines: Iterator[bytes], path: Path) -> int:

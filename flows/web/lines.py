@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 import orjson
 
-__all__ = ["Alert", "Audit", "Group", "Window", "control_records", "decode_lines", "record_time"]
+__all__ = ["CONTROL", "Alert", "Audit", "Group", "Window", "control_records", "decode_lines", "record_time"]
 
 T = TypeVar("T")
 
@@ -112,14 +112,20 @@ def decode_lines(decoder: msgspec.json.Decoder[T], data: bytes) -> tuple[list[T]
 
 
 # Searching for a few bytes runs at gigabytes a second, and nearly all lines of a journal are frames.
-_MARKS: Final = (b'"watch":{', b'"feed":{', b'"settings":{', b'"clock":{')
-_KINDS: Final = ("watch", "feed", "settings", "clock")
+_MARKS: Final = {
+    "watch": b'"watch":{',
+    "feed": b'"feed":{',
+    "settings": b'"settings":{',
+    "clock": b'"clock":{',
+    "tick": b'"tick":true',
+}
+CONTROL: Final = ("watch", "feed", "settings", "clock")
 
 
-def control_records(data: bytes) -> Iterator[dict[str, Any]]:
-    """Yield the `watch`, `feed`, `settings` and `clock` records among some lines of a journal, in their order."""
+def control_records(data: bytes, kinds: Sequence[str] = CONTROL) -> Iterator[dict[str, Any]]:
+    """Yield the records of some kinds, by default all but ticks, among some lines of a journal, in their order."""
     places: set[int] = set()
-    for mark in _MARKS:
+    for mark in (_MARKS[kind] for kind in kinds):
         at = data.find(mark)
         while at >= 0:
             places.add(data.rfind(b"\n", 0, at) + 1)
@@ -129,7 +135,7 @@ def control_records(data: bytes) -> Iterator[dict[str, Any]]:
         end = data.find(b"\n", begin)
         record = _object(data[begin : end if end >= 0 else len(data)])
         # A frame may hold such a key somewhere inside, so only the top level counts.
-        if record is not None and "frame" not in record and any(kind in record for kind in _KINDS):
+        if record is not None and "frame" not in record and any(kind in record for kind in kinds):
             yield record
 
 

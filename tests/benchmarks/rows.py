@@ -170,6 +170,19 @@ def start(scale: Scale) -> Iterator[Measured]:
     yield Measured("replay of ten frames", "s", 1.0, at_least=False, samples=samples["ten"])
 
 
+def report(scale: Scale) -> Iterator[Measured]:
+    """The report of a day of calls, as a page and as a file."""
+    day = BENCH / f"day-{scale.frames}"
+    if not day.exists():
+        BENCH.mkdir(parents=True, exist_ok=True)
+        spent(python("-m", "tests.benchmarks.day", day, scale.frames))
+    page = BENCH / "report.html"
+    costs = [voicewatch("report", day, "--out", page) for _ in range(scale.rounds)]
+    of = f"report of a day, {scale.frames:,} frames"
+    yield Measured(of, "s", 10, at_least=False, samples=[cost.wall_s for cost in costs])
+    yield Measured(f"{of}, its size", "MB", 5, at_least=False, samples=[page.stat().st_size / 1e6])
+
+
 # Run in this order. Memory comes first, for the peak of a child counts from what this process has taken by then.
 ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
     "memory": memory,
@@ -183,6 +196,7 @@ ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
     "sustained": sustained,
     "idle": idle,
     "start": start,
+    "report": report,
 }
 
 

@@ -1,4 +1,4 @@
-"""`make screenshots`: the views of the live page over made-up calls, into docs/images."""
+"""`make screenshots`: the views of the live page and the report over made-up calls, into docs/images."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import orjson
 
 from connectors.runtime.shutdown import Shutdown
 from flows.commands.replay import replay
+from flows.commands.report import report
 from flows.settings.web import WebSettings
 from flows.web.page import LivePage
 from tests.support.state_dirs import BEGAN
@@ -118,6 +119,12 @@ def main() -> None:
                 page.get_by_role("button", name="Try it out").click()
                 page.wait_for_selector("text=Now against proposed", timeout=120_000)
             page.screenshot(path=IMAGES / f"{view.partition('?')[0]}.png")
+        file = Path(name) / "report.html"
+        span = {"begin": BEGAN + HOUR_S / 2, "end": BEGAN + HOUR_S}
+        report(Path(name), file, journal=[], names_agents=False, now=BEGAN + HOUR_S, progress=lambda _: None, **span)
+        page.set_viewport_size({"width": 1280, "height": 1500})
+        page.goto(f"file://{file}")
+        page.screenshot(path=IMAGES / "report.png")
         browser.close()
         served.stop()
 

@@ -1,0 +1,54 @@
+"""Report: what the results of a state directory, or of a replay, say about a period, as one HTML file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from connectors.errors import UsageError
+from connectors.state.files import state_errors
+from flows.report.contents import contents
+from flows.report.gather import Progress, gather
+from flows.report.page import page_of
+
+__all__ = ["Reported", "report"]
+
+
+@dataclass(frozen=True)
+class Reported:
+    """What a report was made of, and its size in bytes."""
+
+    windows: int
+    conversations: int
+    incidents: int
+    heard: float | None
+    size: int
+
+
+def report(
+    source: Path,
+    out: Path,
+    *,
+    journal: Sequence[Path],
+    begin: float,
+    end: float,
+    names_agents: bool,
+    now: float,
+    progress: Progress,
+) -> Reported:
+    """Write the report of the results in `source` from `begin` until before `end` (epoch seconds) to the file `out`.
+
+    `journal` are the recordings that a replay was of; a state directory has its own. Raises UsageError if `source`
+    holds no results, RecordingError and StateError for files that cannot be read or written.
+    """
+    if out.is_dir():
+        raise UsageError(f"--out {out}: is a directory; name the file to write, such as {out / 'report.html'}")
+    shown = contents(gather(source, journal, begin, end, progress), names_agents=names_agents, now=now)
+    page = page_of(shown).encode("utf-8", "backslashreplace")
+    with state_errors(f"writing {out}"):
+        out.write_bytes(page)
+    totals = shown["now"]["totals"]
+    return Reported(
+        totals.windows, totals.conversations, shown["now"]["incidents"], shown["now"]["coverage"].share, len(page)
+    )

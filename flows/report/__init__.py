@@ -1,0 +1,1 @@
+"""The report: what the files of a state directory, or of a replay, say about a period, as one HTML file."""

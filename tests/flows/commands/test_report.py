@@ -1,0 +1,142 @@
+"""The `report` command: what it refuses, and that its figures are those of the files."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from flows.commands.report import Reported, report
+from tests.support.cli import ROOT, voicewatch
+from tests.support.state_dirs import BEGAN, HOSTILE, StateDir
+
+RECORDING = ROOT / "tests" / "data" / "three-minutes.jsonl"
+MAX_BYTES = 5 << 20
+
+
+def write(source: Path, out: Path, **options: Any) -> Reported:
+    usual = {"journal": [], "begin": float("-inf"), "end": float("inf"), "names_agents": False, "now": BEGAN}
+    return report(source, out, **{**usual, "progress": lambda _: None, **options})
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+
+
+def made(directory: Path) -> StateDir:
+    """A state directory with ten minutes: two calls, a gap of the feed, an incident, a delivered callback."""
+    state = StateDir(directory)
+    state.record(0, settings={"windows": {"length_s": 10.0}, "alerts": {"qa_callback_url": "https://a.example/?key=k"}})
+    state.feed(0, "up", "connected")
+    state.watch(0, "one")
+    for second in range(600):
+        if second == 200:
+            state.feed(200, "down", "no heartbeat")
+        if second == 290:
+            state.feed(290, "up", "connected")
+        state.record(second, tick=True)
+    for start in range(0, 200, 5):
+        state.window(start, "one", p95=300.0 if 100 <= start < 150 else 40.0, queue="Support", agent="Ann Other")
+    for start in range(300, 590, 5):
+        state.window(start, "two", queue="Sales", agent="Bo Peep")
+    state.attempt(103, state.alert(102, "one", "raised", 1), "CALLBACK_DELIVERED", "200")
+    state.alert(152, "one", "resolved", 1)
+    return state
+
+
+def test_the_command_writes_one_file_that_stands_alone(tmp_path: Path) -> None:
+    """Of a replay with its recording: counts are those of the files, no address is asked, and its policy is strict."""
+    voicewatch("replay", RECORDING, "--out", tmp_path / "out")
+    done = voicewatch("report", tmp_path / "out", "--journal", RECORDING, "--out", tmp_path / "r.html")
+    windows, alerts = lines(tmp_path / "out" / "windows.jsonl"), lines(tmp_path / "out" / "alerts.jsonl")
+    raised = {alert["incidentId"] for alert in alerts}
+    assert (done.returncode, done.stderr) == (0, "")
+    conversations = len({one["conversation_id"] for one in windows})
+    expected = f"r.html: {conversations} conversations, {len(windows)} windows, {len(raised)} incidents, 95.8 % of"
+    assert expected in done.stdout
+    page = (tmp_path / "r.html").read_text()
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', page)
+    assert policy is not None
+    assert "default-src &#39;none&#39;" in policy[1]
+    assert "unsafe" not in policy[1]
+    assert not re.search(r"(?:src|href)=", page)
+    assert len(page) < MAX_BYTES
+
+
+def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
+    """But for the time when it is made, a report is a function of its files."""
+    made(tmp_path / "state")
+    first, second = tmp_path / "1.html", tmp_path / "2.html"
+    write(tmp_path / "state", first)
+    write(tmp_path / "state", second)
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_period_is_compared_with_the_one_before(tmp_path: Path) -> None:
+    """From the middle on: another call, no incident, less of the time heard before."""
+    made(tmp_path / "state")
+    reported = write(tmp_path / "state", tmp_path / "r.html", begin=BEGAN + 300, end=BEGAN + 600)
+    assert (reported.conversations, reported.windows, reported.incidents) == (1, 58, 0)
+    page = " ".join((tmp_path / "r.html").read_text().split())
+    assert "Against the period before" in page
+    assert "0 of 1 conversations (0 %) had a value beyond a limit" in page
+    assert "in the period before it was 100 % of 1 conversations" in page
+
+
+def test_agents_are_named_only_by_request(tmp_path: Path) -> None:
+    """Without --agents they are numbered, everywhere in the file; receivers are shown without their keys."""
+    made(tmp_path / "state")
+    out = tmp_path / "r.html"
+    write(tmp_path / "state", out)
+    assert "Ann Other" not in out.read_text()
+    assert "no. 1" in out.read_text()
+    assert "key=k" not in out.read_text()
+    write(tmp_path / "state", out, names_agents=True)
+    assert "Ann Other" in out.read_text()
+
+
+def test_a_gap_comes_before_any_figure(tmp_path: Path) -> None:
+    """What was not heard, how long and why, stands above the first figure."""
+    made(tmp_path / "state")
+    out = tmp_path / "r.html"
+    reported = write(tmp_path / "state", out)
+    page = out.read_text().partition("</style>\n</head>")[2]
+    assert reported.heard is not None
+    assert 0.84 < reported.heard < 0.86
+    assert 0 < page.index("1 min 30 s of 9 min") < page.index("no heartbeat") < page.index("Windows in breach")
+
+
+def test_hostile_ids_are_escaped(tmp_path: Path) -> None:
+    """Markup in ids, labels, reasons and settings cannot begin an element, nor end the script with the data."""
+    state = StateDir(tmp_path / "state")
+    hostile = HOSTILE + "</script><script>alert(1)</script><!--"
+    state.record(0, settings={"alerts": {hostile: hostile}})
+    state.feed(0, "down", hostile)
+    state.feed(5, "up", hostile)
+    state.watch(0, hostile)
+    for start in range(0, 60, 10):
+        state.window(start, hostile, p95=300.0, queue=hostile)
+    state.alert(5, hostile, "raised", 1, labels={"queue": hostile})
+    write(tmp_path / "state", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    assert "<img" not in page
+    assert page.count("<script") == 3
+    assert "<!--" not in page.partition("<main>")[2]
+
+
+def test_what_cannot_be_reported_is_refused_in_one_line(tmp_path: Path) -> None:
+    """No results, a directory as the file, a period that is empty, a time that is not one."""
+    (tmp_path / "empty").mkdir()
+    made(tmp_path / "state")
+    for arguments, message in (
+        (("report", tmp_path / "empty"), "holds no results"),
+        (("report", tmp_path / "state", "--out", tmp_path), "is a directory; name the file"),
+        (("report", tmp_path / "state", "--from", "2026-01-02", "--to", "2026-01-01"), "the period is empty"),
+        (("report", tmp_path / "state", "--from", "yesterday"), "--from yesterday"),
+    ):
+        done = voicewatch(*arguments, cwd=tmp_path)
+        assert done.returncode == 2, done
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
