@@ -65,7 +65,7 @@ check-lowest: $(READY) ## the tests on the lowest versions that pyproject.toml a
 	@./.ci/check-lowest $(BIN)/uv .lowest $(or $(TESTS),tests)
 
 lock: $(READY) ## bring the locked versions in line with pyproject.toml (UPGRADE=--upgrade: the newest of all)
-	@$(UV_COMPILE) --group dev --extra otel --extra data --extra notify --output-file requirements.lock
+	@$(UV_COMPILE) --group dev --extra otel --extra data --extra notify --extra sqs --output-file requirements.lock
 	@$(UV_COMPILE) --constraint requirements.lock --output-file requirements-runtime.lock
 
 clean: ## remove .venv, caches and builds

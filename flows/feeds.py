@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
 from connectors.genesys.client import GenesysClient, budget_of
@@ -53,6 +54,10 @@ def feeds_of(
     AudioHook secrets or TLS files.
     """
     kinds = {feed.kind for feed in settings.feeds} or {"voice-events"}
+    if any(feed.queue_url is not None for feed in settings.feeds):
+        from connectors.genesys.feeds.eventbridge.queue import check_boto3
+
+        check_boto3()
     factory = _FeedFactory(
         settings=settings,
         endpoints=endpoints_of(settings),
@@ -162,24 +167,30 @@ class _FeedFactory:
 
     def _eventbridge(self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents) -> Feed:
         from connectors.genesys.feeds.eventbridge.feed import EventBridgeFeed
+        from connectors.genesys.feeds.eventbridge.queue import QueueFeed
         from connectors.genesys.feeds.eventbridge.recorder import REMEMBERED_EVENTS
         from connectors.journal.events import recorded_event_ids
 
+        shared: dict[str, Any] = {
+            "name": row.name,
+            "recorder": recorder,
+            "limits": self._limits(row),
+            "known": recorded_event_ids(journal, row.name, REMEMBERED_EVENTS),
+            "rules": self._rules,
+            "keep_raw": self.settings.privacy.keep_raw,
+            "on_state": events.changed,
+            "on_event": events.happened,
+        }
+        if row.queue_url is not None:
+            return QueueFeed(url=row.queue_url, **shared)
         assert row.listen is not None
         return EventBridgeFeed(
-            name=row.name,
             listen=split_host(row.listen),
             path=row.path,
             header=row.header,
             keys=self.event_keys[row.name],
-            recorder=recorder,
-            limits=self._limits(row),
-            known=recorded_event_ids(journal, row.name, REMEMBERED_EVENTS),
             tls=self.event_tls[row.name],
-            rules=self._rules,
-            keep_raw=self.settings.privacy.keep_raw,
-            on_state=events.changed,
-            on_event=events.happened,
+            **shared,
         )
 
     def _notifications(

@@ -130,6 +130,10 @@ class FeedSettings(Table):
         description="kind `eventbridge`: the address that EventBridge, or a proxy in front, posts events to; off "
         "loopback it needs `key_env`",
     )
+    queue_url: HttpUrl | None = Field(
+        default=None,
+        description="kind `eventbridge`: the SQS queue to take events from, in place of `listen` (extra `sqs`)",
+    )
     path: Annotated[str, AfterValidator(url_path)] = Field(
         default="/events", description="kind `eventbridge`: the path that events are posted to"
     )
@@ -161,7 +165,7 @@ class FeedSettings(Table):
             raise ValueError(f'belongs to kind = "notifications", not to "{info.data["kind"]}"')
         return value
 
-    @field_validator("listen", "path", "header", "key_env", "tls_cert", "tls_key")
+    @field_validator("listen", "queue_url", "path", "header", "key_env", "tls_cert", "tls_key")
     @classmethod
     def _of_eventbridge(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None and info.data.get("kind", "eventbridge") != "eventbridge":
@@ -283,8 +287,10 @@ def complete_feeds(tables: Mapping[str, Any]) -> dict[str, Any]:
 def _complete_eventbridge(feed: dict[str, Any]) -> None:
     """Put a mistake where a feed of kind eventbridge has no address, or accepts requests of anyone."""
     listen = feed.get("listen")
-    if listen is None:
-        feed["listen"] = CrossTableError("is missing: it is the address that EventBridge posts events to")
+    if (listen is None) == (feed.get("queue_url") is None):
+        feed["listen"] = CrossTableError(
+            "give either listen, where events are posted to, or queue_url, the queue to read"
+        )
     elif isinstance(listen, str) and not is_loopback(f"http://{listen}") and "key_env" not in feed:
         feed["key_env"] = CrossTableError(f"is missing: {listen} is not loopback, so requests must hold a key")
 

@@ -64,7 +64,7 @@ def _feed_warnings(settings: Settings) -> Iterator[str]:
     for index, feed in enumerate(settings.feeds):
         if feed.kind == "voice-events":
             continue
-        if feed.kind == "eventbridge" and feed.tls_cert is None and not is_loopback(f"http://{feed.listen}"):
+        if feed.listen is not None and feed.tls_cert is None and not is_loopback(f"http://{feed.listen}"):
             yield f"feed[{index}].listen: without tls_cert and tls_key, events and key cross the network in clear text"
         if settings.limits_of(feed)["qa_callback_url"] is None:
             yield f"feed[{index}].defaults.qa_callback_url: is missing, so its alerts go nowhere"

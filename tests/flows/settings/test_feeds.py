@@ -289,7 +289,7 @@ class TestEventBridge:
     def test_mistakes(self) -> None:
         """The address is required, a key off loopback, both TLS files or none; other kinds have none of the keys."""
         assert mistakes_in("[[feed]]\nkind = 'eventbridge'") == [
-            "feed[0].listen: is missing: it is the address that EventBridge posts events to"
+            "feed[0].listen: give either listen, where events are posted to, or queue_url, the queue to read"
         ]
         assert mistakes_in(
             "[[feed]]\nkind = 'eventbridge'\nlisten = '0.0.0.0:8444'\ntls_cert = 'x'\nheader = 'a b'"

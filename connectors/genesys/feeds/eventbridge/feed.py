@@ -22,40 +22,19 @@ from connectors.genesys.feeds.base import (
     FeedLimits,
     OnEvent,
     OnState,
-    Selection,
     WatchRules,
     ignore_event,
 )
 from connectors.genesys.feeds.eventbridge.http import Answer, Head, HttpLimits, HttpServer
-from connectors.genesys.feeds.eventbridge.recorder import DiskBarrier, EventRecorder
+from connectors.genesys.feeds.eventbridge.recorder import DiskBarrier, event_recorder
 from connectors.genesys.feeds.listener import FrugalLoop, Listener, allow_connections, listen
-from connectors.genesys.feeds.notifications.messages import MessageRecorder
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
 
-__all__ = ["LISTEN_KEY", "MAX_CONNECTIONS", "EventBridgeFeed", "event_recorder"]
+__all__ = ["LISTEN_KEY", "MAX_CONNECTIONS", "EventBridgeFeed"]
 
 LISTEN_KEY: Final = "[[feed]] listen"
 MAX_CONNECTIONS: Final = 128
-
-
-def event_recorder(
-    name: str,
-    recorder: Recorder,
-    limits: FeedLimits,
-    *,
-    rules: WatchRules,
-    known: Iterable[str],
-    keep_raw: bool,
-    on_event: OnEvent,
-) -> EventRecorder:
-    """Return what records the events of a feed, and watches their conversations."""
-
-    def refused(reason: str, conversation_id: str) -> None:
-        on_event(name, "not_watched", {"reason": reason, "conversation": conversation_id})
-
-    selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=refused)
-    return EventRecorder(MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw), known)
 
 
 class EventBridgeFeed(FeedBase):

@@ -11,11 +11,12 @@ import orjson
 from connectors.format.captures import unwrapped
 from connectors.format.events import identified
 from connectors.format.notifications import is_notification
-from connectors.genesys.feeds.base import RecentIds
+from connectors.genesys.feeds.base import FeedLimits, OnEvent, RecentIds, Selection, WatchRules
 from connectors.genesys.feeds.notifications.messages import OURS, MessageRecorder
+from connectors.journal.writer import Recorder
 from connectors.runtime.threads import in_daemon_thread
 
-__all__ = ["REMEMBERED_EVENTS", "DiskBarrier", "EventRecorder", "Taken"]
+__all__ = ["REMEMBERED_EVENTS", "DiskBarrier", "EventRecorder", "Taken", "event_recorder"]
 
 REMEMBERED_EVENTS: Final = 200_000
 _MAX_EVENTS: Final = 1000
@@ -79,6 +80,25 @@ class EventRecorder:
     def _refuse(self, message: bytes, reason: str) -> Taken:
         self._messages.invalid(message, reason)
         return Taken(invalid=(reason,))
+
+
+def event_recorder(
+    name: str,
+    recorder: Recorder,
+    limits: FeedLimits,
+    *,
+    rules: WatchRules,
+    known: Iterable[str],
+    keep_raw: bool,
+    on_event: OnEvent,
+) -> EventRecorder:
+    """Return what records the events of a feed, and watches their conversations."""
+
+    def refused(reason: str, conversation_id: str) -> None:
+        on_event(name, "not_watched", {"reason": reason, "conversation": conversation_id})
+
+    selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=refused)
+    return EventRecorder(MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw), known)
 
 
 def _event_in(item: Mapping[str, Any]) -> dict[str, Any]:
