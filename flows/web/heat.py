@@ -1,4 +1,4 @@
-"""The heat map of the fleet: a row for each value of a dimension, a column for each minute or few minutes."""
+"""Make the heat map of the fleet: a row for each value of a dimension, a column for each minute or few minutes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from flows.web.model import Model
+import orjson
+
+from flows.web.model import MINUTE_S, Model
 from flows.web.queries import PAGE, Gap, Span, gaps_of
 
 __all__ = ["METRICS", "Cell", "HeatMap", "Row", "heat_map", "level_of"]
@@ -24,7 +26,7 @@ METRICS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One value of a dimension in one column of time. `level` is 0 to 4, None where nothing was heard."""
+    """Hold one value of a dimension in one column of time. `level` is 0 to 4, None where nothing was heard."""
 
     start: int
     windows: int
@@ -37,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One value of a dimension: its cells, and the figures of the whole span."""
+    """Hold one value of a dimension: its cells, the figures of the whole span, and its share in the span before."""
 
     value: str
     cells: list[Cell]
@@ -47,51 +49,79 @@ class Row:
     p95: float | None
     loss: float | None
     mos: float | None
+    before: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """Rows by minutes in breach, worst first; `total` rows exist."""
+    """Hold rows by minutes in breach, worst first; `total` rows exist."""
 
     columns: list[int]
     rows: list[Row]
     total: int
 
 
-_CELLS: Final = """
-SELECT value, minute, windows, breaching, conversations, p95, loss_sum, loss_count, mos FROM cells
-WHERE name = :name AND minute >= :start AND minute < :end
+# Both return the page's values in the order of its rows; what is summed up over many rows is summed up by SQLite.
+_RANKED: Final = """
+SELECT value AS key, value FROM cells WHERE name = :name AND minute >= :start AND minute < :end GROUP BY value
+ORDER BY SUM(breaching > 0) DESC, 1.0 * SUM(breaching) / MAX(SUM(windows), 1) DESC, value LIMIT :limit OFFSET :offset
 """
-_OF_CONVERSATIONS: Final = """
-SELECT id AS value, minute, m.windows, m.breaching, 1 AS conversations, m.p95, loss_sum, loss_count, m.mos
-FROM minutes AS m JOIN conversations USING (n) WHERE minute >= :start AND minute < :end AND n IN (
-  SELECT n FROM minutes WHERE minute >= :start AND minute < :end GROUP BY n
-  ORDER BY SUM(breaching > 0) DESC, SUM(breaching) DESC, MAX(p95) DESC LIMIT :limit OFFSET :offset)
+# A conversation is ranked by its whole length, which is kept up to date: its minutes may be millions of rows.
+_RANKED_CONVERSATIONS: Final = """
+SELECT n AS key, id AS value FROM conversations WHERE last >= :start AND first < :end
+ORDER BY breaching DESC, 1.0 * breaching / MAX(windows, 1) DESC, p95 DESC, id LIMIT :limit OFFSET :offset
+"""
+_SUMS: Final = """
+minute / :step * :step AS start, SUM(windows) AS windows, SUM(breaching) AS breaching, SUM(breaching > 0) AS minutes,
+MAX(p95) AS p95, SUM(loss_sum) AS loss_sum, SUM(loss_count) AS loss_count, MIN(mos) AS mos
+"""
+_CELLS: Final = f"""
+SELECT value AS key, MAX(conversations) AS conversations, {_SUMS} FROM cells WHERE name = :name
+AND minute IN (SELECT value FROM json_each(:minutes)) AND value IN (SELECT value FROM json_each(:keys))
+GROUP BY key, start
+"""  # noqa: S608 - texts of ours
+_CELLS_OF_CONVERSATIONS: Final = f"""
+SELECT n AS key, 1 AS conversations, {_SUMS} FROM minutes
+WHERE minute IN (SELECT value FROM json_each(:minutes)) AND n IN (SELECT value FROM json_each(:keys))
+GROUP BY key, start
+"""  # noqa: S608 - texts of ours
+_BEFORE: Final = """
+SELECT value AS key, 1.0 * SUM(breaching) / SUM(windows) AS share FROM cells WHERE name = :name
+AND minute IN (SELECT value FROM json_each(:minutes)) AND value IN (SELECT value FROM json_each(:keys)) GROUP BY key
 """
 
 
 def heat_map(model: Model, span: Span, name: str, metric: str, page: int) -> HeatMap:
     """Return the heat map of a dimension."""
-    columns = list(
-        range(int(span.start // span.step) * span.step, int(-(-span.end // span.step) * span.step), span.step)
-    )
-    place = {"name": name, "start": columns[0], "end": columns[-1] + span.step}
-    found: dict[str, list[sqlite3.Row]] = defaultdict(list)
-    paged = name == "conversation"
-    query = _OF_CONVERSATIONS if paged else _CELLS
-    for row in model.db.execute(query, place | {"limit": PAGE, "offset": page * PAGE}):
-        found[row["value"]].append(row)
+    begin, end = int(span.start // span.step) * span.step, int(-(-span.end // span.step) * span.step)
+    columns = list(range(begin, end, span.step))
+    of_conversations = name == "conversation"
+    place = {"name": name, "start": begin, "end": end, "limit": PAGE, "offset": page * PAGE}
+    ranked = model.db.execute(_RANKED_CONVERSATIONS if of_conversations else _RANKED, place).fetchall()
+    keys = orjson.dumps([row["key"] for row in ranked]).decode()
+    wanted = {"name": name, "keys": keys, "step": span.step, "minutes": _minutes(begin, end)}
+    found: dict[Any, dict[int, sqlite3.Row]] = defaultdict(dict)
+    for row in model.db.execute(_CELLS_OF_CONVERSATIONS if of_conversations else _CELLS, wanted):
+        found[row["key"]][row["start"]] = row
+    before: dict[str, float] = {}
+    if not of_conversations:
+        earlier = wanted | {"minutes": _minutes(2 * begin - end, begin)}
+        before = {row["key"]: row["share"] for row in model.db.execute(_BEFORE, earlier)}
     gaps = gaps_of(model)
     feeds = {gap.feed for gap in gaps} | {row[0] for row in model.db.execute("SELECT DISTINCT name FROM feeds")}
     silent = {start: _silence(gaps, len(feeds), start, start + span.step) for start in columns}
-    rows = [_row(value, own, columns, span.step, metric, silent) for value, own in found.items()]
-    rows.sort(key=lambda row: (-row.minutes, -row.breaching / max(row.windows, 1), row.value))
-    total = len(rows)
-    if paged:
-        (total,) = model.db.execute(
-            "SELECT COUNT(DISTINCT n) FROM minutes WHERE minute >= :start AND minute < :end", place
-        ).fetchone()
-    return HeatMap(columns, rows if paged else rows[page * PAGE : (page + 1) * PAGE], total)
+    rows = [_row(row["value"], found[row["key"]], columns, metric, silent, before.get(row["key"])) for row in ranked]
+    (total,) = model.db.execute(
+        "SELECT COUNT(*) FROM conversations WHERE last >= :start AND first < :end"
+        if of_conversations
+        else "SELECT COUNT(DISTINCT value) FROM cells WHERE name = :name AND minute >= :start AND minute < :end",
+        place,
+    ).fetchone()
+    return HeatMap(columns, rows, total)
+
+
+def _minutes(begin: int, end: int) -> str:
+    return orjson.dumps(list(range(begin, end, MINUTE_S))).decode()
 
 
 def level_of(metric: str, value: float | None) -> int | None:
@@ -126,24 +156,27 @@ def _silence(gaps: list[Gap], feeds: int, start: float, end: float) -> float:
 
 
 def _row(
-    value: str, own: list[sqlite3.Row], columns: list[int], step: int, metric: str, silent: dict[int, float]
+    value: str,
+    own: dict[int, sqlite3.Row],
+    columns: list[int],
+    metric: str,
+    silent: dict[int, float],
+    before: float | None,
 ) -> Row:
-    by_column: dict[int, list[sqlite3.Row]] = defaultdict(list)
-    for row in own:
-        by_column[row["minute"] // step * step].append(row)
-    cells = [_cell(start, by_column.get(start, []), metric, silent[start]) for start in columns]
-    whole = _figures(own)
-    minutes = sum(row["breaching"] > 0 for row in own)
-    return Row(
-        value, cells, whole["windows"], whole["breaching"], minutes, whole["latency"], whole["loss"], whole["mos"]
-    )
+    cells = [_cell(start, own.get(start), metric, silent[start]) for start in columns]
+    rows = list(own.values())
+    whole = _figures(rows)
+    minutes = sum(row["minutes"] for row in rows)
+    figures = (whole["latency"], whole["loss"], whole["mos"])
+    return Row(value, cells, whole["windows"], whole["breaching"], minutes, *figures, before)
 
 
-def _cell(start: int, own: list[sqlite3.Row], metric: str, gap_s: float) -> Cell:
-    sums = _figures(own)
-    conversations = max((row["conversations"] for row in own), default=0)
-    value = sums[metric] if own else None
-    return Cell(start, sums["windows"], sums["breaching"], conversations, value, level_of(metric, value), gap_s)
+def _cell(start: int, own: sqlite3.Row | None, metric: str, gap_s: float) -> Cell:
+    if own is None:
+        return Cell(start, 0, 0, 0, None, None, gap_s)
+    sums = _figures([own])
+    value = sums[metric]
+    return Cell(start, sums["windows"], sums["breaching"], own["conversations"], value, level_of(metric, value), gap_s)
 
 
 def _figures(rows: list[sqlite3.Row]) -> dict[str, Any]:

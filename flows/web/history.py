@@ -1,7 +1,8 @@
-"""What the live page reads from a file only when someone asks: a conversation's windows, receivers, the chain."""
+"""Read what the live page needs on request only: the windows of a conversation, the receivers, sizes of files."""
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +11,10 @@ from urllib.parse import urlsplit
 
 import orjson
 
-__all__ = ["WindowsRead", "receivers", "windows_of"]
+from connectors.journal.segments import segments
+from flows.state import StateLayout
+
+__all__ = ["WindowsRead", "files_of", "receivers", "windows_of"]
 
 MAX_READ_BYTES: Final = 256 * 1024 * 1024
 MAX_WINDOWS: Final = 20_000
@@ -18,7 +22,7 @@ PIECE_BYTES: Final = 1024 * 1024
 
 
 class WindowsRead:
-    """Windows of a conversation; `complete` is False if the oldest were left out."""
+    """Hold the windows of a conversation; `complete` is False if the oldest were left out."""
 
     def __init__(self) -> None:
         self.windows: list[dict[str, Any]] = []
@@ -90,6 +94,27 @@ def receivers(outbox: Path) -> list[dict[str, Any]]:
     for row in rows:
         row["endpoint"] = shown_of(row.pop("url"))
     return rows
+
+
+def files_of(state: StateLayout) -> dict[str, Any]:
+    """Return the size of the journal, the free space beside it, and when the dataflow's state was last saved."""
+    journal = segments(state.journal) if state.journal.is_dir() else []
+    sizes = [size for path in journal if (size := _size(path)) is not None]
+    saved = [path.stat().st_mtime for path in state.recovery.glob("part-*.sqlite3")] if state.recovery.is_dir() else []
+    return {
+        "journal_bytes": sum(sizes),
+        "journal_segments": len(sizes),
+        "free_bytes": shutil.disk_usage(state.dir).free,
+        "saved_at": max(saved, default=None),
+    }
+
+
+def _size(path: Path) -> int | None:
+    """Return the size of a file, None if it was removed or compressed meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
 
 
 def shown_of(url: str) -> str:

@@ -1,4 +1,4 @@
-"""The lines of windows, alerts, groups and the audit log as the live page reads them; unknown keys are ignored."""
+"""Read the lines of windows, alerts, groups and the audit log for the live page; unknown keys are ignored."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Latency(msgspec.Struct, gc=False):
-    """Latency of a window, in milliseconds."""
+    """Hold the latency of a window, in milliseconds."""
 
     count: int
     min: float
@@ -26,7 +26,7 @@ class Latency(msgspec.Struct, gc=False):
 
 
 class Loss(msgspec.Struct, gc=False):
-    """Packet loss of a window, as ratios."""
+    """Hold the packet loss of a window, as ratios."""
 
     count: int
     mean: float
@@ -34,14 +34,14 @@ class Loss(msgspec.Struct, gc=False):
 
 
 class Mos(msgspec.Struct, gc=False):
-    """MOS of a window, and the model that it comes from."""
+    """Hold the MOS of a window, and the model that it comes from."""
 
     value: float
     model: str
 
 
 class Window(msgspec.Struct, gc=False):
-    """A line of windows.jsonl."""
+    """Hold a line of windows.jsonl."""
 
     conversation_id: str
     start: float
@@ -54,7 +54,7 @@ class Window(msgspec.Struct, gc=False):
 
 
 class Alert(msgspec.Struct, rename="camel", gc=False):
-    """A line of alerts.jsonl; a group incident has no conversation."""
+    """Hold a line of alerts.jsonl; a group incident has no conversation."""
 
     alert_type: str
     alert_id: str
@@ -74,7 +74,7 @@ class Alert(msgspec.Struct, rename="camel", gc=False):
 
 
 class Group(msgspec.Struct, gc=False):
-    """A line of groups.jsonl."""
+    """Hold a line of groups.jsonl."""
 
     group: dict[str, str]
     start: float
@@ -85,7 +85,7 @@ class Group(msgspec.Struct, gc=False):
 
 
 class Audit(msgspec.Struct, gc=False):
-    """A line of the audit log, with what is of use of its details."""
+    """Hold a line of the audit log, with the details that the page shows."""
 
     time: float
     action: str

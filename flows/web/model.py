@@ -1,20 +1,22 @@
-"""The read model of the live page: what the files of a state directory say, as tables of an in-memory database.
+"""Keep the read model of the live page: the content of a state directory as tables of an in-memory database.
 
 Everything is bounded: windows are kept as sums by minute, and what is older than the newest window by `keep_s` goes.
-A window is read from its file again when someone looks at its conversation.
+A window is read from its file again when a conversation is opened.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import threading
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import orjson
 
 from flows.web.lines import Alert, Audit, Group, Window
+from flows.web.tables import CELL, CONVERSATION, MINUTE, SCHEMA
+from flows.web.tracking import Shape, Tracked, values_of
 
 __all__ = ["EVERYTHING", "MINUTE_S", "Limits", "Model"]
 
@@ -34,69 +36,19 @@ LASTING: Final = frozenset(
     }
 )
 MAX_MINUTES: Final = 2_000_000
-
-_SCHEMA: Final = """
-CREATE TABLE conversations (
-  n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, feed TEXT, leg TEXT, labels TEXT NOT NULL DEFAULT '{}',
-  max_latency_ms REAL, packet_loss_threshold REAL,
-  first REAL, last REAL, windows INTEGER NOT NULL DEFAULT 0, breaching INTEGER NOT NULL DEFAULT 0,
-  frames INTEGER NOT NULL DEFAULT 0, p95 REAL, loss REAL, mos REAL, mos_model TEXT, offset INTEGER, past INTEGER
-);
-CREATE INDEX by_last ON conversations (last);
-CREATE TABLE labels (n INTEGER, name TEXT, value TEXT, PRIMARY KEY (n, name)) WITHOUT ROWID;
-CREATE INDEX by_label ON labels (name, value);
-CREATE TABLE minutes (
-  minute INTEGER, n INTEGER, windows INTEGER, breaching INTEGER, frames INTEGER, p95 REAL, loss_sum REAL,
-  loss_count INTEGER, mos REAL, PRIMARY KEY (minute, n)
-) WITHOUT ROWID;
-CREATE TABLE cells (
-  name TEXT, value TEXT, minute INTEGER, windows INTEGER, breaching INTEGER, conversations INTEGER, frames INTEGER,
-  p95 REAL, loss_sum REAL, loss_count INTEGER, mos REAL, PRIMARY KEY (name, minute, value)
-) WITHOUT ROWID;
-CREATE TABLE incidents (
-  id TEXT PRIMARY KEY, conversation TEXT, rule TEXT, raised REAL, resolved REAL, reason TEXT, value REAL, peak REAL,
-  threshold REAL, leg TEXT, labels TEXT, grouped TEXT, conversations INTEGER, breaching INTEGER, inhibited TEXT,
-  lasting INTEGER NOT NULL DEFAULT 1
-) WITHOUT ROWID;
-CREATE INDEX by_raised ON incidents (raised);
-CREATE INDEX by_conversation ON incidents (conversation);
-CREATE TABLE alerts (id TEXT PRIMARY KEY, incident TEXT, state TEXT, at REAL) WITHOUT ROWID;
-CREATE INDEX by_incident ON alerts (incident);
-CREATE TABLE attempts (
-  seq INTEGER PRIMARY KEY, alert TEXT, at REAL, action TEXT, outcome TEXT, endpoint TEXT, attempt INTEGER
-);
-CREATE INDEX by_alert ON attempts (alert);
-CREATE INDEX by_at ON attempts (at);
-CREATE TABLE feeds (seq INTEGER PRIMARY KEY, name TEXT, at REAL, state TEXT, reason TEXT);
-CREATE TABLE groups (
-  name TEXT, value TEXT, until REAL, conversations INTEGER, breaching INTEGER, PRIMARY KEY (name, value)
-) WITHOUT ROWID;
-"""
-_MINUTE: Final = """
-INSERT INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET windows = windows + excluded.windows,
-  breaching = breaching + excluded.breaching, frames = frames + excluded.frames,
-  p95 = MAX(IFNULL(p95, excluded.p95), IFNULL(excluded.p95, p95)), loss_sum = loss_sum + excluded.loss_sum,
-  loss_count = loss_count + excluded.loss_count, mos = MIN(IFNULL(mos, excluded.mos), IFNULL(excluded.mos, mos))
-"""
-_CELL: Final = """
-INSERT INTO cells VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
-  windows = windows + excluded.windows, breaching = breaching + excluded.breaching,
-  conversations = conversations + excluded.conversations, frames = frames + excluded.frames,
-  p95 = MAX(IFNULL(p95, excluded.p95), IFNULL(excluded.p95, p95)), loss_sum = loss_sum + excluded.loss_sum,
-  loss_count = loss_count + excluded.loss_count, mos = MIN(IFNULL(mos, excluded.mos), IFNULL(excluded.mos, mos))
-"""
-_CONVERSATION: Final = """
-UPDATE conversations SET first = MIN(IFNULL(first, ?1), ?1), last = MAX(IFNULL(last, ?2), ?2), windows = windows + ?3,
-  breaching = breaching + ?4, frames = frames + ?5, p95 = MAX(IFNULL(p95, ?6), IFNULL(?6, p95)),
-  loss = MAX(IFNULL(loss, ?7), IFNULL(?7, loss)), mos = MIN(IFNULL(mos, ?8), IFNULL(?8, mos)),
-  mos_model = IFNULL(?9, mos_model), offset = IFNULL(offset, ?10), past = ?11 WHERE n = ?12
-"""
+# A minute of windows before an incident, at the usual slide.
+RECENT_WINDOWS: Final = 12
+# ALERT_STORM is raised at the end of the minute that it counts.
+STORM_S: Final = 60.0
 
 
 class Limits:
-    """The limits of one conversation: milliseconds, a ratio; the defaults until its watch or an alert tells."""
+    """Hold the limits of one conversation (milliseconds, a ratio), its newest windows and the incidents that they show.
 
-    __slots__ = ("feed", "labels", "max_latency_ms", "n", "packet_loss_threshold")
+    The limits are the defaults until a watch or an alert of the conversation is read.
+    """
+
+    __slots__ = ("feed", "labels", "max_latency_ms", "n", "packet_loss_threshold", "recent", "tracked")
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -104,10 +56,12 @@ class Limits:
         self.packet_loss_threshold = 0.02
         self.feed = ""
         self.labels: dict[str, str] = {}
+        self.recent: deque[tuple[float, Shape]] = deque(maxlen=RECENT_WINDOWS)
+        self.tracked: list[Tracked] = []
 
 
 class _Sums:
-    """Sums of some windows."""
+    """Add up windows."""
 
     __slots__ = ("breaching", "conversations", "frames", "loss_count", "loss_sum", "mos", "p95", "windows")
 
@@ -131,14 +85,14 @@ class _Sums:
 
 
 class Model:
-    """What is known, in tables that `db` queries; hold `lock` meanwhile. `version` grows with every change."""
+    """Hold the tables that `db` queries; hold `lock` meanwhile. `version` grows with every change."""
 
     def __init__(self, *, keep_s: float) -> None:
         self.lock = threading.RLock()
         self.keep_s = keep_s
         self.db = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
         self.db.row_factory = sqlite3.Row
-        self.db.executescript(_SCHEMA)
+        self.db.executescript(SCHEMA)
         self.version = 0
         self.newest = 0.0
         self.journal_at: float | None = None
@@ -147,7 +101,7 @@ class Model:
         self.audit_lines = 0
         self._known: dict[str, Limits] = {}
         self._seen: dict[int, dict[tuple[str, str], set[int]]] = {}
-        self._recent: dict[str, list[list[Any]]] = defaultdict(list)
+        self._tracked: dict[str, Tracked] = {}
         self._pruned_at = 0.0
 
     def limits(self, conversation_id: str) -> Limits:
@@ -202,17 +156,19 @@ class Model:
                 sums.conversations += self._is_new(minute, name, value, limits.n)
             rows[window.conversation_id].append(window)
             self.newest = max(self.newest, window.end)
-            if window.conversation_id in self._recent:
-                self._peak(window)
+            shape = values_of(window)
+            if limits.tracked:
+                limits.tracked = [one for one in limits.tracked if one.take(window.start, window.end, shape)]
+            limits.recent.append((window.end, shape))
         self.db.executemany(
-            _MINUTE,
+            MINUTE,
             [
                 (minute, n, s.windows, s.breaching, s.frames, s.p95, s.loss_sum, s.loss_count, s.mos)
                 for (minute, n), s in minutes.items()
             ],
         )
         self.db.executemany(
-            _CELL,
+            CELL,
             [
                 (
                     *(name, value, minute, s.windows, s.breaching, s.conversations, s.frames),
@@ -221,7 +177,7 @@ class Model:
                 for (name, value, minute), s in cells.items()
             ],
         )
-        self.db.executemany(_CONVERSATION, [self._row(id_, own, offset, past) for id_, own in rows.items()])
+        self.db.executemany(CONVERSATION, [self._row(id_, own, offset, past) for id_, own in rows.items()])
         self.version += 1
 
     def take_alerts(self, alerts: Iterable[Alert]) -> None:
@@ -242,6 +198,10 @@ class Model:
             )
             self._track(alert, lasting=lasting)
         self.version += 1
+
+    def tracked(self, incident: str) -> Tracked | None:
+        """Return the course of an incident of a conversation, None for one that windows do not show."""
+        return self._tracked.get(incident)
 
     def take_groups(self, groups: Iterable[Group]) -> None:
         """Take the newest window of each group."""
@@ -274,7 +234,11 @@ class Model:
             self.db.execute("DELETE FROM minutes WHERE minute < ?", (oldest + (latest - oldest) / 4,))
         for table, column in (("minutes", "minute"), ("cells", "minute"), ("attempts", "at"), ("alerts", "at")):
             self.db.execute(f"DELETE FROM {table} WHERE {column} < ?", (since,))  # noqa: S608 - names of ours
-        self.db.execute("DELETE FROM incidents WHERE resolved < ? OR (NOT lasting AND raised < ?)", (since, since))
+        gone = self.db.execute(
+            "DELETE FROM incidents WHERE resolved < ? OR (NOT lasting AND raised < ?) RETURNING id", (since, since)
+        )
+        for (incident,) in gone.fetchall():
+            self._tracked.pop(incident, None)
         for n, id_ in self.db.execute("SELECT n, id FROM conversations WHERE last < ?", (since,)).fetchall():
             self._known.pop(id_, None)
             self.db.execute("DELETE FROM labels WHERE n = ?", (n,))
@@ -347,48 +311,36 @@ class Model:
         group = None if alert.group is None else orjson.dumps(alert.group, option=orjson.OPT_SORT_KEYS).decode()
         self.db.execute(
             "INSERT OR IGNORE INTO incidents (id, conversation, rule, raised, value, peak, threshold, leg, labels,"
-            " grouped, conversations, breaching, inhibited, lasting) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " grouped, conversations, breaching, inhibited, lasting, parent)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(alert.incident_id, alert.conversation_id, alert.alert_type, alert.timestamp),
                 *(alert.metric_value, alert.metric_value, alert.threshold, alert.leg_id, labels, group),
                 *(alert.conversations, alert.breaching, alert.inhibited_by, lasting),
+                None if alert.inhibited_by == "rate" else alert.inhibited_by,
             ),
         )
+        if alert.alert_type == "ALERT_STORM":
+            self.db.execute(
+                "UPDATE incidents SET parent = ? WHERE inhibited = 'rate' AND raised >= ? AND raised < ?",
+                (alert.incident_id, alert.timestamp - STORM_S, alert.timestamp),
+            )
 
     def _track(self, alert: Alert, *, lasting: bool) -> None:
-        """Keep which incidents of a conversation the next windows may show the peak of."""
+        """Follow the incidents of a conversation, so that its windows show their peak and their course."""
         id_ = alert.conversation_id
         if id_ is None or not lasting:
             return
-        if alert.state == "raised":
-            limits = self.limits(id_)
-            if alert.threshold is not None and alert.alert_type == "LATENCY_THRESHOLD_EXCEEDED":
-                limits.max_latency_ms = alert.threshold
-            elif alert.threshold is not None and alert.alert_type == "PACKET_LOSS_DETECTED":
-                limits.packet_loss_threshold = alert.threshold
-            self._recent[id_].append([alert.incident_id, alert.alert_type, alert.timestamp, None])
-        else:
-            for incident in self._recent.get(id_, ()):
-                if incident[0] == alert.incident_id:
-                    incident[3] = alert.timestamp
-
-    def _peak(self, window: Window) -> None:
-        """Raise the peaks of the incidents that a window overlaps; forget those that it begins after."""
-        kept = []
-        for incident in self._recent[window.conversation_id]:
-            id_, rule, raised, resolved = incident
-            if resolved is not None and window.start >= resolved:
-                continue
-            kept.append(incident)
-            if window.end <= raised:
-                continue
-            if rule == "LATENCY_THRESHOLD_EXCEEDED" and window.latency_ms:
-                self.db.execute("UPDATE incidents SET peak = MAX(peak, ?) WHERE id = ?", (window.latency_ms.max, id_))
-            elif rule == "PACKET_LOSS_DETECTED" and window.packet_loss:
-                self.db.execute("UPDATE incidents SET peak = MAX(peak, ?) WHERE id = ?", (window.packet_loss.max, id_))
-            elif rule == "LOW_MOS" and window.mos:
-                self.db.execute("UPDATE incidents SET peak = MIN(peak, ?) WHERE id = ?", (window.mos.value, id_))
-        if kept:
-            self._recent[window.conversation_id] = kept
-        else:
-            del self._recent[window.conversation_id]
+        if alert.state == "resolved":
+            if (tracked := self._tracked.get(alert.incident_id)) is not None:
+                tracked.resolved = alert.timestamp
+            return
+        limits = self.limits(id_)
+        if alert.threshold is not None and alert.alert_type == "LATENCY_THRESHOLD_EXCEEDED":
+            limits.max_latency_ms = alert.threshold
+        elif alert.threshold is not None and alert.alert_type == "PACKET_LOSS_DETECTED":
+            limits.packet_loss_threshold = alert.threshold
+        if alert.incident_id not in self._tracked and Tracked.can_follow(alert.alert_type):
+            tracked = Tracked(alert.alert_type, alert.timestamp, alert.metric_value, list(limits.recent))
+            self._tracked[alert.incident_id] = tracked
+            limits.tracked.append(tracked)

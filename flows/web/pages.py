@@ -1,11 +1,12 @@
-"""The views of the live page, as pages for people and as JSON for programs: the same figures in both."""
+"""Serve the views of the live page, as HTML for browsers and as JSON for programs: the same figures in both."""
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,10 +28,12 @@ from flows.web import queries
 from flows.web.guard import Guard
 from flows.web.health import health_routes
 from flows.web.heat import METRICS, heat_map
-from flows.web.history import receivers, windows_of
+from flows.web.history import files_of, receivers, windows_of
+from flows.web.model import Model
 from flows.web.page import Answer
 from flows.web.queries import PAGE, Span
 from flows.web.reader import StateReader
+from flows.web.story import lines_of, story_of
 from flows.web.what_if import RULES, Job, WhatIf, rules_of
 from flows.web.words import FILTERS, link, rule_name
 
@@ -39,6 +42,7 @@ __all__ = ["make_app"]
 HERE: Final = Path(__file__).parent
 EVERY_S: Final = 1.0
 HEARTBEAT_S: Final = 10.0
+SHOWN_GROUPS: Final = 12
 # What stays in the address when a view links to another one.
 SHARED: Final = ("range", "from", "to")
 View = Callable[[dict[str, str], Span], dict[str, Any]]
@@ -71,6 +75,7 @@ def make_app(
     routes += health_routes(answers or {})
     routes += [
         Route("/events", pages.events),
+        Route("/journal", pages.journal),
         Route("/what-if", pages.try_out, methods=["POST"]),
         Route("/login", pages.login),
         Mount("/static", StaticFiles(directory=HERE / "static")),
@@ -104,92 +109,115 @@ class _Pages:
     def page(self, name: str, view: View, request: Request) -> Response:
         """Answer with a view as HTML."""
         query = dict(request.query_params)
-        with self._reader.model.lock:
-            span = queries.span_of(self._reader.model, query)
-            context = {
-                "view": name,
-                "query": query,
-                "path": request.url.path,
-                "shared": {key: query[key] for key in SHARED if key in query},
-                "span": span,
-                "figures": self._figures(span),
-                "loading": not self._reader.caught_up.is_set(),
-                **view(query, span),
-            }
+        span, figures = self._top(query)
+        context = {
+            "view": name,
+            "query": query,
+            "path": request.url.path,
+            "shared": {key: query[key] for key in SHARED if key in query},
+            "span": span,
+            "figures": figures,
+            "loading": not self._reader.caught_up.is_set(),
+            **view(query, span),
+        }
         return HTMLResponse(self._templates.get_template(f"{name}.html").render(context))
 
     def json(self, view: View, request: Request) -> Response:
         """Answer with a view as JSON."""
         query = dict(request.query_params)
-        with self._reader.model.lock:
-            span = queries.span_of(self._reader.model, query)
-            body = {"span": span._asdict(), "figures": self._figures(span), **view(query, span)}
+        span, figures = self._top(query)
+        body = {"span": span._asdict(), "figures": figures, **view(query, span)}
         return Response(
             orjson.dumps(body, default=_as_json, option=orjson.OPT_PASSTHROUGH_DATACLASS), media_type="application/json"
         )
 
     def fleet(self, query: dict[str, str], span: Span) -> dict[str, Any]:
-        """Return the heat map of a dimension."""
-        model = self._reader.model
-        names = queries.dimensions(model)
-        by = query.get("by", names[0])
+        """Return the heat map of a dimension, and the groups."""
         metric = query.get("metric", "breach")
         if metric not in METRICS:
             raise HTTPException(400, "there is no such metric")
-        map_ = heat_map(model, span, by, metric, _page(query))
-        return {"by": by, "metric": metric, "names": names, "map": map_, "pages": _pages(query, map_.total)}
+        with self._reading() as model:
+            names = queries.dimensions(model)
+            by = query.get("by", names[0])
+            map_ = heat_map(model, span, by, metric, _page(query))
+            groups = queries.groups(model)
+        bad = [group for group in groups if group["breaching"] or group["incident"]]
+        return {
+            "by": by,
+            "metric": metric,
+            "names": names,
+            "map": map_,
+            "pages": _pages(query, map_.total),
+            "groups": bad[:SHOWN_GROUPS],
+            "groups_bad": len(bad),
+            "groups_total": len(groups),
+        }
 
     def conversations(self, query: dict[str, str], span: Span) -> dict[str, Any]:
         """Return a page of the conversations."""
-        rows, total = queries.conversations(self._reader.model, span, query, _page(query))
+        with self._reading() as model:
+            rows, total = queries.conversations(model, span, query, _page(query))
         filters = queries.filters_of(query)
         return {"rows": rows, "total": total, "filters": filters, "pages": _pages(query, total)}
 
     def conversation(self, query: dict[str, str], _span: Span) -> dict[str, Any]:
-        """Return one conversation with its windows, incidents, gaps and callbacks."""
-        model = self._reader.model
-        found = queries.conversation(model, query.get("id", ""))
+        """Return one conversation with its windows, parties, incidents, gaps and callbacks."""
+        with self._reading() as model:
+            found = queries.conversation(model, query.get("id", ""))
+            gaps = queries.gaps_of(model, (found or {}).get("first") or 0.0)
+            settings = model.settings
         if found is None:
             raise HTTPException(
                 404, "this conversation is not in the files, or was longer ago than the page looks back"
             )
-        read = windows_of(self._state.windows, found["id"], found["offset"] or 0, found["past"] or 0)
         first, last = found["first"] or 0.0, found["last"] or 0.0
-        gaps = [
-            gap
-            for gap in queries.gaps_of(model, first)
-            if gap.start < last and (not found["feed"] or gap.feed == found["feed"])
-        ]
+        read = windows_of(self._state.windows, found["id"], found["offset"] or 0, found["past"] or 0)
+        story = story_of(self._state.journal, found["id"], first, last)
+        own = [gap for gap in gaps if gap.start < last and (not found["feed"] or gap.feed == found["feed"])]
         return {
             "conversation": found,
             "windows": read.windows,
-            "complete": read.complete,
-            "gaps": [gap._asdict() for gap in gaps],
-            "mos_below": model.settings.get("alerts", {}).get("mos_below"),
-            "settings": model.settings,
+            "complete": read.complete and story.complete,
+            "gaps": [gap._asdict() for gap in own],
+            "mos_below": settings.get("alerts", {}).get("mos_below"),
+            "genesys_mos_below": settings.get("alerts", {}).get("genesys_mos_below"),
+            "lanes": [{"name": lane.name, "parts": [part._asdict() for part in lane.parts]} for lane in story.lanes],
+            "media": [media._asdict() for media in story.media],
+            "settings": settings,
         }
+
+    def journal(self, request: Request) -> Response:
+        """Answer with the lines of the journal that name a conversation, between two times."""
+        query = request.query_params
+        try:
+            start, end = float(query["from"]), float(query["to"])
+        except (KeyError, ValueError) as error:
+            raise HTTPException(400, "`from` and `to` must be epoch seconds") from error
+        lines = lines_of(self._state.journal, query.get("id", ""), start, end)
+        return Response(b"".join(line + b"\n" for line in lines), media_type="text/plain; charset=utf-8")
 
     def incidents(self, query: dict[str, str], span: Span) -> dict[str, Any]:
         """Return a page of the incidents."""
-        model = self._reader.model
-        rows, total = queries.incidents(model, span, query, _page(query))
+        with self._reading() as model:
+            rows, total = queries.incidents(model, span, query, _page(query))
+            for row in rows:
+                row["children"] = queries.held_by(model, row["id"]) if row["held"] else []
+            rules = queries.rules(model)
         filters = queries.filters_of(query)
-        return {
-            "rows": rows,
-            "total": total,
-            "filters": filters,
-            "rules": queries.rules(model),
-            "pages": _pages(query, total),
-        }
+        return {"rows": rows, "total": total, "filters": filters, "rules": rules, "pages": _pages(query, total)}
 
     def feeds(self, _query: dict[str, str], span: Span) -> dict[str, Any]:
         """Return feeds with their gaps, receivers with their callbacks, the journal and the audit log."""
-        return queries.feeds(self._reader.model, span, self._receivers())
+        receivers_ = self._receivers()
+        with self._reading() as model:
+            found = queries.feeds(model, span, receivers_)
+        return found | files_of(self._state)
 
     def what_if(self, query: dict[str, str], _span: Span) -> dict[str, Any]:
         """Return the form for other limits, and a backtest with them, running or done."""
         job = self._what_if.get(query["job"]) if "job" in query else None
-        settings = self._reader.model.settings
+        with self._reading() as model:
+            settings = model.settings
         return {
             "rules": RULES,
             "values": {} if job is None else job.rules,
@@ -202,8 +230,8 @@ class _Pages:
         """Start a backtest, and lead to its page."""
         form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
         rules = rules_of(form)
-        with self._reader.model.lock:
-            span = queries.span_of(self._reader.model, form)
+        with self._reading() as model:
+            span = queries.span_of(model, form)
         job = await run_in_threadpool(self._what_if.start, rules, span.start)
         shared: dict[str, str] = {key: form[key] for key in SHARED if key in form}
         return RedirectResponse(link("/what-if", shared, job=job.id), 303)
@@ -243,11 +271,20 @@ class _Pages:
         except sqlite3.Error as error:
             raise HTTPException(503, f"the outbox cannot be read: {error}") from error
 
-    def _figures(self, span: Span) -> dict[str, Any]:
-        figures = queries.figures(self._reader.model, span)
+    @contextmanager
+    def _reading(self) -> Iterator[Model]:
+        model = self._reader.model
+        with model.lock:
+            yield model
+
+    def _top(self, query: dict[str, str]) -> tuple[Span, dict[str, Any]]:
+        """Return the range of a view, and the figures above it."""
+        with self._reading() as model:
+            span = queries.span_of(model, query)
+            figures = queries.figures(model, span)
         rows = self._receivers()
         at = figures["journal_at"]
-        return figures | {
+        return span, figures | {
             "pending": sum(row["pending"] for row in rows),
             "dead": sum(row["dead"] for row in rows),
             "lag_s": None if at is None else max(self._now() - at, 0.0),

@@ -1,4 +1,4 @@
-"""What the views show, out of the read model: small results, paged and summed up here and not in the browser."""
+"""Query the read model for the views: small results, paged and summed up here and not in the browser."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ __all__ = [
     "figures",
     "filters_of",
     "gaps_of",
+    "groups",
+    "held_by",
     "incidents",
     "rules",
     "span_of",
@@ -29,12 +31,13 @@ __all__ = [
 
 PAGE: Final = 50
 LIVE_S: Final = 30.0
+SHOWN_CHILDREN: Final = 20
 # Spans that a view can look at, with the length of a column of the heat map.
 SPANS: Final = {"15m": (900, 60), "1h": (3600, 60), "6h": (21_600, 300), "24h": (86_400, 900)}
 
 
 class Span(NamedTuple):
-    """A range of time, epoch seconds; `name` is its key in SPANS, or `custom`."""
+    """Hold a range of time, epoch seconds; `name` is its key in SPANS, or `custom`."""
 
     name: str
     start: float
@@ -43,7 +46,7 @@ class Span(NamedTuple):
 
 
 class Gap(NamedTuple):
-    """A time that a feed was not connected; `end` is None while it lasts."""
+    """Hold a time that a feed was not connected; `end` is None while it lasts."""
 
     feed: str
     start: float
@@ -83,8 +86,14 @@ def figures(model: Model, span: Span) -> dict[str, Any]:
         (EVERYTHING, span.start, span.end),
     ).fetchone()
     (incidents,) = db.execute("SELECT COUNT(*) FROM incidents WHERE resolved IS NULL AND lasting").fetchone()
+    shape = db.execute(
+        "SELECT minute / :step * :step AS start, 1.0 * SUM(breaching) / SUM(windows) FROM cells"
+        " WHERE name = :name AND minute >= :start AND minute < :end GROUP BY start ORDER BY start",
+        {"name": EVERYTHING, "start": span.start, "end": span.end, "step": span.step},
+    )
     share = breaching / windows if windows else None
     return {
+        "shape": [[start, round(value, 4)] for start, value in shape],
         "live": live,
         "conversations": heard,
         "watched": known,
@@ -147,8 +156,7 @@ def conversations(model: Model, span: Span, query: dict[str, str], page: int) ->
         where.append("instr(id, ?)")
         filters.append(text)
     if query.get("only") == "breach":
-        where.append("n IN (SELECT n FROM minutes WHERE minute >= ? AND minute < ? AND breaching > 0)")
-        filters += [span.start // MINUTE_S * MINUTE_S, span.end]
+        where.append("breaching > 0")
     order = ORDERS.get(query.get("order", "breach"), ORDERS["breach"])
     condition = " AND ".join(where)
     arguments = [*values, *filters]
@@ -166,9 +174,18 @@ def filters_of(query: dict[str, str]) -> dict[str, str]:
 
 
 def incidents(model: Model, span: Span, query: dict[str, str], page: int) -> tuple[list[dict[str, Any]], int]:
-    """Return a page of the incidents that are open or overlap a span, open ones first, and how many there are."""
+    """Return a page of the incidents that are open or overlap a span, open ones first, and how many there are.
+
+    Incidents that were not sent because of another one are counted in its `held` and listed by `under=ID`. With a
+    filter of theirs they stand for themselves.
+    """
     where = ["(resolved IS NULL AND lasting OR raised < ? AND IFNULL(resolved, raised) >= ?)"]
     values: list[Any] = [span.end, span.start]
+    if parent := query.get("under"):
+        where.append("parent = ?")
+        values.append(parent)
+    elif not query.keys() & {"rule", "conversation"} and not filters_of(query):
+        where.append("(parent IS NULL OR parent NOT IN (SELECT id FROM incidents))")
     if rule := query.get("rule"):
         where.append("rule = ?")
         values.append(rule)
@@ -183,11 +200,35 @@ def incidents(model: Model, span: Span, query: dict[str, str], page: int) -> tup
     condition = " AND ".join(where)
     (total,) = model.db.execute(f"SELECT COUNT(*) FROM incidents WHERE {condition}", values).fetchone()  # noqa: S608
     rows = model.db.execute(
-        f"SELECT * FROM incidents WHERE {condition}"  # noqa: S608 - texts of ours
+        "SELECT *, (SELECT COUNT(*) FROM incidents AS c WHERE c.parent = incidents.id) AS held"  # noqa: S608
+        f" FROM incidents WHERE {condition}"
         " ORDER BY resolved IS NOT NULL OR NOT lasting, raised DESC, id LIMIT ? OFFSET ?",
         [*values, PAGE, page * PAGE],
     )
-    return [_plain(row) | {"delivery": delivery_of(model, row["id"])} for row in rows], total
+    return [_incident(model, row) for row in rows], total
+
+
+def held_by(model: Model, parent: str) -> list[dict[str, Any]]:
+    """Return the newest incidents that were not sent because of another one."""
+    rows = model.db.execute(
+        "SELECT * FROM incidents WHERE parent = ? ORDER BY raised DESC, id LIMIT ?", (parent, SHOWN_CHILDREN)
+    )
+    return [_plain(row) for row in rows]
+
+
+def groups(model: Model) -> list[dict[str, Any]]:
+    """Return the newest window of each group, the worst share first, with its open incident."""
+    open_ = {
+        row["grouped"]: row["id"]
+        for row in model.db.execute(
+            "SELECT id, grouped FROM incidents WHERE grouped IS NOT NULL AND resolved IS NULL AND lasting"
+        )
+    }
+    rows = [dict(row) for row in model.db.execute("SELECT * FROM groups WHERE until >= ?", (model.newest - LIVE_S,))]
+    for row in rows:
+        row["share"] = row["breaching"] / row["conversations"] if row["conversations"] else None
+        row["incident"] = open_.get(orjson.dumps({row["name"]: row["value"]}).decode())
+    return sorted(rows, key=lambda row: (row["incident"] is None, -(row["share"] or 0.0), row["name"], row["value"]))
 
 
 def rules(model: Model) -> list[tuple[str, int]]:
@@ -211,9 +252,20 @@ def conversation(model: Model, id_: str) -> dict[str, Any] | None:
     if row is None:
         return None
     own = model.db.execute("SELECT * FROM incidents WHERE conversation = ? ORDER BY raised, id", (id_,))
-    return _plain(row) | {
-        "incidents": [_plain(incident) | {"delivery": delivery_of(model, incident["id"])} for incident in own]
-    }
+    return _plain(row) | {"incidents": [_incident(model, incident) for incident in own]}
+
+
+def _incident(model: Model, row: sqlite3.Row) -> dict[str, Any]:
+    tracked = model.tracked(row["id"])
+    course = {} if tracked is None else {"peak": tracked.peak}
+    return (
+        _plain(row)
+        | course
+        | {
+            "delivery": delivery_of(model, row["id"]),
+            "points": [] if tracked is None else tracked.points,
+        }
+    )
 
 
 def _plain(row: sqlite3.Row) -> dict[str, Any]:
@@ -247,7 +299,7 @@ def feeds(model: Model, span: Span, receivers: list[dict[str, Any]]) -> dict[str
 
 
 def _attempts(model: Model, span: Span, endpoint: str) -> dict[str, Any]:
-    """Return what became of the attempts at a receiver in a span, and how long callbacks took from their alert."""
+    """Return the results of the attempts at a receiver in a span, and how long callbacks took from their alert."""
     rows = model.db.execute(
         "SELECT action, outcome, attempts.at, alerts.at AS alert_at FROM attempts LEFT JOIN alerts ON alerts.id = alert"
         " WHERE endpoint = ? AND attempts.at >= ? AND attempts.at < ?",

@@ -11,14 +11,14 @@ import zstandard
 
 from connectors.journal.segments import COMPRESSED, number_of, segments
 
-__all__ = ["CHUNK_BYTES", "JournalFollower", "LinesFollower"]
+__all__ = ["CHUNK_BYTES", "JournalFollower", "LinesFollower", "compressed_lines"]
 
 # A piece takes about a millisecond to decode, after which other threads may run.
 CHUNK_BYTES: Final = 64 * 1024
 
 
 class LinesFollower:
-    """Reads a growing file of lines; it need not exist yet, and a renamed one is read to its end first.
+    """Read a growing file of lines; it need not exist yet, and a renamed one is read to its end first.
 
     `start` is the offset of the first line that is wanted.
     """
@@ -75,7 +75,7 @@ class LinesFollower:
 
 
 class JournalFollower:
-    """Reads a journal from one of its segments on, plain or compressed, and goes on with those that follow."""
+    """Read a journal from one of its segments on, plain or compressed, and the segments that follow."""
 
     def __init__(self, directory: Path, first: str = "") -> None:
         self._directory = directory
@@ -131,13 +131,13 @@ class JournalFollower:
         path = following[0]
         self._name = path.name
         if path.suffix == COMPRESSED:
-            self._unpacked = _lines_of(path)
+            self._unpacked = compressed_lines(path)
         else:
             self._lines = LinesFollower(path)
         return True
 
 
-def _lines_of(path: Path) -> Iterator[bytes]:
+def compressed_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a compressed segment, in pieces."""
     rest = b""
     with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:

@@ -1,4 +1,4 @@
-"""How the live page and the report write numbers, times and addresses."""
+"""Write numbers, times and addresses for the live page and the report."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def mos(value: float | None) -> str:
 
 
 def count(value: int | None) -> str:
-    """Return a number with its thousands apart.
+    """Return a number with its thousands separated.
 
     >>> count(1234567).split()
     ['1', '234', '567']
@@ -96,8 +96,22 @@ def count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
+def size(bytes_: int) -> str:
+    """Return a number of bytes as text.
+
+    >>> [size(number) for number in (900, 12_300, 5_000_000_000)]
+    ['900 B', '12.3 kB', '5.0 GB']
+    """
+    value, unit = float(bytes_), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+
+
 def rule_name(rule: str) -> str:
-    """Return a rule for people."""
+    """Return the readable name of a rule."""
     return RULES.get(rule, rule)
 
 
@@ -143,6 +157,7 @@ FILTERS = {
     "ms": milliseconds,
     "mos": mos,
     "count": count,
+    "size": size,
     "rule": rule_name,
     "rule_value": rule_value,
 }

@@ -76,6 +76,11 @@ class StateDir:
         self._append("alerts.jsonl", line | more)
         return alert_id
 
+    def group(self, end: float, group: dict[str, str], *, conversations: int, breaching: int) -> None:
+        """Append a window of a group."""
+        figures = {"conversations": conversations, "breaching": breaching, "frames": 10 * conversations}
+        self._append("groups.jsonl", {"group": group, "start": BEGAN + end - 10, "end": BEGAN + end, **figures})
+
     def attempt(self, at: float, alert_id: str, action: str, outcome: str, number: int = 1) -> None:
         """Append an attempt to deliver a callback to the audit log."""
         self.at = at

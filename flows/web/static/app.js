@@ -1,4 +1,6 @@
 // What every view needs: times in the viewer's zone, updates, the keyboard in heat maps, and forms that submit themselves.
+import { drawSparks } from "./spark.js";
+
 document.documentElement.classList.add("js");
 
 const formats = {
@@ -71,6 +73,7 @@ function movesByKeys(table) {
 function prepare(root) {
   showTimes(root);
   for (const table of root.querySelectorAll("[data-grid]")) movesByKeys(table);
+  drawSparks(root);
   for (const box of root.querySelectorAll("[data-end]")) box.scrollLeft = box.scrollWidth;
   if (!root.querySelector("[data-grid] a[tabindex='0']")) root.querySelector("[data-grid] td.cell a")?.setAttribute("tabindex", "0");
 }
@@ -86,9 +89,11 @@ async function refresh() {
     section.hidden = false;
     if (section.dataset.was === fresh.innerHTML) continue;
     section.dataset.was = fresh.innerHTML;
+    const opened = [...section.querySelectorAll("details[open][id]")].map((one) => one.id);
     const focused = section.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
     const boxes = [...section.querySelectorAll(".scroll")].map((box) => [box.scrollLeft, box.scrollWidth - box.clientWidth - box.scrollLeft < 2]);
     section.innerHTML = fresh.innerHTML;
+    for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
     prepare(section);
     section.querySelectorAll(".scroll").forEach((box, i) => { if (boxes[i] && !boxes[i][1]) box.scrollLeft = boxes[i][0]; });
     if (focused) [...section.querySelectorAll("a")].find((a) => a.getAttribute("href") === focused)?.focus();

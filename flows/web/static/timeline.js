@@ -10,7 +10,7 @@ const color = (name) => getComputedStyle(document.documentElement).getPropertyVa
 
 function columns(windows) {
   // A window is drawn at its end. Where some are missing, a null breaks the line: silence is not zero.
-  const out = { x: [], p50: [], p95: [], loss: [], mean: [], mos: [] };
+  const out = { x: [], p50: [], p95: [], loss: [], mean: [], mos: [], genesys: [] };
   const slide = windows.length > 1 ? Math.min(...windows.slice(1).map((w, i) => w.end - windows[i].end).filter((d) => d > 0)) : 5;
   const push = (x, w) => {
     out.x.push(x);
@@ -19,12 +19,19 @@ function columns(windows) {
     out.loss.push(w?.packet_loss ? w.packet_loss.max * 100 : null);
     out.mean.push(w?.packet_loss ? w.packet_loss.mean * 100 : null);
     out.mos.push(w?.mos?.value ?? null);
+    out.genesys.push(w ? genesysMos(w.end) : null);
   };
   windows.forEach((w, i) => {
     if (i && w.end - windows[i - 1].end > slide * 1.5) push(windows[i - 1].end + slide / 2, null);
     push(w.end, w);
   });
   return out;
+}
+
+// Genesys' value is the lowest of a leg: it holds for all the time that the leg was measured, which is the call's.
+function genesysMos(at) {
+  const known = data.media.filter((one) => one.at >= at || one.at >= data.conversation.last - 10).map((one) => one.mos);
+  return known.length ? Math.min(...known) : null;
 }
 
 function hatch(context, left, top, width, height) {
@@ -129,6 +136,33 @@ function lanes(chart) {
   context.restore();
 }
 
+function parties(chart) {
+  const { left, top, width, height } = chart.bbox;
+  const lane = height / data.lanes.length;
+  const context = chart.ctx;
+  context.save();
+  context.font = `${12 * devicePixelRatio}px system-ui, sans-serif`;
+  context.textBaseline = "middle";
+  context.textAlign = "left";
+  data.lanes.forEach((party, i) => {
+    const y = top + i * lane;
+    context.fillStyle = color("--text");
+    context.fillText(party.name, 8 * devicePixelRatio, y + lane / 2, left - 12 * devicePixelRatio);
+    for (const part of party.parts) {
+      const place = clipped(chart, part.start, part.end ?? Math.max(data.conversation.last, part.start));
+      if (!place) continue;
+      context.fillStyle = color(part.state === "hold" ? "--hatch-a" : "--accent-soft");
+      context.strokeStyle = color("--accent");
+      context.lineWidth = devicePixelRatio;
+      context.fillRect(place[0], y + 4, place[1], lane - 8);
+      context.strokeRect(place[0], y + 4, place[1], lane - 8);
+      context.fillStyle = color("--text");
+      if (context.measureText(part.state).width + 12 < place[1]) context.fillText(part.state, place[0] + 6, y + lane / 2);
+    }
+  });
+  context.restore();
+}
+
 const names = {
   LATENCY_THRESHOLD_EXCEEDED: "Latency", PACKET_LOSS_DETECTED: "Packet loss", LOW_MOS: "Low MOS", STREAM_STALLED: "Stalled",
   CALL_FAILED: "Call failed", ONE_WAY_AUDIO: "One-way audio", DEAD_AIR: "Dead air",
@@ -140,7 +174,17 @@ function readout(chart) {
   const place = document.getElementById("readout");
   if (i == null || c.x[i] == null || c.p95[i] === undefined) { place.textContent = "Point at a chart to read its values."; return; }
   const n = (value, digits, unit) => (value == null ? "–" : `${value.toFixed(digits)}${unit}`);
-  place.textContent = `Window to ${moment(c.x[i], "time")} ${zoneName()}: p50 ${n(c.p50[i], 0, " ms")}, p95 ${n(c.p95[i], 0, " ms")}, highest loss ${n(c.loss[i], 2, " %")}, mean ${n(c.mean[i], 2, " %")}, MOS ${n(c.mos[i], 2, "")}`;
+  place.textContent = `Window to ${moment(c.x[i], "time")} ${zoneName()}: p50 ${n(c.p50[i], 0, " ms")}, p95 ${n(c.p95[i], 0, " ms")}, highest loss ${n(c.loss[i], 2, " %")}, mean ${n(c.mean[i], 2, " %")}, MOS ${n(c.mos[i], 2, "")}${c.genesys[i] == null ? "" : `, Genesys ${n(c.genesys[i], 2, "")}`}`;
+}
+
+// A click offers the lines of the journal that a window was made of.
+function offerLines(chart) {
+  const window = data.windows.find((one) => one.end === data.columns.x[chart.cursor.idx]);
+  if (!window) return;
+  const link = document.getElementById("raw");
+  link.href = `/journal?${new URLSearchParams({ id: data.conversation.id, from: window.start, to: window.end })}`;
+  link.textContent = `Journal lines of the window to ${moment(window.end, "time")}`;
+  link.hidden = false;
 }
 
 function options(element, height, series, hooks, y) {
@@ -151,7 +195,7 @@ function options(element, height, series, hooks, y) {
     scales: { x: { time: true, range: () => range }, y },
     tzDate: (at) => (zoneName() === "UTC" ? uPlot.tzDate(new Date(at * 1e3), "Etc/UTC") : new Date(at * 1e3)),
     axes: [
-      { ...axis, space: 70, values: (_, at) => at.map((t, i) => moment(t, at.length > 1 && at[1] - at[0] < 60 ? "time" : "minute")) },
+      { ...axis, space: element.clientWidth < 500 ? 52 : 70, values: (_, at) => at.map((t, i) => moment(t, at.length > 1 && at[1] - at[0] < 60 ? "time" : "minute")) },
       { ...axis, size: 88, space: 24, values: y.hidden ? () => [] : undefined, grid: y.hidden ? { show: false } : axis.grid, ticks: y.hidden ? { show: false } : axis.ticks },
     ],
     series: [{}, ...series],
@@ -175,6 +219,13 @@ function whole() {
 function zoom(next) {
   range = next;
   for (const chart of charts) chart.redraw(true, true), chart.setScale("x", { min: range[0], max: range[1] });
+  // The range is in the address, so that what is seen can be sent to someone.
+  const address = new URL(location.href);
+  const [from, to] = whole()[0] === range[0] && whole()[1] === range[1] ? [null, null] : range;
+  for (const [key, value] of [["from", from], ["to", to], ["incident", null]]) {
+    if (value === null) address.searchParams.delete(key); else address.searchParams.set(key, value.toFixed(1));
+  }
+  history.replaceState(null, "", address);
 }
 
 function draw() {
@@ -189,13 +240,17 @@ function draw() {
     const element = box.querySelector(`[data-chart=${name}]`);
     const chart = new uPlot(options(element, height, series, hooks, y), [c.x, ...values], element);
     chart.over.addEventListener("dblclick", () => zoom(whole()));
+    chart.over.addEventListener("click", () => offerLines(chart));
     charts.push(chart);
   };
   add("latency", narrow ? 170 : 210, [line("--p95"), line("--p50", [6, 4])], [c.p95, c.p50], [limit(ms)], upTo(ms));
   add("loss", narrow ? 140 : 160, [line("--lossc", undefined, { paths: uPlot.paths.bars({ size: [0.7, 24] }), fill: color("--lossc"), points: { show: false } }), line("--meanc", [6, 4])], [c.loss, c.mean], [limit(loss)], upTo(loss));
-  add("mos", narrow ? 130 : 140, [line("--mosc")], [c.mos], [limit(data.mos_below)], { range: () => [1, 5] });
+  const mos = [limit(data.mos_below), limit(data.media.length ? data.genesys_mos_below : null)];
+  add("mos", narrow ? 130 : 140, [line("--mosc"), line("--genesys", [2, 3])], [c.mos, c.genesys], mos, { range: () => [1, 5] });
+  const empty = [{ show: false }], nothing = [c.x.map(() => null)];
+  if (data.lanes.length) add("parties", 64 + 30 * data.lanes.length, empty, nothing, [parties], { range: () => [0, 1], hidden: true });
   const rules = new Set(data.conversation.incidents.map((i) => i.rule)).size;
-  add("lanes", 64 + 30 * (rules + 1), [{ show: false }], [c.x.map(() => null)], [lanes], { range: () => [0, 1], hidden: true });
+  add("lanes", 64 + 30 * (rules + 1), empty, nothing, [lanes], { range: () => [0, 1], hidden: true });
 }
 
 function asked() {
@@ -210,6 +265,7 @@ async function load() {
   if (!answer.ok) return;
   const zoomed = range && data && (range[0] !== whole()[0] || range[1] !== whole()[1]);
   data = await answer.json();
+  box.querySelector("[data-chart=parties]").parentElement.hidden = !data.lanes.length;
   data.columns = columns(data.windows);
   if (!zoomed) {
     range = whole();

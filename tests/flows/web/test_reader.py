@@ -147,6 +147,50 @@ def test_a_group_incident_names_its_group(tmp_path: Path) -> None:
     assert (row["grouped"], row["conversations"], row["breaching"]) == ({"queue": "support"}, 14, 7)
 
 
+def test_incidents_that_were_not_sent_are_folded_under_their_cause(tmp_path: Path) -> None:
+    """Under a group incident, or under the storm of their minute; a filter shows them for themselves."""
+    state = StateDir(tmp_path / "state")
+    group = {"alertType": "GROUP_DEGRADED", "group": {"queue": "support"}, "conversations": 14, "breaching": 7}
+    state.alert(5, None, "raised", 1, **group)
+    for number in (2, 3):
+        state.alert(6, f"c{number}", "raised", number, inhibitedBy="incident-1", labels={"queue": "support"})
+    state.alert(-70, "early", "raised", 4, inhibitedBy="rate")
+    state.alert(10, "capped", "raised", 5, inhibitedBy="rate")
+    state.alert(40, None, "raised", 6, alertType="ALERT_STORM", metricValue=1.0)
+    model = reader_of(state).model
+    rows, total = queries.incidents(model, HOUR, {}, 0)
+    assert total == 3
+    assert {row["id"]: row["held"] for row in rows} == {"incident-1": 2, "incident-4": 0, "incident-6": 1}
+    assert [row["conversation"] for row in queries.held_by(model, "incident-1")] == ["c2", "c3"]
+    assert queries.incidents(model, HOUR, {"under": "incident-1"}, 0)[1] == 2
+    assert queries.incidents(model, HOUR, {"rule": "LATENCY_THRESHOLD_EXCEEDED"}, 0)[1] == 4
+    assert queries.incidents(model, HOUR, {"l.queue": "support"}, 0)[1] == 2
+
+
+def test_groups_are_shown_by_their_newest_window(tmp_path: Path) -> None:
+    """Those with an open incident come first, with their share; one that is silent for long goes."""
+    state = StateDir(tmp_path / "state")
+    state.window(0, "a")
+    for end, value, breaching in ((-60.0, "gone", 4), (5.0, "sales", 3), (5.0, "support", 0), (10.0, "support", 1)):
+        state.group(end, {"queue": value}, conversations=4, breaching=breaching)
+    state.alert(10, None, "raised", 1, alertType="GROUP_DEGRADED", group={"queue": "support"})
+    found = queries.groups(reader_of(state).model)
+    assert [(one["value"], one["share"], one["incident"]) for one in found] == [
+        ("support", 0.25, "incident-1"),
+        ("sales", 0.75, None),
+    ]
+
+
+def test_the_heat_map_compares_with_the_time_before(tmp_path: Path) -> None:
+    """A row has the share of the same length of time before, and pages are ranked by minutes in breach."""
+    state = StateDir(tmp_path / "state")
+    for start, p95 in ((-3000.0, 300.0), (-2990.0, 50.0), (0.0, 50.0)):
+        state.window(start, "a", p95=p95, queue="sales")
+    state.window(0, "b", p95=300.0, queue="support")
+    map_ = heat_map(reader_of(state).model, HOUR, "queue", "breach", 0)
+    assert [(row.value, row.minutes, row.before) for row in map_.rows] == [("support", 1, None), ("sales", 0, 0.5)]
+
+
 def test_a_file_that_a_resumed_run_cut_is_read_again(tmp_path: Path) -> None:
     """What was written twice is counted once."""
     state = StateDir(tmp_path / "state")
