@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from connectors.state.audit import AuditEntry
     from flows.analytics.alerts import Alert
 
-__all__ = ["COUNTS_STEP", "SHARDS", "SHARDS_STEP", "CountsSink", "Outputs", "build"]
+__all__ = ["ALL", "COUNTS_STEP", "SHARDS", "SHARDS_STEP", "CountsSink", "Outputs", "build", "build_outputs"]
 
 # Few, for each block costs each shard the same, however little is in it. The names are such that Bytewax, which routes
 # by their hash, gives two, three and four workers as equal shares as there can be. They are in every recovery store.
@@ -91,6 +91,18 @@ def build(
     of_a_block = op.merge("together", decoded.trues, op.map("for_all", results, lambda part: (ALL, part[1])))
     merged = op.stateful_batch("in_order", of_a_block, lambda state: _MergeLogic(state, instruments))
     _connect(merged, outputs, notify)
+    return dataflow
+
+
+def build_outputs(
+    source: Source[tuple[str, BlockResult]],
+    outputs: Outputs,
+    *,
+    notify: Callable[[Alert], list[Callback]] | None = None,
+) -> Dataflow:
+    """The dataflow from a source of results, which are under the key `ALL`, to the outputs."""
+    dataflow = Dataflow(FLOW_ID)
+    _connect(op.input("results", dataflow, source), outputs, notify)
     return dataflow
 
 

@@ -33,7 +33,21 @@ from connectors.format.words import (
     short_value,
 )
 
-__all__ = ["Layout", "Lines", "Rows", "learn", "read", "together"]
+__all__ = [
+    "FEW_LINES",
+    "Field",
+    "Layout",
+    "Lines",
+    "QuickWalk",
+    "Rows",
+    "Walk",
+    "followed",
+    "learn",
+    "lines_at",
+    "newlines",
+    "read",
+    "together",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -180,24 +194,30 @@ def read(data: bytes, layout: Layout) -> tuple[Rows, Lines] | None:
 
     A last line without its newline is one of the others.
     """
-    end = _newlines(data)
+    end = newlines(data)
     if not len(end):
         return None
     begin = np.concatenate([[0], end + 1])
     left = np.arange(len(end))
     rows: Rows | None = None
-    for kind in (_QuickWalk, _Walk):
+    for kind in (QuickWalk, Walk):
         if rows is not None and len(left) <= FEW_LINES:
             break
-        found = _followed(kind(data, layout, begin[left]), end[left])
+        found = followed(kind(data, layout, begin[left]), end[left])
         line = left[found.line]
         rows = found._replace(line=line) if rows is None else together(rows, found._replace(line=line))
         left = np.delete(left, found.line)
     if rows is None or 4 * len(rows.line) < 3 * len(end):
         return None
+    return rows, lines_at(data, end, left)
+
+
+def lines_at(data: bytes, end: Ints, left: Ints) -> Lines:
+    """Return the lines of a block that are left, by their index, and with them a last one without its newline."""
+    begin = np.concatenate([[0], end + 1])
     others = left if begin[-1] == len(data) else np.append(left, len(end))
     spans = zip(begin[others].tolist(), np.append(end, len(data))[others].tolist(), strict=True)
-    return rows, Lines([data[start:stop] for start, stop in spans], others)
+    return Lines([data[start:stop] for start, stop in spans], others)
 
 
 def together(some: Rows, more: Rows) -> Rows:
@@ -217,8 +237,8 @@ def together(some: Rows, more: Rows) -> Rows:
     )
 
 
-def _followed(walk: _Walk, end: Ints) -> Rows:
-    """The lines that agree, in terms of the walk."""
+def followed(walk: Walk, end: Ints) -> Rows:
+    """Return the lines that agree, in terms of the walk."""
     line = np.flatnonzero(walk.agree & (walk.place == end))
     unknown = np.full(len(line), np.nan)
     received_at, timestamp, packet_loss = (
@@ -229,8 +249,8 @@ def _followed(walk: _Walk, end: Ints) -> Rows:
     return Rows(line, received_at, received_at, timestamp, packet_loss, walk.ended.take(line), ids)
 
 
-def _newlines(data: bytes) -> Ints:
-    """Where the newlines are; the search goes by eight bytes, few of which hold one, and then by one."""
+def newlines(data: bytes) -> Ints:
+    """Return where the newlines are; the search goes by eight bytes, few of which hold one, and then by one."""
     is_newline = np.frombuffer(data, np.uint8) == NEWLINE
     whole = len(data) // 8 * 8
     words = is_newline[:whole].view(np.uint64)
@@ -242,7 +262,7 @@ def _newlines(data: bytes) -> Ints:
     return np.concatenate([places, whole + np.flatnonzero(is_newline[whole:])])
 
 
-class _Walk:
+class Walk:
     """All lines of a block, followed through the layout together, field by field.
 
     `agree` tells which lines have agreed so far, `place` where each has got to. `numbers` are the values of number
@@ -270,7 +290,7 @@ class _Walk:
         # One copy of many bytes costs as much as one of eight: all that is looked at here is fetched at once.
         record = np.dtype(f"V{len(expected) + width}")
         records = np.ndarray((len(self._padded) - 8 - record.itemsize,), record, self._padded, 8 - ahead, (1,))
-        words = records[self.place].view(np.uint64).reshape(len(self.place), -1)
+        words = records[self.place].view(np.uint64).reshape(len(self.place), record.itemsize // 8)
         for index, word in enumerate(np.frombuffer(expected, np.uint64)):
             found = words[:, index] & ~FIRST_BYTES[ahead] if index == 0 else words[:, index]
             self.agree &= found == word
@@ -296,7 +316,7 @@ class _Walk:
         self.place = self.place + length
 
 
-class _QuickWalk(_Walk):
+class QuickWalk(Walk):
     """The same for lines that are like the sample, which most are: its event, and numbers and an id as long.
 
     The end of an id is then proved by the run behind it.

@@ -20,6 +20,17 @@ from connectors.format.bulk import Lines, Rows, learn, read, together
 from connectors.format.ids import Ids
 from connectors.format.limits import MAX_TEXT_CHARACTERS
 from connectors.format.lines import split_at_clocks
+from connectors.format.narrow import (
+    NOT_BEGUN,
+    AllFrames,
+    Narrowed,
+    all_frames,
+    can_narrow,
+    check_claims,
+    part_of,
+    read_share,
+)
+from connectors.format.owners import ALL, Share
 from connectors.format.privacy import can_be_private, fingerprint
 from connectors.format.records import (
     CLOCK,
@@ -74,6 +85,8 @@ class Decoded(NamedTuple):
     `ids`: the conversations that they are frames of.
     `events` int64: the rows that were read from notifications, in order; as a rule there are none.
     `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
+    `row` int64: the frame's place among all frames of the block. In a block that was decoded for a share, the rows are
+    those of its conversations only, and times are still those of the whole block.
 
     Times hold only if no `clock` record follows other records in it: see `decode_pieces`.
     """
@@ -88,6 +101,7 @@ class Decoded(NamedTuple):
     rejected: list[Rejected]
     time: float
     torn: int
+    row: NDArray[np.int64]
 
 
 _NO_EVENTS: Final = np.empty(0, np.int64)
@@ -141,13 +155,20 @@ def ended_conversations(messages: Sequence[bytes]) -> tuple[list[str], dict[int,
     return ended, invalid
 
 
-def decode_block(data: bytes) -> Decoded:
-    """Decode a block of complete lines; a last line without its newline may be torn, and then only counts as such."""
-    bulk = _in_bulk(data)
-    lines = _all_lines(data) if bulk is None else bulk[1]
+def decode_block(data: bytes, share: Share = ALL, *, narrow: bool = True) -> Decoded:
+    """Decode a block of complete lines; a last line without its newline may be torn, and then only counts as such.
+
+    Return the part of a share: its conversations, and what concerns no conversation; invalid, ignored and rejected
+    lines are of the first share. With `narrow`, lines of other shares are read no further than necessary. Raises
+    MisleadingLineError if that is not enough, in one share at least.
+    """
+    bulk = _in_bulk(data, share if narrow else ALL)
+    lines = _all_lines(data) if bulk is None else bulk.others
     rows, controls, signals, unread, events = _line_by_line(lines)
     if bulk is not None:
-        rows = together(bulk[0], rows)
+        signalled = [(int(lines.number[index]), control) for index, _, control in signals]
+        check_claims(bulk.claimed, rows, signalled, share)
+        rows = together(bulk.rows, rows)
     rejected: list[Rejected] = []
     torn = 0
     for index, reason in unread.items():
@@ -159,9 +180,12 @@ def decode_block(data: bytes) -> Decoded:
     placed.sort(key=lambda item: item[:2])
     number = lines.number[np.array([index for index, _, _ in placed], np.int64)]
     is_behind = np.array([behind for _, behind, _ in placed], np.bool_)
-    place = np.searchsorted(rows.line, number) + is_behind
-    decoded = _decoded(rows, [control for _, _, control in placed], place, rejected, torn)
-    return decoded._replace(events=np.searchsorted(rows.line, events)) if len(events) else decoded
+    frames = all_frames(rows, None if bulk is None else bulk.foreign)
+    place = np.searchsorted(frames.line, number) + is_behind
+    decoded = _decoded(rows, frames, [control for _, _, control in placed], place, rejected, torn)
+    if len(events):
+        decoded = decoded._replace(events=np.searchsorted(frames.line, events))
+    return decoded if share.count == 1 else part_of(decoded, share)
 
 
 def _rejected(line: int, reason: str, data: bytes) -> Rejected:
@@ -169,12 +193,16 @@ def _rejected(line: int, reason: str, data: bytes) -> Rejected:
     return Rejected(line, reason, text, *fingerprint(data))
 
 
-def decode_pieces(data: bytes, decode: Callable[[bytes], Decoded] = decode_block) -> list[tuple[int, Decoded]]:
+def decode_pieces(
+    data: bytes,
+    decode: Callable[[bytes], Decoded] = decode_block,
+    decode_piece: Callable[[bytes], Decoded] = decode_block,
+) -> list[tuple[int, Decoded]]:
     """Decode a block, cut where clock records step the time: each piece, with the number of lines before it."""
     decoded = decode(data)
     if all(control.kind != CLOCK for control in decoded.controls):
         return [(0, decoded)]
-    return [(lines, decode_block(piece)) for lines, piece in split_at_clocks(data)]
+    return [(lines, decode_piece(piece)) for lines, piece in split_at_clocks(data)]
 
 
 def _all_lines(data: bytes) -> Lines:
@@ -184,7 +212,7 @@ def _all_lines(data: bytes) -> Lines:
     return Lines(text, np.arange(len(text)))
 
 
-def _in_bulk(data: bytes) -> tuple[Rows, Lines] | None:
+def _in_bulk(data: bytes, share: Share) -> Narrowed | None:
     """The frames of a large block of one layout, and what other lines are in it; None if there is no such layout."""
     if len(data) < BULK_BYTES:
         return None
@@ -192,7 +220,10 @@ def _in_bulk(data: bytes) -> tuple[Rows, Lines] | None:
     for line in data[middle : middle + SAMPLE_BYTES].split(b"\n"):
         layout = learn(line)
         if layout is not None:
-            return read(data, layout)
+            if share.count > 1 and can_narrow(layout):
+                return read_share(data, layout, share)
+            found = read(data, layout)
+            return None if found is None else Narrowed(*found, NOT_BEGUN, NOT_BEGUN)
     return None
 
 
@@ -306,13 +337,14 @@ def _rows(
     )
 
 
-def _decoded(rows: Rows, controls: list[Control], place: Ints, rejected: list[Rejected], torn: int) -> Decoded:
-    placed = np.where(np.isnan(rows.received_at), rows.timestamp, rows.received_at)
+def _decoded(
+    rows: Rows, frames: AllFrames, controls: list[Control], place: Ints, rejected: list[Rejected], torn: int
+) -> Decoded:
     written = np.array([control.time for control in controls])
-    arrival, times, time = _running_time(placed, place, written)
+    arrival, times, time = _running_time(frames.time, place, written)
     timed = zip(place.tolist(), times.tolist(), controls, strict=True)
     return Decoded(
-        arrival=arrival,
+        arrival=arrival if len(arrival) == len(rows.line) else arrival.take(frames.row),
         latency_us=np.rint((rows.arrived_at - rows.timestamp) * 1e6) + 0.0,  # -0 of a tiny negative one becomes 0
         packet_loss=rows.packet_loss,
         ended=rows.ended,
@@ -322,6 +354,7 @@ def _decoded(rows: Rows, controls: list[Control], place: Ints, rejected: list[Re
         rejected=rejected,
         time=time,
         torn=torn,
+        row=frames.row,
     )
 
 

@@ -27,7 +27,7 @@ from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.threads import Periodic
 from connectors.state.files import StateLock, logged_failures
 
-__all__ = ["Feed", "JournalSource", "RecordingSource"]
+__all__ = ["Feed", "JournalSource", "RecordingSource", "StoppedAt"]
 
 LIVE_BLOCK_BYTES: Final = 1 << 20
 BEHIND_BYTES: Final = LIVE_BLOCK_BYTES // 4
@@ -262,7 +262,7 @@ class _RecordedPartition(StatefulSourcePartition[Block, ReplayState]):
         if self._file > len(self._recording.paths):
             raise StopIteration
         if self._stop.is_set():
-            self._source.stopped_at = self._place()
+            self._source.stopped_at = self.place()
             raise StopIteration
         with logged_failures("recording_source_failed"):
             try:
@@ -272,7 +272,8 @@ class _RecordedPartition(StatefulSourcePartition[Block, ReplayState]):
         # Bytewax would print the traceback of any other exception, and there is nothing to debug.
         raise AbortExecution
 
-    def _place(self) -> StoppedAt:
+    def place(self) -> StoppedAt:
+        """Return the end of what has been read."""
         path = self._recording.paths[min(self._file, len(self._recording.paths) - 1)]
         return StoppedAt(path, self._lines, line_time(self._last[self._last.rfind(b"\n", 0, -1) + 1 :]))
 

@@ -30,6 +30,9 @@ def replay(
     ] = None,
     speed: Annotated[str, typer.Option(metavar="max|N", help="As fast as it goes, or N times the real pace.")] = "max",
     deliver: Annotated[bool, typer.Option("--deliver", help="Also send the callbacks.")] = False,
+    processes: Annotated[
+        int, typer.Option(min=1, max=64, metavar="N", help="Divide the conversations among N processes; same results.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Replay recordings through the same flow, without a network, into DIR."""
@@ -40,7 +43,14 @@ def replay(
     pace = _speed(speed)
     settings = None if config is None else read_settings(config)
     replayed = replay_files(
-        files, out, settings=settings, environ=os.environ, speed=pace, deliver=deliver, stop=shutdown.requested
+        files,
+        out,
+        settings=settings,
+        environ=os.environ,
+        speed=pace,
+        deliver=deliver,
+        processes=processes,
+        stop=shutdown.requested,
     )
     (print_replay_json if as_json else print_replay)(replayed)
     if replayed.refusal is not None:

@@ -9,8 +9,8 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,11 +25,12 @@ from connectors.state.files import LOCK_NAME, make_private_dir, open_private, st
 from connectors.state.sinks import AuditSink, JsonLinesSink
 from flows.analytics.merge import Counts
 from flows.analytics.precedence import Overrides
-from flows.dataflow import CountsSink, Outputs, build
+from flows.dataflow import CountsSink, Outputs, build, build_outputs
 
 if TYPE_CHECKING:
     from connectors.callbacks.outbox import State
     from flows.commands.deliver import ReplayDelivery
+    from flows.commands.replay_team import ReplayTeam
     from flows.settings.models import Settings
 
 __all__ = ["Replayed", "keep_freed_memory", "overrides_of", "place_text", "replay"]
@@ -61,31 +62,39 @@ def replay(
     environ: Mapping[str, str],
     speed: float | None,
     deliver: bool,
+    processes: int = 1,
     stop: threading.Event,
 ) -> Replayed:
     """Replay files, or those in a directory, into files of windows, groups, alerts and rejected lines in `out`.
 
     While it runs, and after it was stopped early or failed, the file `PARTIAL` in `out` says so. `settings` takes
-    precedence over what is recorded. `deliver` also sends the callbacks, from an outbox in `out`, and waits until they
-    are delivered or dead, or for `stop`. Raises RecordingError, StateError, ConfigurationError for a bad callback
+    precedence over what is recorded. `processes` divide the conversations among them. `deliver` also sends the
+    callbacks, from an outbox in `out`, and waits until they are delivered or dead, or for `stop`. Raises
+    RecordingError, StateError, VoicewatchError if a process dies, ConfigurationError for a bad callback
     secret, and UsageError if `out` is the state directory of a run, or a result would replace a recording.
     """
+    if processes > 1 and speed is not None:
+        raise UsageError("--speed: several processes replay as fast as they can; leave it out, or --processes")
     recording = Recording(_files(paths))
     _begin(recording.paths, out)
     totals = CountsSink()
-    source = RecordingSource(recording, speed=speed, stop=stop)
     keep_freed_memory()
-    with _delivering(out, settings, environ) if deliver else nullcontext() as delivery:
+    started = time.monotonic()
+    with (
+        _reading(recording, settings, speed, processes, stop) as source,
+        _delivering(out, settings, environ) if deliver else nullcontext() as delivery,
+    ):
         outputs = Outputs(
             **{name: JsonLinesSink(_result(out, name)) for name in RESULTS},
             counts=totals,
             **({} if delivery is None else {"callbacks": delivery.sink, "audit": _audit_sink(out)}),
         )
-        started = time.monotonic()
         notify = None if delivery is None else delivery.notifier.callbacks
-        cli_main(  # type: ignore[no-untyped-call]
-            build(source, outputs, overrides=overrides_of(settings), notify=notify)
-        )
+        if isinstance(source, RecordingSource):
+            flow = build(source, outputs, overrides=overrides_of(settings), notify=notify)
+        else:
+            flow = build_outputs(source, outputs, notify=notify)
+        cli_main(flow)  # type: ignore[no-untyped-call]
         elapsed_s = time.monotonic() - started
         if source.failure is not None:
             raise source.failure
@@ -95,6 +104,24 @@ def replay(
     is_refused = counts.rejected and not counts.frames + counts.invalid + counts.ignored
     refusal = recording.refusal() if is_refused and source.stopped_at is None else None
     return Replayed(counts, elapsed_s, out, callbacks, source.stopped_at, refusal)
+
+
+@contextmanager
+def _reading(
+    recording: Recording, settings: Settings | None, speed: float | None, processes: int, stop: threading.Event
+) -> Iterator[RecordingSource | ReplayTeam]:
+    """Provide the source of a replay: blocks of the recording, or reports of processes, which end with the block."""
+    if processes == 1:
+        yield RecordingSource(recording, speed=speed, stop=stop)
+        return
+    from flows.commands.replay_team import ReplayTeam
+
+    team = ReplayTeam(recording, processes, overrides_of(settings), stop=stop)
+    try:
+        team.start()  # before delivery starts threads
+        yield team
+    finally:
+        team.close()
 
 
 def _begin(paths: Sequence[Path], out: Path) -> None:

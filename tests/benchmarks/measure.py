@@ -87,7 +87,7 @@ def environ(more: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), **(more or {})}
 
 
-def spent(*commands: Sequence[str], env: Mapping[str, str] | None = None) -> Cost:
+def spent(*commands: Sequence[str], env: Mapping[str, str] | None = None, ahead_s: float = AHEAD_S) -> Cost:
     """Run commands side by side to their end; the sum of their processor time, the largest of their memory.
 
     The first is a moment ahead: a Bytewax process that finds no other to talk to tries again after a whole second.
@@ -101,7 +101,7 @@ def spent(*commands: Sequence[str], env: Mapping[str, str] | None = None) -> Cos
         children = []
         for command in commands:
             children.append(subprocess.Popen(command, env=environ(env), stdout=output, stderr=output, cwd=ROOT))
-            time.sleep(AHEAD_S if len(children) < len(commands) else 0)
+            time.sleep(ahead_s if len(children) < len(commands) else 0)
         cpu_s = peak_mib = 0.0
         codes = []
         for child in children:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from connectors.format.owners import Share
 from tests.benchmarks import live
 from tests.benchmarks.agreement import disagreement
 from tests.benchmarks.baselines import LATENCY_MS, OPTIONAL, SLOW, WINDOWED
@@ -135,6 +136,31 @@ def cluster(scale: Scale) -> Iterator[Measured]:
     yield measured(Ratio(f"two processes / one, {scale.many:,} frames", "two", "one", 1.6), costs)
 
 
+def processes(scale: Scale) -> Iterator[Measured]:
+    """Two processes of a replay against their ceiling: two replays of half of the conversations, side by side."""
+    whole = recording(scale.many, 1000)
+    parts = [half(whole, index) for index in range(2)]
+
+    def divided() -> Cost:
+        cost = voicewatch("replay", whole, "--out", fresh(OUT / "divided"), "--processes", 2)
+        for name in ("windows.jsonl", "alerts.jsonl"):
+            if (OUT / "replay" / name).read_bytes() != (OUT / "divided" / name).read_bytes():
+                raise RuntimeError(f"two processes write another {name} than one")
+        return cost
+
+    def independent() -> Cost:
+        command = python("-c", "from flows.cli import main; main()", "replay")
+        return spent(*([*command, str(part), "--out", str(fresh(OUT / part.stem))] for part in parts), ahead_s=0)
+
+    replay(whole)
+    runs = [Run("divided", scale.many, divided), Run("independent", scale.many, independent)]
+    runs.append(Run("alone", scale.many, lambda: replay(whole)))
+    costs = interleaved(runs, scale.rounds)
+    of = f"replay --processes 2, {scale.many:,} frames"
+    yield measured(Ratio(f"{of} / two independent replays of half each", "divided", "independent", 0.85), costs)
+    yield measured(Ratio(f"{of} / one process", "divided", "alone", 1.2), costs)
+
+
 def latency(scale: Scale) -> Iterator[Measured]:
     """From a frame at the socket to its callback."""
     for rate in (1000, 10_000):
@@ -192,6 +218,7 @@ ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
     "recovery": recovery,
     "journal": journal,
     "cluster": cluster,
+    "processes": processes,
     "latency": latency,
     "sustained": sustained,
     "idle": idle,
@@ -208,6 +235,22 @@ def recording(frames: int, conversations: int, *, storm: bool = False) -> Path:
         more = ["--storm"] if storm else []
         spent(python("-m", "tests.benchmarks.generate", path, frames, conversations, *more))
     return path
+
+
+def half(path: Path, index: int) -> Path:
+    """The frames of half of the conversations of a recording, made on first use and kept; all other lines."""
+    part = path.with_name(f"{path.stem}-{index}-of-2.jsonl")
+    if not part.exists():
+        share, mine = Share(index, 2), dict[bytes, bool]()
+        with path.open("rb") as lines, part.with_suffix(".new").open("wb") as file:
+            for line in lines:
+                one = line.partition(b'"entity":{"id":"')[2][:36]
+                if one not in mine:
+                    mine[one] = not one or share.owns_text(one.decode())
+                if mine[one]:
+                    file.write(line)
+        part.with_suffix(".new").rename(part)
+    return part
 
 
 def fresh(directory: Path) -> Path:
