@@ -174,16 +174,17 @@ def _export_lines(text: bytes) -> bytes | None:
 
 
 def _lines_of_details(conversations: list[dict[str, Any]]) -> bytes:
-    """Media records at the time of each conversation's end; the last of a conversation ends it."""
+    """Media records at the time of each conversation's end, and behind them one that ends the conversation."""
     timed: list[tuple[float, dict[str, Any]]] = []
     for conversation in conversations:
         ended_at = epoch_seconds(conversation.get("conversationEnd"))
         at = epoch_seconds(conversation.get("conversationStart")) if np.isnan(ended_at) else ended_at
         if np.isnan(at) or not isinstance(id_ := conversation["conversationId"], str):
             continue
-        records = list(media_records(id_, conversation)) or [{"conversationId": id_, "mediaEndpointStats": None}]
-        if not np.isnan(ended_at):
-            records[-1] = {**records[-1], "ended": True}
+        records = list(media_records(id_, conversation))
+        if not np.isnan(ended_at) or not records:
+            end = {"ended": True} if not np.isnan(ended_at) else {}
+            records.append({"conversationId": id_, "mediaEndpointStats": None, **end})
         timed += [(at, {**record, "receivedAt": at}) for record in records]
     timed.sort(key=lambda one: one[0])
     return b"".join(orjson.dumps(record) + b"\n" for _, record in timed)

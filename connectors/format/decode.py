@@ -20,6 +20,7 @@ from connectors.format.bulk import Lines, Rows, learn, read, together
 from connectors.format.ids import Ids
 from connectors.format.limits import MAX_TEXT_CHARACTERS
 from connectors.format.lines import split_at_clocks
+from connectors.format.media import LegMedia
 from connectors.format.narrow import (
     NOT_BEGUN,
     AllFrames,
@@ -34,6 +35,7 @@ from connectors.format.owners import ALL, Share
 from connectors.format.privacy import can_be_private, fingerprint
 from connectors.format.records import (
     CLOCK,
+    MEDIA,
     SIGNAL,
     BareEvent,
     BareFrame,
@@ -296,7 +298,8 @@ def _signals(at: int, message: Signalled) -> list[_Placed]:
     record = message.record
     frame = record.frame if isinstance(record, FrameLine) else record
     is_behind = frame is not None and frame.event != ENDED
-    return [(at, is_behind, Control(0, message.time, SIGNAL, signal)) for signal in message.signals]
+    kinds = ((MEDIA if isinstance(signal, LegMedia) else SIGNAL, signal) for signal in message.signals)
+    return [(at, is_behind, Control(0, message.time, kind, value)) for kind, value in kinds]
 
 
 def _run(rest: Iterator[bytes], decode: Callable[[bytes], Any]) -> list[Any]:

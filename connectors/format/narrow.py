@@ -27,7 +27,7 @@ from connectors.format.bulk import (
 )
 from connectors.format.ids import Ids
 from connectors.format.owners import MisleadingLineError, Share
-from connectors.format.records import IGNORED, SIGNAL, Control
+from connectors.format.records import IGNORED, MEDIA, SIGNAL, Control
 from connectors.format.words import Words
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ def part_of(decoded: Decoded, share: Share) -> Decoded:
     """Return what a share gets of a block; all that has no owner goes to every share."""
     mine = np.flatnonzero(share.owns(decoded.ids))
     is_first = share.index == 0
-    owned = ("watch", SIGNAL)
+    owned = ("watch", SIGNAL, MEDIA)
     counted = ("invalid", IGNORED)
     owner = iter(
         share.owns(Ids.of([one.value.conversation_id or "" for one in decoded.controls if one.kind in owned])).tolist()

@@ -58,14 +58,13 @@ class Heard(NamedTuple):
     """What a message says of its conversation.
 
     `event` is the voice event that it amounts to. `timestamp` (epoch seconds) is the moment that its latency is
-    measured from, NaN without one. `packet_loss` is a ratio 0..1, NaN without one. `leg_id` is the participant or
-    session that it is about. `begins` is false also for messages that follow a conversation's end.
+    measured from, NaN without one. `leg_id` is the participant or session that it is about. `begins` is false also for
+    messages that follow a conversation's end.
     """
 
     event: str
     conversation_id: str
     timestamp: float = np.nan
-    packet_loss: float = np.nan
     leg_id: str | None = None
     begins: bool = True
 
@@ -124,8 +123,8 @@ def is_calls_topic(topic: str) -> bool:
     return _CALLS.fullmatch(topic) is not None
 
 
-def read_notification(record: Mapping[str, Any], received_at: float = np.nan) -> Heard | None:
-    """Return what a message received at `received_at` (epoch seconds) says; None for a kind that is not known here.
+def read_notification(record: Mapping[str, Any]) -> Heard | None:
+    """Return what a message says; None for a kind that is not known here.
 
     Two top-level keys are written by the notifications feed, which removes them from the messages that it receives.
     `"over"` decides whether the conversation ends with this message. `"enrich": true` means that a media record will
@@ -136,7 +135,7 @@ def read_notification(record: Mapping[str, Any], received_at: float = np.nan) ->
     ('conversation.ended', 'c', 1765551750.107)
     """
     if "mediaEndpointStats" in record:
-        return _media(record, received_at)
+        return _media(record)
     notification = _notification(record)
     topic, body = topic_of(record), notification.get("eventBody")
     if not isinstance(body, Mapping):
@@ -345,24 +344,16 @@ def _leg_id(leg: Mapping[str, Any]) -> str | None:
     return leg["id"] if isinstance(leg["id"], str) else None
 
 
-def _media(record: Mapping[str, Any], received_at: float) -> Heard | None:
-    """Read a leg's media after its end: loss is the share of packets discarded, latency the largest one measured."""
+def _media(record: Mapping[str, Any]) -> Heard | None:
+    """Read that there is a leg's media; its figures are the leg's (`connectors.format.media`), not the call's."""
     conversation_id, ended = record.get("conversationId"), record.get("ended") is True
     if not isinstance(conversation_id, str):
         return None
     stats = record["mediaEndpointStats"]
     stats = stats if isinstance(stats, Mapping) else {}
-    latency_ms = number_or_nan(stats.get("maxLatencyMs"))
-    received, discarded = number_or_nan(stats.get("receivedPackets")), number_or_nan(stats.get("discardedPackets", 0))
+    latency_ms, received = number_or_nan(stats.get("maxLatencyMs")), number_or_nan(stats.get("receivedPackets"))
     if not ended and np.isnan(latency_ms) and not received > 0:
         return None
-    loss = min(discarded / received, 1.0) if received > 0 and discarded >= 0 else np.nan
     leg_id = record.get("participantId")
-    return Heard(
-        ENDED if ended else UPDATED,
-        conversation_id,
-        timestamp=received_at - latency_ms / 1000 if latency_ms >= 0 else np.nan,
-        packet_loss=loss,
-        leg_id=leg_id if isinstance(leg_id, str) else None,
-        begins=False,
-    )
+    leg_id = leg_id if isinstance(leg_id, str) else None
+    return Heard(ENDED if ended else UPDATED, conversation_id, leg_id=leg_id, begins=False)

@@ -17,6 +17,7 @@ from connectors.format import limits
 from connectors.format.captures import unwrapped
 from connectors.format.labels import GroupSettings, LabelLimits, Labels, LimitName, within
 from connectors.format.limits import MAX_EPOCH_S, CodecName
+from connectors.format.media import LegMedia, leg_media
 from connectors.format.notifications import (
     Heard,
     is_notification,
@@ -30,6 +31,7 @@ from connectors.format.tables import AlertSettings, DefaultLimits, FeedRules, Fl
 __all__ = [
     "CLOCK",
     "IGNORED",
+    "MEDIA",
     "SIGNAL",
     "AlertSettings",
     "BareEvent",
@@ -60,6 +62,7 @@ __all__ = [
 IGNORED: Final = "ignored"
 CLOCK: Final = "clock"
 SIGNAL: Final = "signal"
+MEDIA: Final = "media"
 CONTROL_KINDS: Final = ("invalid", "tick", "feed", "watch", CLOCK, "settings")
 
 
@@ -138,11 +141,11 @@ class Control(NamedTuple):
 
 
 class Signalled(NamedTuple):
-    """A notification that raises alerts by itself; `record` is what else it says, None if nothing."""
+    """A notification that raises alerts alone, or has a leg's media; `record` is what else it says, None if nothing."""
 
     record: FrameLine | BareFrame | None
     time: float
-    signals: list[Signal]
+    signals: list[Signal | LegMedia]
 
 
 class FeedState(msgspec.Struct, gc=False):
@@ -224,9 +227,9 @@ def parse_line(line: bytes) -> FrameLine | BareFrame | Control | Signalled:
         message = _object(record["frame"], "frame")
         if not is_notification(message):
             return FrameLine(received_at, _as_frame(message), None, arrived_at)
-        heard = read_notification(message, received_at if arrived_at is None else arrived_at)
+        heard = read_notification(message)
         framed = None if heard is None else EventLine(received_at, _frame_of(heard), None, arrived_at)
-        if signals := signals_of(message):
+        if signals := _reported(message):
             return Signalled(framed, received_at, signals)
         return framed or Control(0, received_at, IGNORED, topic_of(message))
     return Control(0, received_at, kinds[0], _control_value(kinds[0], record))
@@ -251,7 +254,7 @@ def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalle
     placed = sent if np.isnan(arrival) else arrival
     if np.isnan(placed):
         return Control(0, -np.inf, IGNORED, topic_of(record))
-    heard, signals = read_notification(record, placed), signals_of(record)
+    heard, signals = read_notification(record), _reported(record)
     bare = None
     if heard is not None:
         frame = _frame_of(heard)
@@ -264,8 +267,13 @@ def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalle
 
 def _frame_of(heard: Heard) -> Frame:
     """A message as a frame; its timestamp is NaN if its latency is unknown."""
-    metrics = None if np.isnan(heard.packet_loss) else Metrics(heard.packet_loss)
-    return Frame(heard.event, Entity(heard.conversation_id), heard.timestamp, metrics)
+    return Frame(heard.event, Entity(heard.conversation_id), heard.timestamp)
+
+
+def _reported(record: dict[str, Any]) -> list[Signal | LegMedia]:
+    """Return the signals of a message, behind the media of the leg that it is about."""
+    media = leg_media(record) if "mediaEndpointStats" in record else None
+    return [*([] if media is None else [media]), *signals_of(record)]
 
 
 def _with_unread_numbers(line: bytes) -> FrameLine | BareFrame | Control | None:

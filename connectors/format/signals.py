@@ -4,6 +4,7 @@
 `CALL_FAILED`      a leg that an error ended: `errorInfo.code`, a disconnect type such as
                    `transport.failure`, or the `errorCode` of an analytics metric
 `LOW_MOS`          the lowest MOS of a leg as Genesys measured it, of a media record
+`LEG_RULES`        the largest latency and the share of discarded packets of a leg, of a media record
 `ONE_WAY_AUDIO`    one channel of a call is silent while the other is not; `DEAD_AIR`: both are
 `PLATFORM_EVENT`   an operational event (AUDIOHOOK-0001 …), or a trunk whose media quality does not match
 =================  =====================================================================================
@@ -16,15 +17,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from connectors.format.media import leg_media
 from connectors.format.notifications import body_of, call_legs, is_calls_topic, topic_of
 from connectors.format.values import number_or_nan
 
-__all__ = ["AUDIO_RULES", "GENESYS_SCALE", "Signal", "signals_of"]
+__all__ = ["AUDIO_RULES", "GENESYS_SCALE", "LEG_RULES", "Signal", "signals_of"]
 
 CALL_FAILED: Final = "CALL_FAILED"
 LOW_MOS: Final = "LOW_MOS"
 PLATFORM_EVENT: Final = "PLATFORM_EVENT"
 AUDIO_RULES: Final = ("ONE_WAY_AUDIO", "DEAD_AIR")
+LEG_RULES: Final = ("LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED")
+"""The rules over the limits of a watch, in their order."""
 GENESYS_SCALE: Final = "genesys-5"
 """The scale of Genesys' MOS: that of G.107 times 5 / 4.5, with 4.89 as its best value."""
 _ERROR_TYPES: Final = frozenset({"error", "transport.failure", "transportfailure"})
@@ -80,23 +84,22 @@ def signals_of(record: Mapping[str, Any]) -> list[Signal]:
 
 
 def _media_signals(record: Mapping[str, Any]) -> Iterator[Signal]:
-    """Read the lowest MOS of a leg; a leg that received no packet has none, whatever Genesys says."""
-    conversation_id, stats = record.get("conversationId"), record.get("mediaEndpointStats")
-    if not isinstance(conversation_id, str) or not isinstance(stats, Mapping):
+    """Read the figures of a leg; a leg that received no packet has none, whatever Genesys says."""
+    leg = leg_media(record)
+    if leg is None:
         return
-    mos, received = number_or_nan(stats.get("minMos")), number_or_nan(stats.get("receivedPackets"))
-    if mos != mos or received == 0:
-        return
-    leg_id, session = _text(record.get("participantId")), _text(record.get("sessionId"))
+    stats = record["mediaEndpointStats"]
     names = ("minRFactor", "maxLatencyMs", "receivedPackets", "discardedPackets")
     numbers = {name: number for name in names if (number := number_or_nan(stats.get(name))) == number}
-    codecs = stats.get("codecs")
-    evidence: dict[str, Any] = {"scale": GENESYS_SCALE, "sessionId": session, **numbers}
-    evidence["codecs"] = [text for text in map(_text, codecs if isinstance(codecs, list) else []) if text]
-    for name in ("direction", "purpose"):
-        if text := _text(record.get(name)):
-            evidence[name] = text
-    yield Signal(LOW_MOS, conversation_id, session or leg_id or "", mos, leg_id, evidence, {})
+    told = {name: text for name, text in (("direction", leg.direction), ("purpose", leg.purpose)) if text}
+    evidence: dict[str, Any] = {"sessionId": leg.session_id, **numbers, "codecs": list(leg.codecs), **told}
+    key = leg.session_id or leg.leg_id or ""
+    if leg.genesys_mos is not None:
+        scaled = {"scale": GENESYS_SCALE, **evidence}
+        yield Signal(LOW_MOS, leg.conversation_id, key, leg.genesys_mos, leg.leg_id, scaled, {})
+    for rule, value in zip(LEG_RULES, (leg.latency_ms, leg.packet_loss), strict=True):
+        if value is not None:
+            yield Signal(rule, leg.conversation_id, key, value, leg.leg_id, evidence, {})
 
 
 def _audio_signals(record: Mapping[str, Any]) -> Iterator[Signal]:

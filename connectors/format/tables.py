@@ -70,6 +70,11 @@ class FlowSettings(msgspec.Struct, gc=False):
     groups: GroupSettings = msgspec.field(default_factory=GroupSettings)
     feeds: dict[str, FeedRules] = msgspec.field(default_factory=dict)
 
+    @property
+    def keeps_open(self) -> bool:
+        """Return whether alerts stay open until they are resolved."""
+        return self.alerts.policy == "incident"
+
     def stalled_after_s(self, feed: str | None) -> float | None:
         """Return the limit of STREAM_STALLED for the conversations of a feed, in seconds; None if the rule is off."""
         rules = self.feeds.get(feed) if feed is not None else None

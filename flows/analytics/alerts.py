@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha1
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -130,9 +130,7 @@ def make_alert(place: int, change: Change, window: list[float] | None, labels: L
             "reason": transition.reason,
             "threshold": transition.limit,
             "legId": leg_id,
-            "window": None
-            if window is None
-            else window_object(watch.conversation_id, window, labels.text(int(window[Column.LABELS]))),
+            "window": None if window is None else _window(watch.conversation_id, window, labels),
             "labels": in_force,
             **evidence,
         }
@@ -152,6 +150,11 @@ def make_alert(place: int, change: Change, window: list[float] | None, labels: L
         in_force,
         uuid_text(incident),
     )
+
+
+def _window(conversation_id: str, window: list[float], texts: LabelTexts) -> dict[str, Any]:
+    numbers = int(window[Column.LABELS]), int(window[Column.LEGS])
+    return window_object(conversation_id, window, *map(texts.text, numbers))
 
 
 class LatestWindows:
@@ -191,7 +194,7 @@ class LatestWindows:
         return window if window[Column.END] == window[Column.END] else None
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The numbers of the labels of all windows that are kept."""
-        numbers: NDArray[np.float64] = self._latest.values[:, Column.LABELS]
-        return np.nan_to_num(numbers).astype(np.int64)
+    def texts(self) -> NDArray[np.int64]:
+        """Return the numbers of the labels and legs of all windows that are kept."""
+        numbers: NDArray[np.float64] = self._latest.values[:, [Column.LABELS, Column.LEGS]]
+        return np.nan_to_num(numbers).astype(np.int64).ravel()

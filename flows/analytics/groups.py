@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from connectors.format.records import GroupSettings
 from flows.analytics.histograms import NO_HISTOGRAM, Histogram, middle_us
 from flows.analytics.label_texts import LabelTexts
-from flows.analytics.rules import Rule
+from flows.analytics.rules import Rule, Transition
 from flows.analytics.stalls import Stalls
 from flows.analytics.voice_quality import CODECS, MODELS
 from flows.analytics.windows import Column, Summaries
@@ -79,6 +79,11 @@ class GroupTracker:
         self.breaches = Breaches()
         self._closed: list[tuple[Summaries, Histogram, tuple[str, ...]]] = []
         self._changes: list[tuple[float, int, int]] = []
+
+    def breached(self, transition: Transition) -> None:
+        """Take a leg's media above a limit as a frame above it."""
+        if self.by and transition.state == "raised":
+            self.breaches.add(np.array([transition.arrival]), np.array([transition.slot], np.int32))
 
     def closed(self, windows: Summaries, histogram: Histogram | None) -> None:
         """Note windows that have closed."""

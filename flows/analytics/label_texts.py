@@ -1,8 +1,8 @@
-"""The labels of a shard's conversations as JSON texts with numbers, so that columns can refer to them."""
+"""Number the JSON texts of labels, and of the legs of windows, so that columns can refer to them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 from re import compile as pattern
 from typing import Any, Final
@@ -32,8 +32,8 @@ class LabelTexts:
         self._free: list[int] = []
         self._sweep_at = _SWEEP_AT
 
-    def number(self, labels: Mapping[str, str]) -> int:
-        """Return the number of these labels, whose names are sorted."""
+    def number(self, labels: Mapping[str, str] | Sequence[Mapping[str, Any]]) -> int:
+        """Return the number of these labels, whose names are sorted, or of the legs of a window."""
         text = orjson.dumps(labels)
         number = self._numbers.get(text)
         if number is None:
@@ -51,13 +51,18 @@ class LabelTexts:
     def words(self, numbers: NDArray[np.int64]) -> tuple[Words, dict[bytes, bytes]]:
         """Return the texts of some rows as words, and by its digest each text that is too long for that."""
         distinct, place = np.unique(numbers, return_inverse=True)
-        texts = [self.text(number) for number in distinct.tolist()]
         long: dict[bytes, bytes] = {}
-        for at, text in enumerate(texts):
-            if len(text) > _MAX_TEXT_BYTES:
-                texts[at] = b"\xfe" + blake2b(text, digest_size=16).hexdigest().encode()
-                long[texts[at]] = text
+        texts = [self.short(number, long) for number in distinct.tolist()]
         return words_of(texts).take(place, 0), long
+
+    def short(self, number: int, long: dict[bytes, bytes]) -> bytes:
+        """Return the JSON text of a number, or its digest if it is too long for a row; then add it to `long`."""
+        text = self.text(number)
+        if len(text) <= _MAX_TEXT_BYTES:
+            return text
+        digest = b"\xfe" + blake2b(text, digest_size=16).hexdigest().encode()
+        long[digest] = text
+        return digest
 
     @property
     def is_due(self) -> bool:

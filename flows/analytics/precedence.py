@@ -20,7 +20,7 @@ import msgspec
 
 from connectors.format.labels import joined_labels
 from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD
-from connectors.format.records import FlowSettings, LabelLimits, WatchSettings
+from connectors.format.records import DefaultLimits, FlowSettings, LabelLimits, WatchSettings
 from flows.analytics.watch_table import Watch
 
 __all__ = ["Overrides", "Precedence", "flow_settings"]
@@ -91,6 +91,19 @@ class Precedence:
                 own[at], default[at] = (None, value) if is_default else (value, default[at])
         labels = self._labels(watch, settings.labels)
         return self.resolved(watch._replace(own=(own[0], own[1]), default=(default[0], default[1]), labels=labels))
+
+    def watch_by_default(self, conversation_id: str, defaults: DefaultLimits) -> Watch:
+        """Return the watch of a conversation that has no `watch` record."""
+        settings = WatchSettings(
+            conversation_id,
+            self._overrides.watches.get(conversation_id, {}).get("leg_id"),
+            defaults.max_latency_ms,
+            defaults.packet_loss_threshold,
+            defaults.qa_callback_url,
+            labels=defaults.labels,
+            default_limits=("max_latency_ms", "packet_loss_threshold"),
+        )
+        return self.watch(settings, None)
 
     @property
     def _is_plain(self) -> bool:

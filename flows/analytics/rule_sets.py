@@ -15,9 +15,9 @@ from connectors.format.decode import Decoded
 from flows.analytics.alerts import Alert
 from flows.analytics.merge import Merger, block_stats
 from flows.analytics.precedence import Overrides
-from flows.analytics.shard import NO_WINDOW_LINES, Shard
+from flows.analytics.shard import Shard
 from flows.analytics.shards import split_pieces
-from flows.analytics.window_lines import WindowLines
+from flows.analytics.window_lines import NO_WINDOW_LINES, WindowLines
 from flows.analytics.windows import Summaries
 
 __all__ = ["FLAP_S", "Change", "Figures", "Incident", "RuleSets", "changes", "figures", "incidents_of"]

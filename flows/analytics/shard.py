@@ -6,17 +6,19 @@ went on) is kept out of the state: what happens to a frame depends on the record
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.format.ids import Ids, alike
-from connectors.format.records import CLOCK, SIGNAL, Control, FlowSettings, WatchSettings
+from connectors.format.ids import alike
+from connectors.format.records import CLOCK, MEDIA, SIGNAL, Control, FlowSettings, WatchSettings
+from connectors.format.signals import LEG_RULES
 from flows.analytics.alerts import Change, LatestWindows
 from flows.analytics.block_results import Done, Kept, ShardResult, span_of
 from flows.analytics.groups import GroupTracker
+from flows.analytics.legs import Legs
 from flows.analytics.precedence import Overrides, Precedence, flow_settings
 from flows.analytics.rules import RULES, Rule, RuleId, Transition, Values, evaluate_windows
 from flows.analytics.shards import ShardBlock, last_frames, split_at_controls, split_by_day
@@ -26,12 +28,10 @@ from flows.analytics.slots import NO_SLOT
 from flows.analytics.snapshots import VERSION, check_shard, converted
 from flows.analytics.stalls import Arrivals, Stalls, limit_of, limits_of, waited
 from flows.analytics.watch_table import Watch, WatchTable
-from flows.analytics.window_lines import WindowLines, window_lines
+from flows.analytics.window_lines import WindowLines, closed_lines
 from flows.analytics.windows import Column, Frames, Summaries, by_end, open_windows
 
-__all__ = ["NO_WINDOW_LINES", "Shard"]
-
-NO_WINDOW_LINES: Final = WindowLines(np.empty(0), Ids.of([]), np.empty((0, 1), np.uint64), {})
+__all__ = ["Shard"]
 
 
 class Shard:
@@ -49,6 +49,7 @@ class Shard:
         self._stalls = Stalls(columns)
         self._latest_windows = LatestWindows(columns)
         self._signals = Signals()
+        self._legs = Legs()
         # Whether a frame has come in this watch, and in any watch of this slot, the first of which counts it.
         self._has_frame = columns.add("has_frame", np.bool_, initial=False)
         self._is_counted = columns.add("is_counted", np.bool_, initial=False)
@@ -93,23 +94,25 @@ class Shard:
         if len(ending.slot):
             self._latest_windows.keep(ending, self._now)
         oldest, texts = self._windows.oldest(self._now), self._watch_table.label_texts
+        self._legs.forget_before(oldest)
         groups = self._groups.parts(self._rules, self._stalls, texts, oldest)
         self._watch_table.release(self._now, self._forget)
         if texts.is_due:
-            self._watch_table.sweep_labels(self._latest_windows.labels, self._closed_early.values[:, Column.LABELS])
+            early = self._closed_early.values[:, [Column.LABELS, Column.LEGS]]
+            self._watch_table.sweep_labels(self._latest_windows.texts, early.ravel())
         done.spans.append(span_of(self._settings, self._now, len(block.row)))
         return ShardResult(windows, alerts, unwatched, conversations, groups, done.spans, block.last)
 
     def _closed(self, windows: Summaries, done: Done) -> None:
+        self._legs.attach(windows, self._watch_table.label_texts)
         done.closed.append(windows)
         self._groups.closed(windows, self._windows.histogram)
 
     def _pass_time(self, now: float, done: Done) -> None:
         """Do what time does up to `now`, before any record of that time: windows end, and streams stall."""
         self._close_windows(now, done)
-        self._add(
-            RuleId.STALLS, self._stalls.pass_time(now, keep_open=self._keeps_open, frozen=self._frozen_slots), done
-        )
+        stalled = self._stalls.pass_time(now, keep_open=self._settings.keeps_open, frozen=self._frozen_slots)
+        self._add(RuleId.STALLS, stalled, done)
 
     def _close_windows(self, now: float, done: Done) -> None:
         """Close the windows that end by then, and apply the rule over windows to them and to those closed early."""
@@ -141,7 +144,9 @@ class Shard:
         if control.kind == "watch":
             self._control_watch(control.value, now, done)
         elif control.kind == SIGNAL:
-            done.changes += self._signals.changes(control, self._watch_table, self._settings.alerts, now)
+            self._signalled(self._signals.changes(control, self._watch_table, self._settings.alerts, now), done)
+        elif control.kind == MEDIA:
+            self._legs.add(self._watch_table.slot_of(control.value.conversation_id), now, control.value)
         elif control.kind == CLOCK:
             step_s = control.time - self._now if self._now > -np.inf else 0.0
             done.spans.append(span_of(self._settings, self._now, control.frames_before, step_s))
@@ -163,6 +168,7 @@ class Shard:
         step_s = now - self._now if self._now > -np.inf else 0.0
         if step_s < 0:  # the same times come again
             self._closed(self._windows.close_all(self._watch_table.traits), done)
+            self._legs.clear()
             self._windows = open_windows(self._settings.windows)
             self._windows.keeps_histogram = bool(self._groups.by)
             self._closed_early = by_end([])
@@ -194,18 +200,7 @@ class Shard:
         return slot
 
     def _watch_by_default(self, conversation_id: str, now: float) -> int:
-        override = self._overrides.watches.get(conversation_id, {})
-        defaults = self._settings.defaults
-        settings = WatchSettings(
-            conversation_id,
-            override.get("leg_id"),
-            defaults.max_latency_ms,
-            defaults.packet_loss_threshold,
-            defaults.qa_callback_url,
-            labels=defaults.labels,
-            default_limits=("max_latency_ms", "packet_loss_threshold"),
-        )
-        return self._watch(self._precedence.watch(settings, None), now)
+        return self._watch(self._precedence.watch_by_default(conversation_id, self._settings.defaults), now)
 
     def _feed(self, name: str, state: str, now: float) -> None:
         if state == "down":
@@ -219,10 +214,6 @@ class Shard:
         self._frozen.values = self._watch_table.affected_by(self._feeds_down)
 
     @property
-    def _keeps_open(self) -> bool:
-        return self._settings.alerts.policy == "incident"
-
-    @property
     def _frozen_slots(self) -> NDArray[np.bool_] | None:
         """The slots of the conversations whose feed is lost, as a mask; None if no feed is."""
         return self._frozen.values if self._feeds_down else None
@@ -232,6 +223,7 @@ class Shard:
         if settings.windows != self._settings.windows:
             closing = self._windows.close_all(self._watch_table.traits)
             self._closed(closing, done)
+            self._legs.clear()
             self._closed_early = by_end([self._closed_early, closing])
             self._windows = open_windows(settings.windows)
         self._put_in_force(settings, now)
@@ -263,9 +255,8 @@ class Shard:
         if not self._stalls.is_idle:
             is_waited = waited(kept.row, kept.slot, frames.events, self._settings, self._watch_table)
             arrivals = Arrivals(kept.row, kept.slot, kept.arrival, kept.ended, is_waited)
-            self._add(
-                RuleId.STALLS, self._stalls.hear(arrivals, keep_open=self._keeps_open, frozen=self._frozen_slots), done
-            )
+            changes = self._stalls.hear(arrivals, keep_open=self._settings.keeps_open, frozen=self._frozen_slots)
+            self._add(RuleId.STALLS, changes, done)
         for ended, at in ends.items():
             self._watch_table.over_at.values[ended] = frames.arrival[at]
         if self._settings.alerts.mos_below is not None:
@@ -307,8 +298,17 @@ class Shard:
     def _change(self, change: Change, done: Done) -> None:
         done.changes.append(change)
         transition = change.transition
-        if transition.state == "resolved" or self._keeps_open:
+        if transition.state == "resolved" or self._settings.keeps_open:
             self._groups.changed(transition.arrival, transition.slot, 1 if transition.state == "raised" else -1)
+
+    def _signalled(self, changes: list[Change], done: Done) -> None:
+        """Take changes by signals; to a group, one that a leg's media raises is like one that a frame does."""
+        for change in changes:
+            if change.signal is None or change.signal.rule not in LEG_RULES:
+                done.changes.append(change)
+            else:
+                self._change(change, done)
+                self._groups.breached(change.transition)
 
     def _end(self, slot: int, at: int, frames: ShardBlock, done: Done) -> None:
         """The conversation's last frame has been applied: its incidents resolve and its watch is over."""
@@ -325,7 +325,7 @@ class Shard:
             transition = self._rules[rule].end(slot, row, arrival, None if np.isnan(value) else value, limit)
             if transition is not None:
                 self._add(rule, [transition], done)
-        done.changes += self._signals.end(slot, row, arrival, self._watch_table.watch_at(slot))
+        self._signalled(self._signals.end(slot, row, arrival, self._watch_table.watch_at(slot)), done)
         self._watch_table.end(slot, self._windows.ends_at(arrival))
         if self._settings.alerts.unwatched == "default":
             self._watch_table.remember(self._watch_table.watch_at(slot).conversation_id, arrival)
@@ -341,16 +341,11 @@ class Shard:
         return new
 
     def _window_lines(self, closed: Summaries) -> WindowLines:
-        if not len(closed.slot):
-            return NO_WINDOW_LINES
-        rank = self._watch_table.ranks()[closed.slot]
-        order = np.lexsort((closed.values[:, Column.START], rank, closed.values[:, Column.END]))
-        values = closed.values[order]
-        ids = self._watch_table.ids(closed.slot[order])
-        return window_lines(ids, values, self._watch_table.label_texts)
+        return closed_lines(closed, self._watch_table)
 
     def _forget(self, slot: int) -> None:
         self._signals.forget(slot)
+        self._legs.forget(slot)
         self._groups.breaches.forget(slot=slot)
         early = self._closed_early
         self._closed_early = Summaries(early.slot[early.slot != slot], early.values[early.slot != slot])
@@ -374,12 +369,13 @@ class Shard:
             tuple(self._closed_early),
             self._signals.snapshot(),
             self._groups.breaches.snapshot(),
+            self._legs.snapshot(),
         )
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take over a snapshot. Raises SnapshotError for one of a version that cannot be continued."""
         _, self._now, feeds_down, settings, columns, watch_table, self._mos_below, *kept = converted(snapshot)
-        recorded, rules, stalls, windows, early, signals, breaches = kept
+        recorded, rules, stalls, windows, early, signals, breaches, legs = kept
         self._is_checked = False
         self._feeds_down = set(feeds_down)
         self._settings = flow_settings(settings)
@@ -397,3 +393,4 @@ class Shard:
         self._closed_early = Summaries(*early)
         self._precedence.restore(recorded)
         self._signals.restore(signals)
+        self._legs.restore(legs)

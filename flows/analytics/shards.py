@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from connectors.format.decode import Decoded
 from connectors.format.ids import Ids
-from connectors.format.records import CLOCK, SIGNAL, Control
+from connectors.format.records import CLOCK, MEDIA, SIGNAL, Control
 from flows.analytics.watch_table import REMEMBER_S
 
 __all__ = ["ShardBlock", "last_frames", "shards_of", "split", "split_at_controls", "split_by_day", "split_pieces"]
@@ -87,16 +87,16 @@ def split_pieces(number: int, pieces: Sequence[Decoded], shards: int, *, last: b
 
 
 def _controls_by_shard(controls: list[Control], shards: int) -> list[list[Control]]:
-    """Send watches and signals to their conversation's shard; settings, feed states and clock steps to all."""
+    """Send watches, signals and media to their conversation's shard; settings, feed states and clock steps to all."""
     by_shard: list[list[Control]] = [[] for _ in range(shards)]
     watched = [control.value.conversation_id for control in controls if control.kind == "watch"]
     of_watch = iter(shards_of(Ids.of(watched), shards).tolist())
-    signalled = [control.value.conversation_id or "" for control in controls if control.kind == SIGNAL]
+    signalled = [control.value.conversation_id or "" for control in controls if control.kind in (SIGNAL, MEDIA)]
     of_signal = iter(shards_of(Ids.of(signalled), shards).tolist())
     for control in controls:
         if control.kind == "watch":
             by_shard[next(of_watch)].append(control)
-        elif control.kind == SIGNAL:
+        elif control.kind in (SIGNAL, MEDIA):
             by_shard[next(of_signal)].append(control)
         elif control.kind in ("feed", CLOCK, "settings"):
             for told in by_shard:

@@ -1,4 +1,5 @@
-"""Rules over signals: events that raise one alert each; only faults of the audio are resolved.
+"""Rules over signals: events that raise one alert each. Faults of the audio are resolved by the next signal, and those
+of a leg's media, which is over, at the end of the conversation.
 
 A signal of the same rule, conversation and key raises no second alert while the conversation is watched. Events of the
 platform, which belong to no conversation, are remembered by their newest 1,000 keys.
@@ -9,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from connectors.format.records import AlertSettings, Control
-from connectors.format.signals import AUDIO_RULES, Signal
+from connectors.format.signals import AUDIO_RULES, LEG_RULES, Signal
 from flows.analytics.alerts import Change
 from flows.analytics.rules import RULES, Transition
 from flows.analytics.slots import NO_SLOT
@@ -46,7 +47,15 @@ class Signals:
             watch = watch_table.watch_at(slot)
         key, row = f"{signal.rule}|{signal.key}", control.frames_before
         if signal.rule in AUDIO_RULES:
-            return self._audio(signal, key, slot, watch, now, row)
+            return self._fault(signal, key, slot, watch, now, row)
+        if signal.rule in LEG_RULES:
+            limit = watch.limits[LEG_RULES.index(signal.rule)]
+            if signal.value is None or not signal.value > limit:
+                return []
+            if alerts.policy == "incident":
+                return self._fault(signal._replace(limit=limit), key, slot, watch, now, row)
+            transition = Transition(row, slot, "raised", None, signal.value, now, limit, now, 0)
+            return [Change(_ORDER, 0, transition, watch, signal=signal)] if self._is_new(key, slot) else []
         exceeded, limit = _judged(signal, alerts)
         if not exceeded or not self._is_new(key, slot):
             return []
@@ -84,8 +93,8 @@ class Signals:
             for slot, faults in opened.items()
         }
 
-    def _audio(self, signal: Signal, key: str, slot: int, watch: Watch, now: float, row: int) -> list[Change]:
-        """Raise or resolve a fault of the audio; one that is reported twice counts once."""
+    def _fault(self, signal: Signal, key: str, slot: int, watch: Watch, now: float, row: int) -> list[Change]:
+        """Raise or resolve a fault that stays open; one that is reported twice counts once."""
         faults = self._open.setdefault(slot, {})
         if (signal.state == "raised") == (key in faults):
             return []

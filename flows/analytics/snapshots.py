@@ -26,15 +26,16 @@ from flows.analytics.windows import Column
 __all__ = ["VERSION", "SnapshotError", "check_shard", "converted"]
 
 # Raised by hand when the layout of a snapshot changes in a way that the fingerprint cannot see.
-_LAYOUT: Final = 10
+_LAYOUT: Final = 11
 # Earlier layouts: with labels only, then with signals, audio, groups, stall limits by feed; since then columns are one
-# table.
+# table; last without the media of legs.
 _ONLY_LABELS: Final = "5-14048c10d7bf"
 _WITH_SIGNALS: Final = "6-14048c10d7bf"
 _WITHOUT_GROUPS: Final = "7-14048c10d7bf"
 _ONE_STALL_LIMIT: Final = "8-14048c10d7bf"
 _WITHOUT_COLUMNS: Final = "9-14048c10d7bf"
-_CONVERTED: Final = (4, _ONLY_LABELS, _WITH_SIGNALS, _WITHOUT_GROUPS, _ONE_STALL_LIMIT, _WITHOUT_COLUMNS)
+_WITHOUT_LEGS: Final = "10-14048c10d7bf"
+_BEFORE_COLUMNS: Final = (4, _ONLY_LABELS, _WITH_SIGNALS, _WITHOUT_GROUPS, _ONE_STALL_LIMIT, _WITHOUT_COLUMNS)
 # Where the stalls were, without the version before them.
 _STALLS: Final = 7
 _PROBES: Final = ("", "c1", "é😀", "1a2b3c4d-5e6f-7g8h-9i0j-1k2l3m4n5o6p", "x" * 80)
@@ -58,7 +59,7 @@ def converted(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     version, *kept = snapshot
     if version == VERSION:
         return snapshot
-    if version not in _CONVERTED:
+    if version not in (*_BEFORE_COLUMNS, _WITHOUT_LEGS):
         raise SnapshotError(f"the snapshot is of version {version}, and this program reads version {VERSION}")
     if version == 4:
         kept = _with_labels(kept)
@@ -66,11 +67,13 @@ def converted(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
         kept.append(({}, [], {}))
     elif version == _WITH_SIGNALS:
         kept[-1] = (*kept[-1], {})
-    if version not in (_ONE_STALL_LIMIT, _WITHOUT_COLUMNS):
+    if version not in (_ONE_STALL_LIMIT, _WITHOUT_COLUMNS, _WITHOUT_LEGS):
         kept.append(Breaches().snapshot())
-    if version != _WITHOUT_COLUMNS:
+    if version not in (_WITHOUT_COLUMNS, _WITHOUT_LEGS):
         kept = _with_stall_limits(kept)
-    return (VERSION, *_with_columns(kept))
+    if version != _WITHOUT_LEGS:
+        kept = _with_columns(kept)
+    return (VERSION, *_with_legs(kept))
 
 
 def check_shard(watches: Sequence[Watch | None], block: ShardBlock) -> None:
@@ -123,6 +126,15 @@ def _with_columns(kept: list[Any]) -> list[Any]:
     of_rules = [rule[1:] for rule in rules]
     head = (now, feeds_down, settings, columns, tuple(of_watches))
     return [*head, mos_below, recorded, of_rules, opened, *rest]
+
+
+def _with_legs(kept: list[Any]) -> list[Any]:
+    """Convert layout 10, whose windows have no legs."""
+    now, feeds_down, settings, columns, *rest, early, signals, breaches = kept
+    latest = columns["latest_window"]
+    columns = {**columns, "latest_window": _with_column(latest, np.where(np.isnan(latest[:, 0]), np.nan, 0.0))}
+    early = (early[0], _with_column(early[1], np.zeros(len(early[0]))))
+    return [now, feeds_down, settings, columns, *rest, early, signals, breaches, {}]
 
 
 def _with_column(values: np.ndarray[Any, Any], column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -15,6 +15,7 @@ loss gives an unknown MOS.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Final, NamedTuple
@@ -32,6 +33,7 @@ __all__ = [
     "Codec",
     "Codecs",
     "Floats",
+    "codec_of_media",
     "codecs",
     "delay_impairment",
     "jitter_ms",
@@ -63,6 +65,28 @@ MODELS: Final = tuple(f"G.107 narrowband, {codec.name}" for codec in CODECS.valu
 MODEL: Final = MODELS[0]
 _IE: Final = np.array([codec.ie for codec in CODECS.values()])
 _BPL: Final = np.array([codec.bpl for codec in CODECS.values()])
+
+
+# The codecs of media types for which ITU-T G.113 Appendix I has values. A receiver of G.711 is taken to conceal loss.
+_OF_MEDIA: Final = {"pcmu": G711_PLC, "pcma": G711_PLC, "g729": G729A_VAD}
+
+
+def codec_of_media(types: Sequence[str]) -> Codec | str:
+    """Return the codec of a leg's media types, or the reason why the E-model has no value for them.
+
+    >>> codec_of_media(["audio/PCMU"]).name
+    'G.711+PLC'
+    >>> codec_of_media(["audio/opus"])
+    'ITU-T G.113 has no narrowband impairment value for audio/opus'
+    """
+    found = {_OF_MEDIA.get(kind.rpartition("/")[2].lower(), kind) for kind in types}
+    unknown = sorted(codec for codec in found if isinstance(codec, str))
+    if unknown:
+        return f"ITU-T G.113 has no narrowband impairment value for {', '.join(unknown)}"
+    if len(found) != 1:
+        return "the codec is not known" if not found else "the leg changed its codec"
+    (codec,) = found
+    return codec
 
 
 class Codecs(NamedTuple):

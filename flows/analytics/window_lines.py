@@ -13,9 +13,10 @@ from connectors.format.ids import Ids
 from connectors.format.words import Words, beside, words_of
 from flows.analytics.label_texts import NO_LABELS, NO_TEXT, LabelTexts
 from flows.analytics.voice_quality import MODELS
-from flows.analytics.windows import Column
+from flows.analytics.watch_table import WatchTable
+from flows.analytics.windows import Column, Summaries
 
-__all__ = ["FEW_WINDOWS", "WindowLines", "window_lines", "window_object"]
+__all__ = ["FEW_WINDOWS", "NO_WINDOW_LINES", "WindowLines", "closed_lines", "window_lines", "window_object"]
 
 Floats = NDArray[np.float64]
 
@@ -42,9 +43,23 @@ class WindowLines(NamedTuple):
     long: dict[bytes, bytes]
 
 
-def window_object(conversation_id: str, values: list[float], labels: bytes = NO_TEXT) -> dict[str, Any]:
-    """One row of `Summaries.values` as the JSON object of the contract; `labels` as JSON text."""
-    start, end, frames, seen, least, mean, most, p50, p95, p99, losses, mean_loss, most_loss, mos, codec, _ = values
+NO_WINDOW_LINES: Final = WindowLines(np.empty(0), Ids.of([]), np.empty((0, 1), np.uint64), {})
+
+
+def closed_lines(closed: Summaries, watch_table: WatchTable) -> WindowLines:
+    """Return the lines of windows that have closed, in the order of their ends, then conversations."""
+    if not len(closed.slot):
+        return NO_WINDOW_LINES
+    rank = watch_table.ranks()[closed.slot]
+    order = np.lexsort((closed.values[:, Column.START], rank, closed.values[:, Column.END]))
+    return window_lines(watch_table.ids(closed.slot[order]), closed.values[order], watch_table.label_texts)
+
+
+def window_object(
+    conversation_id: str, values: list[float], labels: bytes = NO_TEXT, legs: bytes = NO_TEXT
+) -> dict[str, Any]:
+    """Return one row of `Summaries.values` as the JSON object of the contract; `labels` and `legs` as JSON texts."""
+    start, end, frames, seen, least, mean, most, p50, p95, p99, losses, mean_loss, most_loss, mos, codec, *_ = values
     return {
         "conversation_id": conversation_id,
         "start": start,
@@ -64,6 +79,7 @@ def window_object(conversation_id: str, values: list[float], labels: bytes = NO_
         "packet_loss": {"count": int(losses), "mean": mean_loss, "max": most_loss} if losses else None,
         "mos": {"value": mos, "model": MODELS[int(codec)]} if mos == mos else None,
         "labels": orjson.Fragment(labels),
+        **({} if legs == NO_TEXT else {"legs": orjson.Fragment(legs)}),
     }
 
 
@@ -73,25 +89,27 @@ def window_lines(ids: Ids, values: Floats, labels: LabelTexts) -> WindowLines:
     Ids stand in them by their keys, so that no id, however long, makes all rows as wide as it is.
     """
     has_metrics = (values[:, [Column.LATENCY_COUNT, Column.LOSS_COUNT]] > 0).all(axis=1)
-    whole = has_metrics & ~np.isnan(values[:, Column.MOS])
+    whole = has_metrics & ~np.isnan(values[:, Column.MOS]) & (values[:, Column.LEGS] == NO_LABELS)
     together, others = np.flatnonzero(whole), np.flatnonzero(~whole)
     if len(together) < FEW_WINDOWS:
-        return WindowLines(values[:, Column.END], ids, _lines(ids, values, labels), {})
+        return WindowLines(values[:, Column.END], ids, *_lines(ids, values, labels))
     if not len(others):
         text, long = _whole_lines(ids, values, labels)
         return WindowLines(values[:, Column.END], ids, text, long)
     lines, long = _whole_lines(ids.take(together), values[together], labels)
-    more = _lines(ids.take(others), values[others], labels)
+    more, long_of_others = _lines(ids.take(others), values[others], labels)
     text = np.zeros((len(values), max(lines.shape[1], more.shape[1])), np.uint64)
     text[together, : lines.shape[1]] = lines
     text[others, : more.shape[1]] = more
-    return WindowLines(values[:, Column.END], ids, text, long)
+    return WindowLines(values[:, Column.END], ids, text, long | long_of_others)
 
 
-def _lines(ids: Ids, values: Floats, labels: LabelTexts) -> Words:
-    objects = [window_object("", row, labels.text(int(row[Column.LABELS]))) for row in values.tolist()]
+def _lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, dict[bytes, bytes]]:
+    long: dict[bytes, bytes] = {}
+    texts = [(labels.short(int(row[Column.LABELS]), long), labels.short(int(row[Column.LEGS]), long)) for row in values]
+    objects = [window_object("", row, *text) for row, text in zip(values.tolist(), texts, strict=True)]
     lines = [orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in objects]
-    return beside(len(values), [_BEGIN, ids.key, words_of([line[len(_BEGIN) :] for line in lines])])
+    return beside(len(values), [_BEGIN, ids.key, words_of([line[len(_BEGIN) :] for line in lines])]), long
 
 
 def _whole_lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, dict[bytes, bytes]]:

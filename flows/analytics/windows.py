@@ -45,6 +45,7 @@ class Column(IntEnum):
     MOS = auto()
     CODEC = auto()
     LABELS = auto()
+    LEGS = auto()
 
 
 # Latencies within 2^39 µs (six days) of zero fit beside a group number in one integer, which sorts ten times faster.
@@ -57,7 +58,7 @@ class Summaries(NamedTuple):
     """Closed windows, one row each, ordered by end, then slot: `slot` int32 (n,), `values` float64, (n, `Column`).
 
     Times in epoch seconds, latencies in milliseconds, losses as ratios; NaN where no frame carried the metric. The
-    codec is a number of `voice_quality.CODECS`, the labels are one of `LabelTexts`.
+    codec is a number of `voice_quality.CODECS`; labels and legs are numbers of `LabelTexts`, legs 0 for none.
     """
 
     slot: NDArray[np.int32]
@@ -273,7 +274,7 @@ def summarise(
 def _rate(closed: Summaries, default: int, traits: Traits | None) -> None:
     """Fill in the labels, and the MOS, to three decimals, each window's by the codec of its conversation."""
     codec = np.full(len(closed.slot), default, np.int8)
-    closed.values[:, Column.LABELS] = 0
+    closed.values[:, [Column.LABELS, Column.LEGS]] = 0
     if traits is not None:
         own = traits.codec.take(closed.slot)
         codec = np.where(own < 0, codec, own)

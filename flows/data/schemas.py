@@ -68,8 +68,29 @@ def _window() -> dict[str, Any]:
             "packet_loss": _or_null(_loss()),
             "mos": _or_null(mos),
         },
-        {"labels": _LABELS},  # lines of version 0.1.0 have none
+        {"labels": _LABELS, "legs": {"type": "array", "items": _leg()}},  # lines of version 0.1.0 have no labels
         about="a line of windows.jsonl; a metric that no frame of the window carried is null",
+    )
+
+
+def _leg() -> dict[str, Any]:
+    latency = _object({"count": _COUNT, **dict.fromkeys(("min", "mean", "max"), _NUMBER)})
+    return _object(
+        {
+            **dict.fromkeys(("leg_id", "session_id", "purpose", "direction"), _or_null(_TEXT)),
+            "source": {"enum": ["endpoint", "client", "server"]},
+            "codecs": {"type": "array", "items": _TEXT},
+            "records": {"type": "integer", "minimum": 1},
+            "latency_ms": _or_null(latency),
+            "packet_loss": _or_null(_loss()),
+            "mos": _or_null(_object({"value": {"type": "number", "minimum": 1, "maximum": 5}, "model": _TEXT})),
+            "mos_reason": _or_null({"type": "string", "description": "why there is no MOS of the E-model"}),
+            "genesys_mos": _or_null(_object({"min": _NUMBER, "scale": _TEXT})),
+            "genesys_r_factor": _or_null(_NUMBER),
+            "received_packets": _or_null(_COUNT),
+            "discarded_packets": _or_null(_COUNT),
+        },
+        about="what Genesys measured of one leg in the window",
     )
 
 

@@ -25,6 +25,21 @@ _FIGURES: Final = ("min", "mean", "max", "p50", "p95", "p99")
 _LATENCY: Final = pa.struct([("count", pa.int64()), *((name, pa.float64()) for name in _FIGURES)])
 _LOSS: Final = pa.struct([("count", pa.int64()), ("mean", pa.float64()), ("max", pa.float64())])
 _MOS: Final = pa.struct([("value", pa.float64()), ("model", pa.string())])
+_LEG: Final = pa.struct(
+    [
+        *((name, pa.string()) for name in ("leg_id", "session_id", "source", "purpose", "direction")),
+        ("codecs", pa.list_(pa.string())),
+        ("records", pa.int64()),
+        ("latency_ms", pa.struct([("count", pa.int64()), *((name, pa.float64()) for name in ("min", "mean", "max"))])),
+        ("packet_loss", _LOSS),
+        ("mos", _MOS),
+        ("mos_reason", pa.string()),
+        ("genesys_mos", pa.struct([("min", pa.float64()), ("scale", pa.string())])),
+        ("genesys_r_factor", pa.float64()),
+        ("received_packets", pa.int64()),
+        ("discarded_packets", pa.int64()),
+    ]
+)
 _WINDOW: Final = [
     ("conversation_id", pa.string()),
     ("start", _TIME),
@@ -34,6 +49,7 @@ _WINDOW: Final = [
     ("packet_loss", _LOSS),
     ("mos", _MOS),
     ("labels", _LABELS),
+    ("legs", pa.list_(_LEG)),
 ]
 SCHEMAS: Final = {
     "windows": pa.schema(_WINDOW),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from connectors.format.captures import as_lines, description_of
 from connectors.format.decode import decode_block
-from connectors.format.records import BareFrame, Control, InvalidFrameError, parse_line
+from connectors.format.records import MEDIA, BareFrame, Control, InvalidFrameError, parse_line
 
 DETAIL = {
     "topicName": "v2.detail.events.conversation.{id}.customer.start",
@@ -112,16 +112,20 @@ def test_an_array_becomes_lines(indent: int | None) -> None:
     ],
 )
 def test_a_details_export_becomes_media_records_in_order_of_time(text: str) -> None:
-    """Each leg's media at the end of its conversation, which the last one ends; at the start of one without an end."""
+    """Each leg's media at the end of its conversation, which a further one ends; at the start of one without an end."""
     lines = as_lines(text.encode())
     assert lines is not None
     decoded = decode_block(lines)
     assert not decoded.rejected
-    assert decoded.ids.texts() == ["none", "on", "late", "late"]
-    assert decoded.ended.tolist() == [True, False, False, True]
-    assert (decoded.latency_us[1:] / 1000).tolist() == [41.0] * 3
-    assert decoded.packet_loss[1:].tolist() == [0.01] * 3
-    assert (decoded.arrival - 1783674000.0).tolist() == [120.0, 180.0, 300.0, 300.0]
+    assert decoded.ids.texts() == ["none", "on", "late", "late", "late"]
+    assert decoded.ended.tolist() == [True, False, False, False, True]
+    legs = [control.value for control in decoded.controls if control.kind == MEDIA]
+    assert [(leg.conversation_id, leg.latency_ms, leg.packet_loss) for leg in legs] == [
+        ("on", 41.0, 0.01),
+        ("late", 41.0, 0.01),
+        ("late", 41.0, 0.01),
+    ]
+    assert (decoded.arrival - 1783674000.0).tolist() == [120.0, 180.0, 300.0, 300.0, 300.0]
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b"[1,", b'{"conversations":5}', b'{"received_at":5.0,"tick":true}\n{}'])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from connectors.format.decode import decode_block, ended_conversation
+from connectors.format.media import LegMedia, leg_media
 from connectors.format.notifications import is_notification, read_notification, topic_of
 from connectors.format.records import (
     BareFrame,
@@ -58,11 +59,10 @@ def snapshot(*participants: Any, topic: str = QUEUE) -> dict[str, Any]:
 )
 def test_detail_events(event: str, expected: str) -> None:
     """A detail event has its time in milliseconds; the customer's leg is the conversation."""
-    heard = read_notification(detail(event), 1765551750.5)
+    heard = read_notification(detail(event))
     assert heard is not None
     assert (heard.event, heard.conversation_id, heard.leg_id) == (expected, "c1", "p1")
     assert heard.timestamp == 1765551750.107
-    assert math.isnan(heard.packet_loss)
     assert heard.begins == (event not in ("customer.end", "acw", "wrapup"))
 
 
@@ -181,40 +181,46 @@ def test_what_tells_nothing(record: dict[str, Any]) -> None:
 
 
 def test_media_records() -> None:
-    """Loss is what was discarded of what was received; latency is the largest that was measured."""
+    """The figures are the leg's and not the conversation's, to which the record is a sign of life, or the end."""
     stats = {"maxLatencyMs": 80, "receivedPackets": 200, "discardedPackets": 5, "minMos": 4.2, "codecs": ["audio/opus"]}
     media = {"conversationId": "c1", "participantId": "p", "mediaEndpointStats": stats}
-    heard = read_notification(media, 1000.0)
+    heard = read_notification(media)
     assert heard is not None
-    assert (heard.event, heard.packet_loss, heard.begins) == (UPDATED, 0.025, False)
+    assert (heard.event, heard.leg_id, heard.begins) == (UPDATED, "p", False)
     message = parse_line(json.dumps({"received_at": 1000.0, "frame": media}).encode())
     assert isinstance(message, Signalled)
-    line = message.record
+    line, leg = message.record, message.signals[0]
     assert isinstance(line, FrameLine)
-    assert round((line.received_at - line.frame.timestamp) * 1000, 6) == 80
-    last = read_notification({**media, "ended": True, "mediaEndpointStats": None}, 1000.0)
+    assert math.isnan(line.frame.timestamp)
+    assert isinstance(leg, LegMedia)
+    assert (leg.leg_id, leg.latency_ms, leg.packet_loss, leg.codecs) == ("p", 80.0, 0.025, ("audio/opus",))
+    last = read_notification({**media, "ended": True, "mediaEndpointStats": None})
     assert last is not None
     assert last.ended
     assert math.isnan(last.timestamp)
-    assert math.isnan(last.packet_loss)
 
 
 @pytest.mark.parametrize(
     ("stats", "loss"),
     [
-        ({"receivedPackets": 0, "discardedPackets": 0, "maxLatencyMs": 1}, math.nan),
         ({"receivedPackets": 10}, 0.0),
         ({"receivedPackets": 10, "discardedPackets": 30}, 1.0),
-        ({"receivedPackets": 10, "discardedPackets": -1}, math.nan),
-        ({"receivedPackets": "10", "discardedPackets": 1, "maxLatencyMs": 1}, math.nan),
-        ({"receivedPackets": 10, "discardedPackets": None}, math.nan),
+        ({"receivedPackets": 10, "discardedPackets": -1}, None),
+        ({"receivedPackets": "10", "discardedPackets": 1, "maxLatencyMs": 1}, None),
+        ({"receivedPackets": 10, "discardedPackets": None}, None),
     ],
 )
-def test_media_of_odd_counts(stats: dict[str, Any], loss: float) -> None:
+def test_media_of_odd_counts(stats: dict[str, Any], loss: float | None) -> None:
     """Counts that make no ratio give no loss; more discarded than received is all of it."""
-    heard = read_notification({"conversationId": "c1", "mediaEndpointStats": stats}, 1.0)
-    assert heard is not None
-    assert heard.packet_loss == loss or (math.isnan(loss) and math.isnan(heard.packet_loss))
+    leg = leg_media({"conversationId": "c1", "mediaEndpointStats": stats})
+    assert leg is not None
+    assert leg.packet_loss == loss
+
+
+def test_a_leg_without_a_packet_has_no_media() -> None:
+    """Whatever else Genesys says of it."""
+    stats = {"receivedPackets": 0, "discardedPackets": 0, "maxLatencyMs": 1, "minMos": 4.88}
+    assert leg_media({"conversationId": "c1", "mediaEndpointStats": stats}) is None
 
 
 def test_an_end_that_waits_for_the_media() -> None:

@@ -53,7 +53,9 @@ def media(**stats: Any) -> dict[str, Any]:
         ),
         (operational(entityId="i", entityType="integration"), "PLATFORM_EVENT", None, {"event": "AUDIOHOOK-0001"}),
         (trunk(7), "PLATFORM_EVENT", 7.0, {"entityType": "trunk", "entityId": "t"}),
-        (media(minMos=2.82, receivedPackets=3411), "LOW_MOS", 2.82, {"scale": "genesys-5", "sessionId": "s"}),
+        (media(minMos=2.82), "LOW_MOS", 2.82, {"scale": "genesys-5", "sessionId": "s"}),
+        (media(receivedPackets=50, discardedPackets=2), "PACKET_LOSS_DETECTED", 0.04, {"discardedPackets": 2.0}),
+        (media(maxLatencyMs=230), "LATENCY_THRESHOLD_EXCEEDED", 230.0, {"sessionId": "s"}),
     ],
 )
 def test_what_messages_report(
@@ -77,7 +79,7 @@ def test_what_messages_report(
         trunk(None),
         trunk("7"),
         media(minMos=4.882, receivedPackets=0),
-        media(receivedPackets=10),
+        media(receivedPackets="10"),
         {**media(), "mediaEndpointStats": None},
         {"topicName": "v2.detail.events.conversation.c.user.end", "eventBody": {"conversationId": "c"}},
         {"topicName": 5, "eventBody": 5},

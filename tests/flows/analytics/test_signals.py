@@ -46,6 +46,12 @@ def mos(at: float, value: float, session: str = "s") -> bytes:
     return record(at, frame=leg)
 
 
+def loss(at: float, discarded: int, session: str) -> bytes:
+    stats = {"receivedPackets": 100, "discardedPackets": discarded}
+    leg = {"conversationId": "c", "participantId": "p", "sessionId": session, "mediaEndpointStats": stats}
+    return record(at, frame=leg)
+
+
 def platform(at: float, event: str = "e1") -> bytes:
     body = {"id": event, "eventEntity": {"id": "AUDIOHOOK-0001"}, "entityId": "i"}
     return record(at, frame={"topicName": "v2.operations.events.o", "eventBody": body})
@@ -129,7 +135,7 @@ def test_platform_events_belong_to_no_conversation() -> None:
 
 
 MESSAGES = st.sampled_from(
-    ["watch", "failure", "over", "mos", "platform", "trunk", "frame", "ended", "tick", "late", "silent", "loud"]
+    ["watch", "failure", "over", "mos", "loss", "platform", "trunk", "frame", "ended", "tick", "late", "silent", "loud"]
 )
 
 
@@ -142,6 +148,7 @@ def test_cuts_shards_and_stops_change_nothing(kinds: list[str], cuts: list[int],
         "failure": failure,
         "over": lambda at: failure(at, over=True),
         "mos": lambda at: mos(at, 3 + at % 2, f"s{int(at) % 3}"),
+        "loss": lambda at: loss(at, int(at) % 4, f"s{int(at) % 3}"),
         "platform": lambda at: platform(at, f"e{int(at) % 3}"),
         "trunk": lambda at: trunk(at, int(at) % 9),
         "frame": frame,
