@@ -1,4 +1,4 @@
-"""Commands that give results to people and programs: report, export, schema."""
+"""Commands that give results to people and programs: report, top, export, schema."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import Command
+from flows.cli.common import Command, stop_on_signals
 
 __all__ = ["app"]
 
@@ -75,6 +75,31 @@ def report(
         f"{out}: {reported.conversations} conversations, {reported.windows} windows, {reported.incidents} incidents, "
         f"{heard}; {reported.size / 1024:.0f} KiB"
     )
+
+
+@app.command(cls=Command)
+def top(
+    source: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="A state directory, or the results of a replay.")
+    ] = Path("state"),
+    *,
+    span: Annotated[
+        Literal["15m", "1h", "6h", "24h"], typer.Option("--range", metavar="15m|1h|6h|24h", help="How far back.")
+    ] = "1h",
+    by: Annotated[str | None, typer.Option(metavar="LABEL", help="The label to group by, such as edge.")] = None,
+    once: Annotated[bool, typer.Option("--once", help="Print once, also on a terminal.")] = False,
+) -> None:
+    """Show the live page's figures in the terminal: while a run goes on, until Ctrl-C; else once."""
+    shutdown = stop_on_signals()
+    from flows.commands.tables import console_of_output
+    from flows.commands.top import open_reader, show_live, show_once
+
+    console, reader = console_of_output(), open_reader(source)
+    if console.is_terminal and not once:
+        show_live(reader, source, console, shutdown.requested, span=span, by=by, now=time.time)
+    else:
+        show_once(reader, source, console, span=span, by=by, now=time.time())
+    reader.stop()
 
 
 @app.command(cls=Command)

@@ -36,11 +36,11 @@ td.number, th.number { text-align: right }
 
 def print_backtest(compared: Backtest) -> None:
     """Print a row for each rule set; the last two columns count the differences from the first one."""
-    rows = [COLUMNS, *_rows(compared)]
-    widths = [max(len(row[at]) for row in rows) for at in range(len(COLUMNS))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        print("  ".join(cells).rstrip())
+    from flows.commands.tables import console_of_output, laid_out
+
+    console = console_of_output()
+    columns = (COLUMNS[0], *(f"#{name}" for name in COLUMNS[1:]))
+    console.print(laid_out(columns, _rows(compared), console.width), soft_wrap=True)
     print(f"{compared.frames} frames until {_time(compared.end)}" + ("" if compared.is_whole else "; INTERRUPTED"))
 
 

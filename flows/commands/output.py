@@ -1,20 +1,16 @@
-"""What commands print, for people, on standard output: tables by Rich, and plain text, which needs no import of it."""
+"""Print what commands did, on standard output: tables by Rich, and plain text, which needs no import of it."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
-
     from connectors.callbacks.outbox import Entry, State
     from flows.analytics.merge import Counts
     from flows.commands.bootstrap import BootstrapReport
@@ -36,32 +32,11 @@ __all__ = [
     "time_text",
 ]
 
-# Wide enough that nothing is folded outside a terminal: an id in two pieces can be neither found nor copied.
-PLAIN_WIDTH = 10_000
 MAX_TIME = 253_402_300_800.0  # the year 10000
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    # No markup and no emoji: what is in brackets or colons may be part of a path or an id.
-    width = None if sys.stdout.isatty() else PLAIN_WIDTH
-    return Console(width=width, highlight=False, markup=False, emoji=False)
-
-
-def _table(*columns: str) -> Table:
-    """A table of these columns; those whose names begin with # are aligned to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        justify: Literal["left", "right"] = "right" if name.startswith("#") else "left"
-        table.add_column(name.removeprefix("#"), justify=justify, overflow="fold")
-    return table
-
-
 def print_counts(counts: Counts) -> None:
-    """The counts of a live run."""
+    """Print the counts of a live run."""
     print(
         f"{counts.frames} frames of {counts.conversations} watched conversation(s); {counts.windows} windows; "
         f"{counts.raised} alerts raised, {counts.resolved} resolved; {counts.unwatched} frames unwatched, "
@@ -70,7 +45,7 @@ def print_counts(counts: Counts) -> None:
 
 
 def print_bootstrap(report: BootstrapReport) -> None:
-    """What became of each interceptor."""
+    """Print what became of each interceptor."""
     for conversation_id in report.created:
         print(f"created   {conversation_id}")
     for conversation_id in report.existing:
@@ -81,7 +56,7 @@ def print_bootstrap(report: BootstrapReport) -> None:
 
 
 def print_replay(replayed: Replayed) -> None:
-    """The summary of a replay."""
+    """Print the summary of a replay."""
     counts = replayed.counts
     rate = counts.frames / replayed.elapsed_s if replayed.elapsed_s else 0.0
     rows = [
@@ -128,12 +103,22 @@ def print_replay_json(replayed: Replayed) -> None:
 
 
 def print_demo(result: DemoResult) -> None:
-    """The summary of a demo: a row for each conversation."""
-    table = _table(
-        "conversation", "queue", "edge", "#frames", "#p95 ms", "#loss %", "#raised", "#inhibited", "#delivered"
+    """Print the summary of a demo: a row for each conversation."""
+    from flows.commands.tables import console_of_output, laid_out
+
+    columns = (
+        "conversation",
+        "queue",
+        "edge",
+        "#frames?",
+        "#p95 ms",
+        "#loss %",
+        "#raised",
+        "#inhibited?",
+        "#delivered?",
     )
-    for row in result.conversations:
-        table.add_row(
+    rows = [
+        (
             row.conversation_id,
             row.labels.get("queue", "-"),
             row.labels.get("edge", "-"),
@@ -144,8 +129,10 @@ def print_demo(result: DemoResult) -> None:
             f"{row.inhibited}",
             f"{row.delivered}",
         )
-    console = _console()
-    console.print(table)
+        for row in result.conversations
+    ]
+    console = console_of_output()
+    console.print(laid_out(columns, rows, console.width), soft_wrap=True)
     console.print()
     for alert in result.groups:
         group = ", ".join(f"{name} {value}" for name, value in alert["group"].items())
@@ -160,26 +147,20 @@ def print_demo(result: DemoResult) -> None:
 
 def print_outbox(entries: Sequence[Entry], counts: Mapping[State, int], now: float) -> None:
     """Print pending and dead callbacks, and the age of the oldest pending one; of URLs only the origin."""
-    from rich.text import Text
-
     from connectors.callbacks.policy import safe_origin
+    from flows.commands.tables import console_of_output, laid_out
 
-    console = _console()
+    console = console_of_output()
     if entries:
-        table = _table("alert", "conversation", "state", "#attempts", "next attempt", "last error", "receiver")
+        columns = ("alert", "conversation", "state", "#attempts", "next attempt", "last error", "receiver")
+        rows = []
         for entry in entries:
             due = "-" if entry.state != "pending" else time_text(entry.due_at) if entry.due_at else "at once"
             error = entry.last_error or "-"
-            table.add_row(
-                entry.id,
-                Text(entry.conversation_id),
-                entry.state,
-                f"{entry.attempts}",
-                due,
-                Text(f"{error} | {entry.answer}" if entry.answer else error),
-                Text(safe_origin(entry.url)),
-            )
-        console.print(table)
+            error = f"{error} | {entry.answer}" if entry.answer else error
+            attempts, receiver = f"{entry.attempts}", safe_origin(entry.url)
+            rows.append((entry.id, entry.conversation_id, entry.state, attempts, due, error, receiver))
+        console.print(laid_out(columns, rows, console.width), soft_wrap=True)
     oldest_s = _oldest_s(entries, now)
     oldest = "" if oldest_s is None else f" (the oldest for {age_text(oldest_s)})"
     parts = [f"{count} {state}" + (oldest if state == "pending" else "") for state, count in counts.items()]
@@ -236,15 +217,17 @@ def print_audit(path: Path, *, as_json: bool = False) -> None:
         return
     from rich.text import Text
 
-    console = _console()
+    from flows.commands.tables import console_of_output, printable
+
+    console = console_of_output()
     for record in read_log(path):
         details = {k: v for k, v in record.items() if k not in ("time", "action", "conversation", "outcome", "prev")}
         time, action = time_text(record.get("time")), str(record.get("action", "-"))
-        line = Text(f"{time}  {action:<22} {record.get('conversation') or '-'}  ")
-        line.append(str(record.get("outcome", "")))
+        conversation = "-" if record.get("conversation") is None else record["conversation"]
+        line = f"{time}  {action:<22} {conversation}  {record.get('outcome', '')}"
         if details:
-            line.append("  " + " ".join(f"{key}={value}" for key, value in details.items()))
-        console.print(line, soft_wrap=True)
+            line += "  " + " ".join(f"{key}={value}" for key, value in details.items())
+        console.print(Text(printable(line)), soft_wrap=True)
 
 
 def time_text(at: Any) -> str:
