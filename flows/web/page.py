@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
+import secrets
+import socket
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Final
 
-from connectors.runtime.logs import get_logger
+import orjson
+
+from connectors.errors import UsageError
+from connectors.runtime.logs import LOG_JSON, RUN_ID, get_logger
 from flows.settings.secrets import token_of
 from flows.settings.web import WebSettings
-from flows.state import StateLayout
 
-__all__ = ["Answer", "HealthPage", "LivePage"]
+__all__ = ["QUEUE", "Answer", "HealthPage", "LivePage", "bind", "port_of"]
+
+QUEUE: Final = 128
+STOP_S: Final = 5.0
+RESTART_S: Final = 1.0
+# The process of the page needs no credentials, and gets none.
+PASSED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH", "NO_COLOR", "TMPDIR", LOG_JSON, RUN_ID)
 
 # Returns status, content type and body.
 Answer = Callable[[], tuple[int, str, bytes]]
 
 
-class HealthPage:
-    """Serve metrics and health checks at `[metrics] listen`, without authentication. Bound when made.
+def bind(host: str, port: int, *, key: str) -> socket.socket:
+    """Return a socket that listens. Raises UsageError, which names the setting `key`, if the address cannot be used."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(QUEUE)
+    except BaseException as error:
+        bound.close()
+        if isinstance(error, OSError | OverflowError):
+            raise UsageError(
+                f"{key}: {host}:{port} cannot be listened on ({error}); choose another address or port"
+            ) from error
+        raise
+    return bound
 
-    Raises UsageError if the address cannot be used.
+
+def port_of(bound: socket.socket) -> int:
+    """Return the port that a socket is bound to."""
+    return int(bound.getsockname()[1])
+
+
+class HealthPage:
+    """Serve metrics and health checks alone, in this process. Bound when made.
+
+    Without a `token` no authentication is asked for, as for `[metrics] listen`. Raises UsageError if the address cannot
+    be used.
     """
 
-    def __init__(self, host: str, port: int, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, host: str, port: int, answers: Mapping[str, Answer], token: str | None = None) -> None:
+        from flows.web.guard import Guard
         from flows.web.health import health_app
         from flows.web.server import WebServer
 
-        self._server = WebServer(health_app(answers), host, port, key="metrics.listen")
+        app = health_app(answers)
+        self._server = WebServer(
+            app if token is None else Guard(app, token=token, hosts=()), bind(host, port, key="metrics.listen")
+        )
 
     @property
     def port(self) -> int:
@@ -43,7 +85,10 @@ class HealthPage:
 
 
 class LivePage:
-    """Serve the live page of a state directory; `answers` adds paths such as /metrics. Bound when made.
+    """Serve the live page of a state directory from a process of its own; bound when made.
+
+    That process reads files, so that it takes no time from the dataflow, and holds no credentials. It asks this one for
+    `answers`, such as /metrics. If it ends by mistake, it is started again; requests wait meanwhile.
 
     Raises UsageError if the address cannot be used, ConfigurationError for a missing or short token.
     """
@@ -51,32 +96,85 @@ class LivePage:
     def __init__(
         self, web: WebSettings, directory: Path, environ: Mapping[str, str], answers: Mapping[str, Answer]
     ) -> None:
-        from flows.web.pages import make_app
-        from flows.web.reader import StateReader
-        from flows.web.server import WebServer
-        from flows.web.what_if import WhatIf
-
         assert web.address is not None
         token = token_of(web, environ)
-        self._reader = StateReader(directory, keep_s=web.keep_hours * 3600.0)
-        self._what_if = WhatIf(StateLayout(directory).journal, environ)
-        hosts = (web.address[0], *web.hosts)
-        app = make_app(self._reader, directory, token=token, what_if=self._what_if, hosts=hosts, answers=answers)
-        self._server = WebServer(app, *web.address, key="web.listen")
+        self._host = web.address[0]
+        self._environ = {name: environ[name] for name in PASSED if name in environ}
+        secret = secrets.token_urlsafe(32)
+        self._socket = bind(*web.address, key="web.listen")
+        self._health = HealthPage("127.0.0.1", 0, answers, secret) if answers else None
+        self._told: dict[str, Any] = {
+            "fd": self._socket.fileno(),
+            "directory": str(directory.absolute()),
+            "keep_s": web.keep_hours * 3600.0,
+            "token": token,
+            "hosts": [self._host, *web.hosts],
+            "health_port": self._health.port if self._health else 0,
+            "health_token": secret,
+            "health_paths": list(answers),
+        }
+        self._stopping = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._supervise, name="voicewatch-page", daemon=True)
 
     @property
     def url(self) -> str:
         """Return the address for a browser on this machine."""
-        return self._server.url
+        host = self._host
+        return f"http://{f'[{host}]' if ':' in host else host}:{port_of(self._socket)}/"
+
+    @property
+    def pid(self) -> int | None:
+        """Return the id of the page's process, None before the start."""
+        return None if self._process is None else self._process.pid
 
     def start(self) -> None:
         """Read and answer until `stop`."""
-        self._reader.start()
-        self._server.start()
+        if self._health is not None:
+            self._health.start()
+        self._process = self._spawn()
+        self._thread.start()
         get_logger(__name__).info("live_page", url=self.url)
 
     def stop(self) -> None:
         """Stop answering and reading."""
-        self._server.stop()
-        self._what_if.stop()
-        self._reader.stop()
+        self._stopping.set()
+        if self._process is not None:
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+            self._thread.join(STOP_S)
+            if self._thread.is_alive():
+                self._process.kill()
+                self._thread.join()
+        if self._health is not None:
+            self._health.stop()
+        self._socket.close()
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.web.process"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            env=self._environ,
+            pass_fds=[self._socket.fileno()],
+            start_new_session=True,
+        )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it has ended already, which the supervisor sees
+            process.stdin.write(orjson.dumps(self._told) + b"\n")
+            process.stdin.flush()
+        return process
+
+    def _supervise(self) -> None:
+        """Wait for the end of the process, and start it again unless the page stops."""
+        while True:
+            assert self._process is not None
+            assert self._process.stdin is not None
+            code = self._process.wait()
+            self._process.stdin.close()
+            if self._stopping.is_set():
+                return
+            get_logger(__name__).error("live_page_ended", code=code)
+            if self._stopping.wait(RESTART_S):
+                return
+            self._process = self._spawn()

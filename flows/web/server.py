@@ -11,44 +11,35 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from connectors.errors import UsageError
+from flows.web.page import QUEUE, port_of
 
 __all__ = ["MAX_CONNECTIONS", "WebServer"]
 
 MAX_CONNECTIONS: Final = 64
 DEADLINE_S: Final = 10.0
 STOP_S: Final = 5.0
-QUEUE: Final = 128
 # A long conversation id in a query string takes less; larger headers are refused.
 MAX_HEADER_BYTES: Final = 16 * 1024
 
 
 class WebServer:
-    """Serve an ASGI application on one address, from `start` to `stop`.
+    """Serve an ASGI application on a socket of `bind`, from `start` to `stop`.
 
     At most `max_connections` are open at a time: a further one closes the oldest that has not sent its request, or the
     oldest if all have, so that slow clients never keep others out. A client that sends no complete request within
-    `deadline_s`, or reads nothing of its answer for as long, is cut off. Bound when made. Raises UsageError, which
-    names the setting `key`, if the address cannot be used.
+    `deadline_s`, or reads nothing of its answer for as long, is cut off.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        host: str,
-        port: int,
+        bound: socket.socket,
         *,
-        key: str,
         max_connections: int = MAX_CONNECTIONS,
         deadline_s: float = DEADLINE_S,
     ) -> None:
-        try:
-            self._socket = _bound(host, port)
-        except (OSError, OverflowError) as error:
-            raise UsageError(
-                f"{key}: {host}:{port} cannot be listened on ({error}); choose another address or port"
-            ) from error
-        self.address: tuple[str, int] = self._socket.getsockname()[:2]
+        self._socket = bound
+        self.port = port_of(bound)
         config = uvicorn.Config(
             app,
             loop="asyncio",
@@ -68,20 +59,8 @@ class WebServer:
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._serve, name="voicewatch-web", daemon=True)
 
-    @property
-    def port(self) -> int:
-        """Return the port that it listens on."""
-        return self.address[1]
-
-    @property
-    def url(self) -> str:
-        """Return the address for a browser on this machine."""
-        host = self.address[0]
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/"
-
     def start(self) -> None:
         """Answer requests until `stop`."""
-        self._socket.listen(QUEUE)
         self._thread.start()
 
     def stop(self) -> None:
@@ -107,19 +86,6 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         for one in sockets or ():
             one.listen(QUEUE)
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        bound.listen(QUEUE)
-    except BaseException:
-        bound.close()
-        raise
-    return bound
 
 
 def _protocol(max_connections: int, deadline_s: float) -> type[H11Protocol]:

@@ -18,7 +18,7 @@ from connectors.errors import ConfigurationError, UsageError
 from flows.settings.loading import parse_settings
 from flows.settings.secrets import token_of
 from flows.settings.web import WebSettings
-from flows.web.page import HealthPage, LivePage
+from flows.web.page import HealthPage, LivePage, bind
 from flows.web.pages import make_app
 from flows.web.reader import StateReader
 from flows.web.server import WebServer
@@ -42,7 +42,7 @@ def serving(
     answers = {"/metrics": lambda: (200, "text/plain", b"metric 1\n"), "/readyz": lambda: (503, "text/plain", b"no\n")}
     what_if = WhatIf(state.dir / "journal", os.environ)
     app = make_app(reader, state.dir, token=token, what_if=what_if, hosts=("vw.example",), answers=answers)
-    server = WebServer(app, "127.0.0.1", 0, key="web.listen", max_connections=connections, deadline_s=deadline_s)
+    server = WebServer(app, bind("127.0.0.1", 0, key="web.listen"), max_connections=connections, deadline_s=deadline_s)
     server.start()
     assert reader.caught_up.wait(WAIT_S)
     try:
