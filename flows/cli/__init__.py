@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from connectors.errors import VoicewatchError
-from flows.cli import audit, data, live, notify, outbox, recordings, upkeep
+from flows.cli import audit, data, init, live, notify, outbox, recordings, upkeep
 from flows.cli.common import configure_logging
 from flows.cli.streams import explained_output
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(init.app)
 app.add_typer(live.app)
 app.add_typer(recordings.app)
 app.add_typer(data.app)
