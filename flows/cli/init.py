@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import CONFIG_VARIABLE, Command
+from flows.cli.common import CONFIG_VARIABLE, Command, Kind
 
 if TYPE_CHECKING:
     from flows.commands.init import Answers
@@ -29,9 +29,7 @@ def init(
         Path, typer.Argument(metavar="[CONFIG]", envvar=CONFIG_VARIABLE, help="The file to write; it must not exist.")
     ] = Path("voicewatch.toml"),
     *,
-    kind: Annotated[
-        str, typer.Option(metavar="KIND", help="The kind of feed: voice-events, notifications or audiohook.")
-    ] = "",
+    kind: Kind = "",
     callback_url: Annotated[str, typer.Option(metavar="URL", help="Where alerts are posted.")] = "",
     base_url: Annotated[str, typer.Option(metavar="URL", help="The API host of your region.")] = "",
     interceptor_address: Annotated[
@@ -49,20 +47,18 @@ def init(
         typer.Option(metavar="QUEUE", help="Kind notifications: a queue, by name or id; may be given several times."),
     ] = None,
     api_key: Annotated[str, typer.Option(metavar="KEY", help="Kind audiohook: the API key of the integration.")] = "",
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Kind audiohook: where Genesys connects to.")] = "",
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Kinds audiohook and eventbridge: the address to listen on.")
+    ] = "",
     state_dir: Annotated[str, typer.Option(metavar="DIR", help="Journal, outbox and audit log go here.")] = "",
 ) -> None:
     """Write a commented configuration: asks on a terminal, takes options elsewhere; checks it, overwrites nothing."""
     if config.exists():
         raise UsageError(f"{config} exists; name another file, or move it away")
-    from flows.commands.init import FEED_KINDS, Answers, variables_of, write_configuration
-    from flows.settings.warnings import warnings_of
+    from flows.commands.init import Answers
 
     is_asked = sys.stdin.isatty()
-    if not kind:
-        kind = typer.prompt(f"Kind of feed ({', '.join(FEED_KINDS)})", default=FEED_KINDS[0]) if is_asked else ""
-    if kind not in FEED_KINDS:
-        raise UsageError(f"--kind {kind}: must be one of {', '.join(FEED_KINDS)}" if kind else "--kind is missing")
+    kind = _kind(kind, is_asked=is_asked)
     given = Answers(
         kind=kind,
         callback_url=callback_url,
@@ -74,9 +70,27 @@ def init(
         listen=listen,
         state_dir=state_dir,
     )
-    answers = _asked(given) if is_asked else _assumed(given)
+    _write(config, _asked(given) if is_asked else _assumed(given))
+
+
+def _kind(kind: str, *, is_asked: bool) -> str:
+    """Return the kind of feed, asked for if it is not given. Raise UsageError for an unknown or missing one."""
+    from flows.commands.init import FEED_KINDS
+
+    if not kind and is_asked:
+        kind = typer.prompt(f"Kind of feed ({', '.join(FEED_KINDS)})", default=FEED_KINDS[0])
+    if kind not in FEED_KINDS:
+        raise UsageError(f"--kind {kind}: must be one of {', '.join(FEED_KINDS)}" if kind else "--kind is missing")
+    return kind
+
+
+def _write(config: Path, answers: Answers) -> None:
+    """Write the configuration, and print what is doubtful in it and what to do next."""
+    from flows.commands.init import variables_of, write_configuration
+    from flows.settings.warnings import warnings_of
+
     settings = write_configuration(config, answers, os.environ)
-    print(f"{config}: written, valid; a feed of kind {kind}")
+    print(f"{config}: written, valid; a feed of kind {answers.kind}")
     for warning in warnings_of(settings):
         print(f"warning: {warning}")
     print("Set these variables, then try it:")

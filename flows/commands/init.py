@@ -29,6 +29,9 @@ __all__ = [
     "write_configuration",
 ]
 
+# Genesys, or AWS, connects to these feeds; they need no OAuth client.
+LISTENING: Final = ("audiohook", "eventbridge")
+KEY_VARIABLE: Final = "EVENTBRIDGE_API_KEY"
 FEED_KINDS: Final[tuple[str, ...]] = get_args(FeedSettings.model_fields["kind"].annotation)
 WIDTH: Final = 100
 
@@ -37,8 +40,8 @@ WIDTH: Final = 100
 class Answers:
     """What a configuration is written for; an empty text or tuple is not answered.
 
-    Without `conversations`, a feed of voice events discovers the calls. `queues` are for notifications, `api_key` and
-    `listen` for AudioHook.
+    Without `conversations`, a feed of voice events discovers the calls. `queues` are for notifications, `api_key` is
+    for AudioHook, `listen` for AudioHook and EventBridge.
     """
 
     kind: str
@@ -64,7 +67,7 @@ class Question(NamedTuple):
 def questions(answers: Answers) -> Iterator[Question]:
     """Yield what is not answered and matters for the kind; a question without a default must be answered."""
     asked = [Question("callback_url", "--callback-url", "URL that alerts are posted to", None)]
-    if answers.kind != "audiohook":
+    if answers.kind not in LISTENING:
         asked.append(Question("base_url", "--base-url", "API host of your region", "https://api.mypurecloud.com"))
     if answers.kind == "voice-events":
         text = "SIP address that Genesys sends the media to"
@@ -75,7 +78,8 @@ def questions(answers: Answers) -> Iterator[Question]:
         asked.append(Question("queues", "--queue", "Queues to watch, by name or id, separated by commas", None))
     elif answers.kind == "audiohook":
         asked.append(Question("api_key", "--api-key", "API key of the AudioHook integration", None))
-        asked.append(Question("listen", "--listen", "Address that Genesys connects to", "0.0.0.0:8443"))
+    if answers.kind in LISTENING:
+        asked.append(Question("listen", "--listen", "Address that Genesys or EventBridge connects to", "0.0.0.0:8443"))
     asked.append(Question("state_dir", "--state-dir", "Directory of journal, outbox and audit log", "state"))
     return (question for question in asked if not getattr(answers, question.name))
 
@@ -86,6 +90,8 @@ def variables_of(answers: Answers) -> dict[str, str]:
     if answers.kind == "audiohook":
         secret = f"{answers.api_key}=BASE64, the client secret of the integration"
         return {"VOICEWATCH_AUDIOHOOK_SECRETS": secret, **signing}
+    if answers.kind == "eventbridge":
+        return {KEY_VARIABLE: "the API key of the connection in EventBridge, at least 16 characters", **signing}
     client = {"GENESYS_CLIENT_ID": "OAuth client, grant type client credentials", "GENESYS_CLIENT_SECRET": "its secret"}
     return {**client, **signing}
 
@@ -123,7 +129,7 @@ Table = tuple[str, dict[str, Any], tuple[str, ...]]
 
 def _tables(answers: Answers) -> Iterator[Table]:
     """Yield the tables: header, what is set, and the keys that are shown as comments."""
-    if answers.kind != "audiohook":
+    if answers.kind not in LISTENING:
         yield "[genesys]", _set(base_url=answers.base_url), ("max_concurrent",)
     yield from _feed_tables(answers)
     defaults = _set(qa_callback_url=answers.callback_url)
@@ -149,6 +155,10 @@ def _feed_tables(answers: Answers) -> Iterator[Table]:
     if answers.kind == "notifications":
         feed |= _set(queues=answers.queues, conversations=answers.conversations)
         yield "[[feed]]", feed, ("enrich",)
+        return
+    if answers.kind == "eventbridge":
+        feed |= _set(listen=answers.listen, key_env=KEY_VARIABLE)
+        yield "[[feed]]", feed, ("path", "header", "tls_cert", "tls_key")
         return
     yield "[[feed]]", feed, ()
     if answers.kind == "audiohook":

@@ -20,6 +20,7 @@ OPTIONS: dict[str, list[str]] = {
     "voice-events": ["--interceptor-address", "sip:qa@monitoring.internal"],
     "notifications": ["--queue", "Support", "--queue", "Sales"],
     "audiohook": ["--api-key", "key-1"],
+    "eventbridge": ["--listen", "127.0.0.1:8444"],
 }
 
 
@@ -70,7 +71,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_every_missing_option_is_named(tmp_path: Path) -> None:
-    """A script that forgets options is told all of them at once, and nothing is written."""
+    """An error names every option that a script forgot, and nothing is written."""
     done = voicewatch("init", tmp_path / "new.toml", "--kind", "voice-events")
     assert done.returncode == 2
     assert "--callback-url, --interceptor-address" in done.stderr
