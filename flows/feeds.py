@@ -197,6 +197,7 @@ class _FeedFactory:
         self, row: FeedSettings, tokens: TokenProvider, recorder: Journal | Recorder, events: _FeedEvents
     ) -> Feed:
         from connectors.genesys.feeds.notifications.discovery import Sources
+        from connectors.genesys.feeds.notifications.extras import Extras
         from connectors.genesys.feeds.notifications.feed import NotificationsFeed
 
         return NotificationsFeed(
@@ -212,6 +213,7 @@ class _FeedFactory:
             on_state=events.changed,
             on_event=events.happened,
             enrich_queue=self.enrichment(row.name) if row.enrich else None,
+            extras=Extras(sweep=StateLayout(self.settings.state.dir).sweep(row.name) if row.sweep else None),
         )
 
     def _limits(self, row: FeedSettings) -> FeedLimits:

@@ -50,6 +50,10 @@ class StateLayout:
         """The conversations whose media a feed has yet to ask for."""
         return self.dir / "enrichment" / f"{feed}.sqlite3"
 
+    def sweep(self, feed: str) -> Path:
+        """The ended calls that a feed's sweep has recorded."""
+        return self.dir / "sweep" / f"{feed}.sqlite3"
+
     @property
     def audit(self) -> Path:
         """The audit log."""

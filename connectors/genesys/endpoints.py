@@ -10,6 +10,7 @@ __all__ = [
     "CHANNELS_PATH",
     "DEFAULT_BASE_URL",
     "DETAILS_PATH",
+    "DETAILS_QUERY_PATH",
     "EVENTS_PATH",
     "INTERCEPTOR_PATH",
     "LOAD_PATH",
@@ -37,6 +38,7 @@ CHANNELS_PATH = "/api/v2/notifications/channels"
 SUBSCRIPTIONS_PATH = "/api/v2/notifications/channels/{channelId}/subscriptions"
 SUBSCRIPTIONS_QUERY = {"ignoreErrors": "true"}
 DETAILS_PATH = "/api/v2/analytics/conversations/{conversationId}/details"
+DETAILS_QUERY_PATH = "/api/v2/analytics/conversations/details/query"
 ACTIVITY_PATH = "/api/v2/analytics/conversations/activity/query"
 QUEUES_PATH = "/api/v2/routing/queues"
 USERS_PATH = "/api/v2/users"

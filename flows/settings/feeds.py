@@ -117,6 +117,11 @@ class FeedSettings(Table):
     enrich: bool = Field(
         default=False, description="kind `notifications`: fetch the media statistics of ended calls from analytics"
     )
+    sweep: bool = Field(
+        default=False,
+        description="kind `notifications`: every five minutes, find the calls of the organisation that have ended, "
+        "watched or not, and fetch the media statistics of their legs from analytics",
+    )
     stalled_after_s: Annotated[float, AfterValidator(stall_limit)] | None = Field(
         default=None,
         description="limit of the rule `STREAM_STALLED` for the conversations of this feed, in seconds; 0 turns the "
@@ -158,7 +163,7 @@ class FeedSettings(Table):
         default=FeedDefaults(), description="limits of the conversations of this feed; not for kind `voice-events`"
     )
 
-    @field_validator("conversations", "queues", "users", "enrich")
+    @field_validator("conversations", "queues", "users", "enrich", "sweep")
     @classmethod
     def _of_notifications(cls, value: Any, info: ValidationInfo) -> Any:
         if value and info.data.get("kind", "notifications") != "notifications":

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from connectors.genesys.endpoints import ACTIVITY_PATH, DETAILS_PATH
+from connectors.genesys.endpoints import ACTIVITY_PATH, DETAILS_PATH, DETAILS_QUERY_PATH
 from connectors.genesys.simulator.call_book import CallBook, SimulatedCall, iso
 from connectors.genesys.simulator.connection import Answer, HttpRequest
 from connectors.genesys.simulator.directory import page
@@ -18,9 +18,7 @@ from connectors.genesys.simulator.queries import QueryError, interval_of, matche
 from connectors.genesys.simulator.rest import Route, error_answer, parse_json, route
 from connectors.genesys.simulator.stories import Leg
 
-__all__ = ["DETAILS_QUERY_PATH", "Analytics"]
-
-DETAILS_QUERY_PATH: Final = "/api/v2/analytics/conversations/details/query"
+__all__ = ["Analytics"]
 
 _MAX_ENTITIES = 500
 _MAX_CONVERSATIONS = 100

@@ -104,6 +104,7 @@ def test_limits() -> None:
             ['feed.queues[0]: must be an id or a name of 1 to 100 characters, without *, not "a*b"'],
         ),
         ("[feed]\nkind = 'notifications'\nqueues = ['a', 'a']", ["feed.queues: must not name one twice"]),
+        ("[feed]\nsweep = true", ['feed.sweep: belongs to kind = "notifications", not to "voice-events"']),
         ("[feed]\nenrich = true", ['feed.enrich: belongs to kind = "notifications", not to "voice-events"']),
         (
             "[feed]\n[feed.defaults]\nmax_latency_ms = 100",

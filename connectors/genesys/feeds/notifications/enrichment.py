@@ -27,7 +27,7 @@ from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
 from connectors.state.files import make_private_dir, open_private
 
-__all__ = ["EnrichTiming", "Enricher", "MediaQueue", "Wanted"]
+__all__ = ["EnrichTiming", "Enricher", "MediaQueue", "Wanted", "marked"]
 
 
 _SCHEMA = """
@@ -200,7 +200,8 @@ class Enricher:
 
     A conversation that ended, as far as the feed or analytics know, is asked for until analytics knows its end and its
     media, or until the attempts are used up; the last record of it carries `"ended": true`, which ends its watch. An
-    exception of recorder or queue ends the thread: see `failure`.
+    exception of recorder or queue ends the thread: see `failure`. `on_over` is called with each conversation all of
+    whose media has been recorded.
     """
 
     def __init__(
@@ -213,7 +214,9 @@ class Enricher:
         name: str,
         timing: EnrichTiming = EnrichTiming(),
         clock: Clock = Clock(),  # noqa: B008 - frozen
+        on_over: Callable[[str], None] | None = None,
     ) -> None:
+        self._on_over = on_over
         self._queue = queue
         self._rest = rest
         self._recorder = recorder
@@ -293,7 +296,7 @@ class Enricher:
         found: dict[str, dict[str, Any]] = {}
         try:
             answer = self._rest.conversation_details(wanted.conversation_id)
-            found, details = _marked(wanted.conversation_id, answer), answer
+            found, details = marked(wanted.conversation_id, answer), answer
         except httpx.HTTPStatusError as refused:
             if refused.response.status_code == httpx.codes.TOO_MANY_REQUESTS:
                 self._back_off(refused)
@@ -315,6 +318,8 @@ class Enricher:
         if over:
             if not seen:
                 get_logger(__name__).warning("enrichment_given_up", feed=self._name, attempts=attempts)
+            elif self._on_over is not None:
+                self._on_over(wanted.conversation_id)
             self._queue.remove(wanted.conversation_id)
             return
         satisfied = given_up or (bool(fresh) and not ended)
@@ -341,9 +346,9 @@ class Enricher:
         get_logger(__name__).warning("enrichment_missed", feed=self._name, reason=why)
 
 
-def _marked(conversation_id: str, details: Any) -> dict[str, dict[str, Any]]:
-    """The media records of an answer by their marks. Raises TypeError, ValueError or RecursionError for an answer that
-    cannot be written down, such as one that is nested too deeply.
+def marked(conversation_id: str, details: Any) -> dict[str, dict[str, Any]]:
+    """Return the media records of an answer by their marks. Raises TypeError, ValueError or RecursionError for an
+    answer that cannot be written down, such as one that is nested too deeply.
     """
     records = list(media_records(conversation_id, details))
     for record in records:

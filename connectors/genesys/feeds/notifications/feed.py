@@ -33,6 +33,7 @@ from connectors.genesys.feeds.base import (
 from connectors.genesys.feeds.notifications.channels import NotificationsRest
 from connectors.genesys.feeds.notifications.discovery import CallFinder, Directory, Sources
 from connectors.genesys.feeds.notifications.enrichment import Enricher, EnrichTiming, MediaQueue
+from connectors.genesys.feeds.notifications.extras import Extras, Surroundings, make_workers
 from connectors.genesys.feeds.notifications.messages import MessageRecorder, WatchHooks, parse_object
 from connectors.genesys.feeds.notifications.slots import Slot, Slots
 from connectors.genesys.feeds.notifications.sockets import (
@@ -41,6 +42,8 @@ from connectors.genesys.feeds.notifications.sockets import (
     NotificationTiming,
     RecentlyHeard,
 )
+from connectors.genesys.feeds.notifications.sweep import Sweeper
+from connectors.genesys.feeds.notifications.workers import Worker
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
@@ -70,7 +73,7 @@ class NotificationsFeed(FeedBase):
 
     With an `enrich_queue`, an end is recorded with a top-level `"enrich": true`, and the conversation ends with the
     media record that analytics gives later, or with an empty one. After a gap, or a restart, analytics is also asked
-    about the conversations that were going on: their ends may have been missed.
+    about the conversations that were going on: their ends may have been missed. `extras` are further requests.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class NotificationsFeed(FeedBase):
         on_state: OnState | None = None,
         on_event: OnEvent = ignore_event,
         enrich_queue: Path | None = None,
+        extras: Extras = Extras(),  # noqa: B008 - frozen
         timing: NotificationTiming = NotificationTiming(),  # noqa: B008 - frozen
         enrich_timing: EnrichTiming = EnrichTiming(),  # noqa: B008 - frozen
         policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
@@ -99,7 +103,8 @@ class NotificationsFeed(FeedBase):
         self._clock = clock
         self._timeline = Timeline(clock.now, clock.monotonic)
         self._topics, self._sources = topics, sources
-        self._enrich_queue = enrich_queue
+        self._enrich_queue, self._extras, self._limits = enrich_queue, extras, limits
+        self._workers: list[Worker] = []
         self._budget = budget_of(endpoints.api_url)
         waiting = replace(clock, sleep=self._sleep)
         self._new_client = partial(GenesysClient, endpoints, tokens, policy=policy, clock=waiting)
@@ -122,7 +127,9 @@ class NotificationsFeed(FeedBase):
     @property
     def failure(self) -> Exception | None:
         """The error that ended the feed; None while it runs, and after a stop."""
-        return self._thread.failure or (None if self._enricher is None else self._enricher.failure)
+        failures = [worker.failure for worker in self._workers]
+        failures.append(None if self._enricher is None else self._enricher.failure)
+        return self._thread.failure or next((failure for failure in failures if failure is not None), None)
 
     @property
     def duplicates(self) -> int:
@@ -137,6 +144,8 @@ class NotificationsFeed(FeedBase):
         self._thread.interrupt(reason)
         if self._enricher is not None:
             self._enricher.stop(timeout_s)
+        for worker in self._workers:
+            worker.stop(timeout_s)
         self._thread.join(timeout_s)
 
     def _interrupt(self) -> None:
@@ -149,6 +158,10 @@ class NotificationsFeed(FeedBase):
             raise GenesysError("abandoned: the feed is being stopped")
 
     def _run(self, runner: asyncio.Runner) -> None:
+        enriches = self._enrich_queue is not None
+        surroundings = Surroundings(self._name, self._recorder, self._limits, self._budget, self._clock, enriches)
+        self._workers = make_workers(self._extras, surroundings, self._new_client)
+        sweeper = next((worker for worker in self._workers if isinstance(worker, Sweeper)), None)
         if self._enrich_queue is not None:
             self._enricher = self._messages.enricher = Enricher(
                 MediaQueue(self._enrich_queue, now=self._timeline, longest_wait_s=self._enrich_timing.longest_s),
@@ -158,8 +171,11 @@ class NotificationsFeed(FeedBase):
                 name=self._name,
                 timing=self._enrich_timing,
                 clock=replace(self._clock, now=self._timeline),
+                on_over=None if sweeper is None else sweeper.enriched,
             )
             self._enricher.start()
+        for worker in self._workers:
+            worker.start()
         runner.run(self._stay_connected())
 
     async def _stay_connected(self) -> None:

@@ -1,0 +1,55 @@
+"""The further requests of a notifications feed, which its configuration turns on, each in a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from connectors.genesys.client import Clock, GenesysClient, RequestBudget
+from connectors.genesys.feeds.base import FeedLimits
+from connectors.genesys.feeds.notifications.sweep import Sweeper, SweepStore, SweepTiming
+from connectors.genesys.feeds.notifications.workers import Worker
+from connectors.journal.writer import Recorder
+
+__all__ = ["Extras", "Surroundings", "make_workers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Extras:
+    """What else is asked for: with `sweep`, the path of its store, the calls that have ended."""
+
+    sweep: Path | None = None
+    sweep_timing: SweepTiming = field(default_factory=SweepTiming)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The feed that the requests are made for; `enriches` if it fetches the media of the calls that it watches."""
+
+    name: str
+    recorder: Recorder
+    limits: FeedLimits
+    budget: RequestBudget
+    clock: Clock
+    enriches: bool
+
+
+def make_workers(extras: Extras, feed: Surroundings, new_client: Callable[[], GenesysClient]) -> list[Worker]:
+    """Return the threads of a feed, not yet started. Raises StateError."""
+    workers: list[Worker] = []
+    if extras.sweep is not None:
+        workers.append(
+            Sweeper(
+                SweepStore(extras.sweep),
+                new_client(),
+                feed.recorder,
+                feed.budget,
+                name=feed.name,
+                limits=feed.limits,
+                leaves_watched=feed.enriches,
+                timing=extras.sweep_timing,
+                clock=feed.clock,
+            )
+        )
+    return workers
