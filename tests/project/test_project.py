@@ -83,7 +83,7 @@ def test_make_alone_lists_the_targets() -> None:
 def test_a_lock_holds_versions_and_hashes_and_no_addresses(name: str) -> None:
     """Every line is a version or a hash: nothing in it depends on where it was made or is used."""
     requirement = re.compile(
-        r"[a-z0-9-]+==[0-9][a-z0-9.]*( ; [a-z_]+ [<>=!]+ '[\w.]+'( and [a-z_]+ [<>=!]+ '[\w.]+')*)? \\"
+        r"[a-z0-9-]+==[0-9][a-z0-9.]*( ; [a-z_]+ [<>=!]+ '[\w.]+'( (and|or) [a-z_]+ [<>=!]+ '[\w.]+')*)? \\"
     )
     a_hash = re.compile(r" {4}--hash=sha256:[0-9a-f]{64}( \\)?")
     for line in (ROOT / name).read_text().splitlines():
