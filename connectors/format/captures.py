@@ -109,7 +109,7 @@ def description_of(head: bytes) -> str:
         if first == b"{":
             return "it looks like JSON over several lines, or JSON that was cut: write one object a line (jq -c .)"
         if line.count(b",") or line.count(b";") or line.count(b"\t"):
-            return f"it looks like CSV: write one JSON object a line; {_CONVERT}"
+            return f"it looks like CSV: map its columns with --input; {_CONVERT}"
         return f"it looks like plain text: a recording has one JSON object a line; {_CONVERT}"
     if isinstance(record, dict):
         if (key := wrapping_of(record)) is not None:
@@ -117,7 +117,7 @@ def description_of(head: bytes) -> str:
         if "timestamp" in record or "received_at" in record:
             return f"it looks like frames in another form, which rejected.jsonl explains line by line; {_CONVERT}"
         keys = ", ".join(list(record)[:4])
-        return f"it looks like JSON Lines of something else (keys: {keys}); {_CONVERT}"
+        return f"it looks like JSON Lines of something else (keys: {keys}): map them with --input; {_CONVERT}"
     return f"it looks like JSON Lines, but not of objects; {_CONVERT}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,12 +15,29 @@ __all__ = ["app"]
 
 app = typer.Typer()
 
+Files = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILE...", help="Recordings, directories of them, or - for standard input.", show_default=False
+    ),
+]
+Input = Annotated[
+    str | None,
+    typer.Option(
+        "--input",
+        metavar="FIELD=PATH,...",
+        help="Map JSON objects or CSV of another shape to frames: conversation, event, timestamp, received, latency, "
+        "loss, jitter; PATH:UNIT for ms, s, iso, percent.",
+    ),
+]
+ResultFormat = Annotated[
+    Literal["jsonl", "parquet"], typer.Option("--format", metavar="jsonl|parquet", help="The format of the results.")
+]
+
 
 @app.command(cls=Command)
 def replay(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Journal segments or files of frames.", show_default=False)
-    ],
+    files: Files,
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results go.", show_default=False)],
     config: Annotated[
@@ -33,14 +50,17 @@ def replay(
     processes: Annotated[
         int, typer.Option(min=1, max=64, metavar="N", help="Divide the conversations among N processes; same results.")
     ] = 1,
+    shape: Input = None,
+    file_format: ResultFormat = "jsonl",
     as_json: AsJson = False,
 ) -> None:
     """Replay recordings through the same flow, without a network, into DIR."""
     shutdown = stop_on_signals()
+    from flows.commands.inputs import input_map_of
     from flows.commands.output import print_replay, print_replay_json
     from flows.commands.replay import replay as replay_files
 
-    pace = _speed(speed)
+    pace, input_map = _speed(speed), input_map_of(shape)
     settings = None if config is None else read_settings(config)
     replayed = replay_files(
         files,
@@ -51,6 +71,8 @@ def replay(
         deliver=deliver,
         processes=processes,
         stop=shutdown.requested,
+        input_map=input_map,
+        file_format=file_format,
     )
     (print_replay_json if as_json else print_replay)(replayed)
     if replayed.refusal is not None:
@@ -60,10 +82,29 @@ def replay(
 
 
 @app.command(cls=Command)
+def inspect(
+    files: Files,
+    *,
+    shape: Input = None,
+    gap_s: Annotated[
+        float, typer.Option("--gap", metavar="SECONDS", min=0.001, help="The shortest silence that counts as a gap.")
+    ] = 60.0,
+    as_json: AsJson = False,
+) -> None:
+    """Say what files are: lines by kind, time range, gaps, and the command that replays them."""
+    from flows.commands.inputs import input_map_of
+    from flows.commands.inspect import inspect as inspect_files
+    from flows.commands.inspect import print_inspection, print_inspection_json
+
+    found = inspect_files(files, shape=shape, input_map=input_map_of(shape), gap_s=gap_s)
+    (print_inspection_json if as_json else print_inspection)(found)
+    if not found.records:
+        raise typer.Exit(1)
+
+
+@app.command(cls=Command)
 def backtest(
-    files: Annotated[
-        list[Path], typer.Argument(metavar="FILE...", help="Journal segments or files of frames.", show_default=False)
-    ],
+    files: Files,
     *,
     config: Annotated[
         list[Path] | None, typer.Option(metavar="CONFIG", help="A rule set; may be given several times.")

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from connectors.errors import UsageError
@@ -16,6 +17,7 @@ from connectors.journal.recording import UTF8_MARK, Recording
 from connectors.journal.source import REPLAY_BLOCK_BYTES
 from flows.analytics.precedence import Overrides
 from flows.analytics.rule_sets import Change, Figures, Incident, RuleSets, changes, figures, incidents_of
+from flows.commands.inputs import readable_files
 from flows.commands.replay import keep_freed_memory, overrides_of
 from flows.dataflow import SHARDS
 from flows.settings.loading import load_settings, parse_settings
@@ -120,10 +122,11 @@ def backtest(paths: Sequence[Path], sets: Sequence[RuleSet], stop: threading.Eve
     keep_freed_memory()
     running = RuleSets([one.overrides for one in sets], len(SHARDS))
     frames = 0
-    for number, data in enumerate(_blocks(Recording(paths), stop)):
-        pieces = [decoded for _, decoded in decode_pieces(data)]
-        running.apply(number, pieces, last=not data)
-        frames += sum(len(decoded.arrival) for decoded in pieces)
+    with TemporaryDirectory(prefix="voicewatch-") as scratch, readable_files(paths, Path(scratch)) as files:
+        for number, data in enumerate(_blocks(Recording(files), stop)):
+            pieces = [decoded for _, decoded in decode_pieces(data)]
+            running.apply(number, pieces, last=not data)
+            frames += sum(len(decoded.arrival) for decoded in pieces)
     incidents = [incidents_of(alerts) for alerts in running.alerts]
     return Backtest([one.name for one in sets], incidents, running.end, frames, not stop.is_set())
 

@@ -9,7 +9,7 @@ import ctypes
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,17 +18,20 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bytewax.run import cli_main
 
-from connectors.errors import RecordingError, StateError, UsageError
+from connectors.errors import StateError, UsageError
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource, StoppedAt
 from connectors.state.files import LOCK_NAME, make_private_dir, open_private, state_errors
 from connectors.state.sinks import AuditSink, JsonLinesSink
 from flows.analytics.merge import Counts
 from flows.analytics.precedence import Overrides
+from flows.commands.export import KINDS, Format, import_parquet, result_lines
+from flows.commands.inputs import STDIN, readable_files
 from flows.dataflow import CountsSink, Outputs, build, build_outputs
 
 if TYPE_CHECKING:
     from connectors.callbacks.outbox import State
+    from connectors.format.mapping import InputMap
     from flows.commands.deliver import ReplayDelivery
     from flows.commands.replay_team import ReplayTeam
     from flows.settings.models import Settings
@@ -64,19 +67,51 @@ def replay(
     deliver: bool,
     processes: int = 1,
     stop: threading.Event,
+    input_map: InputMap | None = None,
+    file_format: Format = "jsonl",
 ) -> Replayed:
-    """Replay files, or those in a directory, into files of windows, groups, alerts and rejected lines in `out`.
+    """Replay recordings into files of windows, groups, alerts and rejected lines in `out`.
 
+    `paths` may name directories, and standard input as `-`. `input_map` maps lines of another shape to frames.
     While it runs, and after it was stopped early or failed, the file `PARTIAL` in `out` says so. `settings` takes
     precedence over what is recorded. `processes` divide the conversations among them. `deliver` also sends the
     callbacks, from an outbox in `out`, and waits until they are delivered or dead, or for `stop`. Raises
-    RecordingError, StateError, VoicewatchError if a process dies, ConfigurationError for a bad callback
-    secret, and UsageError if `out` is the state directory of a run, or a result would replace a recording.
+    RecordingError, StateError, VoicewatchError if a process dies, ConfigurationError for a bad callback secret, and
+    UsageError if `out` is the state directory of a run, a result would replace a recording, or pyarrow is missing.
     """
     if processes > 1 and speed is not None:
         raise UsageError("--speed: several processes replay as fast as they can; leave it out, or --processes")
-    recording = Recording(_files(paths))
-    _begin(recording.paths, out)
+    parquet = import_parquet() if file_format == "parquet" else None
+    _refuse_state_dir(out)
+    with readable_files(paths, out, input_map=input_map) as files:
+        recording = Recording(files)
+        _begin([path for path in {*paths, *files} if path != STDIN], out)
+        replayed = _replay(
+            recording,
+            out,
+            settings=settings,
+            environ=environ,
+            speed=speed,
+            deliver=deliver,
+            processes=processes,
+            stop=stop,
+        )
+    if parquet is not None:
+        _convert(out, parquet)
+    return replayed
+
+
+def _replay(
+    recording: Recording,
+    out: Path,
+    *,
+    settings: Settings | None,
+    environ: Mapping[str, str],
+    speed: float | None,
+    deliver: bool,
+    processes: int,
+    stop: threading.Event,
+) -> Replayed:
     totals = CountsSink()
     keep_freed_memory()
     started = time.monotonic()
@@ -124,14 +159,34 @@ def _reading(
         team.close()
 
 
+def _convert(out: Path, parquet: Callable[[Iterator[bytes], Path, str], int]) -> None:
+    """Put a Parquet file in the place of each file of results."""
+    for kind in KINDS:
+        lines, path = _result(out, kind), out / f"{kind}.parquet"
+        with state_errors(f"writing {path}"):
+            unfinished = path.with_suffix(".new")
+            parquet((line for line, _ in result_lines(out, kind)), unfinished, kind)
+            unfinished.replace(path)
+            lines.unlink()
+
+
 def _begin(paths: Sequence[Path], out: Path) -> None:
     """Make the directory of results, and mark them as partial. Raises UsageError."""
+    with _advice_on_out(out):
+        _refuse_to_lose(paths, out)
+        make_private_dir(out)
+        for kind in KINDS:
+            (out / f"{kind}.parquet").unlink(missing_ok=True)
+        _mark(out / PARTIAL, "These results are partial: the replay has not ended.")
+
+
+@contextmanager
+def _advice_on_out(out: Path) -> Iterator[None]:
+    """Turn a StateError about `out`, whose advice names the directory of a run, into a UsageError."""
     try:
         with state_errors(f"looking into {out}"):
-            _refuse_to_lose(paths, out)
-        make_private_dir(out)
-        _mark(out / PARTIAL, "These results are partial: the replay has not ended.")
-    except StateError as error:  # whose advice names the directory of a run
+            yield
+    except StateError as error:
         raise UsageError(str(error).replace("[state] dir", "--out")) from error
 
 
@@ -142,20 +197,6 @@ def _end(out: Path, stopped_at: StoppedAt | None) -> None:
         return
     with state_errors(f"removing {out / PARTIAL}"):
         (out / PARTIAL).unlink()
-
-
-def _files(paths: Sequence[Path]) -> list[Path]:
-    """The files, and in the place of a directory those in it that are not hidden. Raises RecordingError."""
-    files: list[Path] = []
-    for path in paths:
-        if not path.is_dir():
-            files.append(path)
-            continue
-        found = sorted(inside for inside in path.iterdir() if inside.is_file() and not inside.name.startswith("."))
-        if not found:
-            raise RecordingError(f"{path}: there is no file in this directory")
-        files += found
-    return files
 
 
 def place_text(place: StoppedAt) -> str:
@@ -177,10 +218,17 @@ def _result(out: Path, name: str) -> Path:
     return out / f"{name}.jsonl"
 
 
+def _refuse_state_dir(out: Path) -> None:
+    """Raise UsageError if the results of a run would be written over."""
+    with _advice_on_out(out):
+        if (out / LOCK_NAME).exists():
+            raise UsageError(
+                f"{out} is the state directory of a run, whose results this would write over; choose another"
+            )
+
+
 def _refuse_to_lose(paths: Sequence[Path], out: Path) -> None:
-    """Raise UsageError if the results of a run, or a recording, would be written over."""
-    if (out / LOCK_NAME).exists():
-        raise UsageError(f"{out} is the state directory of a run, whose results this would write over; choose another")
+    """Raise UsageError if a recording would be written over."""
     results = [path for path in (_result(out, name) for name in RESULTS) if path.exists()]
     for path in paths:
         if any(path.samefile(result) for result in results):

@@ -141,7 +141,7 @@ def test_what_is_neither_stays_as_it_is(text: bytes) -> None:
         (b"[1,2\n", "JSON array that was cut"),
         (b"<!doctype html>\n", "HTML or XML"),
         (b'{\n "a": 1,\n', "JSON over several lines"),
-        (b'{"a":1,"b":2}\n', "JSON Lines of something else (keys: a, b)"),
+        (b'{"a":1,"b":2}\n', "JSON Lines of something else (keys: a, b): map them with --input"),
         (b'{"Body":"hello"}\n', "an SQS message (Body) around something that is no Genesys event"),
         (b'{"event":"x","timestamp":"5"}\n', "frames in another form"),
         (b"5\n", "JSON Lines, but not of objects"),
