@@ -16,6 +16,7 @@ from connectors.genesys.feeds.discovery import CallDiscovery
 from connectors.genesys.feeds.notifications.topics import topics_of
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
 from connectors.genesys.interceptors import GenesysPlatform
+from connectors.genesys.names import NameBook, Names
 from connectors.journal.source import Feed
 from connectors.journal.writer import Journal, Recorder
 from connectors.state.actions import Action
@@ -33,7 +34,7 @@ __all__ = ["endpoints_of", "feeds_of"]
 
 
 def endpoints_of(settings: Settings) -> Endpoints:
-    """Where the configuration says that Genesys is."""
+    """Return where Genesys is, as the configuration says."""
     genesys = settings.genesys
     return Endpoints.from_base_url(
         genesys.base_url,
@@ -96,9 +97,19 @@ class _FeedFactory:
         private = [row for row in self.settings.feeds if row.kind in ("notifications", "eventbridge")]
         if self.settings.privacy.keep_raw and private:
             audit.append(Action.RAW_KEPT, conversation=None, outcome="notifications are kept with personal data")
-        return [self._feed(row, tokens, journal, events) for row in self.settings.feeds or (FeedSettings(),)]
+        names = self._names(tokens)
+        feeds = [self._feed(row, tokens, journal, events, names) for row in self.settings.feeds or (FeedSettings(),)]
+        return [names, *feeds] if isinstance(names, NameBook) else feeds
 
-    def _feed(self, row: FeedSettings, tokens: TokenProvider | None, journal: Journal, events: _FeedEvents) -> Feed:
+    def _names(self, tokens: TokenProvider | None) -> Names:
+        if tokens is None or not self.settings.genesys.resolve_names:
+            return Names()
+        path = StateLayout(self.settings.state.dir).names
+        return NameBook(path, self.endpoints, tokens, budget_of(self.endpoints.api_url))
+
+    def _feed(
+        self, row: FeedSettings, tokens: TokenProvider | None, journal: Journal, events: _FeedEvents, names: Names
+    ) -> Feed:
         # A lone feed that is not configured has no name in the records, as in recordings from when it was the only one.
         recorder = journal.recorder(row.name) if self.settings.feeds else journal
         if row.kind == "audiohook":
@@ -107,14 +118,14 @@ class _FeedFactory:
             return self._eventbridge(row, recorder, journal.directory, events)
         assert tokens is not None
         if row.kind == "notifications":
-            return self._notifications(row, tokens, recorder, events)
+            return self._notifications(row, tokens, recorder, events, names)
         return VoiceEventsFeed(
             url=self.endpoints.events_url,
             tokens=tokens,
             recorder=recorder,
             name=row.name,
             on_state=events.changed,
-            discovery=self._discovery(row.name, tokens, journal, events) if self._discovers else None,
+            discovery=self._discovery(row.name, tokens, journal, events, names) if self._discovers else None,
         )
 
     @property
@@ -129,7 +140,9 @@ class _FeedFactory:
             return WatchRules()
         return WatchRules(watch.sample, watch.max, watch.match)
 
-    def _discovery(self, name: str, tokens: TokenProvider, journal: Journal, events: _FeedEvents) -> CallDiscovery:
+    def _discovery(
+        self, name: str, tokens: TokenProvider, journal: Journal, events: _FeedEvents, names: Names
+    ) -> CallDiscovery:
         def refused(reason: str, conversation_id: str) -> None:
             events.happened(name, "not_watched", {"reason": reason, "conversation": conversation_id})
 
@@ -138,7 +151,7 @@ class _FeedFactory:
         registry = InterceptorRegistry(StateLayout(self.settings.state.dir).interceptors)
         return CallDiscovery(
             name,
-            DiscoveredInterceptors(self.settings, platform, registry, journal, events.audit),
+            DiscoveredInterceptors(self.settings, platform, registry, journal, events.audit, names),
             Selection(self._rules, watching=lambda: len(journal.watched_by(feed)), refused=refused),
             budget_of(self.endpoints.api_url),
             max_concurrent=self.settings.genesys.max_concurrent,
@@ -194,7 +207,12 @@ class _FeedFactory:
         )
 
     def _notifications(
-        self, row: FeedSettings, tokens: TokenProvider, recorder: Journal | Recorder, events: _FeedEvents
+        self,
+        row: FeedSettings,
+        tokens: TokenProvider,
+        recorder: Journal | Recorder,
+        events: _FeedEvents,
+        names: Names,
     ) -> Feed:
         from connectors.genesys.feeds.notifications.discovery import Sources
         from connectors.genesys.feeds.notifications.extras import Extras
@@ -210,6 +228,7 @@ class _FeedFactory:
             limits=self._limits(row),
             rules=self._rules,
             keep_raw=self.settings.privacy.keep_raw,
+            names=names,
             on_state=events.changed,
             on_event=events.happened,
             enrich_queue=self.enrichment(row.name) if row.enrich else None,

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, OutcomeUnknownError
 from connectors.genesys.entities import ActiveConversation
+from connectors.genesys.names import Names
 from connectors.state.actions import Action
 from connectors.state.interceptors import InterceptorEntry, InterceptorRegistry
 from flows.settings.models import InterceptorSettings, InterceptorTexts, Settings
@@ -24,6 +25,9 @@ __all__ = [
     "create_body",
     "obstacle_of",
 ]
+
+
+NAMES_WITHIN_S: Final = 5.0
 
 
 class Platform(Protocol):
@@ -169,18 +173,20 @@ class DiscoveredInterceptors:
         registry: InterceptorRegistry,
         journal: WatchJournal,
         audit: AuditTrail,
+        names: Names = Names(),  # noqa: B008 - without state
     ) -> None:
         self._settings = settings
         self._platform = platform
         self._registry = registry
         self._journal = journal
         self._audit = audit
+        self._names = names
         self._creator = InterceptorCreator(settings, platform, registry, journal, audit)
         self._saturated: bool | None = None
 
     def active(self) -> list[ActiveConversation]:
         """Return the calls in progress, and audit the load when it becomes too high or low enough."""
-        active = self._platform.active_conversations()
+        active = [self._named(one) for one in self._platform.active_conversations()]
         allowed = self._settings.genesys.max_concurrent
         if (saturated := len(active) >= allowed) != self._saturated:
             self._saturated = saturated
@@ -192,6 +198,11 @@ class DiscoveredInterceptors:
                 max_concurrent=allowed,
             )
         return active
+
+    def _named(self, one: ActiveConversation) -> ActiveConversation:
+        """Replace ids among the labels by names. The thread of discovery may wait for them."""
+        self._names.wait_for(one.labels, NAMES_WITHIN_S)
+        return one._replace(labels={name: self._names.name_of(name, value) for name, value in one.labels.items()})
 
     def create(self, conversation_id: str, labels: Mapping[str, str]) -> str | None:
         """Create an interceptor, unless it was asked for before; returns the reason if there is none to be used.

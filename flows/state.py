@@ -65,6 +65,11 @@ class StateLayout:
         return self.dir / "interceptors.json"
 
     @property
+    def names(self) -> Path:
+        """The names of queues, users and divisions that were looked up."""
+        return self.dir / "names.json"
+
+    @property
     def windows(self) -> Path:
         """The windows, a line each."""
         return self.dir / "windows.jsonl"

@@ -12,7 +12,7 @@ import ssl
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Final, Protocol, TypeVar
@@ -22,6 +22,7 @@ import httpx
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, UnavailableError
 from connectors.genesys.endpoints import Endpoints
+from connectors.genesys.sdk import sdk_client
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
 from connectors.runtime.tracing import span
@@ -48,6 +49,10 @@ T = TypeVar("T")
 
 Failure = httpx.HTTPStatusError | httpx.RequestError
 """A failed request as httpx reports it: an answer outside 2xx, or no answer."""
+
+
+Query = Mapping[str, str | Sequence[str]]
+"""The query of a request; a sequence of values is that many parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,49 +228,6 @@ def _server_message(failure: httpx.HTTPStatusError) -> str:
     return ' "' + re.sub(r"\s+", " ", message).strip()[:200] + '"'
 
 
-class _Answer:
-    """An httpx response in the shape that the SDK's `ApiClient` reads."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        self.status = response.status_code
-        self.reason = response.reason_phrase
-        self.data = response.text
-        self._headers = response.headers
-
-    def getheaders(self) -> httpx.Headers:
-        return self._headers
-
-    def getheader(self, name: str, default: str | None = None) -> str | None:
-        value: str | None = self._headers.get(name, default)
-        return value
-
-
-def _sdk_client(api_url: str, client: httpx.Client) -> Any:
-    """Return an `ApiClient` of Genesys' platform SDK that sends through `client`; imports the SDK (seconds, 200 MB).
-
-    The SDK's own transport applies no timeout and re-sends a POST whose connection dropped. This one sends each
-    request once and raises `httpx.HTTPStatusError` for any answer but 2xx, which the SDK passes through.
-    """
-    from PureCloudPlatformClientV2 import ApiClient
-    from PureCloudPlatformClientV2.abstract_http_client import AbstractHttpClient
-
-    class HttpxTransport(AbstractHttpClient):  # type: ignore[misc]
-        def request(self, http_request_options: Any) -> _Answer:
-            response = client.request(
-                http_request_options.method,
-                httpx.URL(http_request_options.url).copy_merge_params(http_request_options.query_params),
-                headers=http_request_options.headers,
-                json=http_request_options.body,
-            )
-            return _Answer(response.raise_for_status())
-
-    api = ApiClient(host=api_url)
-    # A gateway in ~/.genesyscloudpython/config would replace the host that our configuration names.
-    api.gateway_configuration = None
-    api.set_http_client(HttpxTransport())
-    return api
-
-
 class GenesysClient:
     """REST calls to one Genesys region: each with its retries and one renewal of the token after a 401.
 
@@ -301,7 +263,7 @@ class GenesysClient:
         *,
         what: str,
         repeatable: Callable[[Failure], bool] = transient,
-        query: dict[str, str] | None = None,
+        query: Query | None = None,
         body: Any = None,
     ) -> Any:
         """Send a request and return its answer as JSON values; raises httpx's errors, and those of the tokens."""
@@ -313,14 +275,22 @@ class GenesysClient:
             clock=self.clock,
         )
 
-    def ask(self, method: str, path: str, *, what: str, query: dict[str, str] | None = None, body: Any = None) -> Any:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        query: Query | None = None,
+        body: Any = None,
+    ) -> Any:
         """Send a request that may be repeated, and return its answer as JSON values; raises GenesysError."""
         try:
             return self.call(method, path, what=what, query=query, body=body)
         except (httpx.HTTPStatusError, httpx.RequestError) as failure:
             raise to_error(failure, what=what, endpoints=self.endpoints) from failure
 
-    def send_once(self, method: str, path: str, *, query: dict[str, str] | None = None, body: Any = None) -> Any:
+    def send_once(self, method: str, path: str, *, query: Query | None = None, body: Any = None) -> Any:
         """Send a request without retries, and once more with a fresh token after a 401; raises httpx's errors."""
         token = self._tokens.token()
         try:
@@ -332,9 +302,9 @@ class GenesysClient:
 
     @cached_property
     def _sdk(self) -> Any:
-        return _sdk_client(self.endpoints.api_url, self._http)
+        return sdk_client(self.endpoints.api_url, self._http)
 
-    def _send(self, method: str, path: str, token: str, query: dict[str, str] | None, body: Any) -> Any:
+    def _send(self, method: str, path: str, token: str, query: Query | None, body: Any) -> Any:
         headers = {"Accept": "application/json", "Authorization": f"Bearer {token}"}
         with span(f"genesys {method}", http_request_method=method, url_path=path):
             if not self._by_sdk:

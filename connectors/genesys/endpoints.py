@@ -11,6 +11,7 @@ __all__ = [
     "DEFAULT_BASE_URL",
     "DETAILS_PATH",
     "DETAILS_QUERY_PATH",
+    "DIVISIONS_PATH",
     "EVENTS_PATH",
     "INTERCEPTOR_PATH",
     "LOAD_PATH",
@@ -42,6 +43,7 @@ DETAILS_QUERY_PATH = "/api/v2/analytics/conversations/details/query"
 ACTIVITY_PATH = "/api/v2/analytics/conversations/activity/query"
 QUEUES_PATH = "/api/v2/routing/queues"
 USERS_PATH = "/api/v2/users"
+DIVISIONS_PATH = "/api/v2/authorization/divisions"
 USERS_SEARCH_PATH = "/api/v2/users/search"
 
 

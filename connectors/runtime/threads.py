@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from connectors.runtime.logs import get_logger
 
-__all__ = ["FeedThread", "Periodic", "in_daemon_thread"]
+__all__ = ["FeedThread", "Periodic", "in_daemon_thread", "relayed"]
 
 T = TypeVar("T")
 
@@ -126,3 +126,13 @@ async def in_daemon_thread(work: Callable[[], T], *, name: str) -> T:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return (await done)()
+
+
+def relayed(loop: asyncio.AbstractEventLoop, work: Callable[[], object]) -> Callable[[], None]:
+    """Return a function for any thread that has `loop` do some work; it does nothing once the loop is closed."""
+
+    def call() -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(work)
+
+    return call

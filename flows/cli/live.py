@@ -38,7 +38,9 @@ def demo(
 def check(
     config: Config,
     *,
-    online: Annotated[bool, typer.Option("--online", help="Also try the token and the load check.")] = False,
+    online: Annotated[
+        bool, typer.Option("--online", help="Also try the token and the load check, and look up the queues and users.")
+    ] = False,
 ) -> None:
     """Check a configuration: every mistake in it at once, with its key."""
     from flows.settings.secrets import check_secrets
@@ -53,7 +55,12 @@ def check(
     if online:
         from flows.commands.check import check_online
 
-        print(check_online(settings, os.environ))
+        found = check_online(settings, os.environ)
+        print(found.said)
+        for problem in found.problems:
+            print(f"problem: {problem}")
+        if found.problems:
+            raise typer.Exit(1)
 
 
 @app.command(cls=Command)

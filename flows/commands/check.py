@@ -1,28 +1,83 @@
-"""`voicewatch check --online`: try the token, and the load check if interceptors are used."""
+"""`voicewatch check --online`: try the token, the load check, and the queues and users that the configuration names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final, NamedTuple
 
+from connectors.errors import AccessDeniedError
 from connectors.genesys.auth import TokenProvider, credentials_from_environment
 from connectors.genesys.client import GenesysClient
 from connectors.genesys.interceptors import GenesysPlatform
+from connectors.genesys.names import PERMISSIONS, look_up_names
 from flows.feeds import endpoints_of
 from flows.settings.models import Settings
 
-__all__ = ["check_online"]
+__all__ = ["Online", "check_online"]
+
+_NO_ONE: Final = "00000000-0000-4000-8000-000000000000"
 
 
-def check_online(settings: Settings, environ: Mapping[str, str]) -> str:
-    """Try the token, and the load check if interceptors are used; a line that says how it went. Raises GenesysError."""
+class Online(NamedTuple):
+    """How it went, in one line, and what a run could not do, a line each."""
+
+    said: str
+    problems: list[str]
+
+
+def check_online(settings: Settings, environ: Mapping[str, str]) -> Online:
+    """Try the token, the load check if interceptors are used, and look up what the feeds name. Raises GenesysError."""
     kinds = {feed.kind for feed in settings.feeds}
     if kinds and kinds <= {"audiohook", "eventbridge"}:
-        return "online: nothing to try, Genesys connects to the feeds"
+        return Online("online: nothing to try, Genesys connects to the feeds", [])
     endpoints = endpoints_of(settings)
     tokens = TokenProvider(endpoints, credentials_from_environment(environ))
+    client = GenesysClient(endpoints, tokens)
     if not settings.uses_interceptors:
         tokens.token()
-        return "online: token received"
-    active = GenesysPlatform(GenesysClient(endpoints, tokens, sdk=True)).check_load(settings.genesys.max_concurrent)
-    allowed = settings.genesys.max_concurrent
-    return f"online: token received, {active} active voice conversation(s), {allowed} allowed"
+        said = "online: token received"
+    else:
+        platform = GenesysPlatform(GenesysClient(endpoints, tokens, sdk=True))
+        allowed = settings.genesys.max_concurrent
+        active = platform.check_load(allowed)
+        said = f"online: token received, {active} active voice conversation(s), {allowed} allowed"
+    known, problems = _look_up_sources(settings, client)
+    if known:
+        said += f", {known} queue(s) and user(s) found"
+    return Online(said, problems + _look_up_kinds(settings, client))
+
+
+def _look_up_sources(settings: Settings, client: GenesysClient) -> tuple[int, list[str]]:
+    """Return how many of the queues and users of the feeds exist, and a line for each that does not."""
+    from connectors.genesys.feeds.notifications.discovery import Directory
+
+    directory = Directory(client)
+    problems: list[str] = []
+    known = 0
+    for feed in settings.feeds:
+        for kind, label, entries in (("queue", "queue", feed.queues), ("user", "agent", feed.users)):
+            for entry in entries:
+                try:
+                    if directory.knows(kind, entry):
+                        known += 1
+                    else:
+                        problems.append(f'feed "{feed.name}": {kind} "{entry}" is unknown to Genesys')
+                except AccessDeniedError:
+                    problems.append(_not_permitted(f'feed "{feed.name}": {kind}s', label))
+                    break  # and neither can the others be looked up
+    return known, problems
+
+
+def _look_up_kinds(settings: Settings, client: GenesysClient) -> list[str]:
+    """Return a line for each kind of name that `resolve_names` needs and this client must not look up."""
+    problems: list[str] = []
+    for label in PERMISSIONS if settings.genesys.resolve_names else ():
+        try:
+            look_up_names(client, label, [_NO_ONE])
+        except AccessDeniedError:
+            problems.append(_not_permitted(f"genesys.resolve_names: names of {label}s", label))
+    return problems
+
+
+def _not_permitted(what: str, label: str) -> str:
+    return f"{what} cannot be looked up (403); give the OAuth client a role with the permission {PERMISSIONS[label]}"

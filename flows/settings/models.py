@@ -118,6 +118,11 @@ class GenesysSettings(Table):
         description="the path of the create request; by default "
         "`/api/v2/conversations/voice/{conversationId}/interceptor`",
     )
+    resolve_names: bool = Field(
+        default=False,
+        description="look up the names of queues, users and divisions once, and keep them in `names.json`: labels hold "
+        "names instead of ids",
+    )
     interceptor: InterceptorTexts = Field(default=InterceptorTexts(), description="fixed texts of the create request")
 
 

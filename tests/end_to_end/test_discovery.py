@@ -173,3 +173,20 @@ def test_calls_of_a_named_queue_are_found_while_they_go_on(tmp_path: Path) -> No
     ]
     labels = [record["watch"]["labels"] for record in records(tmp_path) if "watch" in record]
     assert {one.get("queue") for one in labels} >= {FIRST_QUEUE_ID}
+
+
+def test_labels_hold_names_and_calls_are_chosen_by_them(tmp_path: Path) -> None:
+    """With resolve_names, calls of a queue are chosen by its name, labels name agents, and the names are kept."""
+    with running_sim(NotificationsSimulator(conversations=8, rate=5)) as simulator:
+        path = notifications(tmp_path, simulator.base_url, queues='["Support", "Sales"]')
+        options = {"VOICEWATCH_GENESYS__RESOLVE_NAMES": "true", "VOICEWATCH_WATCH__MATCH": '{"queue": "Support"}'}
+        names = {agent.name for agent in simulator.traffic.book.organisation.agents}
+        with running(tmp_path, "run", path, **options) as process:
+            until(lambda: any(one.get("agent") in names for one in _labels(tmp_path)))
+            assert process.stop() == 0, process.log
+    assert {one["queue"] for one in _labels(tmp_path)} == {"Support"}
+    assert FIRST_QUEUE_ID in (tmp_path / "state" / "names.json").read_text()
+
+
+def _labels(directory: Path) -> list[dict[str, str]]:
+    return [record["watch"]["labels"] for record in records(directory) if record.get("watch", {}).get("labels")]

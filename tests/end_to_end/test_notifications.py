@@ -144,7 +144,7 @@ def test_a_live_run(tmp_path: Path) -> None:
             },
             "test",
         )
-        assert check_online(settings, environ({})) == "online: token received"
+        assert check_online(settings, environ({})) == ("online: token received, 1 queue(s) and user(s) found", [])
         shutdown = Shutdown()
         stopper = threading.Thread(target=_stop_after, args=(simulator, 120, shutdown))
         stopper.start()

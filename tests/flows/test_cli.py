@@ -19,7 +19,11 @@ from typing import Any
 import pytest
 
 from connectors.callbacks.outbox import AttemptResult, Callback, Outbox
+from connectors.genesys.simulator.connection import Answer
 from connectors.genesys.simulator.faults import parse_faults
+from connectors.genesys.simulator.notifications import NotificationsSimulator
+from connectors.genesys.simulator.organisation import FIRST_QUEUE_ID
+from connectors.genesys.simulator.server import running as running_sim
 from connectors.genesys.simulator.voice_events import running_simulator
 from connectors.state.audit import AuditLog
 from connectors.state.files import StateLock
@@ -283,6 +287,38 @@ def test_check_online_tries_the_token_and_the_load_check(tmp_path: Path) -> None
         assert done.returncode == 2
         assert "GENESYS_CLIENT_SECRET" in done.stderr.splitlines()[-1]
         assert SECRET not in done.stdout + done.stderr
+
+
+def test_check_online_looks_up_queues_users_and_the_permission_for_names(tmp_path: Path) -> None:
+    """Unknown names and missing permissions are a line each, with the key or feed, and exit status 1."""
+    with running_sim(NotificationsSimulator()) as simulator:
+        base = f"[genesys]\nbase_url = '{simulator.base_url}'\nresolve_names = true\n"
+        feed = "[[feed]]\nkind = 'notifications'\nname = 'desk'\n"
+        good, bad, barred = (tmp_path / f"{name}.toml" for name in ("good", "bad", "barred"))
+        good.write_text(base + feed + f"queues = ['support', '{FIRST_QUEUE_ID}']\nusers = ['Ada Abel']\n")
+        bad.write_text(base + feed + f"queues = ['Nowhere']\nusers = ['Ada Abel', '{FIRST_QUEUE_ID}']\n")
+        barred.write_text(base + feed + "queues = ['Support', 'Sales']\nusers = ['Ada Abel']\n")
+        done = voicewatch("check", good, "--online")
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (
+            0,
+            "online: token received, 3 queue(s) and user(s) found",
+        )
+        done = voicewatch("check", bad, "--online")
+        assert done.returncode == 1
+        assert done.stdout.splitlines()[-3:] == [
+            "online: token received, 1 queue(s) and user(s) found",
+            'problem: feed "desk": queue "Nowhere" is unknown to Genesys',
+            f'problem: feed "desk": user "{FIRST_QUEUE_ID}" is unknown to Genesys',
+        ]
+        refusal = Answer(403, {"message": "missing permission", "code": "missing.permissions", "status": 403})
+        simulator.script("queues", refusal, refusal)
+        done = voicewatch("check", barred, "--online")
+        remedy = "(403); give the OAuth client a role with the permission routing:queue:view"
+        assert done.returncode == 1
+        assert done.stdout.splitlines()[-2:] == [
+            f'problem: feed "desk": queues cannot be looked up {remedy}',
+            f"problem: genesys.resolve_names: names of queues cannot be looked up {remedy}",
+        ]
 
 
 # Before anything is created

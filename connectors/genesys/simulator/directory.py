@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from connectors.genesys.endpoints import QUEUES_PATH, USERS_PATH, USERS_SEARCH_PATH
+from connectors.genesys.endpoints import DIVISIONS_PATH, QUEUES_PATH, USERS_PATH, USERS_SEARCH_PATH
 from connectors.genesys.simulator.connection import Answer, HttpRequest
 from connectors.genesys.simulator.organisation import Agent, Division, Organisation, Queue
 from connectors.genesys.simulator.rest import Responder, Route, error_answer, parse_json, route
 
-__all__ = ["DIVISIONS_PATH", "Directory", "page"]
-
-DIVISIONS_PATH: Final = "/api/v2/authorization/divisions"
+__all__ = ["Directory", "page"]
 
 _DEFAULT_SIZE = 25
 _MAX_SIZE = 500
 
 
 class Directory:
-    """Answers look-ups in an organisation."""
+    """Answer look-ups in an organisation."""
 
     def __init__(self, organisation: Organisation) -> None:
         self._organisation = organisation
 
     def routes(self) -> list[Route]:
-        """The routes of all look-ups; `users/search` comes before the route of one user."""
+        """Return the routes of all look-ups; `users/search` comes before the route of one user."""
         here = self._organisation
         queues = [_queue(queue) for queue in here.queues]
         users = [_user(agent) for agent in here.agents]
@@ -43,7 +41,7 @@ class Directory:
         ]
 
     def has_topic(self, topic: str) -> bool:
-        """Whether the queue or user that a topic names exists; topics of other kinds always do."""
+        """Tell whether the queue or user that a topic names exists; topics of other kinds always do."""
         ids = {queue.id for queue in self._organisation.queues} | {agent.id for agent in self._organisation.agents}
         for prefix in ("v2.routing.queues.", "v2.users."):
             if topic.startswith(prefix):

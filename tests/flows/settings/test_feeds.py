@@ -281,7 +281,7 @@ class TestMaking:
         variables = {"VOICEWATCH_AUDIOHOOK_SECRETS": "SGVsbG8==,SGVsbG8="}
         with pytest.raises(ConfigurationError, match=r"tls_cert: .*none: No such file"):
             self.made(f"{HOOK}tls_cert = '{tmp_path}/none'\ntls_key = '{tmp_path}/none'", tmp_path, variables)
-        assert "nothing to try" in check_online(parsed(HOOK), {})
+        assert "nothing to try" in check_online(parsed(HOOK), {}).said
 
 
 class TestEventBridge:

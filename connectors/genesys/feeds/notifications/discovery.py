@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from connectors.errors import GenesysError
 from connectors.genesys.client import GenesysClient, RequestBudget
-from connectors.genesys.endpoints import ACTIVITY_PATH, QUEUES_PATH, USERS_SEARCH_PATH
+from connectors.genesys.endpoints import ACTIVITY_PATH, QUEUES_PATH, USERS_PATH, USERS_SEARCH_PATH, path_of
 from connectors.genesys.feeds.notifications.channels import NotificationsRest
 from connectors.genesys.feeds.notifications.messages import MessageRecorder
 from connectors.genesys.feeds.notifications.slots import Slot, Slots
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Whose calls a feed receives: queues and users, each by id or name. `discover` if their calls are looked for."""
+    """The queues and users whose calls a feed receives, by id or name. `discover` if their calls are looked for."""
 
     queues: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class FinderTiming:
 
 
 class Directory:
-    """Looks up what Genesys calls queues and users, and which calls they have. One thread at a time may use it."""
+    """Look up queues and users by id or name, and their calls. One thread at a time may use it."""
 
     def __init__(self, client: GenesysClient) -> None:
         self._client = client
@@ -64,6 +64,18 @@ class Directory:
         """Return the id of the user with this name, None without one. Raises GenesysError."""
         body = {"pageSize": 100, "query": [{"type": "EXACT", "fields": ["name"], "values": [name]}]}
         return _named(self._ask("POST", USERS_SEARCH_PATH, f"look up user {name}", None, body), "results", name)
+
+    def exists(self, kind: str, id_: str) -> bool:
+        """Tell whether there is a queue or user with this id. Raises GenesysError."""
+        path = (QUEUES_PATH if kind == "queue" else USERS_PATH) + "/{id}"
+        return self._ask("GET", path_of(path, id=id_), f"look up {kind} {id_}", None, None) is not None
+
+    def knows(self, kind: str, entry: str) -> bool:
+        """Tell whether there is a queue or user with this id or name. Raises GenesysError."""
+        look_up = self.queue_id if kind == "queue" else self.user_id
+        if not _UUID.fullmatch(entry) and look_up(entry) is not None:
+            return True
+        return _TOPIC_ID.fullmatch(entry) is not None and self.exists(kind, entry)
 
     def activity(self, queues: Sequence[str], users: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return the calls in progress of these queues and users, each with its labels. Raises GenesysError."""
@@ -107,7 +119,7 @@ class Directory:
 
 
 class Feed(Protocol):
-    """What the finder needs of its feed."""
+    """The part of a feed that the finder uses."""
 
     def open_slot(self, slot: Slot) -> None:
         """Keep a connection for a slot from now on."""
@@ -120,7 +132,7 @@ class Feed(Protocol):
 
 
 class CallFinder:
-    """Resolves the names of the sources, finds their calls, and subscribes to the details of those watched."""
+    """Resolve the names of the sources, find their calls, and subscribe to the details of those watched."""
 
     def __init__(
         self,
@@ -179,7 +191,7 @@ class CallFinder:
             self._feed.open_slot(slot)
 
     def ended(self, conversation_id: str) -> None:
-        """Give up the details of a conversation."""
+        """Unsubscribe from the details of a conversation."""
         self.slots.remove_conversation(conversation_id)
 
     async def keep_subscribed(self) -> None:

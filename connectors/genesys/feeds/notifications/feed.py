@@ -27,7 +27,6 @@ from connectors.genesys.feeds.base import (
     OnState,
     Selection,
     WatchRules,
-    headers_of,
     ignore_event,
 )
 from connectors.genesys.feeds.notifications.channels import NotificationsRest
@@ -43,11 +42,12 @@ from connectors.genesys.feeds.notifications.sockets import (
     RecentlyHeard,
 )
 from connectors.genesys.feeds.notifications.sweep import Sweeper
+from connectors.genesys.feeds.notifications.waits import Waits
 from connectors.genesys.feeds.notifications.workers import Worker
+from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
-from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
-from connectors.runtime.threads import in_daemon_thread
+from connectors.runtime.threads import in_daemon_thread, relayed
 from connectors.runtime.timeline import Timeline
 
 __all__ = ["NotificationTiming", "NotificationsFeed"]
@@ -88,6 +88,7 @@ class NotificationsFeed(FeedBase):
         limits: FeedLimits,
         rules: WatchRules = WatchRules(),  # noqa: B008 - frozen
         keep_raw: bool = False,
+        names: Names = Names(),  # noqa: B008 - without state
         on_state: OnState | None = None,
         on_event: OnEvent = ignore_event,
         enrich_queue: Path | None = None,
@@ -101,6 +102,7 @@ class NotificationsFeed(FeedBase):
         self._on_event = on_event
         self._timing, self._enrich_timing = timing, enrich_timing
         self._clock = clock
+        self._waits = Waits(timing, clock)
         self._timeline = Timeline(clock.now, clock.monotonic)
         self._topics, self._sources = topics, sources
         self._enrich_queue, self._extras, self._limits = enrich_queue, extras, limits
@@ -112,7 +114,8 @@ class NotificationsFeed(FeedBase):
         self._rest = NotificationsRest(client)
         watching = self._recorder.is_watching
         selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=self._not_watched)
-        self._messages = MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw)
+        self._messages = MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw, names=names)
+        self._names = names
         found = CallFinder(name, self, Directory(client), self._rest, self._messages, watching, sources, self._budget)
         self._messages.hooks = WatchHooks(found.started, found.ended)
         self._finder = found
@@ -183,6 +186,7 @@ class NotificationsFeed(FeedBase):
         self._main = asyncio.current_task()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rest_is_free = asyncio.Lock()
+        self._names.subscribe(relayed(asyncio.get_running_loop(), self._names_known))
         self._begin(self._open_slots())
         try:
             if not self._thread.stopping.is_set():
@@ -205,6 +209,13 @@ class NotificationsFeed(FeedBase):
         self._flush.now()
         self._change("down", self._thread.reason)
 
+    def _names_known(self) -> None:
+        try:
+            self._messages.names_known()
+            self._recorder.flush()
+        except Exception as error:
+            self._fail(error)
+
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Do some of the feed's work beside the rest, until it ends or the feed is stopped."""
         task = asyncio.create_task(self._guarded(work))
@@ -220,12 +231,12 @@ class NotificationsFeed(FeedBase):
                 topics = [*self._topics, *await self._finder.topics()]
             except GenesysError as error:
                 self._change("down", str(error))
-                await asyncio.sleep(self._wait_s(error, failures))
+                await asyncio.sleep(self._waits.after(error, failures))
                 continue
             if topics:
                 break
             self._change("down", "none of the queues and users of the configuration exists")
-            await asyncio.sleep(self._backoff_s(64))
+            await asyncio.sleep(self._waits.backoff_s(64))
         self._finder.slots = Slots(topics)
         for slot in self._finder.slots.all:
             self.open_slot(slot)
@@ -274,7 +285,7 @@ class NotificationsFeed(FeedBase):
                 failures += 1
                 if slot.current is None:
                     self._down(slot, opened.reason)
-                await self._pause(slot, opened.reason, self._wait_s(opened.cause, failures))
+                await self._pause(slot, opened.reason, self._waits.after(opened.cause, failures))
                 continue
             self._switch(slot, opened)
             reading = asyncio.create_task(self._guarded(self._listen(slot, opened)))
@@ -292,7 +303,7 @@ class NotificationsFeed(FeedBase):
             failures = 1 if lasted_s >= self._timing.healthy_s else failures + 1
             if opened.is_channel_over:
                 slot.channel = None
-            wait_s = 0.0 if opened.is_channel_over and failures == 1 else self._backoff_s(failures)
+            wait_s = 0.0 if opened.is_channel_over and failures == 1 else self._waits.backoff_s(failures)
             await self._pause(slot, opened.reason, wait_s)
 
     async def _pause(self, slot: Slot, reason: str, wait_s: float) -> None:
@@ -300,21 +311,6 @@ class NotificationsFeed(FeedBase):
             "feed_waits", feed=self._name, channel=slot.number, reason=reason, wait_s=round(wait_s, 3)
         )
         await asyncio.sleep(wait_s)
-
-    def _backoff_s(self, failures: int) -> float:
-        return backoff_s(failures, self._clock.u(), base_s=self._timing.base_s, cap_s=self._timing.cap_s)
-
-    def _wait_s(self, cause: Exception, failures: int) -> float:
-        """Return the wait after `failures` failures in a row, the last of them because of `cause`."""
-        if isinstance(cause, InvalidStatus):
-            if cause.response.status_code in (401, 404) and failures == 1:
-                return 0.0  # the channel is gone, and the next one is new
-            asked_s = retry_after_s(headers_of(cause.response), self._clock.now(), cap_s=self._timing.retry_after_cap_s)
-            if asked_s is not None:
-                return asked_s
-        if isinstance(cause, GenesysError) and cause.status is not None and cause.status < 500:
-            return self._backoff_s(64)  # until the client has a role, or the minute is over
-        return self._backoff_s(failures)
 
     async def _open(self, slot: Slot) -> ChannelSocket | _NotOpened:
         """Connect to the slot's channel, or to a new one if it has none."""

@@ -22,6 +22,7 @@ from connectors.format.privacy import redacted
 from connectors.genesys.feeds.base import FeedLimits, Selection
 from connectors.genesys.feeds.notifications.enrichment import Enricher
 from connectors.genesys.feeds.notifications.legs import Conversations, KnownLegs
+from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
 
@@ -34,13 +35,10 @@ FIRST_KEPT: Final = frozenset({"direction", "provider"})
 
 @dataclass(frozen=True, slots=True)
 class WatchHooks:
-    """Called in the feed's thread when a conversation starts or ends being watched; `name_of` gives a name for the id
-    of a label, or the id itself.
-    """
+    """Called in the feed's thread when a conversation starts or ends being watched."""
 
     started: Callable[[str], None] = lambda _: None
     ended: Callable[[str], None] = lambda _: None
-    name_of: Callable[[str, str], str] = lambda _, id_: id_
 
 
 class _Read(NamedTuple):
@@ -62,6 +60,8 @@ class MessageRecorder:
 
     Unless `keep_raw`, only ids, times, states and measurements of a message are recorded, and of a message that cannot
     be read only its length and SHA-256.
+
+    Labels have the names that `names` gives for ids. A conversation that can be chosen by its name only waits for it.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class MessageRecorder:
         *,
         selection: Selection,
         keep_raw: bool = False,
+        names: Names = Names(),  # noqa: B008 - without state
     ) -> None:
         self.enricher: Enricher | None = None
         self._name = name
@@ -81,6 +82,8 @@ class MessageRecorder:
         self.hooks = WatchHooks()
         self._keep_raw = keep_raw
         self._conversations = Conversations()
+        self._names = names
+        self._unnamed: dict[str, str | None] = {}
 
     def invalid(self, message: str | bytes, reason: str) -> None:
         """Record a message that cannot be a notification."""
@@ -121,6 +124,15 @@ class MessageRecorder:
             self._add_labels(known, labels)
             self._watch(conversation_id, None, known)
 
+    def names_known(self) -> None:
+        """Take that names were found: give the conversations that wait for some their new labels, or watch them."""
+        unnamed, self._unnamed = self._unnamed, {}
+        for id_, leg_id in unnamed.items():
+            known = self._conversations.of(id_)
+            if not known.is_over:
+                self._add_labels(known, known.labels)
+                self._watch(id_, leg_id, known)
+
     def _follow(self, read: _Read, heard: Heard) -> dict[str, bool]:
         """Learn from a message, watch its conversation if need be, and return what to note in its record."""
         id_ = heard.conversation_id
@@ -159,12 +171,17 @@ class MessageRecorder:
         return over and (heard.ended or not was_over)
 
     def _watch(self, id_: str, leg_id: str | None, known: KnownLegs) -> None:
-        """Start to watch a conversation, or tell the dataflow its new labels."""
+        """Start to watch a conversation, or journal its new labels."""
+        pending = {name for name, value in known.labels.items() if self._names.is_pending(name, value)}
+        if pending:
+            self._unnamed[id_] = self._unnamed.get(id_, leg_id)
         if self._recorder.is_watching(id_):
             before = (self._recorder.watch_settings(id_) or {}).get("labels", {})
             if joined_labels(before, known.labels) != joined_labels(before, {}):
                 self._recorder.watch({"conversation_id": id_, "labels": known.labels})
             return
+        if pending & self._selection.rules.match.keys():
+            return  # until the names are known, and with them whether it is one of those to be watched
         labels = joined_labels(self._limits.labels, known.labels)
         if not self._selection.takes(id_, labels):
             return
@@ -175,9 +192,9 @@ class MessageRecorder:
             self.enricher.note(id_)
 
     def _add_labels(self, known: KnownLegs, labels: Mapping[str, str]) -> None:
-        for name, value in labels.items():
+        for name, value in list(labels.items()):
             if name not in FIRST_KEPT or name not in known.labels:
-                known.labels = {**known.labels, name: self.hooks.name_of(name, value)}
+                known.labels = {**known.labels, name: self._names.name_of(name, value)}
 
 
 def parse_object(message: str) -> dict[str, Any]:
