@@ -232,7 +232,10 @@ class _FeedFactory:
             on_state=events.changed,
             on_event=events.happened,
             enrich_queue=self.enrichment(row.name) if row.enrich else None,
-            extras=Extras(sweep=StateLayout(self.settings.state.dir).sweep(row.name) if row.sweep else None),
+            extras=Extras(
+                sweep=StateLayout(self.settings.state.dir).sweep(row.name) if row.sweep else None,
+                statistics=row.media_statistics,
+            ),
         )
 
     def _limits(self, row: FeedSettings) -> FeedLimits:

@@ -134,6 +134,7 @@ def media_records(conversation_id: str, details: Any) -> Iterator[dict[str, Any]
         for session in _objects(participant, "sessions"):
             if str(session.get("mediaType", "voice")).lower() != "voice":
                 continue
+            connected_after_s = _connected_after_s(session)
             found += [
                 {
                     "conversationId": conversation_id,
@@ -141,11 +142,28 @@ def media_records(conversation_id: str, details: Any) -> Iterator[dict[str, Any]
                     "sessionId": session.get("sessionId"),
                     "purpose": participant.get("purpose"),
                     "direction": session.get("direction"),
+                    **({} if connected_after_s is None else {"connectedAfterS": connected_after_s}),
                     "mediaEndpointStats": stats,
                 }
                 for stats in _objects(session, "mediaEndpointStats")
             ]
     yield from sorted(found, key=lambda record: str(record["mediaEndpointStats"].get("eventTime", "")))
+
+
+def _connected_after_s(session: Mapping[str, Any]) -> float | None:
+    """Return the seconds from the start of a session's alert to that of its first interaction, None without either."""
+    alerts, interacts = (
+        [
+            epoch_seconds(segment.get("segmentStart"))
+            for segment in _objects(session, "segments")
+            if segment.get("segmentType") == kind
+        ]
+        for kind in ("alert", "interact")
+    )
+    if not alerts or not interacts:
+        return None
+    waited_s = min(interacts) - min(alerts)
+    return round(waited_s, 3) if waited_s >= 0 else None
 
 
 def _objects(value: Any, key: str) -> list[Mapping[str, Any]]:

@@ -1,6 +1,7 @@
 """What Genesys measured of one leg's media: a record of the leg, which is never averaged with another's. Pure.
 
-`connectors.genesys.feeds.notifications.enrichment` writes one for each of the `mediaEndpointStats` of analytics.
+`connectors.genesys.feeds.notifications` writes one for each of the `mediaEndpointStats` of analytics, and one for each
+difference of two readings of the media statistics of a call that goes on (`mediaStatistics`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ class LegMedia(NamedTuple):
     """The media of one leg of a conversation; None for what the record does not have.
 
     `latency_ms` is the largest one measured, `packet_loss` the ratio of packets discarded, `genesys_mos` the lowest MOS
-    on Genesys' scale, and `r_factor` the lowest rating. `codecs` are media types such as `audio/opus`.
+    on Genesys' scale, and `r_factor` the lowest rating. `codecs` are media types such as `audio/opus`. `source` is
+    `endpoint` for what analytics has of a leg that is over, `client` or `server` for readings of one that goes on; of
+    those, `genesys_mos` is the average over the call so far. `connected_after_s` is the time from the alert of an agent
+    to the first interaction.
     """
 
     conversation_id: str
@@ -35,6 +39,9 @@ class LegMedia(NamedTuple):
     r_factor: float | None
     received: int | None
     discarded: int | None
+    connected_after_s: float | None = None
+    sent: int | None = None
+    jitter_ms: float | None = None
 
 
 def leg_media(record: Mapping[str, Any]) -> LegMedia | None:
@@ -47,6 +54,8 @@ def leg_media(record: Mapping[str, Any]) -> LegMedia | None:
     ('p', 0.01, 2.82)
     """
     conversation_id, stats = record.get("conversationId"), record.get("mediaEndpointStats")
+    if isinstance(conversation_id, str) and isinstance(record.get("mediaStatistics"), Mapping):
+        return _reading(conversation_id, record, record["mediaStatistics"])
     if not isinstance(conversation_id, str) or not isinstance(stats, Mapping):
         return None
     received, discarded = _count(stats.get("receivedPackets")), _count(stats.get("discardedPackets", 0))
@@ -68,6 +77,30 @@ def leg_media(record: Mapping[str, Any]) -> LegMedia | None:
         _known(stats.get("minRFactor")),
         received,
         discarded,
+        _known(record.get("connectedAfterS")),
+    )
+
+
+def _reading(conversation_id: str, record: Mapping[str, Any], statistics: Mapping[str, Any]) -> LegMedia | None:
+    source = record.get("source")
+    if source not in ("client", "server"):
+        return None
+    return LegMedia(
+        conversation_id,
+        leg_id=_text(record.get("participantId")),
+        session_id=_text(record.get("sessionId")),
+        source=source,
+        purpose=None,
+        direction=None,
+        codecs=(),
+        latency_ms=None,
+        packet_loss=None,
+        genesys_mos=_known(statistics.get("averageMos")),
+        r_factor=None,
+        received=_count(statistics.get("packetsReceived")),
+        discarded=None,
+        sent=_count(statistics.get("packetsSent")),
+        jitter_ms=_known(statistics.get("averageJitterMs")),
     )
 
 

@@ -97,6 +97,7 @@ def is_notification(record: Mapping[str, Any]) -> bool:
     return (
         "topicName" in record
         or "mediaEndpointStats" in record
+        or "mediaStatistics" in record
         or "audioLevel" in record
         or ("detail-type" in record and "detail" in record)
     )
@@ -136,6 +137,9 @@ def read_notification(record: Mapping[str, Any]) -> Heard | None:
     """
     if "mediaEndpointStats" in record:
         return _media(record)
+    if "mediaStatistics" in record:
+        id_ = record.get("conversationId")
+        return Heard(UPDATED, id_, begins=False) if isinstance(id_, str) else None
     notification = _notification(record)
     topic, body = topic_of(record), notification.get("eventBody")
     if not isinstance(body, Mapping):

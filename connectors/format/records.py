@@ -272,7 +272,7 @@ def _frame_of(heard: Heard) -> Frame:
 
 def _reported(record: dict[str, Any]) -> list[Signal | LegMedia]:
     """Return the signals of a message, behind the media of the leg that it is about."""
-    media = leg_media(record) if "mediaEndpointStats" in record else None
+    media = leg_media(record)
     return [*([] if media is None else [media]), *signals_of(record)]
 
 

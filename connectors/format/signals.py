@@ -64,7 +64,7 @@ def signals_of(record: Mapping[str, Any]) -> list[Signal]:
     >>> [(signal.rule, signal.value) for signal in signals_of(media)]
     [('LOW_MOS', 2.82)]
     """
-    if "mediaEndpointStats" in record:
+    if "mediaEndpointStats" in record or "mediaStatistics" in record:
         return list(_media_signals(record))
     if "audioLevel" in record:
         return list(_audio_signals(record))
@@ -88,12 +88,14 @@ def _media_signals(record: Mapping[str, Any]) -> Iterator[Signal]:
     leg = leg_media(record)
     if leg is None:
         return
-    stats = record["mediaEndpointStats"]
-    names = ("minRFactor", "maxLatencyMs", "receivedPackets", "discardedPackets")
+    stats = record["mediaEndpointStats" if leg.source == "endpoint" else "mediaStatistics"]
+    names = ("minRFactor", "maxLatencyMs", "receivedPackets", "discardedPackets", "averageJitterMs")
     numbers = {name: number for name in names if (number := number_or_nan(stats.get(name))) == number}
     told = {name: text for name, text in (("direction", leg.direction), ("purpose", leg.purpose)) if text}
     evidence: dict[str, Any] = {"sessionId": leg.session_id, **numbers, "codecs": list(leg.codecs), **told}
     key = leg.session_id or leg.leg_id or ""
+    if leg.source != "endpoint":
+        key, evidence["source"] = f"{key}|{leg.source}", leg.source
     if leg.genesys_mos is not None:
         scaled = {"scale": GENESYS_SCALE, **evidence}
         yield Signal(LOW_MOS, leg.conversation_id, key, leg.genesys_mos, leg.leg_id, scaled, {})

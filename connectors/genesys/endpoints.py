@@ -16,6 +16,7 @@ __all__ = [
     "INTERCEPTOR_PATH",
     "LOAD_PATH",
     "LOAD_QUERY",
+    "MEDIA_STATISTICS_PATH",
     "QUEUES_PATH",
     "STATUS_PAGE",
     "SUBSCRIPTIONS_PATH",
@@ -40,6 +41,7 @@ SUBSCRIPTIONS_PATH = "/api/v2/notifications/channels/{channelId}/subscriptions"
 SUBSCRIPTIONS_QUERY = {"ignoreErrors": "true"}
 DETAILS_PATH = "/api/v2/analytics/conversations/{conversationId}/details"
 DETAILS_QUERY_PATH = "/api/v2/analytics/conversations/details/query"
+MEDIA_STATISTICS_PATH = "/api/v2/telephony/providers/edges/mediastatistics/conversations/{conversationId}"
 ACTIVITY_PATH = "/api/v2/analytics/conversations/activity/query"
 QUEUES_PATH = "/api/v2/routing/queues"
 USERS_PATH = "/api/v2/users"

@@ -113,6 +113,9 @@ def _leg(records: list[LegMedia]) -> dict[str, Any]:
         "genesys_r_factor": min(ratings) if ratings else None,
         "received_packets": _sum([media.received for media in records]),
         "discarded_packets": _sum([media.discarded for media in records]),
+        "sent_packets": _sum([media.sent for media in records]),
+        "jitter_ms": max((media.jitter_ms for media in records if media.jitter_ms is not None), default=None),
+        "connected_after_s": latest.connected_after_s,
     }
 
 

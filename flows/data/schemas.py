@@ -89,6 +89,9 @@ def _leg() -> dict[str, Any]:
             "genesys_r_factor": _or_null(_NUMBER),
             "received_packets": _or_null(_COUNT),
             "discarded_packets": _or_null(_COUNT),
+            "sent_packets": _or_null(_COUNT),
+            "jitter_ms": _or_null(_NUMBER),
+            "connected_after_s": _or_null(_NUMBER),
         },
         about="what Genesys measured of one leg in the window",
     )

@@ -38,6 +38,9 @@ _LEG: Final = pa.struct(
         ("genesys_r_factor", pa.float64()),
         ("received_packets", pa.int64()),
         ("discarded_packets", pa.int64()),
+        ("sent_packets", pa.int64()),
+        ("jitter_ms", pa.float64()),
+        ("connected_after_s", pa.float64()),
     ]
 )
 _WINDOW: Final = [

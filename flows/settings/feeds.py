@@ -122,6 +122,11 @@ class FeedSettings(Table):
         description="kind `notifications`: every five minutes, find the calls of the organisation that have ended, "
         "watched or not, and fetch the media statistics of their legs from analytics",
     )
+    media_statistics: bool = Field(
+        default=False,
+        description="kind `notifications`: poll Genesys' preview interface of media statistics for the watched calls "
+        "while they go on, within the request budget",
+    )
     stalled_after_s: Annotated[float, AfterValidator(stall_limit)] | None = Field(
         default=None,
         description="limit of the rule `STREAM_STALLED` for the conversations of this feed, in seconds; 0 turns the "
@@ -163,7 +168,7 @@ class FeedSettings(Table):
         default=FeedDefaults(), description="limits of the conversations of this feed; not for kind `voice-events`"
     )
 
-    @field_validator("conversations", "queues", "users", "enrich", "sweep")
+    @field_validator("conversations", "queues", "users", "enrich", "sweep", "media_statistics")
     @classmethod
     def _of_notifications(cls, value: Any, info: ValidationInfo) -> Any:
         if value and info.data.get("kind", "notifications") != "notifications":

@@ -10,15 +10,15 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from connectors.genesys.endpoints import MEDIA_STATISTICS_PATH
 from connectors.genesys.simulator.call_book import CallBook, SimulatedCall, iso
 from connectors.genesys.simulator.connection import Answer, HttpRequest
 from connectors.genesys.simulator.media import genesys_mos
 from connectors.genesys.simulator.rest import Route, error_answer, route
 from connectors.genesys.simulator.stories import Leg
 
-__all__ = ["MEDIA_STATISTICS_PATH", "ORGANISATION_ID", "Telephony", "operational_event"]
+__all__ = ["ORGANISATION_ID", "Telephony", "operational_event"]
 
-MEDIA_STATISTICS_PATH: Final = "/api/v2/telephony/providers/edges/mediastatistics/conversations/{conversationId}"
 ORGANISATION_ID: Final = "5a1b7c3e-0000-4000-8000-00000000000c"
 
 _PACKETS_PER_S = 50

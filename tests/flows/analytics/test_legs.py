@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connectors.format.captures import as_lines, media_records
 from flows.analytics.precedence import Overrides
 from tests.flows.analytics.test_groups import replay as replay_groups
 from tests.support.recordings import Replayed, blocks_of, replay_blocks
@@ -79,8 +80,6 @@ def test_a_details_export_is_a_recording_of_its_own_kind() -> None:
 
 
 def _converted(text: bytes) -> list[bytes]:
-    from connectors.format.captures import as_lines
-
     lines = as_lines(text)
     assert lines is not None
     return lines.splitlines()
@@ -108,6 +107,39 @@ def test_a_leg_without_a_published_value_says_why_it_has_no_mos(codecs: list[str
     """No value is made up."""
     [window] = replayed([tables(), watch(1), media(2, "p", PCMU | {"codecs": codecs})]).windows
     assert (window["legs"][0]["mos"], window["legs"][0]["mos_reason"]) == (None, reason)
+
+
+def reading(at: float, source: str, received: int, mos: float) -> bytes:
+    statistics = {"seconds": 5.0, "packetsReceived": received, "packetsSent": 250, "averageMos": mos}
+    value = {"conversationId": "c", "sessionId": "s", "source": source, "mediaStatistics": statistics}
+    return record(at, frame=value)
+
+
+def test_readings_during_the_call_are_legs_of_their_own() -> None:
+    """Those of the softphone and of the server, with one alert for each that is low, however often it is read."""
+    lines = [tables(genesys_mos_below=3.5), watch(1), reading(2, "client", 250, 3.1), reading(3, "server", 240, 4.4)]
+    lines += [reading(7, "client", 0, 3.0), frame(20)]
+    found = replayed(lines)
+    client, server = found.windows[0]["legs"]
+    assert (client["source"], client["records"], client["received_packets"], client["sent_packets"]) == (
+        *("client", 2, 250),
+        500,
+    )
+    assert (client["genesys_mos"]["min"], client["mos"], client["mos_reason"]) == (3.0, None, "the codec is not known")
+    assert (server["source"], server["genesys_mos"]["min"]) == ("server", 4.4)
+    assert [json.loads(alert.body)["evidence"]["source"] for alert in found.alerts] == ["client"]
+
+
+def test_the_time_until_the_agent_was_connected_is_the_leg_s() -> None:
+    """As analytics' segments say: from the start of the alert to that of the first interaction."""
+    starts = {"alert": "2026-01-01T00:00:02.500Z", "interact": "2026-01-01T00:00:06Z"}
+    segments = [{"segmentType": kind, "segmentStart": at} for kind, at in starts.items()]
+    agent = {"participantId": "p", "sessions": [{"sessionId": "s", "segments": segments, "mediaEndpointStats": [PCMU]}]}
+    customer = {"participantId": "q", "sessions": [{"segments": segments[1:], "mediaEndpointStats": [OPUS]}]}
+    records = media_records("c", {"participants": [agent, customer]})
+    lines = [tables(), watch(1), *(record(2, frame=one) for one in records)]
+    legs = replayed(lines).windows[0]["legs"]
+    assert [leg["connected_after_s"] for leg in legs] == [3.5, None]
 
 
 def test_records_of_one_leg_are_summed_up_and_of_two_are_not() -> None:
@@ -165,7 +197,7 @@ def test_a_group_counts_a_breaching_leg() -> None:
         assert [json.loads(line)["breaching"] for line in group_lines] == [breaching]
 
 
-LINES = st.sampled_from(["frame", "opus", "pcmu", "end", "over", "watch", "tick", "late", "length", "back"])
+LINES = st.sampled_from(["frame", "opus", "reading", "pcmu", "end", "over", "watch", "tick", "late", "length", "back"])
 
 
 @settings(deadline=None, max_examples=100)
@@ -179,6 +211,7 @@ def test_no_cut_shows(kinds: list[str], cuts: list[int], shards: int) -> None:
             {
                 "frame": frame(at),
                 "opus": media(at, "p", OPUS),
+                "reading": reading(at, "client", int(at), 4.1),
                 "pcmu": media(at, "q", PCMU),
                 "end": frame(at, "conversation.ended"),
                 "over": media(at, "q", PCMU, ended=True),

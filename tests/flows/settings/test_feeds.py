@@ -105,6 +105,10 @@ def test_limits() -> None:
         ),
         ("[feed]\nkind = 'notifications'\nqueues = ['a', 'a']", ["feed.queues: must not name one twice"]),
         ("[feed]\nsweep = true", ['feed.sweep: belongs to kind = "notifications", not to "voice-events"']),
+        (
+            "[feed]\nmedia_statistics = true",
+            ['feed.media_statistics: belongs to kind = "notifications", not to "voice-events"'],
+        ),
         ("[feed]\nenrich = true", ['feed.enrich: belongs to kind = "notifications", not to "voice-events"']),
         (
             "[feed]\n[feed.defaults]\nmax_latency_ms = 100",

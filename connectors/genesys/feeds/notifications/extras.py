@@ -8,6 +8,7 @@ from pathlib import Path
 
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget
 from connectors.genesys.feeds.base import FeedLimits
+from connectors.genesys.feeds.notifications.statistics import StatisticsPoller, StatisticsTiming
 from connectors.genesys.feeds.notifications.sweep import Sweeper, SweepStore, SweepTiming
 from connectors.genesys.feeds.notifications.workers import Worker
 from connectors.journal.writer import Recorder
@@ -17,10 +18,14 @@ __all__ = ["Extras", "Surroundings", "make_workers"]
 
 @dataclass(frozen=True, slots=True)
 class Extras:
-    """What else is asked for: with `sweep`, the path of its store, the calls that have ended."""
+    """What else is asked for: with `sweep`, the path of its store, the calls that have ended; with `statistics`, the
+    media statistics of the calls that are watched.
+    """
 
     sweep: Path | None = None
+    statistics: bool = False
     sweep_timing: SweepTiming = field(default_factory=SweepTiming)
+    statistics_timing: StatisticsTiming = field(default_factory=StatisticsTiming)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,4 +57,7 @@ def make_workers(extras: Extras, feed: Surroundings, new_client: Callable[[], Ge
                 clock=feed.clock,
             )
         )
+    if extras.statistics:
+        timing = extras.statistics_timing
+        workers.append(StatisticsPoller(new_client(), feed.recorder, feed.budget, name=feed.name, timing=timing))
     return workers

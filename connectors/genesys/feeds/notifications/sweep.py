@@ -153,6 +153,7 @@ class Sweeper(Worker):
 
     def _close(self) -> None:
         self._store.close()
+        self._client.close()
 
     def _work(self) -> float:
         """Ask for all pages of the time since the last sweep."""
