@@ -8,7 +8,7 @@ import itertools
 import re
 import stat
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -19,17 +19,23 @@ from connectors.format.captures import as_lines, description_of
 from connectors.format.lines import line_time
 from connectors.journal.segments import number_of
 
-__all__ = ["UTF8_MARK", "Recording", "read_again"]
+__all__ = ["UTF8_MARK", "Progress", "Recording", "no_progress", "read_again"]
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 UTF8_MARK: Final = b"\xef\xbb\xbf"
+# Takes how many bytes of how many are done.
+Progress = Callable[[int, int], None]
 HEAD_BYTES: Final = 1 << 20
 SNIFF_BYTES: Final = 1 << 12
 _EXPORTS: Final = (b'"conversationStart"', b'"conversations"')
 SEGMENT_NAME: Final = re.compile(r"[0-9]{8,}\.jsonl(\.zst)?")
 PACKED_BYTES: Final = 1 << 15
 LINES_BYTES: Final = 1 << 16
+
+
+def no_progress(done: int, total: int) -> None:
+    """Take that bytes are done, and show nothing."""
 
 
 class Recording:
@@ -55,6 +61,13 @@ class Recording:
                     "feeds in order of time: jq -cs 'sort_by(.received_at // .receivedAt // .timestamp)[]' FILE..."
                 )
         self.paths = [span.path for span in ordered]
+        self._sizes = [path.stat().st_size for path in self.paths]
+        self._done = 0
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Return how many bytes of the files, as they lie on the disk, `chunks` has read, and how many they have."""
+        return self._done, sum(self._sizes)
 
     def chunks(self, index: int, offset: int, size: int) -> Iterator[bytes]:
         """File `index` from a byte offset of its text, as chunks of complete lines of about `size` bytes each."""
@@ -62,7 +75,9 @@ class Recording:
         try:
             with _open(path) as stream:
                 _skip(stream, offset)
+                before = sum(self._sizes[:index])
                 while data := stream.read(_to_line_end(stream, size)):
+                    self._done = before + _place(stream, self._sizes[index])
                     yield data if data.endswith(b"\n") else data + stream.readline()
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise _unreadable(path, error) from error
@@ -187,6 +202,11 @@ class _ZstdFile(io.RawIOBase):
         self._packed = b""
         self._text = memoryview(b"")
 
+    @property
+    def place(self) -> int:
+        """Return how many packed bytes were read."""
+        return self._file.tell()
+
     def readable(self) -> bool:
         return True
 
@@ -211,6 +231,15 @@ class _ZstdFile(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
+
+
+def _place(stream: BinaryIO, size: int) -> int:
+    """Return how far a file was read, in bytes on the disk; `size` for one that was converted as a whole."""
+    if isinstance(stream, gzip.GzipFile):
+        return int(stream.fileobj.tell())
+    if not isinstance(stream, io.BufferedReader):
+        return size
+    return stream.raw.place if isinstance(stream.raw, _ZstdFile) else stream.tell()
 
 
 def _is_plain(stream: BinaryIO) -> bool:

@@ -18,7 +18,7 @@ from connectors.format.lines import line_time, read_line, time_of
 from connectors.format.records import CLOCK, Control, InvalidFrameError
 from connectors.journal.blocks import Block
 from connectors.journal.progress import SourceProgress
-from connectors.journal.recording import UTF8_MARK, Recording
+from connectors.journal.recording import UTF8_MARK, Progress, Recording, no_progress
 from connectors.journal.retention import Retention
 from connectors.journal.segments import JournalTail, Position, SafePlace
 from connectors.journal.writer import Journal
@@ -224,7 +224,15 @@ class RecordingSource(FixedPartitionedSource[Block, ReplayState]):
     At least once: it resumes from the place in the files that its snapshot names.
     """
 
-    def __init__(self, recording: Recording, *, speed: float | None = None, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        *,
+        speed: float | None = None,
+        stop: threading.Event,
+        progress: Progress = no_progress,
+    ) -> None:
+        self.progress = progress
         self._recording = recording
         self._speed = speed
         self._stop = stop
@@ -266,7 +274,9 @@ class _RecordedPartition(StatefulSourcePartition[Block, ReplayState]):
             raise StopIteration
         with logged_failures("recording_source_failed"):
             try:
-                return self._next_blocks()
+                blocks = self._next_blocks()
+                self._source.progress(*self._recording.progress)
+                return blocks
             except RecordingError as error:
                 self._source.failure = error
         # Bytewax would print the traceback of any other exception, and there is nothing to debug.

@@ -10,6 +10,7 @@ import typer
 
 from connectors.errors import UsageError
 from flows.cli.common import Command, stop_on_signals
+from flows.cli.progress import progress_bar
 
 __all__ = ["app"]
 
@@ -60,16 +61,18 @@ def report(
     from flows.commands.export import parse_time
     from flows.commands.report import report as write_report
 
-    reported = write_report(
-        source,
-        out,
-        journal=journal or [],
-        begin=parse_time(begin, "--from"),
-        end=parse_time(end, "--to"),
-        names_agents=agents,
-        now=time.time(),
-        progress=lambda _: None,
-    )
+    span = parse_time(begin, "--from"), parse_time(end, "--to")
+    with progress_bar("Reading") as progress:
+        reported = write_report(
+            source,
+            out,
+            journal=journal or [],
+            begin=span[0],
+            end=span[1],
+            names_agents=agents,
+            now=time.time(),
+            progress=progress,
+        )
     heard = "coverage unknown" if reported.heard is None else f"{reported.heard * 100:.1f} % of the time heard"
     print(
         f"{out}: {reported.conversations} conversations, {reported.windows} windows, {reported.incidents} incidents, "

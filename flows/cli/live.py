@@ -86,12 +86,16 @@ def bootstrap(
 def run(config: Config, *, no_bootstrap: NoBootstrap = False) -> None:
     """Bootstrap, then watch live until a signal; go on where the last run stopped."""
     shutdown = stop_on_signals()
+    from flows.cli.status_line import status_line
     from flows.commands.output import print_bootstrap, print_counts
     from flows.commands.run import run_live
+    from flows.state import StateLayout
 
     settings = read_settings(config)
     on_bootstrap = None if no_bootstrap else print_bootstrap
-    print_counts(run_live(settings, os.environ, shutdown, on_bootstrap=on_bootstrap, warns=True))
+    with status_line(StateLayout(settings.state.dir).outbox) as totals:
+        counts = run_live(settings, os.environ, shutdown, on_bootstrap=on_bootstrap, warns=True, totals=totals)
+    print_counts(counts)
 
 
 @app.command(cls=Command)

@@ -10,6 +10,7 @@ import typer
 
 from connectors.errors import UsageError, VoicewatchError
 from flows.cli.common import AsJson, Command, Kind, read_settings, stop_on_signals
+from flows.cli.progress import progress_bar
 
 __all__ = ["app"]
 
@@ -62,18 +63,20 @@ def replay(
 
     pace, input_map = _speed(speed), input_map_of(shape)
     settings = None if config is None else read_settings(config)
-    replayed = replay_files(
-        files,
-        out,
-        settings=settings,
-        environ=os.environ,
-        speed=pace,
-        deliver=deliver,
-        processes=processes,
-        stop=shutdown.requested,
-        input_map=input_map,
-        file_format=file_format,
-    )
+    with progress_bar("Replaying") as progress:
+        replayed = replay_files(
+            files,
+            out,
+            settings=settings,
+            environ=os.environ,
+            speed=pace,
+            deliver=deliver,
+            processes=processes,
+            stop=shutdown.requested,
+            input_map=input_map,
+            file_format=file_format,
+            progress=progress,
+        )
     (print_replay_json if as_json else print_replay)(replayed)
     if replayed.refusal is not None:
         raise VoicewatchError(replayed.refusal)
@@ -124,7 +127,9 @@ def backtest(
     from flows.commands.backtest import rule_sets
     from flows.commands.backtest_output import print_backtest, print_backtest_json, write_backtest_page
 
-    compared = run_backtest(files, rule_sets(config or [], sweep or [], os.environ), shutdown.requested)
+    sets = rule_sets(config or [], sweep or [], os.environ)
+    with progress_bar(f"Applying {len(sets)} rule sets") as progress:
+        compared = run_backtest(files, sets, shutdown.requested, progress)
     if page is not None:
         write_backtest_page(compared, page)
     if as_json:

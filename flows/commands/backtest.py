@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from connectors.errors import UsageError
 from connectors.format.decode import decode_pieces
-from connectors.journal.recording import UTF8_MARK, Recording
+from connectors.journal.recording import UTF8_MARK, Progress, Recording, no_progress
 from connectors.journal.source import REPLAY_BLOCK_BYTES
 from flows.analytics.precedence import Overrides
 from flows.analytics.rule_sets import Change, Figures, Incident, RuleSets, changes, figures, incidents_of
@@ -114,7 +114,9 @@ def _put(tables: dict[str, Any], key: str, value: float, sweep: str) -> None:
     tables[name] = value
 
 
-def backtest(paths: Sequence[Path], sets: Sequence[RuleSet], stop: threading.Event) -> Backtest:
+def backtest(
+    paths: Sequence[Path], sets: Sequence[RuleSet], stop: threading.Event, progress: Progress = no_progress
+) -> Backtest:
     """Decode the recordings once, and apply every rule set to them.
 
     Each rule set gives, alert for alert, what a replay with its configuration gives. Raises RecordingError.
@@ -123,10 +125,12 @@ def backtest(paths: Sequence[Path], sets: Sequence[RuleSet], stop: threading.Eve
     running = RuleSets([one.overrides for one in sets], len(SHARDS))
     frames = 0
     with TemporaryDirectory(prefix="voicewatch-") as scratch, readable_files(paths, Path(scratch)) as files:
-        for number, data in enumerate(_blocks(Recording(files), stop)):
+        recording = Recording(files)
+        for number, data in enumerate(_blocks(recording, stop)):
             pieces = [decoded for _, decoded in decode_pieces(data)]
             running.apply(number, pieces, last=not data)
             frames += sum(len(decoded.arrival) for decoded in pieces)
+            progress(*recording.progress)
     incidents = [incidents_of(alerts) for alerts in running.alerts]
     return Backtest([one.name for one in sets], incidents, running.end, frames, not stop.is_set())
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bytewax.run import cli_main
 
 from connectors.errors import StateError, UsageError
-from connectors.journal.recording import Recording
+from connectors.journal.recording import Progress, Recording, no_progress
 from connectors.journal.source import RecordingSource, StoppedAt
 from connectors.state.files import LOCK_NAME, make_private_dir, open_private, state_errors
 from connectors.state.sinks import AuditSink, JsonLinesSink
@@ -69,6 +69,7 @@ def replay(
     stop: threading.Event,
     input_map: InputMap | None = None,
     file_format: Format = "jsonl",
+    progress: Progress = no_progress,
 ) -> Replayed:
     """Replay recordings into files of windows, groups, alerts and rejected lines in `out`.
 
@@ -95,6 +96,7 @@ def replay(
             deliver=deliver,
             processes=processes,
             stop=stop,
+            progress=progress,
         )
     if parquet is not None:
         _convert(out, parquet)
@@ -111,12 +113,13 @@ def _replay(
     deliver: bool,
     processes: int,
     stop: threading.Event,
+    progress: Progress,
 ) -> Replayed:
     totals = CountsSink()
     keep_freed_memory()
     started = time.monotonic()
     with (
-        _reading(recording, settings, speed, processes, stop) as source,
+        _reading(recording, settings, speed, processes, stop, progress) as source,
         _delivering(out, settings, environ) if deliver else nullcontext() as delivery,
     ):
         outputs = Outputs(
@@ -143,15 +146,20 @@ def _replay(
 
 @contextmanager
 def _reading(
-    recording: Recording, settings: Settings | None, speed: float | None, processes: int, stop: threading.Event
+    recording: Recording,
+    settings: Settings | None,
+    speed: float | None,
+    processes: int,
+    stop: threading.Event,
+    progress: Progress,
 ) -> Iterator[RecordingSource | ReplayTeam]:
     """Provide the source of a replay: blocks of the recording, or reports of processes, which end with the block."""
     if processes == 1:
-        yield RecordingSource(recording, speed=speed, stop=stop)
+        yield RecordingSource(recording, speed=speed, stop=stop, progress=progress)
         return
     from flows.commands.replay_team import ReplayTeam
 
-    team = ReplayTeam(recording, processes, overrides_of(settings), stop=stop)
+    team = ReplayTeam(recording, processes, overrides_of(settings), stop=stop, progress=progress)
     try:
         team.start()  # before delivery starts threads
         yield team

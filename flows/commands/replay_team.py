@@ -23,8 +23,8 @@ from connectors.errors import RecordingError, VoicewatchError
 from connectors.format.decode import decode_block, decode_pieces
 from connectors.format.owners import MisleadingLineError, Share
 from connectors.journal.blocks import Block
-from connectors.journal.recording import Recording
-from connectors.journal.source import RecordingSource, StoppedAt
+from connectors.journal.recording import Progress, Recording, no_progress
+from connectors.journal.source import REPLAY_BLOCK_BYTES, RecordingSource, StoppedAt
 from connectors.runtime.logs import get_logger
 from flows.analytics.block_results import ShardResult
 from flows.analytics.merge import BlockResult, BlockStats, Merger, block_stats, joined_stats
@@ -92,8 +92,17 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
     Best effort: it does not resume.
     """
 
-    def __init__(self, recording: Recording, count: int, overrides: Overrides, *, stop: threading.Event) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        count: int,
+        overrides: Overrides,
+        *,
+        stop: threading.Event,
+        progress: Progress = no_progress,
+    ) -> None:
         self._recording = recording
+        self._progress = progress
         self._count = count
         self._overrides = overrides
         self._members: list[_Member] = []
@@ -121,8 +130,13 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
         while self._members:
             self._members.pop().end()
 
+    def show(self, number: int) -> None:
+        """Show that block `number` is done; in compressed files blocks are of more bytes than on the disk."""
+        total = self._recording.progress[1]
+        self._progress(min((number + 1) * REPLAY_BLOCK_BYTES, total), total)
+
     def list_parts(self) -> list[str]:
-        """The one partition."""
+        """Return the one partition."""
         return ["team"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _TeamPartition:  # noqa: ARG002
@@ -167,6 +181,7 @@ class _TeamPartition(StatefulSourcePartition[tuple[str, BlockResult], None]):
             # Bytewax would print the traceback of any other exception, and there is nothing to debug.
             raise AbortExecution from error
         self._place = parts[0].place
+        self._team.show(number)
         self._ended = parts[0].results[0].last
         self._merger.add_stats([joined_stats(stats) for stats in zip(*(part.stats for part in parts), strict=True)])
         for part in parts:

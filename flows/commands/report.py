@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connectors.errors import UsageError
+from connectors.journal.recording import Progress, no_progress
 from connectors.state.files import state_errors
 from flows.report.contents import contents
-from flows.report.gather import Progress, gather
+from flows.report.gather import gather, size_of
 from flows.report.page import page_of
 
 __all__ = ["Reported", "report"]
@@ -35,7 +36,7 @@ def report(
     end: float,
     names_agents: bool,
     now: float,
-    progress: Progress,
+    progress: Progress = no_progress,
 ) -> Reported:
     """Write the report of the results in `source` from `begin` until before `end` (epoch seconds) to the file `out`.
 
@@ -44,7 +45,14 @@ def report(
     """
     if out.is_dir():
         raise UsageError(f"--out {out}: is a directory; name the file to write, such as {out / 'report.html'}")
-    shown = contents(gather(source, journal, begin, end, progress), names_agents=names_agents, now=now)
+    total, done = size_of(source, journal), 0
+
+    def read(size: int) -> None:
+        nonlocal done
+        done += size
+        progress(min(done, total), total)
+
+    shown = contents(gather(source, journal, begin, end, read), names_agents=names_agents, now=now)
     page = page_of(shown).encode("utf-8", "backslashreplace")
     with state_errors(f"writing {out}"):
         out.write_bytes(page)

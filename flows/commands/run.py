@@ -39,13 +39,14 @@ def run_live(
     *,
     on_bootstrap: OnBootstrap | None,
     warns: bool = False,
+    totals: CountsSink | None = None,
 ) -> Counts:
     """Run the live flow until a shutdown, and return what it counted; print warnings first if it `warns`.
 
-    Bootstrap first, unless `on_bootstrap` is None or no feed depends on interceptors. Raises VoicewatchError if
-    interceptors are needed and none exists.
+    `totals` shows meanwhile what was counted. Bootstrap first, unless `on_bootstrap` is None or no feed depends on
+    interceptors. Raises VoicewatchError if interceptors are needed and none exists.
     """
-    flow_totals = CountsSink()
+    flow_totals = CountsSink() if totals is None else totals
     instruments = instruments_of(settings, environ, shutdown)
     recovery = preflight(settings, environ)
     if warns:

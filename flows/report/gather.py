@@ -20,10 +20,10 @@ from flows.state import StateLayout
 from flows.web.lines import Alert, Audit, decode_lines
 from flows.web.reader import newest_time
 
-__all__ = ["Attempts", "Gathered", "Period", "Progress", "gather"]
+__all__ = ["Attempts", "Gathered", "Period", "gather", "size_of"]
 
 # Takes the bytes that were read since the last call.
-Progress = Callable[[int], None]
+Read = Callable[[int], None]
 EVER: Final = float("-inf")
 
 
@@ -60,7 +60,7 @@ class Gathered:
     files: list[Path]
 
 
-def gather(directory: Path, journal: Sequence[Path], begin: float, end: float, progress: Progress) -> Gathered:
+def gather(directory: Path, journal: Sequence[Path], begin: float, end: float, progress: Read) -> Gathered:
     """Read the results in a directory, and its journal or the recordings that a replay was of.
 
     An infinite `begin` or `end` stands for the first or last time in the files. Raises UsageError for a directory
@@ -112,7 +112,7 @@ def size_of(directory: Path, journal: Sequence[Path]) -> int:
     return sum(path.stat().st_size for path in [*files, state.audit] if path.is_file())
 
 
-def _drain(pieces: Iterator[int], progress: Progress) -> None:
+def _drain(pieces: Iterator[int], progress: Read) -> None:
     for size in pieces:
         progress(size)
 
@@ -139,7 +139,7 @@ def _period(begin: float, end: float, windows: Windows, facts: JournalFacts, ale
     return Period(start, stop, None if is_open else (start - (stop - start), start))
 
 
-def _audit(path: Path, progress: Progress) -> Attempts:
+def _audit(path: Path, progress: Read) -> Attempts:
     found = Attempts()
     if not path.exists():
         return found

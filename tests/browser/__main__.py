@@ -120,8 +120,8 @@ def main() -> None:
                 page.wait_for_selector("text=Now against proposed", timeout=120_000)
             page.screenshot(path=IMAGES / f"{view.partition('?')[0]}.png")
         file = Path(name) / "report.html"
-        span = {"begin": BEGAN + HOUR_S / 2, "end": BEGAN + HOUR_S}
-        report(Path(name), file, journal=[], names_agents=False, now=BEGAN + HOUR_S, progress=lambda _: None, **span)
+        begin, end = BEGAN + HOUR_S / 2, BEGAN + HOUR_S
+        report(Path(name), file, journal=[], begin=begin, end=end, names_agents=False, now=end)
         page.set_viewport_size({"width": 1280, "height": 1500})
         page.goto(f"file://{file}")
         page.screenshot(path=IMAGES / "report.png")

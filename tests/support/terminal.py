@@ -9,6 +9,7 @@ import pty
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import threading
 from collections.abc import Iterator
@@ -57,13 +58,28 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def on_terminal(*arguments: object, columns: int, lines: int = 40, cwd: Path | None = None) -> Iterator[Terminal]:
-    """Run a command on a terminal of a size; it is killed at the end if it goes on."""
+def on_terminal(
+    *arguments: object,
+    columns: int,
+    lines: int = 40,
+    cwd: Path | None = None,
+    script: str | None = None,
+    stdout: int | None = None,
+) -> Iterator[Terminal]:
+    """Run a command, or a script in Python, on a terminal of a size; it is killed at the end if it goes on.
+
+    Standard output is the terminal, or the given file.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     kept = {name: value for name, value in environ({}).items() if name not in ("COLUMNS", "LINES", "NO_COLOR")}
     process = subprocess.Popen(
-        command(*arguments), stdin=slave, stdout=slave, stderr=slave, cwd=cwd, env={**kept, "TERM": "xterm-256color"}
+        command(*arguments) if script is None else [sys.executable, "-c", script],
+        stdin=slave,
+        stdout=slave if stdout is None else stdout,
+        stderr=slave,
+        cwd=cwd,
+        env={**kept, "TERM": "xterm-256color"},
     )
     os.close(slave)
     terminal = Terminal(process, master)

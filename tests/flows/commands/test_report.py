@@ -18,7 +18,7 @@ MAX_BYTES = 5 << 20
 
 def write(source: Path, out: Path, **options: Any) -> Reported:
     usual = {"journal": [], "begin": float("-inf"), "end": float("inf"), "names_agents": False, "now": BEGAN}
-    return report(source, out, **{**usual, "progress": lambda _: None, **options})
+    return report(source, out, **{**usual, **options})
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

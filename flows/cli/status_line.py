@@ -1,0 +1,97 @@
+"""A line at the bottom of the terminal that says how a run is; what is logged goes above it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TextIO, cast
+
+from connectors.callbacks.outbox import outbox_state
+from connectors.runtime.threads import Periodic
+from flows.dataflow import CountsSink
+
+__all__ = ["StatusLine", "status_line"]
+
+EVERY_S: Final = 1.0
+CLEAR: Final = "\r\x1b[K"
+
+
+class StatusLine:
+    """Standard error with a line that stays at its end. Any thread may write and show."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.RLock()
+        self._text = ""
+        self._is_at_start = True
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write above the line. It is drawn again behind each newline."""
+        with self._lock:
+            if self._text and self._is_at_start:
+                self._stream.write(CLEAR)
+            written = self._stream.write(text)
+            self._is_at_start = text.endswith("\n") if text else self._is_at_start
+            if self._text and self._is_at_start:
+                self._stream.write(self._text)
+            self._stream.flush()
+            return written
+
+    def show(self, text: str) -> None:
+        """Replace the line; an empty text takes it away. It is cut at the width of the terminal."""
+        with self._lock:
+            columns = shutil.get_terminal_size().columns
+            self._text = text[: columns - 1]
+            if self._is_at_start:
+                self._stream.write(CLEAR + self._text)
+                self._stream.flush()
+
+
+@contextmanager
+def status_line(outbox: Path, now: Callable[[], float] = time.monotonic) -> Iterator[CountsSink]:
+    """Show each second what a run has counted, if standard error is a terminal; provide where it counts."""
+    totals = CountsSink()
+    stream = sys.stderr
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        yield totals
+        return
+    line = StatusLine(stream)
+    began = now()
+    ticker = Periodic("voicewatch-line", EVERY_S, lambda: line.show(_text(totals, outbox, now() - began)))
+    sys.stderr = cast("TextIO", line)
+    ticker.start()
+    try:
+        yield totals
+    finally:
+        ticker.stop()
+        line.show("")
+        sys.stderr = stream
+
+
+def _text(totals: CountsSink, outbox: Path, up_s: float) -> str:
+    """Return the line: the time since the start, counts, and callbacks."""
+    counts = totals.total
+    minutes, seconds = divmod(int(up_s), 60)
+    up = f"up {minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    if not any(counts):
+        return f"{up} | starting: nothing was received yet"
+    try:
+        state = outbox_state(outbox, time.time())
+    except sqlite3.Error:  # it is logged each minute, by the status of the run
+        callbacks = "outbox unreadable"
+    else:
+        callbacks = f"callbacks {state.pending} pending, {state.dead} dead"
+    return (
+        f"{up} | {counts.frames:,} frames of {counts.conversations:,} conversations | {counts.windows:,} windows | "
+        f"alerts {counts.raised:,} raised, {counts.resolved:,} resolved | {callbacks}"
+    )

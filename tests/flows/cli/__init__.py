@@ -1,0 +1,1 @@
+"""Tests of the command line: what it shows on a terminal."""
