@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
-from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
+from bytewax.inputs import AbortExecution, FixedPartitionedSource
 
 from connectors.errors import RecordingError, StateError
 from connectors.format.lines import line_time, read_line, time_of
@@ -23,6 +23,7 @@ from connectors.journal.retention import Retention
 from connectors.journal.segments import JournalTail, Position, SafePlace
 from connectors.journal.writer import Journal
 from connectors.runtime.logs import get_logger
+from connectors.runtime.polling import PolledPartition
 from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.threads import Periodic
 from connectors.state.files import StateLock, logged_failures
@@ -102,7 +103,7 @@ class JournalSource(FixedPartitionedSource[Block, LiveState]):
             return _LivePartition(lock, journal, feeds, self._shutdown, self._keep_s, resume_state, self._progress)
 
 
-class _LivePartition(StatefulSourcePartition[Block, LiveState]):
+class _LivePartition(PolledPartition[Block, LiveState]):
     def __init__(
         self,
         lock: StateLock,
@@ -150,7 +151,7 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
             return [block]
         if not self._listening:
             raise StopIteration
-        return []
+        return self.nothing_yet()
 
     def _next_lines(self) -> tuple[Position, bytes]:
         """What has been written since the last time, if it is time to read it."""
@@ -159,8 +160,8 @@ class _LivePartition(StatefulSourcePartition[Block, LiveState]):
             if now < self._read_at + SPACING_S:
                 return self._tail.position, b""
             if now > self._read_at + QUIET_AFTER_S:
-                # Bytewax comes by every millisecond, which alone takes several hundredths of a processor. While nothing
-                # happens there is nothing else that its worker could do, and here a write wakes it at once.
+                # Polling every millisecond takes several hundredths of a processor. While nothing happens there is
+                # nothing else that Bytewax' worker could do, and here a write wakes it at once.
                 self._journal.wait_for_write(self._writes_read, QUIET_WAIT_S)
         writes = self._journal.writes
         if writes == self._writes_read:
@@ -248,7 +249,7 @@ class RecordingSource(FixedPartitionedSource[Block, ReplayState]):
         return _RecordedPartition(self, self._recording, self._stop, resume_state, self._speed)
 
 
-class _RecordedPartition(StatefulSourcePartition[Block, ReplayState]):
+class _RecordedPartition(PolledPartition[Block, ReplayState]):
     def __init__(
         self,
         source: RecordingSource,
@@ -302,7 +303,7 @@ class _RecordedPartition(StatefulSourcePartition[Block, ReplayState]):
             elif data:
                 return [self._block(data)]
             else:
-                return []
+                return self.nothing_yet()
         self._file += 1
         self._number += 1
         return [Block(self._number - 1, "", 1, b"", last=True)]

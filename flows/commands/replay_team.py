@@ -17,7 +17,7 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Final, NamedTuple, NoReturn
 
-from bytewax.inputs import AbortExecution, FixedPartitionedSource, StatefulSourcePartition
+from bytewax.inputs import AbortExecution, FixedPartitionedSource
 
 from connectors.errors import RecordingError, VoicewatchError
 from connectors.format.decode import decode_block, decode_pieces
@@ -26,6 +26,7 @@ from connectors.journal.blocks import Block
 from connectors.journal.recording import Progress, Recording, no_progress
 from connectors.journal.source import REPLAY_BLOCK_BYTES, RecordingSource, StoppedAt
 from connectors.runtime.logs import get_logger
+from connectors.runtime.polling import PolledPartition
 from flows.analytics.block_results import ShardResult
 from flows.analytics.merge import BlockResult, BlockStats, Merger, block_stats, joined_stats
 from flows.analytics.precedence import Overrides
@@ -160,7 +161,7 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
         return parts
 
 
-class _TeamPartition(StatefulSourcePartition[tuple[str, BlockResult], None]):
+class _TeamPartition(PolledPartition[tuple[str, BlockResult], None]):
     def __init__(self, team: ReplayTeam, merger: Merger) -> None:
         self._team = team
         self._merger = merger

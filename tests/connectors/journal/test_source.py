@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -96,3 +97,11 @@ def test_a_write_wakes_a_source_that_waits(tmp_path: Path) -> None:
         while not (got := numbers(next_block(part))):
             pass  # a tick came first
         assert got == [1]
+
+
+def test_a_clock_that_is_set_back_delays_no_poll(tmp_path: Path) -> None:
+    """The time of the next poll, which Bytewax compares with the system clock, has passed whatever that clock says."""
+    with reading(tmp_path) as (_, part, _):
+        next_block(part)
+        assert part.next_batch() == []
+        assert part.next_awake() == datetime(1970, 1, 1, tzinfo=UTC)
