@@ -94,14 +94,18 @@ class GroupTracker:
         """Note that an incident of a slot was opened, 1, or resolved, -1."""
         self._changes.append((time, slot, opened))
 
-    def parts(self, rules: Sequence[Rule], stalls: Stalls, texts: LabelTexts, oldest: float) -> list[GroupPart]:
+    def parts(
+        self, rules: Sequence[Rule], stalls: Stalls, legs: Mapping[int, int], texts: LabelTexts, oldest: float
+    ) -> list[GroupPart]:
         """Return what the windows that have closed add to groups, and reset them.
 
-        `rules` and `stalls` know the open incidents. Frames before `oldest` are in no open window.
+        `rules` and `stalls` know the open incidents, `legs` how many legs of a slot have one. Frames before `oldest`
+        are in no open window.
         """
         found: list[GroupPart] = []
         if self._closed:
             open_now: Ints = np.sum([*(rule.is_open.values for rule in rules), stalls.is_open], axis=0)
+            open_now[list(legs)] += np.array(list(legs.values()), np.int64)
             for windows, histogram, by in self._closed:
                 breaching = self.breaches.within(windows, len(open_now)) | self._had_open(windows, open_now)
                 numbers = np.unique(windows.values[:, Column.LABELS].astype(np.int64)).tolist()

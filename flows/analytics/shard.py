@@ -95,7 +95,7 @@ class Shard:
             self._latest_windows.keep(ending, self._now)
         oldest, texts = self._windows.oldest(self._now), self._watch_table.label_texts
         self._legs.forget_before(oldest)
-        groups = self._groups.parts(self._rules, self._stalls, texts, oldest)
+        groups = self._groups.parts(self._rules, self._stalls, self._signals.open_legs(), texts, oldest)
         self._watch_table.release(self._now, self._forget)
         if texts.is_due:
             early = self._closed_early.values[:, [Column.LABELS, Column.LEGS]]

@@ -70,6 +70,11 @@ class Signals:
             for began_at, signal in self._open.pop(slot, {}).values()
         ]
 
+    def open_legs(self) -> dict[int, int]:
+        """Return how many open incidents of legs there are, by slot."""
+        rules = {slot: [signal.rule for _, signal in faults.values()] for slot, faults in self._open.items()}
+        return {slot: sum(rule in LEG_RULES for rule in of_slot) for slot, of_slot in rules.items()}
+
     def forget(self, slot: int) -> None:
         """Drop what is known of a slot whose conversation has ended."""
         self._of_slot.pop(slot, None)

@@ -11,6 +11,7 @@ import numpy as np
 
 from connectors.state.files import state_errors
 from flows.report.coverage import Coverage, coverage_of, gaps_of_feeds
+from flows.report.failures import failures_of
 from flows.report.figures import MIN_RANKED, Ranked, Totals, bands_of, bars_of, ranked, step_of, totals, worst
 from flows.report.gather import Gathered
 from flows.report.incidents import LENGTHS, Incident, by_rule, minutes_in_alert
@@ -63,6 +64,7 @@ def contents(gathered: Gathered, *, names_agents: bool, now: float) -> dict[str,
         "bands": bands_of(windows),
         "lengths": [name for _, name in LENGTHS],
         "rules": by_rule(raised, period.end),
+        "failures": failures_of(raised, hidden.labels),
         "groups": [one for one in raised if one.group][:SHOWN_INCIDENTS],
         "worst": [_conversation(gathered, windows, place, hidden) for place in worst(windows, WORST)],
         "limits": Counter((one.max_latency_ms, one.packet_loss_threshold) for one in gathered.limits.values()),

@@ -41,7 +41,10 @@ LENGTHS: Final = (
 
 @dataclass(slots=True)
 class Incident:
-    """A time beyond a limit; `resolved` is None while it lasts. One that does not last is a single event."""
+    """A time beyond a limit; `resolved` is None while it lasts. One that does not last is a single event.
+
+    `code` is that of the error that ended a leg, or its disconnect type.
+    """
 
     id: str
     rule: str
@@ -55,6 +58,7 @@ class Incident:
     is_lasting: bool
     resolved: float | None = None
     reason: str | None = None
+    code: str | None = None
 
     def length_s(self, now: float) -> float:
         """Return how long it lasted until it was resolved, or until `now`."""
@@ -114,6 +118,7 @@ def incidents_of(alerts: Iterable[Alert], *, framewise: bool) -> list[Incident]:
                 alert.threshold,
                 alert.inhibited_by is not None,
                 alert.alert_type in LASTING and not framewise,
+                code=None if (said := alert.evidence) is None else said.code or said.disconnect_type,
             )
     return list(found.values())
 

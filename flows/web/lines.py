@@ -53,6 +53,13 @@ class Window(msgspec.Struct, gc=False):
     labels: dict[str, str] = {}
 
 
+class Evidence(msgspec.Struct, rename="camel", gc=False):
+    """Hold what an alert of a failed leg says of the failure; of other alerts, nothing."""
+
+    code: str | None = None
+    disconnect_type: str | None = None
+
+
 class Alert(msgspec.Struct, rename="camel", gc=False):
     """Hold a line of alerts.jsonl; a group incident has no conversation."""
 
@@ -71,6 +78,7 @@ class Alert(msgspec.Struct, rename="camel", gc=False):
     conversations: int | None = None
     breaching: int | None = None
     inhibited_by: str | None = None
+    evidence: Evidence | None = None
 
 
 class Group(msgspec.Struct, gc=False):

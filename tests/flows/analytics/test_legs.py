@@ -197,6 +197,18 @@ def test_a_group_counts_a_breaching_leg() -> None:
         assert [json.loads(line)["breaching"] for line in group_lines] == [breaching]
 
 
+def test_an_open_incident_of_a_leg_breaches_until_the_call_ends() -> None:
+    """In the windows after the record, too, however the journal is cut; not in those before it."""
+    groups = {"by": ["queue"], "min_conversations": 1}
+    lines = [record(0, settings={"windows": {"length_s": 10, "slide_s": 10}, "groups": groups})]
+    lines += [watch(1, labels={"queue": "a"}), frame(2), media(13, "p", PCMU), frame(24), media(25, "q", PCMU)]
+    lines += [frame(33), frame(34, "conversation.ended"), record(50, tick=True)]
+    for blocks in ([lines], [[line] for line in lines]):
+        group_lines, _ = replay_groups(blocks, 2, frozenset(range(len(blocks))))
+        found = [(line["end"], line["breaching"]) for line in map(json.loads, group_lines)]
+        assert found == [(10.0, 0), (20.0, 1), (30.0, 1), (40.0, 0)]
+
+
 LINES = st.sampled_from(["frame", "opus", "reading", "pcmu", "end", "over", "watch", "tick", "late", "length", "back"])
 
 

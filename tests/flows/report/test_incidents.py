@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from flows.report.failures import failures_of
 from flows.report.incidents import by_rule, incidents_of, learn_limits, minutes_in_alert
 from flows.report.journal import Watched
-from flows.web.lines import Alert
+from flows.web.lines import Alert, Evidence
 
 LATENCY = "LATENCY_THRESHOLD_EXCEEDED"
 
@@ -39,6 +40,28 @@ def test_a_resolve_ends_its_incident() -> None:
     assert (latency.rule, latency.count, latency.open, latency.lengths) == (LATENCY, 3, 1, [1, 0, 2, 0, 0])
     assert (latency.median_s, latency.longest_s) == (60.0, 90.0)
     assert (failed.rule, failed.count, failed.open, failed.lengths) == ("CALL_FAILED", 1, 0, [])
+
+
+def test_failed_calls_are_counted_by_code_and_label() -> None:
+    """The most frequent values of each label first; a failure without a code counts under its disconnect type."""
+    labels = [{"agent": "a", "queue": "q"}, {"agent": "b", "queue": "q"}, {"agent": "b"}, {}]
+    alerts = [
+        alert(
+            number,
+            100.0 + number,
+            "raised",
+            alert_type="CALL_FAILED",
+            labels=of,
+            evidence=Evidence("ice" if number else None, "transport.failure"),
+        )
+        for number, of in enumerate(labels)
+    ]
+    ice, other = failures_of(incidents_of([*alerts, ALERTS[0]], framewise=False))
+    assert (ice.code, ice.count, ice.conversations) == ("ice", 3, 3)
+    assert ice.labels == [("agent", [("b", 2)]), ("queue", [("q", 1)])]
+    assert (other.code, other.count) == ("transport.failure", 1)
+    hidden = failures_of(incidents_of(alerts, framewise=False), lambda labels: {**labels, "agent": "no. 1"})
+    assert hidden[0].labels[0] == ("agent", [("no. 1", 3)])
 
 
 def test_minutes_in_alert_are_those_within_the_period() -> None:

@@ -56,7 +56,11 @@ def differences(*answers: list[dict[str, Any]]) -> list[tuple[str, int, int, flo
         ),
         pytest.param([[reading(10, 500)]], [], id="the first is a baseline"),
         pytest.param([[reading(10, 500)], [reading(10, 500)]], [], id="the same reading again"),
-        pytest.param([[reading(10, 500)], [reading(5, 250)]], [], id="an older one"),
+        pytest.param(
+            [[reading(10, 500)], [reading(5, 250)], [reading(15, 750)]],
+            [("client", 250, 250, 5.0)],
+            id="an older one is passed over",
+        ),
         pytest.param(
             [[reading(10, 500)], [reading(20, 20)], [reading(25, 270)]],
             [("client", 250, 250, 5.0)],
