@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import orjson
 
 from flows.web.lines import Alert, Audit, Group, Window
-from flows.web.tables import CELL, CONVERSATION, MINUTE, SCHEMA
+from flows.web.sums import Batch, Places
+from flows.web.tables import SCHEMA
 from flows.web.tracking import Shape, Tracked, values_of
 
 __all__ = ["EVERYTHING", "MINUTE_S", "Limits", "Model"]
@@ -36,6 +37,8 @@ LASTING: Final = frozenset(
     }
 )
 MAX_MINUTES: Final = 2_000_000
+# The number of windows that are summed up in memory at most, before the tables are changed.
+MAX_BATCH: Final = 8192
 # A minute of windows before an incident, at the usual slide.
 RECENT_WINDOWS: Final = 12
 # ALERT_STORM is raised at the end of the minute that it counts.
@@ -48,7 +51,7 @@ class Limits:
     The limits are the defaults until a watch or an alert of the conversation is read.
     """
 
-    __slots__ = ("feed", "labels", "max_latency_ms", "n", "packet_loss_threshold", "recent", "tracked")
+    __slots__ = ("feed", "labels", "max_latency_ms", "n", "packet_loss_threshold", "places", "recent", "tracked")
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -56,32 +59,24 @@ class Limits:
         self.packet_loss_threshold = 0.02
         self.feed = ""
         self.labels: dict[str, str] = {}
-        self.recent: deque[tuple[float, Shape]] = deque(maxlen=RECENT_WINDOWS)
+        self.recent: deque[Shape] = deque(maxlen=RECENT_WINDOWS)
         self.tracked: list[Tracked] = []
+        self.place()
+
+    def place(self) -> None:
+        """Work out the dimensions again, after the feed or the labels have changed."""
+        feed = (("feed", self.feed),) if self.feed else ()
+        self.places: Places = ((EVERYTHING, EVERYTHING), *feed, *self.labels.items())
 
 
-class _Sums:
-    """Add up windows."""
-
-    __slots__ = ("breaching", "conversations", "frames", "loss_count", "loss_sum", "mos", "p95", "windows")
-
-    def __init__(self) -> None:
-        self.windows = self.breaching = self.frames = self.loss_count = self.conversations = 0
-        self.loss_sum = 0.0
-        self.p95: float | None = None
-        self.mos: float | None = None
-
-    def add(self, window: Window, *, breaching: bool) -> None:
-        self.windows += 1
-        self.breaching += breaching
-        self.frames += window.frames
-        if window.latency_ms is not None and (self.p95 is None or window.latency_ms.p95 > self.p95):
-            self.p95 = window.latency_ms.p95
-        if window.packet_loss is not None:
-            self.loss_sum += window.packet_loss.mean * window.packet_loss.count
-            self.loss_count += window.packet_loss.count
-        if window.mos is not None and (self.mos is None or window.mos.value < self.mos):
-            self.mos = window.mos.value
+def breaches(window: Window, limits: Limits, mos_below: float | None) -> bool:
+    """Return whether a window has a value beyond its conversation's limits."""
+    latency, loss, mos = window.latency_ms, window.packet_loss, window.mos
+    return bool(
+        (latency is not None and latency.max > limits.max_latency_ms)
+        or (loss is not None and loss.max > limits.packet_loss_threshold)
+        or (mos is not None and mos_below is not None and mos.value < mos_below)
+    )
 
 
 class Model:
@@ -100,7 +95,7 @@ class Model:
         self.bad_lines = 0
         self.audit_lines = 0
         self._known: dict[str, Limits] = {}
-        self._seen: dict[int, dict[tuple[str, str], set[int]]] = {}
+        self._batch = Batch()
         self._tracked: dict[str, Tracked] = {}
         self._pruned_at = 0.0
 
@@ -117,16 +112,6 @@ class Model:
             known.packet_loss_threshold = float(defaults.get("packet_loss_threshold", 0.02))
         return known
 
-    def breaches(self, window: Window, limits: Limits) -> bool:
-        """Return whether a window has a value beyond its conversation's limits."""
-        latency, loss, mos = window.latency_ms, window.packet_loss, window.mos
-        mos_below = self.settings.get("alerts", {}).get("mos_below")
-        return bool(
-            (latency is not None and latency.max > limits.max_latency_ms)
-            or (loss is not None and loss.max > limits.packet_loss_threshold)
-            or (mos is not None and mos_below is not None and mos.value < mos_below)
-        )
-
     def take_records(self, records: Iterable[dict[str, Any]]) -> None:
         """Take control records of the journal."""
         for record in records:
@@ -140,45 +125,29 @@ class Model:
 
     def take_windows(self, windows: Sequence[Window], offset: int, past: int) -> None:
         """Take windows that were read from these offsets of their file."""
-        minutes: dict[tuple[int, int], _Sums] = defaultdict(_Sums)
-        cells: dict[tuple[str, str, int], _Sums] = defaultdict(_Sums)
-        rows: dict[str, list[Window]] = defaultdict(list)
+        read = (offset, past)
+        mos_below = self.settings.get("alerts", {}).get("mos_below")
         for window in windows:
-            limits = self.limits(window.conversation_id)
+            limits = self._known.get(window.conversation_id) or self.limits(window.conversation_id)
             if window.labels != limits.labels:
                 self._label(limits, window.labels)
-            breaching = self.breaches(window, limits)
+            breaching = breaches(window, limits, mos_below)
             minute = int(window.start // MINUTE_S) * MINUTE_S
-            minutes[minute, limits.n].add(window, breaching=breaching)
-            for name, value in self._places(limits):
-                sums = cells[name, value, minute]
-                sums.add(window, breaching=breaching)
-                sums.conversations += self._is_new(minute, name, value, limits.n)
-            rows[window.conversation_id].append(window)
-            self.newest = max(self.newest, window.end)
+            self._batch.add(limits.n, limits.places, window, minute, breaching=breaching, read=read)
+            if window.end > self.newest:
+                self.newest = window.end
             shape = values_of(window)
             if limits.tracked:
-                limits.tracked = [one for one in limits.tracked if one.take(window.start, window.end, shape)]
-            limits.recent.append((window.end, shape))
-        self.db.executemany(
-            MINUTE,
-            [
-                (minute, n, s.windows, s.breaching, s.frames, s.p95, s.loss_sum, s.loss_count, s.mos)
-                for (minute, n), s in minutes.items()
-            ],
-        )
-        self.db.executemany(
-            CELL,
-            [
-                (
-                    *(name, value, minute, s.windows, s.breaching, s.conversations, s.frames),
-                    *(s.p95, s.loss_sum, s.loss_count, s.mos),
-                )
-                for (name, value, minute), s in cells.items()
-            ],
-        )
-        self.db.executemany(CONVERSATION, [self._row(id_, own, offset, past) for id_, own in rows.items()])
-        self.version += 1
+                limits.tracked = [one for one in limits.tracked if one.take(window.start, shape)]
+            limits.recent.append(shape)
+        if self._batch.size >= MAX_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the sums of the windows that were taken to the tables."""
+        if self._batch.size:
+            self._batch.flush(self.db, self.newest)
+            self.version += 1
 
     def take_alerts(self, alerts: Iterable[Alert]) -> None:
         """Take alerts: they raise, resolve or are incidents."""
@@ -227,6 +196,7 @@ class Model:
         if self.newest - self._pruned_at < MINUTE_S:
             return
         self._pruned_at = self.newest
+        self.flush()
         since = self.newest - self.keep_s
         (count,) = self.db.execute("SELECT COUNT(*) FROM minutes").fetchone()
         if count > MAX_MINUTES:  # a large fleet: its oldest quarter
@@ -243,38 +213,10 @@ class Model:
             self._known.pop(id_, None)
             self.db.execute("DELETE FROM labels WHERE n = ?", (n,))
         self.db.execute("DELETE FROM conversations WHERE last < ?", (since,))
-        for minute in [minute for minute in self._seen if minute < self.newest - 5 * MINUTE_S]:
-            del self._seen[minute]
-
-    def _places(self, limits: Limits) -> Iterable[tuple[str, str]]:
-        yield EVERYTHING, EVERYTHING
-        if limits.feed:
-            yield "feed", limits.feed
-        yield from limits.labels.items()
-
-    def _is_new(self, minute: int, name: str, value: str, n: int) -> bool:
-        seen = self._seen.setdefault(minute, {}).setdefault((name, value), set())
-        if n in seen:
-            return False
-        seen.add(n)
-        return True
-
-    def _row(self, id_: str, windows: list[Window], offset: int, past: int) -> tuple[Any, ...]:
-        limits = self._known[id_]
-        p95 = [w.latency_ms.p95 for w in windows if w.latency_ms]
-        loss = [w.packet_loss.max for w in windows if w.packet_loss]
-        mos = [w.mos.value for w in windows if w.mos]
-        return (
-            *(min(w.start for w in windows), max(w.end for w in windows), len(windows)),
-            sum(self.breaches(w, limits) for w in windows),
-            sum(w.frames for w in windows),
-            *(max(p95, default=None), max(loss, default=None), min(mos, default=None)),
-            next((w.mos.model for w in windows if w.mos), None),
-            *(offset, past, limits.n),
-        )
 
     def _label(self, limits: Limits, labels: dict[str, str]) -> None:
         limits.labels = labels
+        limits.place()
         self.db.execute("DELETE FROM labels WHERE n = ?", (limits.n,))
         self.db.executemany("INSERT INTO labels VALUES (?, ?, ?)", [(limits.n, k, v) for k, v in labels.items()])
         text = orjson.dumps(labels, option=orjson.OPT_SORT_KEYS).decode()
@@ -290,6 +232,7 @@ class Model:
                 setattr(limits, key, float(value))
         if isinstance(feed := watch.get("feed"), str):
             limits.feed = feed
+            limits.place()
         if isinstance(labels := watch.get("labels"), dict) and labels:
             self._label(limits, limits.labels | {str(k): str(v) for k, v in labels.items()})
         self.db.execute(
@@ -341,6 +284,6 @@ class Model:
         elif alert.threshold is not None and alert.alert_type == "PACKET_LOSS_DETECTED":
             limits.packet_loss_threshold = alert.threshold
         if alert.incident_id not in self._tracked and Tracked.can_follow(alert.alert_type):
-            tracked = Tracked(alert.alert_type, alert.timestamp, alert.metric_value, list(limits.recent))
+            tracked = Tracked(alert.alert_type, alert.timestamp, alert.metric_value, limits.recent)
             self._tracked[alert.incident_id] = tracked
             limits.tracked.append(tracked)

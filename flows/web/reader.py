@@ -1,4 +1,4 @@
-"""A thread that reads what a run writes into the read model, a piece at a time, and never stands in its way."""
+"""Read what a run writes into the read model, a piece at a time, in a thread."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PAUSE_S: Final = 0.001
 
 
 class StateReader:
-    """Keeps a model up to date with a state directory, or the output of a replay.
+    """Keep a model up to date with a state directory, or the output of a replay.
 
     `read_once` reads what is there now; `start` goes on doing so in a thread. `model` is replaced by a new one when a
     resumed run has cut a file, so take it from here each time.
@@ -110,6 +110,10 @@ class StateReader:
             self._open(Model(keep_s=self._keep_s))
             return True
         if take is None:
+            with model.lock:
+                model.db.execute("BEGIN")
+                model.flush()
+                model.db.execute("COMMIT")
             self._publish(model)
             return False
         with model.lock:

@@ -19,6 +19,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import httpx
+
 from connectors.genesys.simulator.connection import Answer, Connection, HttpRequest, encode_message
 from tests.benchmarks.generate import conversation_ids
 from tests.benchmarks.measure import environ, python
@@ -55,6 +57,7 @@ interceptor_address = "sip:qa@monitoring.internal"
 conversation_id = "{conversation_id}"
 leg_id = "leg"
 """
+_PAGE: Final = '[web]\nlisten = "127.0.0.1:0"\n'
 
 
 class Latency(NamedTuple):
@@ -181,8 +184,8 @@ class _Peer:
 
 
 @contextlib.asynccontextmanager
-async def _live(directory: Path) -> AsyncIterator[_Peer]:
-    """A run on processor 1 that has subscribed; this process is on processor 0 meanwhile."""
+async def _live(directory: Path, extra: str = "") -> AsyncIterator[_Peer]:
+    """A run on processor 1 that has subscribed, with `extra` tables; this process is on processor 0 meanwhile."""
     loop = asyncio.get_running_loop()
     genesys = _Genesys()
     arrived: dict[str, float] = {}
@@ -192,7 +195,7 @@ async def _live(directory: Path) -> AsyncIterator[_Peer]:
         config = directory / "voicewatch.toml"
         values = {"state": directory / "state", "conversation_id": conversation_ids(3, 1)[0]}
         urls = [f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}" for server in (events, receiver)]
-        config.write_text(_CONFIG.format(base_url=urls[0], receiver=urls[1], **values))
+        config.write_text(_CONFIG.format(base_url=urls[0], receiver=urls[1], **values) + extra)
         command = python("-c", "from flows.cli import main; main()", "run", config, "--no-bootstrap")
         env = environ({"GENESYS_CLIENT_ID": "bench", "GENESYS_CLIENT_SECRET": "bench"})
         os.sched_setaffinity(0, _processors(1))
@@ -232,16 +235,40 @@ def _one_processor_each() -> Iterator[None]:
         os.sched_setaffinity(0, _ALL)
 
 
-def latency(directory: Path, rate: float, seconds: float) -> Latency:
-    """The latency at a rate of frames, twenty of which in a second lead to a callback."""
+def latency(directory: Path, rate: float, seconds: float, *, page: bool = False) -> Latency:
+    """Return the latency at a rate of frames, twenty of which in a second lead to a callback.
+
+    With `page`, the run serves the live page, and a viewer has its slowest view open.
+    """
 
     async def run() -> Latency:
-        async with _live(directory) as peer:
+        async with contextlib.AsyncExitStack() as stack:
+            peer = await stack.enter_async_context(_live(directory, _PAGE if page else ""))
+            viewer = asyncio.create_task(_view(directory / "run.log")) if page else None
             await peer.send(rate, seconds, 20)
             delays = sorted(1000 * delay for delay in await peer.delays())
+            if viewer is not None:
+                viewer.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await viewer
             return Latency(statistics.median(delays), delays[(99 * len(delays) + 99) // 100 - 1], len(delays))
 
     return asyncio.run(run())
+
+
+def _address(log: Path) -> str | None:
+    found = re.search(r"live_page\s+url=(\S+)", log.read_text())
+    return None if found is None else found[1]
+
+
+async def _view(log: Path) -> None:
+    """Do what a browser does that shows the fleet by conversation: ask again whenever something is new."""
+    while (url := _address(log)) is None:  # noqa: ASYNC110 - a file announces nothing
+        await asyncio.sleep(0.05)
+    async with httpx.AsyncClient(base_url=url, timeout=LATE_S) as client, client.stream("GET", "/events") as events:
+        async for line in events.aiter_lines():
+            if line.startswith("data:"):
+                (await client.get("/fleet?by=conversation")).raise_for_status()
 
 
 def sustained(directory: Path, rates: list[float], seconds: float) -> float:

@@ -170,6 +170,18 @@ def latency(scale: Scale) -> Iterator[Measured]:
         yield Measured(f"{at}, p99", "ms", 25, at_least=False, samples=[one.p99_ms for one in found])
 
 
+def page(scale: Scale) -> Iterator[Measured]:
+    """What the live page, with a viewer, adds to the latency of the run beside it."""
+    ratios = []
+    for number in range(scale.rounds):
+        pair = {
+            with_page: live.latency(fresh(OUT), 10_000, scale.live_s, page=with_page).p99_ms
+            for with_page in ((False, True) if number % 2 else (True, False))
+        }
+        ratios.append(pair[True] / pair[False])
+    yield Measured("p99 with the live page / without, 10,000 frames/s", "", 1.1, at_least=False, samples=ratios)
+
+
 def sustained(scale: Scale) -> Iterator[Measured]:
     """Live frames a second on one processor."""
     rates = [1000.0 * thousands for thousands in (20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120, 140, 160, 200)]
@@ -220,6 +232,7 @@ ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
     "cluster": cluster,
     "processes": processes,
     "latency": latency,
+    "page": page,
     "sustained": sustained,
     "idle": idle,
     "start": start,
