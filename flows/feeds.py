@@ -223,7 +223,7 @@ class _FeedFactory:
             tokens=tokens,
             endpoints=self.endpoints,
             topics=topics_of(row.conversations, [], []),
-            sources=Sources(row.queues, row.users, discover=self._discovers),
+            sources=Sources(row.queues, row.users, discover=self._discovers, edges="edge" in self.settings.labels_used),
             recorder=recorder,
             limits=self._limits(row),
             rules=self._rules,

@@ -12,6 +12,7 @@ __all__ = [
     "DETAILS_PATH",
     "DETAILS_QUERY_PATH",
     "DIVISIONS_PATH",
+    "EDGES_PATH",
     "EVENTS_PATH",
     "INTERCEPTOR_PATH",
     "LOAD_PATH",
@@ -45,6 +46,7 @@ MEDIA_STATISTICS_PATH = "/api/v2/telephony/providers/edges/mediastatistics/conve
 ACTIVITY_PATH = "/api/v2/analytics/conversations/activity/query"
 QUEUES_PATH = "/api/v2/routing/queues"
 USERS_PATH = "/api/v2/users"
+EDGES_PATH = "/api/v2/telephony/providers/edges"
 DIVISIONS_PATH = "/api/v2/authorization/divisions"
 USERS_SEARCH_PATH = "/api/v2/users/search"
 

@@ -1,4 +1,4 @@
-"""Look up the names of queues, users and divisions once, and keep them in a file.
+"""Look up the names of queues, users, divisions and edges once, and keep them in a file.
 
 Labels hold what messages hold: ids. With a `NameBook` they hold names as soon as these are known. A thread asks Genesys
 for the names of many ids at a time, within the request budget; meanwhile, and where Genesys knows or tells no name, the
@@ -19,19 +19,20 @@ from typing import Any, Final
 from connectors.errors import GenesysError
 from connectors.format.limits import LABEL_CHARACTERS
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget, Tokens
-from connectors.genesys.endpoints import DIVISIONS_PATH, QUEUES_PATH, USERS_PATH, Endpoints
+from connectors.genesys.endpoints import DIVISIONS_PATH, EDGES_PATH, QUEUES_PATH, USERS_PATH, Endpoints, path_of
 from connectors.runtime.logs import get_logger
 from connectors.state.files import make_private_dir, replace_durably, state_errors, write_all
 
 __all__ = ["PERMISSIONS", "NameBook", "NameTiming", "Names", "look_up_names"]
 
-PATHS: Final = {"queue": QUEUES_PATH, "agent": USERS_PATH, "division": DIVISIONS_PATH}
+PATHS: Final = {"queue": QUEUES_PATH, "agent": USERS_PATH, "division": DIVISIONS_PATH, "edge": EDGES_PATH}
 """The labels that hold ids, and where their names are."""
 
 PERMISSIONS: Final = {
     "queue": "routing:queue:view",
     "agent": "directory:user:view",
     "division": "authorization:division:view",
+    "edge": "telephony:plugin:all",
 }
 """The permission that each look-up needs."""
 
@@ -172,7 +173,7 @@ class NameBook(Names):
         """Ask for the names of one kind, and tell the subscribers."""
         with self._changed:
             label = next(iter(self._wanted))[0]
-            keys = [key for key in self._wanted if key[0] == label][:IDS_PER_REQUEST]
+            keys = [key for key in self._wanted if key[0] == label][: 1 if label == "edge" else IDS_PER_REQUEST]
         found: dict[tuple[str, str], str] = {}
         try:
             found = self._ask(label, [value for _, value in keys])
@@ -222,18 +223,32 @@ class NameBook(Names):
 
 def look_up_names(client: GenesysClient, label: str, ids: list[str]) -> dict[str, str]:
     """Return the names of ids that are values of a label, without those that have none. Raises GenesysError."""
+    if label == "edge":  # Genesys lists edges without a filter by id
+        return _names([_edge(client, id_) for id_ in ids], ids)
     query: dict[str, Any] = {"id": ids, "pageSize": str(len(ids))}
     if label == "agent":
         query["state"] = "any"  # a user who has left has a name, too
     answer = client.ask("GET", PATHS[label], what=f"look up names of {label}s", query=query)
-    entities = answer.get("entities") if isinstance(answer, dict) else None
+    return _names(answer.get("entities") if isinstance(answer, dict) else None, ids)
+
+
+def _edge(client: GenesysClient, id_: str) -> Any:
+    try:
+        return client.ask("GET", path_of(PATHS["edge"] + "/{id}", id=id_), what="look up the name of an edge")
+    except GenesysError as error:
+        if error.status == 404:
+            return None
+        raise
+
+
+def _names(entities: Any, ids: list[str]) -> dict[str, str]:
+    """Return the names of those entities that were asked for."""
     least, most = LABEL_CHARACTERS
-    asked = set(ids)
     return {
         entity["id"]: entity["name"]
         for entity in (entities if isinstance(entities, list) else [])
         if isinstance(entity, dict)
-        and entity.get("id") in asked
+        and entity.get("id") in ids
         and isinstance(entity.get("name"), str)
         and least <= len(entity["name"]) <= most
     }

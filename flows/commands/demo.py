@@ -153,15 +153,17 @@ def _notifications() -> Iterator[Stage]:
     from connectors.genesys.simulator.server import running
 
     # Notifications arrive after a fifth of a second when all is well.
-    feed = {"kind": "notifications", "defaults": {"max_latency_ms": 330}}
+    feed = {"kind": "notifications", "defaults": {"max_latency_ms": 390}}
     options = NotificationsOptions(
         seed=SEED, conversations=CALLS, rate=FRAMES_PER_S, faults=parse_faults(BAD_EDGE), premature=True
     )
     with running(NotificationsSimulator(options)) as simulator:
         queues = [queue.name for queue in simulator.traffic.book.organisation.queues]
         tables = {
-            "genesys": {"base_url": simulator.base_url},
+            "genesys": {"base_url": simulator.base_url, "resolve_names": True},
             "watch": {"mode": "discover"},
+            "alerts": _PATIENT,
+            "groups": _GROUPS,
             "feed": [{**feed, "queues": queues}],
         }
         yield Stage(tables, {}, conversation_ids(SEED, CALLS), bootstrap=False)

@@ -120,8 +120,8 @@ class GenesysSettings(Table):
     )
     resolve_names: bool = Field(
         default=False,
-        description="look up the names of queues, users and divisions once, and keep them in `names.json`: labels hold "
-        "names instead of ids",
+        description="look up the names of queues, users, divisions and edges once, and keep them in `names.json`: "
+        "labels hold names instead of ids",
     )
     interceptor: InterceptorTexts = Field(default=InterceptorTexts(), description="fixed texts of the create request")
 
@@ -295,6 +295,13 @@ class Settings(Table):
         for interceptor, row in zip(settings.interceptors, rows, strict=False):
             interceptor._own = frozenset(_mapping(row))
         return settings
+
+    @property
+    def labels_used(self) -> set[str]:
+        """Return the names of the labels that groups, limits, notifications and the choice of calls go by."""
+        used = {*self.groups.by, *self.watch.match}
+        used.update(*(one.match for one in self.limits), *(one.match for one in self.notify_targets))
+        return used
 
     def flow_record(self) -> dict[str, Any]:
         """The value of the journal's `settings` record: `windows`, `alerts`, and `defaults` if they are used.

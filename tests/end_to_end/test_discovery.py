@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from connectors.genesys.feeds.base import is_sampled
+from connectors.genesys.simulator.connection import Answer
 from connectors.genesys.simulator.notifications import NotificationsSimulator
 from connectors.genesys.simulator.organisation import FIRST_QUEUE_ID
 from connectors.genesys.simulator.server import running as running_sim
@@ -186,6 +187,39 @@ def test_labels_hold_names_and_calls_are_chosen_by_them(tmp_path: Path) -> None:
             assert process.stop() == 0, process.log
     assert {one["queue"] for one in _labels(tmp_path)} == {"Support"}
     assert FIRST_QUEUE_ID in (tmp_path / "state" / "names.json").read_text()
+
+
+def test_edges_are_asked_for_where_groups_are_made_by_them(tmp_path: Path) -> None:
+    """Notifications name no edge: analytics is asked once for each call, and the label has the edge's name."""
+    with running_sim(NotificationsSimulator(conversations=6, rate=5)) as simulator:
+        path = notifications(tmp_path, simulator.base_url, queues='["Support", "Sales", "Billing"]')
+        options = {"VOICEWATCH_GENESYS__RESOLVE_NAMES": "true", "VOICEWATCH_GROUPS__BY": '["edge"]'}
+        with running(tmp_path, "run", path, **options) as process:
+            until(lambda: len(_with_edge(tmp_path)) >= 6)
+            assert process.stop() == 0, process.log
+        edges = {call.id: call.story.edge.name for call in simulator.traffic.book.calls}
+        assert simulator.requests["details"] <= len(watched(tmp_path))
+    assert all(edges[id_] == edge for id_, edge in _with_edge(tmp_path).items())
+
+
+def test_edges_that_may_not_be_asked_for_are_one_warning(tmp_path: Path) -> None:
+    """After a 403 no edge is asked for again, and the calls are watched all the same."""
+    with running_sim(NotificationsSimulator(conversations=6, rate=5)) as simulator:
+        path = notifications(tmp_path, simulator.base_url, queues='["Support", "Sales", "Billing"]')
+        simulator.script("details", Answer(403, {"message": "no", "code": "missing.permissions", "status": 403}))
+        with running(tmp_path, "run", path, VOICEWATCH_GROUPS__BY='["edge"]') as process:
+            process.wait_for_log("edges_not_permitted")
+            until(lambda: len(watched(tmp_path)) >= 6)
+            assert process.stop() == 0, process.log
+        assert simulator.requests["details"] == 1
+    assert process.log.count("edges_not_permitted") == 1
+
+
+def _with_edge(directory: Path) -> dict[str, str]:
+    """The edge of each conversation that has one, by name."""
+    found = (record["watch"] for record in records(directory) if "watch" in record)
+    edges = {one["conversation_id"]: one["labels"]["edge"] for one in found if "edge" in one.get("labels", {})}
+    return {id_: edge for id_, edge in edges.items() if edge.startswith("edge-")}
 
 
 def _labels(directory: Path) -> list[dict[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from connectors.genesys.endpoints import DIVISIONS_PATH, QUEUES_PATH, USERS_PATH, USERS_SEARCH_PATH
+from connectors.genesys.endpoints import DIVISIONS_PATH, EDGES_PATH, QUEUES_PATH, USERS_PATH, USERS_SEARCH_PATH
 from connectors.genesys.simulator.connection import Answer, HttpRequest
 from connectors.genesys.simulator.organisation import Agent, Division, Organisation, Queue
 from connectors.genesys.simulator.rest import Responder, Route, error_answer, parse_json, route
@@ -29,6 +29,7 @@ class Directory:
         here = self._organisation
         queues = [_queue(queue) for queue in here.queues]
         users = [_user(agent) for agent in here.agents]
+        edges = [{"id": edge.id, "name": edge.name} for edge in here.edges]
         divisions = [_division(division) for division in here.divisions]
         return [
             route("queues", QUEUES_PATH, {"GET": _listing(queues)}),
@@ -36,6 +37,7 @@ class Directory:
             route("users", USERS_SEARCH_PATH, {"POST": _search(users)}),
             route("users", USERS_PATH, {"GET": _listing(users)}),
             route("users", USERS_PATH + "/{userId}", {"GET": _one(users)}),
+            route("edges", EDGES_PATH + "/{edgeId}", {"GET": _one(edges)}),
             route("divisions", DIVISIONS_PATH, {"GET": _listing(divisions)}),
             route("divisions", DIVISIONS_PATH + "/{divisionId}", {"GET": _one(divisions)}),
         ]

@@ -54,19 +54,19 @@ def found(names: Names, label: str, value: str) -> str:
 
 
 def test_names_are_looked_up_once_and_kept(simulator: NotificationsSimulator, tmp_path: Path) -> None:
-    """Ids of queues, users and divisions get their names, in one request each; a second run asks for none."""
-    division = simulator.traffic.book.organisation.divisions[1]
-    ids = {"queue": FIRST_QUEUE_ID, "agent": FIRST_AGENT_ID, "division": division.id}
-    names = {"queue": "Support", "agent": "Ada Abel", "division": division.name}
-    kinds = ("queues", "users", "divisions")
+    """Ids of queues, users, divisions and edges get their names, in one request each; a second run asks for none."""
+    division, edge = simulator.traffic.book.organisation.divisions[1], simulator.traffic.book.organisation.edges[1]
+    ids = {"queue": FIRST_QUEUE_ID, "agent": FIRST_AGENT_ID, "division": division.id, "edge": edge.id}
+    names = {"queue": "Support", "agent": "Ada Abel", "division": division.name, "edge": edge.name}
+    kinds = ("queues", "users", "divisions", "edges")
     with book(simulator, tmp_path / "names.json") as one:
         assert {label: one.name_of(label, id_) for label, id_ in ids.items()} == ids
         one.wait_for(ids, 20.0)
         assert {label: one.name_of(label, id_) for label, id_ in ids.items()} == names
-    assert [simulator.requests[kind] for kind in kinds] == [1, 1, 1]
+    assert [simulator.requests[kind] for kind in kinds] == [1, 1, 1, 1]
     with book(simulator, tmp_path / "names.json") as two:
         assert {label: two.name_of(label, id_) for label, id_ in ids.items()} == names
-    assert [simulator.requests[kind] for kind in kinds] == [1, 1, 1]
+    assert [simulator.requests[kind] for kind in kinds] == [1, 1, 1, 1]
 
 
 def test_many_ids_are_one_request(simulator: NotificationsSimulator, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_many_ids_are_one_request(simulator: NotificationsSimulator, tmp_path: P
 def test_values_that_are_no_ids_are_left_alone(simulator: NotificationsSimulator, tmp_path: Path) -> None:
     """A name, another label and an id of another form are never looked up."""
     with book(simulator, tmp_path / "names.json") as names:
-        for label, value in (("queue", "Support"), ("edge", FIRST_QUEUE_ID), ("agent", "")):
+        for label, value in (("queue", "Support"), ("provider", FIRST_QUEUE_ID), ("agent", "")):
             assert names.name_of(label, value) == value
             assert not names.is_pending(label, value)
 

@@ -12,6 +12,7 @@ from connectors.errors import GenesysError
 from connectors.genesys.client import GenesysClient, RequestBudget
 from connectors.genesys.endpoints import ACTIVITY_PATH, QUEUES_PATH, USERS_PATH, USERS_SEARCH_PATH, path_of
 from connectors.genesys.feeds.notifications.channels import NotificationsRest
+from connectors.genesys.feeds.notifications.edges import EdgeFinder
 from connectors.genesys.feeds.notifications.messages import MessageRecorder
 from connectors.genesys.feeds.notifications.slots import Slot, Slots
 from connectors.genesys.feeds.notifications.topics import topics_of
@@ -30,11 +31,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The queues and users whose calls a feed receives, by id or name. `discover` if their calls are looked for."""
+    """The queues and users whose calls a feed receives, by id or name. `discover` if their calls are looked for.
+
+    `edges` if analytics is asked for the edge of each call.
+    """
 
     queues: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
     discover: bool = False
+    edges: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +154,8 @@ class CallFinder:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.slots = Slots([])
+        edges = EdgeFinder(name, feed, rest, messages, is_watching, budget)
+        self.edges = edges if sources.edges else None
         self.gap_is_over = asyncio.Event()
         self._name = name
         self._feed = feed
@@ -180,7 +187,9 @@ class CallFinder:
         return topics_of([], self._ids["queue"], self._ids["user"])
 
     def started(self, conversation_id: str) -> None:
-        """Subscribe to the details of a conversation that is watched from now on."""
+        """Subscribe to the details of a conversation that is watched from now on, and ask for its edge."""
+        if self.edges is not None:
+            self.edges.started(conversation_id)
         if not self._sources.discover:
             return
         known = len(self.slots.all)
@@ -192,6 +201,8 @@ class CallFinder:
 
     def ended(self, conversation_id: str) -> None:
         """Unsubscribe from the details of a conversation."""
+        if self.edges is not None:
+            self.edges.ended(conversation_id)
         self.slots.remove_conversation(conversation_id)
 
     async def keep_subscribed(self) -> None:

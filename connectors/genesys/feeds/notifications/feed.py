@@ -240,9 +240,11 @@ class NotificationsFeed(FeedBase):
         self._finder.slots = Slots(topics)
         for slot in self._finder.slots.all:
             self.open_slot(slot)
+        for conversation_id in self._recorder.watched_by(self._name):
+            self._finder.started(conversation_id)
+        if self._finder.edges is not None:
+            self._begin(self._finder.edges.keep_asking())
         if self._sources.discover:
-            for conversation_id in self._recorder.watched_by(self._name):
-                self._finder.started(conversation_id)
             self._begin(self._finder.keep_subscribed())
             self._begin(self._finder.keep_looking())
 
