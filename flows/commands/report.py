@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from connectors.errors import UsageError
+from connectors.errors import StateError, UsageError
 from connectors.journal.recording import Progress, no_progress
 from connectors.state.files import state_errors
 from flows.report.contents import contents
@@ -54,8 +54,11 @@ def report(
 
     shown = contents(gather(source, journal, begin, end, read), names_agents=names_agents, now=now)
     page = page_of(shown).encode("utf-8", "backslashreplace")
-    with state_errors(f"writing {out}"):
-        out.write_bytes(page)
+    try:
+        with state_errors(f"writing {out}"):
+            out.write_bytes(page)
+    except StateError as error:  # whose advice names the directory of a run
+        raise StateError(str(error).replace("[state] dir", "--out")) from error
     totals = shown["now"]["totals"]
     return Reported(
         totals.windows, totals.conversations, shown["now"]["incidents"], shown["now"]["coverage"].share, len(page)

@@ -28,6 +28,7 @@ from flows.web import queries
 from flows.web.guard import Guard
 from flows.web.health import health_routes
 from flows.web.heat import METRICS, heat_map
+from flows.web.histograms import histograms
 from flows.web.history import files_of, receivers, windows_of
 from flows.web.model import Model
 from flows.web.page import Answer
@@ -213,12 +214,13 @@ class _Pages:
             found = queries.feeds(model, span, receivers_)
         return found | files_of(self._state)
 
-    def what_if(self, query: dict[str, str], _span: Span) -> dict[str, Any]:
+    def what_if(self, query: dict[str, str], span: Span) -> dict[str, Any]:
         """Return the form for other limits, and a backtest with them, running or done."""
         job = self._what_if.get(query["job"]) if "job" in query else None
         with self._reading() as model:
-            settings = model.settings
+            settings, spread = model.settings, histograms(model, span)
         return {
+            "histograms": [one._asdict() for one in spread],
             "rules": RULES,
             "values": {} if job is None else job.rules,
             "current": settings.get("alerts", {}) | settings.get("defaults", {}),

@@ -274,6 +274,24 @@ def test_what_was_not_sent_is_folded_under_its_group(tmp_path: Path, chromium: A
         page.wait_for_selector("#i-incident-1")
 
 
+def test_a_proposed_limit_moves_in_the_histograms(tmp_path: Path, chromium: Any) -> None:
+    """The share of minutes beyond the limit is there at once, and follows what is typed into the form."""
+    state = StateDir(tmp_path / "state")
+    state.watch(0, "a")
+    for minute in range(10):
+        state.window(60 * minute, "a", p95=300.0 if minute < 3 else 40.0)
+    with served(state.dir) as base, visiting(chromium, base) as visit:
+        page = visit.go(f"/what-if?{RANGE}")
+        page.wait_for_selector(".histogram canvas")
+        first = page.locator("#histograms figure").first
+        assert "30 % of the minutes are above 150 ms" in first.inner_text()
+        page.get_by_label("Latency limit").fill("350")
+        eventually(lambda: "proposed: 0.0 % of the minutes" in first.inner_text(), WAIT_S)
+        page.get_by_label("Latency limit").fill("100")
+        eventually(lambda: "proposed: 30.0 % of the minutes" in first.inner_text(), WAIT_S)
+        assert visit.violations() == []
+
+
 def test_other_limits_are_tried_out(tmp_path: Path, chromium: Any) -> None:
     """The form runs a backtest, shows that it is under way, and then its figures without a reload."""
     (tmp_path / "journal").mkdir()
