@@ -58,9 +58,9 @@ class Delivery:
     """Delivers the callbacks of an outbox from a dedicated thread, until stopped.
 
     Each receiver has its own queue, connections, share of the connections and circuit breaker, so that a slow or dead
-    one delays no other. Of a conversation only the oldest callback is ever under way. Every attempt is audited
-    (CALLBACK_DELIVERED, CALLBACK_FAILED, CALLBACK_DEAD) and then recorded in the outbox; a crash between an
-    answer and that means that the callback is sent again.
+    one delays no other. Of a conversation only the oldest callback is ever under way. Every attempt is written to the
+    audit log, if there is one (CALLBACK_DELIVERED, CALLBACK_FAILED, CALLBACK_DEAD), and then to the outbox; a crash
+    between an answer and that means that the callback is sent again.
 
     A callback's URL is where it is sent, unless `routes` has a route under that name (of a notify target). Waits are
     measured by the `monotonic` clock; `now` only stamps requests and results. When the outbox or the audit log cannot
@@ -73,7 +73,7 @@ class Delivery:
         self,
         outbox: Outbox,
         *,
-        audit: AuditLog,
+        audit: AuditLog | None,
         secrets: Sequence[str] = (),
         policy: DeliveryPolicy | None = None,
         routes: Mapping[str, Route] = MappingProxyType({}),

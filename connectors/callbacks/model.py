@@ -14,6 +14,8 @@ State = Literal["pending", "delivered", "dead"]
 class Callback:
     """One HTTP POST to be made: `body` to `url`, under an `id` that never changes.
 
+    The part of the id before a slash is sent as `webhook-id`: callbacks of one alert to several targets share it.
+
     Callbacks of one `thread`, by default the conversation, are sent in the order in which they were inserted. One with
     `refresh_s` is sent again at that interval after its delivery, until one that `closes` its `incident` is inserted
     for the same `url`.

@@ -17,7 +17,7 @@ __all__ = ["Results"]
 
 
 class Results:
-    """Collects results, and writes them down: the audit log first. A result that could not be written is kept.
+    """Collect results, and write them down, in an audit log first. A result that could not be written is kept.
 
     `timeline` is the time of the outbox's `due_at`; `u` is chance in [0, 1).
     """
@@ -25,7 +25,7 @@ class Results:
     def __init__(
         self,
         policy: DeliveryPolicy,
-        audit: AuditLog,
+        audit: AuditLog | None,
         outbox: Outbox,
         timeline: Callable[[], float],
         u: Callable[[], float],
@@ -97,7 +97,8 @@ class Results:
             fresh = list(self._unaudited)
         if fresh:
             entries = [entry for _, entry in fresh if entry is not None]
-            self._audit.extend(entries)
+            if self._audit is not None:
+                self._audit.extend(entries)
             with self._lock:
                 del self._unaudited[: len(fresh)]
                 self._unrecorded += [result for result, _ in fresh]

@@ -28,7 +28,7 @@ _LARGEST_SEQ: Final = 1 << 40
 _SETTLED: Final = {Action.CALLBACK_DELIVERED, Action.CALLBACK_DEAD, Action.CALLBACK_EXPIRED}
 
 
-def open_or_salvage(path: Path, *, alerts: Path | None, audit: AuditLog) -> Outbox:
+def open_or_salvage(path: Path, *, alerts: Path | None, audit: AuditLog | None) -> Outbox:
     """Open the outbox of a run. Replace a damaged one by what can be read of it.
 
     If it was damaged, empty or missing, the lines of `alerts` that neither the outbox nor the audit log knows are
@@ -48,7 +48,7 @@ def open_or_salvage(path: Path, *, alerts: Path | None, audit: AuditLog) -> Outb
         outbox = Outbox(path)
     if damage is None and not suspect:
         return outbox
-    lost = _lost(alerts, audit.path, path) if alerts is not None else []
+    lost = _lost(alerts, audit.path, path) if alerts is not None and audit is not None else []
     if damage is None and not lost:
         return outbox
     with state_errors(f"writing {LOST_NAME}"):
@@ -66,13 +66,14 @@ def open_or_salvage(path: Path, *, alerts: Path | None, audit: AuditLog) -> Outb
         listed_in=str(path.with_name(LOST_NAME)),
         damaged_file=None if damage is None else str(kept),
     )
-    audit.append(
-        Action.OUTBOX_SALVAGED,
-        conversation=None,
-        outcome="damaged" if damage else "empty",
-        saved=saved,
-        alerts_without_callback=len(lost),
-    )
+    if audit is not None:
+        audit.append(
+            Action.OUTBOX_SALVAGED,
+            conversation=None,
+            outcome="damaged" if damage else "empty",
+            saved=saved,
+            alerts_without_callback=len(lost),
+        )
     return outbox
 
 

@@ -26,7 +26,10 @@ from connectors.state.files import logged_failures
 __all__ = ["CallbackSink", "OutboxSink"]
 
 
-class _CallbackPartition(StatefulSinkPartition[Sequence[Callback], int]):
+Callbacks = Callback | Sequence[Callback]
+
+
+class _CallbackPartition(StatefulSinkPartition[Callbacks, int]):
     def __init__(
         self, outbox: Outbox, delivery: Delivery, now: Callable[[], float], on_close: Callable[[], None]
     ) -> None:
@@ -35,8 +38,8 @@ class _CallbackPartition(StatefulSinkPartition[Sequence[Callback], int]):
         self._now = now
         self._on_close = on_close
 
-    def write_batch(self, values: list[Sequence[Callback]]) -> None:
-        callbacks = [callback for batch in values for callback in batch]
+    def write_batch(self, values: list[Callbacks]) -> None:
+        callbacks = [one for value in values for one in ((value,) if isinstance(value, Callback) else value)]
         with logged_failures("outbox_insert_failed"):
             self._delivery.check()
             if callbacks:
@@ -54,7 +57,7 @@ class _CallbackPartition(StatefulSinkPartition[Sequence[Callback], int]):
             get_logger(__name__).exception("callback_sink_close_failed")
 
 
-class OutboxSink(FixedPartitionedSink[Sequence[Callback], int]):
+class OutboxSink(FixedPartitionedSink[Callbacks, int]):
     """Bytewax sink like `CallbackSink`, with an outbox and a running delivery that its owner opens and closes.
 
     Delivery guarantee: at least once, as far as the owner delivers what the outbox holds when the flow ends.
@@ -74,8 +77,11 @@ class OutboxSink(FixedPartitionedSink[Sequence[Callback], int]):
         return _CallbackPartition(self._outbox, self._delivery, self._now, lambda: None)
 
 
-class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):
-    """Bytewax sink of items `(key, callbacks)`: an outbox at `path`, and a thread that delivers from it.
+class CallbackSink(FixedPartitionedSink[Callbacks, int]):
+    """Bytewax sink of items `(key, callback)`: an outbox at `path`, and a thread that delivers from it.
+
+    An item's value is a callback or a sequence of them, which may be empty. With an `audit` log each attempt is
+    recorded there.
 
     Building the partition also takes up what an earlier run has left behind. Bytewax builds it with the first item,
     so a flow should send one early, if only an empty sequence. At the end of the flow what is due is
@@ -93,7 +99,7 @@ class CallbackSink(FixedPartitionedSink[Sequence[Callback], int]):
         self,
         path: Path,
         *,
-        audit: AuditLog,
+        audit: AuditLog | None = None,
         secrets: Sequence[str] = (),
         policy: DeliveryPolicy | None = None,
         routes: Mapping[str, Route] = MappingProxyType({}),

@@ -28,7 +28,7 @@ from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.threads import Periodic
 from connectors.state.files import StateLock, logged_failures
 
-__all__ = ["Feed", "JournalSource", "RecordingSource", "StoppedAt"]
+__all__ = ["Feed", "JournalSource", "LiveState", "RecordingSource", "StoppedAt"]
 
 LIVE_BLOCK_BYTES: Final = 1 << 20
 BEHIND_BYTES: Final = LIVE_BLOCK_BYTES // 4

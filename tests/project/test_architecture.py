@@ -68,7 +68,7 @@ def run_rooms(directory: Path, url: str) -> None:
 
 def test_the_connectors_work_in_another_flow(tmp_path: Path) -> None:
     """The flow of the page sends a signed callback for each hot reading, and none again in a second run."""
-    [code] = [text for page, _, text in code_blocks("python") if page == "docs/architecture.md"]
+    [code] = [text for page, _, text in code_blocks("python") if page == "docs/connectors.md"]
     assert len(code.splitlines()) <= 40
     (tmp_path / "rooms.py").write_text(code)
     readings = [
