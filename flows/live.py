@@ -19,9 +19,10 @@ from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Shutdown
 from connectors.state.actions import Action
 from connectors.state.audit import AuditLog
+from connectors.state.daily import DailyLinesSink
 from connectors.state.files import StateLock
 from connectors.state.recovery import check_recovery_store, latest_states, make_recovery_store, unusable
-from connectors.state.sinks import AuditSink, JsonLinesSink
+from connectors.state.sinks import AuditSink
 from flows.analytics.shard import Shard
 from flows.dataflow import SHARDS, SHARDS_STEP, CountsSink, Outputs, build
 from flows.feeds import feeds_of
@@ -124,10 +125,11 @@ def live_flow(
     secrets = secrets_of(environ)
     notifier = Notifier(settings, environ)
     audit = AuditLog(state.audit)
+    keep_days = settings.state.keep_results_days
     outputs = Outputs(
-        windows=JsonLinesSink(state.windows),
-        alerts=JsonLinesSink(state.alerts),
-        groups=JsonLinesSink(state.groups),
+        windows=DailyLinesSink(state.windows, "end", keep_days=keep_days),
+        alerts=DailyLinesSink(state.alerts, "timestamp", keep_days=keep_days),
+        groups=DailyLinesSink(state.groups, "end", keep_days=keep_days),
         callbacks=CallbackSink(
             state.outbox,
             audit=audit,

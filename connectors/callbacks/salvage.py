@@ -19,6 +19,7 @@ from connectors.errors import StateError
 from connectors.runtime.logs import get_logger
 from connectors.state.actions import Action
 from connectors.state.audit import AuditLog, read
+from connectors.state.daily import daily_files
 from connectors.state.files import open_private, state_errors, write_all
 
 __all__ = ["LOST_NAME", "open_or_salvage"]
@@ -153,10 +154,8 @@ def _sound(row: dict[str, Any]) -> bool:
 
 def _lost(alerts: Path, audit_path: Path, path: Path) -> list[bytes]:
     """Return the lines of alerts that neither the outbox nor the audit log knows a callback of."""
-    try:
-        lines = alerts.read_bytes().splitlines(keepends=True)
-    except FileNotFoundError:
-        return []
+    files = [file for file in daily_files(alerts).values() if file.suffix != ".gz"]  # those of gz are long delivered
+    lines = [line for file in [*files, alerts] if file.exists() for line in file.read_bytes().splitlines(keepends=True)]
     with closing(sqlite3.connect(path)) as db:
         known = {id_.partition("/")[0] for (id_,) in db.execute("SELECT id FROM callbacks")}
     with contextlib.suppress(FileNotFoundError, StateError):

@@ -14,10 +14,12 @@ from connectors.runtime.logs import get_logger
 from connectors.state.audit import AuditEntry, AuditLog, read
 from connectors.state.files import logged_failures, make_private_dir, open_private, state_errors, write_all
 
-__all__ = ["AuditSink", "JsonLinesSink"]
+__all__ = ["AuditSink", "JsonLinesPartition", "JsonLinesSink"]
 
 
-class _JsonLinesPartition(StatefulSinkPartition[bytes, int]):
+class JsonLinesPartition(StatefulSinkPartition[bytes, int]):
+    """Append chunks of lines to a file that is cut back to `resume_at` bytes first; the state is its length."""
+
     def __init__(self, path: Path, resume_at: int) -> None:
         self._path = path
         make_private_dir(path.parent)
@@ -38,6 +40,7 @@ class _JsonLinesPartition(StatefulSinkPartition[bytes, int]):
         self._synced = resume_at
 
     def write_batch(self, values: list[bytes]) -> None:
+        """Append chunks."""
         data = b"".join(values)
         with (
             logged_failures("output_write_failed", path=str(self._path)),
@@ -48,6 +51,7 @@ class _JsonLinesPartition(StatefulSinkPartition[bytes, int]):
         self._size += len(data)
 
     def snapshot(self) -> int:
+        """Sync what was written, and return the length."""
         if self._size != self._synced:
             with (
                 logged_failures("output_sync_failed", path=str(self._path)),
@@ -58,6 +62,7 @@ class _JsonLinesPartition(StatefulSinkPartition[bytes, int]):
         return self._size
 
     def close(self) -> None:
+        """Close the file."""
         # Must not raise: Bytewax calls it while another exception unwinds, and a second one aborts the process.
         try:
             os.close(self._fd)
@@ -83,10 +88,10 @@ class JsonLinesSink(FixedPartitionedSink[bytes, int]):
         """One partition, whatever the number of workers."""
         return ["file"]
 
-    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _JsonLinesPartition:  # noqa: ARG002
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> JsonLinesPartition:  # noqa: ARG002
         """Open the files; raises StateError if that fails."""
         with logged_failures("output_open_failed", step=step_id, path=str(self._path)):
-            return _JsonLinesPartition(self._path, resume_state or 0)
+            return JsonLinesPartition(self._path, resume_state or 0)
 
 
 class _AuditPartition(StatefulSinkPartition[AuditEntry, int]):

@@ -18,7 +18,7 @@ from flows.report.journal import FeedEvent, JournalFacts, Watched, journal_files
 from flows.report.windows import PIECE_BYTES, Windows, WindowsReader
 from flows.state import StateLayout
 from flows.web.lines import Alert, Audit, decode_lines
-from flows.web.reader import newest_time
+from flows.web.reader import newest_result
 
 __all__ = ["Attempts", "Gathered", "Period", "gather", "size_of"]
 
@@ -70,7 +70,7 @@ def gather(directory: Path, journal: Sequence[Path], begin: float, end: float, p
     if not any(kinds.values()):
         raise UsageError(f"{directory} holds no results: neither windows.jsonl nor alerts.jsonl")
     state = StateLayout(directory)
-    latest = newest_time(state.windows, "end") if end == float("inf") else end
+    latest = newest_result(state.windows, "end") if end == float("inf") else end
     since = EVER if begin == EVER or latest is None else begin - max(latest - begin, 0.0)
     segments = list(journal) or journal_files(state.journal, since)
     facts = JournalFacts()

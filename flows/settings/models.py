@@ -216,6 +216,11 @@ class StateSettings(Table):
     keep_hours: Annotated[float, AfterValidator(Between(0, 87_600))] = Field(
         default=72.0, description="how long a journal segment is kept after its last record"
     )
+    keep_results_days: Annotated[int, AfterValidator(Between(1, 3650))] | None = Field(
+        default=None,
+        description="begin a file of windows, groups and alerts for each day (UTC), and remove those of days that "
+        "ended longer ago than this; unset: one file each, which is kept",
+    )
 
 
 class Settings(Table):

@@ -13,6 +13,7 @@ import orjson
 
 from connectors.journal.segments import segments
 from flows.state import StateLayout
+from flows.web.results import spans
 
 __all__ = ["WindowsRead", "files_of", "receivers", "windows_of"]
 
@@ -30,29 +31,37 @@ class WindowsRead:
 
 
 def windows_of(path: Path, conversation_id: str, offset: int, past: int) -> WindowsRead:
-    """Return the windows of a conversation between two offsets of windows.jsonl; the newest if there are very many."""
+    """Return the windows of a conversation between two offsets of the results; the newest if there are very many."""
     found = WindowsRead()
     mark = orjson.dumps(conversation_id)
-    begin = max(offset, past - MAX_READ_BYTES)
-    found.complete = begin == offset
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return found
-    with file:
-        file.seek(begin)
-        if not found.complete:
-            file.readline()
-        rest = b""
-        while file.tell() - len(rest) < past and (piece := file.read(PIECE_BYTES)):
-            data = rest + piece
-            end = data.rfind(b"\n") + 1
-            rest = data[end:]
-            found.windows += _matching(data[:end], mark, conversation_id)
+    left = MAX_READ_BYTES
+    for file, begin, end in spans(path, offset, past):  # the newest first
+        first = max(begin, end - left)
+        found.complete = found.complete and first == begin
+        found.windows[:0] = _windows_between(file, first, end, mark, conversation_id, is_cut=first > begin)
+        left -= end - first
     if len(found.windows) > MAX_WINDOWS:
         found.windows = found.windows[-MAX_WINDOWS:]
         found.complete = False
     return found
+
+
+def _windows_between(
+    path: Path, begin: int, end: int, mark: bytes, conversation_id: str, *, is_cut: bool
+) -> list[dict[str, Any]]:
+    """Return the windows of one conversation in a part of a file; `is_cut` if it may begin within a line."""
+    windows: list[dict[str, Any]] = []
+    with path.open("rb") as file:
+        file.seek(begin)
+        if is_cut:
+            file.readline()
+        rest = b""
+        while file.tell() - len(rest) < end and (piece := file.read(PIECE_BYTES)):
+            data = rest + piece
+            complete = data.rfind(b"\n") + 1
+            rest = data[complete:]
+            windows += _matching(data[:complete], mark, conversation_id)
+    return windows
 
 
 def _matching(data: bytes, mark: bytes, conversation_id: str) -> list[dict[str, Any]]:

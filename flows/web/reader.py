@@ -18,6 +18,7 @@ from connectors.runtime.logs import get_logger
 from flows.state import StateLayout
 from flows.web.lines import Alert, Audit, Group, Window, control_records, decode_lines, record_time
 from flows.web.model import Model
+from flows.web.results import ResultsFollower, places
 from flows.web.tail import CHUNK_BYTES, JournalFollower, LinesFollower
 
 __all__ = ["StateReader"]
@@ -32,7 +33,7 @@ class StateReader:
     """Keep a model up to date with a state directory, or the output of a replay.
 
     `read_once` reads what is there now; `start` goes on doing so in a thread. `model` is replaced by a new one when a
-    resumed run has cut a file, so take it from here each time.
+    resumed run has cut a file, or a day has ended, so take it from here each time.
     """
 
     def __init__(self, directory: Path, *, keep_s: float) -> None:
@@ -85,13 +86,13 @@ class StateReader:
 
     def _open(self, model: Model) -> None:
         state = self._state
-        newest = newest_time(state.windows, "end")
+        newest = newest_result(state.windows, "end")
         since = 0.0 if newest is None else newest - self._keep_s
         self._journal = JournalFollower(state.journal, segment_before(state.journal, since))
-        self._alerts = _from(state.alerts, "timestamp", since)
-        self._windows = _from(state.windows, "end", since)
-        self._groups = _from(state.dir / "groups.jsonl", "end", since)
-        self._audit = _from(state.audit, "time", since)
+        self._alerts = _results(state.alerts, "timestamp", since)
+        self._windows = _results(state.windows, "end", since)
+        self._groups = _results(state.groups, "end", since)
+        self._audit = LinesFollower(state.audit, offset_at(state.audit, "time", since))
         self._pending = b""
         self._pending_at = (0, 0.0)
         self._loading = model
@@ -105,7 +106,7 @@ class StateReader:
         model = self._loading
         try:
             take = self._next_take(model)
-        except EOFError:  # a resumed run has cut a file back to its last snapshot
+        except EOFError:  # a resumed run has cut a file back to its last snapshot, or files of days have changed
             self._close()
             self._open(Model(keep_s=self._keep_s))
             return True
@@ -162,8 +163,14 @@ class StateReader:
             self.model = model
 
 
-def _from(path: Path, field: str, since: float) -> LinesFollower:
-    return LinesFollower(path, offset_at(path, field, since))
+def _results(path: Path, field: str, since: float) -> ResultsFollower:
+    return ResultsFollower(path, since, lambda file: offset_at(file, field, since))
+
+
+def newest_result(path: Path, field: str) -> float | None:
+    """Return the time of the newest of some results, those of past days among them; None if there is none."""
+    times = (newest_time(file, field) for _, file in reversed(places(path)))
+    return next((at for at in times if at is not None), None)
 
 
 def newest_time(path: Path, field: str) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import orjson
@@ -11,6 +12,7 @@ import zstandard
 from connectors.runtime.shutdown import Shutdown
 from flows.web import queries
 from flows.web.heat import heat_map
+from flows.web.history import windows_of
 from flows.web.queries import Span
 from flows.web.reader import StateReader, offset_at
 from tests.support.state_dirs import BEGAN, HOSTILE, StateDir
@@ -219,6 +221,51 @@ def test_a_rotated_file_is_read_to_its_end_first(tmp_path: Path) -> None:
     assert queries.figures(reader.model, HOUR)["windows"] == 3
 
 
+def test_files_of_days_are_one_story(tmp_path: Path) -> None:
+    """Windows, alerts and groups of past days are read, also when a day ends meanwhile or an old one is removed."""
+    state = StateDir(tmp_path / "state")
+    state.watch(0, "a")
+    day = 86_400
+    names = [f"windows-{datetime.fromtimestamp(BEGAN + n * day, UTC):%Y-%m-%d}.jsonl" for n in range(3)]
+    current = state.dir / "windows.jsonl"
+    state.window(0, "a")
+    state.window(10, "a")
+    current.rename(state.dir / names[0])
+    state.window(day, "a")
+    state.window(day, "b")
+    state.record(day + 10, tick=True)
+    reader = reader_of(state, keep_s=30 * day)
+
+    def starts() -> list[float]:
+        found = queries.conversation(reader.model, "a")
+        assert found is not None
+        return [one["start"] - BEGAN for one in windows_of(current, "a", found["offset"], found["past"]).windows]
+
+    assert starts() == [0, 10, day]
+    current.rename(state.dir / names[1])
+    state.window(2 * day, "a")
+    state.record(2 * day + 10, tick=True)
+    reader.read_once()
+    assert starts() == [0, 10, day, 2 * day]
+    (state.dir / names[0]).unlink()
+    assert starts() == [day, 2 * day]
+    reader.read_once()
+    assert starts() == [day, 2 * day]
+    assert queries.figures(reader.model, Span("custom", BEGAN - 60, BEGAN + 3 * day, 3600))["windows"] == 3
+
+
+def test_days_before_the_page_looks_back_are_left_alone(tmp_path: Path) -> None:
+    """Only the files that can hold what the page shows are opened."""
+    state = StateDir(tmp_path / "state")
+    state.watch(0, "a")
+    state.window(0, "a")
+    (state.dir / "windows.jsonl").rename(state.dir / f"windows-{datetime.fromtimestamp(BEGAN, UTC):%Y-%m-%d}.jsonl")
+    state.window(5 * 86_400, "a")
+    state.record(5 * 86_400 + 10, tick=True)
+    span = Span("custom", BEGAN - 60, BEGAN + 6 * 86_400, 3600)
+    assert queries.figures(reader_of(state, keep_s=86_400).model, span)["windows"] == 1
+
+
 def test_compressed_segments_are_read_like_plain_ones(tmp_path: Path) -> None:
     """The journal's older segments may be compressed."""
     state = StateDir(tmp_path / "state")
@@ -268,8 +315,6 @@ def test_reading_begins_where_the_page_looks_back_to(tmp_path: Path) -> None:
 
 def test_hostile_ids_are_found_again(tmp_path: Path) -> None:
     """An id is any text; the windows of its conversation are its own only."""
-    from flows.web.history import windows_of
-
     state = StateDir(tmp_path / "state")
     state.window(0, HOSTILE)
     state.window(0, HOSTILE + "x")

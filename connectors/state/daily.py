@@ -1,0 +1,183 @@
+"""A Bytewax sink that begins a new file for each day, and removes old ones, without losing a line to a crash.
+
+The file that is written is always `windows.jsonl` (or whatever its name is). When the first line of a later day comes,
+the file is renamed to `windows-2026-11-28.jsonl`, by the day (UTC) of its last line, and a new one is begun.
+
+A snapshot names the file that is written by the day of the newest renamed file, which is older. So a resumed run sees
+which files were renamed after the snapshot: it puts the first of them back in its place, cut to its length at the
+snapshot, and removes the others, whose lines come again.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+import orjson
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from connectors.runtime.logs import get_logger
+from connectors.state.files import last_line, logged_failures, make_private_dir, state_errors, sync_directory
+from connectors.state.sinks import JsonLinesPartition
+
+__all__ = ["DailyLinesSink", "daily_files"]
+
+DailyState = int | tuple[str, int, bool]
+"""The length of the file; with renamed files also the day of the newest, and whether nothing was written yet."""
+
+SETTLED_S: Final = 3600.0
+"""A file is removed this long after its last line at the earliest: no snapshot of that age is resumed from."""
+
+
+def daily_files(path: Path) -> dict[str, Path]:
+    """Return the renamed files of `path` by their days, oldest first; they may have been compressed with gzip.
+
+    >>> daily_files(Path("/nowhere/windows.jsonl"))
+    {}
+    """
+    name = re.compile(rf"{re.escape(path.stem)}-(\d{{4}}-\d\d-\d\d){re.escape(path.suffix)}(?:\.gz)?")
+    inside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    return {found[1]: file for file in inside if (found := name.fullmatch(file.name)) is not None}
+
+
+class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
+    def __init__(
+        self, path: Path, field: str, keep_days: int | None, now: Callable[[], float], state: DailyState | None
+    ) -> None:
+        self._path = path
+        self._field = field
+        self._keep_days = keep_days
+        self._now = now
+        self._tidied = ""
+        make_private_dir(path.parent)
+        newest, size, is_fresh = state if isinstance(state, tuple) else ("", state or 0, not state)
+        with state_errors(f"restoring {path}"):
+            if is_fresh:
+                newest = max(daily_files(path), default="")
+            else:
+                _put_back(path, newest)
+        self._newest = newest
+        self._is_fresh = is_fresh
+        self._file = JsonLinesPartition(path, size)
+        self._size = size
+        self._day = _day_of_end(path, field) if size else ""
+
+    def write_batch(self, values: list[bytes]) -> None:
+        data = b"".join(values)
+        if not data:
+            return
+        if not self._is_fresh and (self._keep_days is None or _day(data, self._field) <= self._day):
+            self._write(data)
+            return
+        with logged_failures("output_rotate_failed", path=str(self._path)):
+            for value in filter(None, values):
+                if self._is_fresh:
+                    self._begin_at(_day(value[: value.find(b"\n") + 1], self._field))
+                self._turn_to(_day(value, self._field))
+                self._write(value)
+
+    def snapshot(self) -> DailyState:
+        size = self._file.snapshot()
+        if self._keep_days is None and not self._newest:
+            return size  # as before there were days
+        with logged_failures("output_tidy_failed", path=str(self._path)):
+            self._tidy()
+        return self._newest, size, self._is_fresh
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, data: bytes) -> None:
+        self._file.write_batch([data])
+        self._size += len(data)
+
+    def _begin_at(self, day: str) -> None:
+        """Remove the files of a day and later, whose lines the flow writes again."""
+        with state_errors(f"removing results of {day} and later"):
+            for each, file in reversed(daily_files(self._path).items()):
+                if each >= day:
+                    file.unlink()
+        self._newest = max(daily_files(self._path), default="")
+        self._is_fresh = False
+
+    def _turn_to(self, day: str) -> None:
+        """Begin a new file if the lines of a later day come; the day never goes back."""
+        if self._keep_days is not None and day > self._day > self._newest and self._size:
+            self._file.snapshot()
+            self._file.close()
+            with state_errors(f"renaming {self._path}"):
+                self._path.rename(self._path.with_stem(f"{self._path.stem}-{self._day}"))
+                self._file = JsonLinesPartition(self._path, 0)
+                sync_directory(self._path.parent)
+            self._newest, self._size = self._day, 0
+        self._day = max(self._day, day)
+
+    def _tidy(self) -> None:
+        """Remove the files of days that are over for longer than they are kept."""
+        now = self._now()
+        oldest = (datetime.fromtimestamp(now, UTC) - timedelta(days=self._keep_days or 0)).strftime("%Y-%m-%d")
+        if self._keep_days is None or self._tidied == oldest:
+            return
+        left = False
+        with state_errors(f"removing old files of {self._path}"):
+            for day, file in daily_files(self._path).items():
+                if day >= oldest:
+                    break
+                if file.stat().st_mtime > now - SETTLED_S:
+                    left = True
+                    continue
+                file.unlink()
+                get_logger(__name__).info("results_removed", path=str(file))
+        self._tidied = "" if left else oldest
+
+
+class DailyLinesSink(FixedPartitionedSink[bytes, DailyState]):
+    """Bytewax sink of items `(key, chunk)`, like `JsonLinesSink`, into a file for each day.
+
+    `field` is the key of a line's time (epoch seconds). A chunk goes into the file of its last line's day. With
+    `keep_days` None the file in force is written on, and nothing is removed.
+
+    Without a resume state the file starts empty, and renamed files of the first line's day or later are removed: the
+    flow writes their lines again.
+
+    Delivery guarantee: exactly once, with recovery on, whenever it is killed.
+    """
+
+    def __init__(self, path: Path, field: str, *, keep_days: int | None, now: Callable[[], float] = time.time) -> None:
+        self._arguments = (path, field, keep_days, now)
+
+    def list_parts(self) -> list[str]:
+        """One partition, whatever the number of workers."""
+        return ["file"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: DailyState | None) -> _DailyPartition:  # noqa: ARG002
+        """Open the files; raises StateError if that fails."""
+        with logged_failures("output_open_failed", step=step_id, path=str(self._arguments[0])):
+            return _DailyPartition(*self._arguments, resume_state)
+
+
+def _put_back(path: Path, newest: str) -> None:
+    """Undo the renaming since a snapshot whose newest renamed file was that of the day `newest`."""
+    later = [file for day, file in daily_files(path).items() if day > newest]
+    for file in reversed(later[1:]):
+        file.unlink()
+    if later:
+        later[0].replace(path)
+        sync_directory(path.parent)
+
+
+def _day(lines: bytes, field: str) -> str:
+    """Return the day of the last of some lines."""
+    begin = lines.rfind(b"\n", 0, len(lines) - 1) + 1
+    return datetime.fromtimestamp(orjson.loads(lines[begin:])[field], UTC).strftime("%Y-%m-%d")
+
+
+def _day_of_end(path: Path, field: str) -> str:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        _, line = last_line(file.fileno(), size)
+    return _day(line, field)

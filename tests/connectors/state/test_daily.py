@@ -1,0 +1,165 @@
+"""Results by day: which file a line goes into, what is removed, and that no crash loses or repeats a line."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bytewax.recovery import init_db_dir
+
+from connectors.errors import StateError
+from connectors.state.daily import DailyLinesSink, daily_files
+from tests.support.callbacks import eventually
+
+DAY_S = 86_400
+FLOW = Path(__file__).parents[2] / "support" / "daily_flow.py"
+
+
+def line(number: int, day: float) -> bytes:
+    return b'{"n":%d,"end":%r}\n' % (number, day * DAY_S)
+
+
+def opened(path: Path, state: Any = None, *, keep_days: int | None = 1000, today: float = 0.0) -> Any:
+    sink = DailyLinesSink(path, "end", keep_days=keep_days, now=lambda: today * DAY_S)
+    return sink.build_part("step", "file", state)
+
+
+def numbers(path: Path) -> list[int]:
+    """The numbers in all files, oldest first."""
+    files = [*daily_files(path).values(), *([path] if path.exists() else [])]
+    texts = [gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes() for file in files]
+    return [json.loads(each)["n"] for text in texts for each in text.splitlines()]
+
+
+def test_a_file_for_each_day(tmp_path: Path) -> None:
+    """The lines of a day are in the file of its name, the newest ones in the file without; empty chunks do nothing."""
+    path = tmp_path / "windows.jsonl"
+    part = opened(path)
+    part.write_batch([b"", line(0, 0.1), line(1, 0.9) + line(2, 1.0), line(3, 1.5), line(4, 0.5), line(5, 3)])
+    part.write_batch([])
+    part.close()
+    assert list(daily_files(path)) == ["1970-01-01", "1970-01-02"]
+    assert [len(file.read_bytes().splitlines()) for file in daily_files(path).values()] == [1, 4]
+    assert numbers(path) == [0, 1, 2, 3, 4, 5]
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_nothing_is_renamed_without_the_setting(tmp_path: Path) -> None:
+    """Without `keep_days` there is one file, and the state is its length, as it always was."""
+    path = tmp_path / "windows.jsonl"
+    part = opened(path, keep_days=None)
+    part.write_batch([line(0, 0), line(1, 5)])
+    assert part.snapshot() == path.stat().st_size
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_crashes_anywhere(tmp_path: Path, seed: int) -> None:
+    """Dropped at any moment and resumed from any later snapshot, each line is there once, in order."""
+    chance = random.Random(seed)
+    path = tmp_path / "windows.jsonl"
+    lines = [line(number, number / 3) for number in range(60)]
+    done, state, keep = 0, None, chance.choice([None, 1000])
+    while done < len(lines):
+        keep = chance.choice([keep, None, 1000])
+        part, at = opened(path, state, keep_days=keep), done
+        for _ in range(chance.randrange(12)):
+            step = chance.randrange(1, 9)
+            part.write_batch(
+                [b"".join(lines[at : at + 2]), *lines[at + 2 : at + step]] if step > 2 else lines[at : at + step]
+            )
+            at = min(at + step, len(lines))
+            if chance.random() < 0.4:
+                taken = part.snapshot()
+                if chance.random() < 0.7:  # committed
+                    done, state = at, taken
+        part.close()
+    assert numbers(path) == list(range(60))
+
+
+def test_a_single_file_is_continued_by_days(tmp_path: Path) -> None:
+    """A state of before, the length of one file, is continued; the file is renamed by its last line's day."""
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(line(0, 0) + line(1, 4) + line(99, 5))
+    part = opened(path, len(line(0, 0) + line(1, 4)))
+    part.write_batch([line(2, 6)])
+    part.close()
+    assert list(daily_files(path)) == ["1970-01-05"]
+    assert numbers(path) == [0, 1, 2]
+
+
+def test_a_fresh_start_keeps_older_days(tmp_path: Path) -> None:
+    """Without a resume state, files of the first line's day and later are written again, older ones stay."""
+    path = tmp_path / "windows.jsonl"
+    part = opened(path)
+    part.write_batch([line(number, number) for number in range(5)])
+    part.close()
+    part = opened(path)
+    state = part.snapshot()
+    part.write_batch([line(2, 2) + line(3, 3)])
+    part.close()
+    part = opened(path, state)  # nothing of it was committed
+    part.write_batch([line(2, 2) + line(3, 3), line(4, 4)])
+    part.close()
+    assert numbers(path) == [0, 1, 2, 3, 4]
+
+
+def test_old_days_are_removed(tmp_path: Path) -> None:
+    """Files of days that ended longer ago are removed, packed or not, but none that was written to just now."""
+    path = tmp_path / "windows.jsonl"
+    part = opened(path, keep_days=2, today=10.5)
+    part.write_batch([line(number, number) for number in range(6, 11)])
+    part.snapshot()
+    assert len(daily_files(path)) == 4  # just written
+    for day, file in daily_files(path).items():
+        os.utime(file, (0, 0))
+        if day == "1970-01-07":
+            file.with_name(file.name + ".gz").write_bytes(gzip.compress(file.read_bytes()))
+            os.utime(file.with_name(file.name + ".gz"), (0, 0))
+            file.unlink()
+    part.snapshot()
+    assert list(daily_files(path)) == ["1970-01-09", "1970-01-10"]
+    assert numbers(path) == [8, 9, 10]
+
+
+def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:
+    """A file shorter than at the snapshot was damaged from outside."""
+    path = tmp_path / "windows.jsonl"
+    part = opened(path)
+    part.write_batch([line(0, 0), line(1, 1)])
+    state = part.snapshot()
+    part.close()
+    path.write_bytes(b"")
+    with pytest.raises(StateError, match="cut, replaced or lost"):
+        opened(path, state)
+
+
+def test_kill_9(tmp_path: Path) -> None:
+    """A flow that is killed again and again while it begins new files ends with each line once."""
+    recovery, state = tmp_path / "recovery", tmp_path / "state"
+    recovery.mkdir()
+    init_db_dir(recovery, 1)
+    path, total = state / "windows.jsonl", 24 * 200
+    for kill in range(5):
+        child = subprocess.Popen([sys.executable, str(FLOW), str(recovery), str(state), str(total)])
+        try:
+            if kill < 4:
+                enough = len(daily_files(path)) + 15
+                eventually(lambda: len(daily_files(path)) >= enough or child.poll() is not None, 60)  # noqa: B023
+                child.send_signal(signal.SIGKILL)
+                child.wait(60)
+            else:
+                assert child.wait(100) == 0
+        finally:
+            child.kill()
+            child.wait()
+    assert numbers(path) == list(range(total))
+    assert len(daily_files(path)) == 199
