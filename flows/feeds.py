@@ -156,6 +156,7 @@ class _FeedFactory:
             budget_of(self.endpoints.api_url),
             max_concurrent=self.settings.genesys.max_concurrent,
             refused=refused,
+            labels=self.settings.defaults.labels,
         )
 
     def _audiohook(self, row: FeedSettings, recorder: Journal | Recorder, events: _FeedEvents) -> Feed:

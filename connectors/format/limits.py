@@ -37,6 +37,7 @@ __all__ = [
     "MOS",
     "RAISE_FRAMES",
     "STALLED_AFTER_S",
+    "WELL_KNOWN_LABELS",
     "WINDOW_S",
     "CodecName",
 ]
@@ -66,6 +67,9 @@ STALLED_AFTER_S: Final = (0.001, 86_400)
 MAX_LABELS: Final = 16
 LABEL_NAME: Final = r"\A[a-z][a-z0-9_]{0,31}\Z"
 LABEL_CHARACTERS: Final = (1, 128)
+WELL_KNOWN_LABELS: Final = (
+    "queue", "agent", "team", "division", "edge", "provider", "direction", "region", "station", "trunk", "media",
+)  # fmt: skip
 
 # Groups: how many labels they can be made by, and how many conversations raise an incident of one.
 MAX_GROUP_LABELS: Final = 8

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import urlsplit
 
 from connectors.errors import ConfigurationError
+from connectors.format.limits import WELL_KNOWN_LABELS
+from flows.settings.errors import did_you_mean
 from flows.settings.feeds import FeedDefaults, audiohook_keys, event_keys
 from flows.settings.models import InterceptorDefaults, Settings
 from flows.settings.values import is_loopback, is_private
@@ -19,7 +21,12 @@ _MEDIA_RATES_HZ = (8000, 16000)
 
 def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) -> list[str]:
     """Return a line for each value that is probably a mistake; `environ`, if given, is checked for secrets."""
-    lines = [*_interceptor_warnings(settings), *_feed_warnings(settings), *_general_warnings(settings)]
+    lines = [
+        *_interceptor_warnings(settings),
+        *_feed_warnings(settings),
+        *_general_warnings(settings),
+        *_label_warnings(settings),
+    ]
     if environ is not None:
         lines += _secret_warnings(settings, environ)
     return lines
@@ -37,6 +44,21 @@ def _general_warnings(settings: Settings) -> Iterator[str]:
         yield f"genesys.base_url: {host} serves the web application, not the API, which is probably {api}"
     if settings.genesys.base_url.startswith("http://") and not is_loopback(settings.genesys.base_url):
         yield "genesys.base_url: http:// sends the client's credentials in clear text"
+
+
+def _label_warnings(settings: Settings) -> Iterator[str]:
+    """Yield a line for each label that something goes by and that no conversation can have."""
+    own = [settings.defaults.labels, *(one.labels for one in settings.interceptors)]
+    own += [labels for feed in settings.feeds for labels in (feed.defaults.labels, dict.fromkeys(feed.labels_from, ""))]
+    known = sorted({*WELL_KNOWN_LABELS, *(name for labels in own for name in labels)})
+    used: dict[str, Iterable[str]] = {"groups.by": settings.groups.by, "watch.match": settings.watch.match}
+    used |= {f"limits[{index}].match": one.match for index, one in enumerate(settings.limits)}
+    used |= {f"notify[{index}].match": one.match for index, one in enumerate(settings.notify_targets)}
+    for key, names in used.items():
+        for name in names:
+            if name not in known:
+                meant = did_you_mean(name, known)
+                yield f"{key}: no conversation has the label {name}{meant}; known are {', '.join(known)}"
 
 
 def _secret_warnings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:

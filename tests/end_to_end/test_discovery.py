@@ -104,6 +104,18 @@ def test_what_is_not_watched_is_counted_by_reason(tmp_path: Path) -> None:
         assert all(is_sampled(one.conversation_id, 0.5) for one in simulator.created)
 
 
+def test_labels_of_the_defaults_count_in_the_choice(tmp_path: Path) -> None:
+    """A label that all calls have from `[defaults]` matches, beside those of the load check."""
+    with running_simulator(conversations=4, rate=5) as simulator:
+        path = config(tmp_path, simulator.base_url)
+        match = '{"site": "north", "direction": ["inbound", "outbound"]}'
+        labels = '{"site": "north"}'
+        options = {"VOICEWATCH_WATCH__MATCH": match, "VOICEWATCH_DEFAULTS__LABELS": labels}
+        with running(tmp_path, "run", path, **options) as process:
+            until(lambda: len(watched(tmp_path)) >= 4)
+            assert process.stop() == 0
+
+
 def test_saturation(tmp_path: Path) -> None:
     """While as many calls as allowed are in progress, no interceptor is created, and the audit log says so."""
     with running_simulator(conversations=5, rate=5, wait_for_subscriber=False) as simulator:

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, Protocol
 
 import msgspec
@@ -82,7 +83,8 @@ class CallDiscovery:
 
     While `max_concurrent` calls or more are in progress, none is created, as at the bootstrap: `refused` gets the
     reason `max_concurrent`, or `failed`, and the id, once for each. Calls that could not be served are tried again
-    after the next load check. An exception that is not Genesys' (a full disk) ends the thread: see `failure`.
+    after the next load check. `labels` are those of all calls. An exception that is not Genesys' (a full disk) ends the
+    thread: see `failure`.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class CallDiscovery:
         *,
         max_concurrent: int,
         refused: Callable[[str, str], None],
+        labels: Mapping[str, str] = MappingProxyType({}),
         timing: DiscoveryTiming = DiscoveryTiming(),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -103,6 +106,7 @@ class CallDiscovery:
         self._budget = budget
         self._max_concurrent = max_concurrent
         self._refused = refused
+        self._of_all = labels
         self._timing = timing
         self._now = now
         self._in_progress: set[str] = set()
@@ -198,7 +202,7 @@ class CallDiscovery:
 
     def _take(self, id_: str) -> bool:
         """Have a call watched, if it is to be; False if Genesys lets no interceptor be created."""
-        labels = self._labels.get(id_, {})
+        labels = {**self._of_all, **self._labels.get(id_, {})}
         if id_ not in self._in_progress or self._interceptors.is_watching(id_):
             return True
         if not self._selection.takes(id_, labels):

@@ -10,6 +10,7 @@ from connectors.errors import ConfigurationError
 from connectors.genesys.feeds.base import FeedLimits
 from flows.commands.replay import overrides_of
 from flows.settings.loading import parse_settings
+from flows.settings.warnings import warnings_of
 
 INTERCEPTOR = {
     "conversation_id": "c1",
@@ -86,3 +87,28 @@ def test_only_what_stands_in_the_tables_overrides_a_recording() -> None:
     assert overrides.feeds["n"]["max_latency_ms"] == 70
     assert overrides.watches["c1"]["max_latency_ms"] == 80
     assert "packet_loss_threshold" not in overrides.watches["c1"]
+
+
+def test_labels_that_no_conversation_has_are_warned_of() -> None:
+    """One line for each place, which names the key, what may be meant, and the known labels, own ones among them."""
+    tables = {
+        "defaults": {"labels": {"site": "north"}},
+        "feed": [{"kind": "audiohook", "labels_from": {"campaign": "key"}}],
+        "audiohook": {"listen": "127.0.0.1:8443", "path": "/a", "api_keys": ["k"]},
+        "groups": {"by": ["queue", "edg"]},
+        "watch": {"mode": "discover", "match": {"site": ["north"], "quue": ["a"]}},
+        "limits": [
+            {"match": {"campaign": "x"}, "max_latency_ms": 90},
+            {"match": {"agnt": "x"}, "max_latency_ms": 90},
+        ],
+        "notify": [{"name": "chat", "kind": "slack", "url_env": "URL", "match": {"zzz": "1"}}],
+    }
+    names = "agent, campaign, direction, division, edge, media, provider, queue, region, site, station, team, trunk"
+    known = f"known are {names}"
+    found = [line for line in warnings_of(parse_settings(tables, "test")) if "label" in line]
+    assert found == [
+        f"groups.by: no conversation has the label edg (did you mean edge?); {known}",
+        f"watch.match: no conversation has the label quue (did you mean queue?); {known}",
+        f"limits[1].match: no conversation has the label agnt (did you mean agent?); {known}",
+        f"notify[0].match: no conversation has the label zzz; {known}",
+    ]
