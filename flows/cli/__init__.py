@@ -1,4 +1,4 @@
-"""The command line: parsing, progress, exit codes. What a command does is in `flows.commands`, imported when called."""
+"""Parse the command line and set exit codes. Each command imports its work from `flows.commands` when it is called."""
 
 from __future__ import annotations
 

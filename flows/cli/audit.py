@@ -1,4 +1,4 @@
-"""`voicewatch audit`: show, verify."""
+"""Define `voicewatch audit`: show, verify."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands share: their class, common arguments, logs, settings and signals."""
+"""Provide what commands share: their class, common arguments, logs, settings and signals."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Command(TyperCommand):
-    """A command that also takes `--log-json`, and CONFIG from VOICEWATCH_CONFIG where other arguments follow it."""
+    """Add `--log-json` to a command, and take CONFIG from VOICEWATCH_CONFIG where other arguments follow it."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, **settings)

@@ -1,4 +1,4 @@
-"""Commands that give results to people and programs: report, top, export, schema."""
+"""Define the commands that show or hand out results: report, top, export, schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that run or prepare the live job: demo, check, bootstrap, run, cluster."""
+"""Define the commands that run or prepare the live job: demo, check, bootstrap, run, cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`voicewatch notify`: test, listen."""
+"""Define `voicewatch notify`: test, listen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`voicewatch outbox`: list, show, retry."""
+"""Define `voicewatch outbox`: list, show, retry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands on recordings and simulated calls: replay, simulate."""
+"""Define the commands on recordings and simulated calls: replay, inspect, backtest, simulate."""
 
 from __future__ import annotations
 

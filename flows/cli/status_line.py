@@ -1,4 +1,4 @@
-"""A line at the bottom of the terminal that says how a run is; what is logged goes above it."""
+"""Keep a line at the bottom of the terminal that shows the state of a run; log lines go above it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLEAR: Final = "\r\x1b[K"
 
 
 class StatusLine:
-    """Standard error with a line that stays at its end. Any thread may write and show."""
+    """Write to standard error, and keep one line at its end. Any thread may write and show."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -48,7 +48,7 @@ class StatusLine:
             return written
 
     def show(self, text: str) -> None:
-        """Replace the line; an empty text takes it away. It is cut at the width of the terminal."""
+        """Replace the line; an empty text removes it. It is cut at the width of the terminal."""
         with self._lock:
             columns = shutil.get_terminal_size().columns
             self._text = text[: columns - 1]

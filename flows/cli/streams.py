@@ -1,4 +1,4 @@
-"""Standard output as commands use it: a full disk or a closed pipe is an explained end, not a traceback."""
+"""Explain in one line why standard output cannot be written: a full disk, a closed pipe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CLOSED_PIPE_EXIT = 141  # as of a process that SIGPIPE ended
 
 
 class OutputError(VoicewatchError):
-    """Standard output cannot be written."""
+    """Report that standard output cannot be written."""
 
 
 class _Output:
@@ -56,7 +56,7 @@ def _discard(stream: TextIO) -> None:
 
 @contextmanager
 def explained_output() -> Iterator[None]:
-    """Explain errors of standard output in the block, those of its last flush too: raises OutputError."""
+    """Raise OutputError for errors of standard output in the block, including those of its last flush."""
     stream = sys.stdout
     sys.stdout = cast(TextIO, _Output(stream))
     try:

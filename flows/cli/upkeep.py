@@ -1,4 +1,4 @@
-"""Commands for operation: status, recovery init, probe."""
+"""Define the commands for operation: status, recovery init, probe."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The commands: one module each, called by `flows.cli`."""
+"""Do the work of the commands: one module each, called by `flows.cli`."""

@@ -1,4 +1,4 @@
-"""Backtest: one decoding of recordings, and what each of several rule sets would have raised."""
+"""Decode recordings once, and work out what each of several rule sets would have raised."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LIMITS: Final = frozenset({"max_latency_ms", "packet_loss_threshold"})
 
 @dataclass(frozen=True)
 class RuleSet:
-    """A name, and what takes precedence over the recorded settings and limits."""
+    """Name the settings and limits that take precedence over the recorded ones."""
 
     name: str
     overrides: Overrides
@@ -39,7 +39,7 @@ class RuleSet:
 
 @dataclass(frozen=True)
 class Backtest:
-    """The incidents of each rule set; `end` is the time of the last record, in epoch seconds.
+    """Hold the incidents of each rule set; `end` is the time of the last record, in epoch seconds.
 
     `is_whole` is False if a signal stopped the backtest before the end of the recordings.
     """
@@ -51,16 +51,16 @@ class Backtest:
     is_whole: bool
 
     def figures(self) -> list[Figures]:
-        """The figures of each rule set."""
+        """Return the figures of each rule set."""
         return [figures(incidents, self.end) for incidents in self.incidents]
 
     def changes(self, index: int) -> list[Change]:
-        """How rule set `index` differs from the first."""
+        """Return how rule set `index` differs from the first."""
         return changes(self.incidents[0], self.incidents[index], self.end)
 
 
 def rule_sets(configs: Sequence[Path], sweeps: Sequence[str], environ: Mapping[str, str]) -> list[RuleSet]:
-    """The rule sets that the options ask for: what was recorded, each configuration, each value of each sweep.
+    """Return the rule sets that the options ask for: what was recorded, each configuration, each value of each sweep.
 
     A sweep changes one key of the only configuration, or of the defaults if none is given. Raises UsageError for a bad
     sweep and ConfigurationError for a bad configuration.
@@ -136,7 +136,7 @@ def backtest(
 
 
 def _blocks(recording: Recording, stop: threading.Event) -> Iterator[bytes]:
-    """The blocks of a replay; behind all of them, unless stopped, the empty one that says that it is the last."""
+    """Yield the blocks of a replay; after the last one an empty block marks the end, unless it was stopped."""
     for index in range(len(recording.paths)):
         is_first = True
         for chunk in recording.chunks(index, 0, REPLAY_BLOCK_BYTES):

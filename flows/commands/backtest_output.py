@@ -1,4 +1,4 @@
-"""What `voicewatch backtest` prints and writes: a table, JSON, a page."""
+"""Print the result of `voicewatch backtest` as a table or JSON, or write it as a page."""
 
 from __future__ import annotations
 

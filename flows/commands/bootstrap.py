@@ -1,4 +1,4 @@
-"""The bootstrap: an interceptor for every conversation to be watched, and its watch record in the journal.
+"""Create an interceptor for every conversation to be watched, and write its watch record to the journal.
 
 Running it again creates none twice. What each create came to is written down before and after the request
 (`connectors.state.interceptors`); one whose outcome is not known is never repeated unless the caller asks for it.
@@ -33,7 +33,7 @@ Shield = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A conversation without a usable interceptor, and why."""
+    """Name a conversation without a usable interceptor, and the reason."""
 
     conversation_id: str
     reason: str
@@ -41,7 +41,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class BootstrapReport:
-    """What a bootstrap came to, by conversation id, in the order of the configuration.
+    """Hold the result of a bootstrap, by conversation id, in the order of the configuration.
 
     `created` now, `existing` from an earlier run, `failed` with the reason; each conversation is in one of them.
     `watched` are those whose watch is in force: created, and the conversation has not ended.
@@ -160,7 +160,7 @@ class _Bootstrap:
                 self._failed[interceptor.conversation_id] = reason
 
     def _check_load(self) -> str | None:
-        """Why nothing can be created now, or None."""
+        """Return why nothing can be created now, None if it can."""
         allowed = self._settings.genesys.max_concurrent
         try:
             active = self._platform.check_load(allowed)

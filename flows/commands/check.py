@@ -19,7 +19,7 @@ _NO_ONE: Final = "00000000-0000-4000-8000-000000000000"
 
 
 class Online(NamedTuple):
-    """How it went, in one line, and what a run could not do, a line each."""
+    """Hold the result in one line, and a line for each thing that a run could not do."""
 
     said: str
     problems: list[str]

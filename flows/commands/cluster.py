@@ -1,4 +1,4 @@
-"""A cluster of local Bytewax processes, started by Bytewax' own runner and watched over."""
+"""Start a cluster of local Bytewax processes by Bytewax' own runner, and supervise it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def run_cluster(
 
 
 def _counted(settings: Settings) -> Counts:
-    """Return the counts of the last snapshot, the processes being gone."""
+    """Return the counts of the last snapshot, after the processes have ended."""
     states = [state for _, state in latest_states(StateLayout(settings.state.dir).recovery, COUNTS_STEP)]
     return Counts(*states[0]) if states else Counts()
 
@@ -100,7 +100,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _run_once(commands: Sequence[list[str]], environ: Mapping[str, str], stop: threading.Event) -> int:
-    """Run until all have ended or one has failed, passing a stop on; the first exit code that is not 0, or 0."""
+    """Run until all have ended or one has failed, and relay a stop; return the first exit code that is not 0, or 0."""
     # In sessions of their own: a Ctrl-C in the terminal is for this process, which passes it on. What Bytewax prints
     # on standard output is not a result.
     children = [

@@ -30,7 +30,7 @@ STOPPED_S: Final = 1.0
 
 
 class ReplayDelivery:
-    """An outbox in the directory of a replay's results, and the delivery from it."""
+    """Hold the outbox in the directory of a replay's results, and deliver from it."""
 
     def __init__(self, outbox: Outbox, delivery: Delivery, notifier: Notifier) -> None:
         self._outbox = outbox

@@ -1,4 +1,4 @@
-"""The demo: the real job against the simulator, with a receiver for its callbacks, in a temporary directory."""
+"""Run the real job against the simulator, with a receiver for its callbacks, in a temporary directory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ for_s = 4
 
 @dataclass(frozen=True)
 class DemoRow:
-    """What was measured of one conversation; losses as ratios, None where nothing was measured."""
+    """Hold what was measured of one conversation; losses as ratios, None where nothing was measured."""
 
     conversation_id: str
     labels: dict[str, str]
@@ -68,7 +68,7 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What a demo did; `delivered` counts the callbacks whose signature the receiver verified."""
+    """Hold what a demo did; `delivered` counts the callbacks whose signature the receiver verified."""
 
     conversations: list[DemoRow]
     groups: list[dict[str, Any]]
@@ -80,7 +80,7 @@ class DemoResult:
 
 @dataclass(frozen=True)
 class Stage:
-    """What a demo is about: configuration tables, variables of the environment, and the ids of the first calls.
+    """Describe a demo: configuration tables, variables of the environment, and the ids of the first calls.
 
     With `bootstrap`, interceptors are created first.
     """

@@ -1,4 +1,4 @@
-"""Export: the results of a state directory, or of a replay, of a span of time, as JSON Lines or Parquet."""
+"""Export the results of a state directory, or of a replay, of a span of time, as JSON Lines or Parquet."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def import_parquet() -> Any:
 
 
 def result_lines(source: Path, kind: str) -> Iterator[tuple[bytes, float]]:
-    """The complete lines of a kind of results, with their times in epoch seconds, file by file, oldest first.
+    """Yield the complete lines of a kind of results, with their times in epoch seconds, file by file, oldest first.
 
     A torn last line, which a run is about to complete, is left out. Raises StateError.
     """

@@ -1,4 +1,4 @@
-"""The files that a command reads: directories, standard input, and other shapes that `--input` maps to frames."""
+"""Find the files that a command reads: directories, standard input, and other shapes that `--input` maps to frames."""
 
 from __future__ import annotations
 

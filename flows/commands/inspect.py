@@ -1,4 +1,4 @@
-"""Inspect: what a file is, before it is replayed."""
+"""Describe a file before it is replayed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _HEAD_BYTES: Final = 1 << 16
 
 @dataclass(frozen=True)
 class Gap:
-    """A silence, between two records: epoch seconds."""
+    """Hold the begin and end of a silence between two records, in epoch seconds."""
 
     begin: float
     end: float
@@ -40,7 +40,7 @@ class Gap:
 
 @dataclass
 class Inspection:
-    """What files are: numbers of lines by kind, reasons of those that would be rejected, times in epoch seconds."""
+    """Describe files: numbers of lines by kind, reasons of those that would be rejected, times in epoch seconds."""
 
     files: list[str]
     lines: int = 0
@@ -118,7 +118,7 @@ def _lines(recording: Recording) -> Iterator[bytes]:
 
 
 def print_inspection(found: Inspection) -> None:
-    """Print what was found, for people."""
+    """Print what was found as readable text."""
     names = ", ".join(found.files[:3]) + (f" and {len(found.files) - 3} more" if len(found.files) > 3 else "")
     print(f"{names}: {found.lines} line(s), {found.conversations} conversation(s)")
     for kind, count in found.kinds.most_common():

@@ -31,7 +31,7 @@ __all__ = ["Tried", "listen_for_callbacks", "try_targets"]
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """A test alert, in one of its states, and what came of it."""
+    """Hold the result of a test alert in one of its states."""
 
     target: str
     state: str

@@ -1,4 +1,4 @@
-"""Replay: the dataflow over recorded files, without a network, into a directory of results.
+"""Run the dataflow over recorded files, without a network, into a directory of results.
 
 What only the delivery of callbacks needs is imported with it: it would take as long as a replay of a small file.
 """
@@ -44,7 +44,7 @@ RESULTS = ("windows", "groups", "alerts", "rejected")
 
 @dataclass(frozen=True)
 class Replayed:
-    """What a replay did, in how many seconds; `outbox` counts callbacks by their state, if any were to be sent.
+    """Hold what a replay did, in how many seconds; `outbox` counts callbacks by their state, if any were to be sent.
 
     `refusal` says why nothing of the recording could be read, if nothing could.
     """

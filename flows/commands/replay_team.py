@@ -1,4 +1,4 @@
-"""A replay by several processes, each of which decodes and judges its own conversations; their results are merged.
+"""Replay with several processes, each of which decodes and judges its own conversations; merge their results.
 
 Every process reads all blocks of the recording, which are the same in each, and sends what its conversations led to.
 The first process puts the parts of a block together as it does with those of shards, so that the outputs are those of a
@@ -41,7 +41,7 @@ PIPE_BYTES: Final = 1 << 20
 
 
 class _Part(NamedTuple):
-    """What one process made of a block, of each of its pieces; `place` is the end of the block."""
+    """Hold what one process made of each piece of a block; `place` is the end of the block."""
 
     number: int
     stats: list[BlockStats]
@@ -50,14 +50,14 @@ class _Part(NamedTuple):
 
 
 class _Failed(NamedTuple):
-    """Why a process goes no further: `error`, or None if a line of block `number` was not what it began as."""
+    """Hold why a process stops: `error`, or None if a line of block `number` was not what it began as."""
 
     number: int
     error: RecordingError | None
 
 
 class _Member:
-    """A process of the team, and the pipe that its results come through."""
+    """Hold a process of the team, and the pipe of its results."""
 
     def __init__(self, process: int, results: Connection) -> None:
         self.process = process
@@ -86,7 +86,7 @@ class _Member:
 
 
 class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
-    """The results of a recording, made by `count` processes that `start` forks.
+    """Read the results of a recording, made by `count` processes that `start` forks.
 
     Setting `stop` ends it early; `stopped_at` says where. `failure` says what was wrong with the recording.
 
@@ -137,7 +137,7 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
         self._progress(min((number + 1) * REPLAY_BLOCK_BYTES, total), total)
 
     def list_parts(self) -> list[str]:
-        """Return the one partition."""
+        """Return the name of the one partition."""
         return ["team"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> _TeamPartition:  # noqa: ARG002

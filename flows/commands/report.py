@@ -1,4 +1,4 @@
-"""Report: what the results of a state directory, or of a replay, say about a period, as one HTML file."""
+"""Report a period from the results of a state directory, or of a replay, as one HTML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Reported", "report"]
 
 @dataclass(frozen=True)
 class Reported:
-    """What a report was made of, and its size in bytes."""
+    """Hold what a report was made of, and its size in bytes."""
 
     windows: int
     conversations: int

@@ -1,4 +1,4 @@
-"""The simulators of `voicewatch simulate`, by the kind of feed that they are there for."""
+"""Run the simulators of `voicewatch simulate`, one for each kind of feed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["KINDS", "Simulation", "simulate"]
 
 @dataclass(frozen=True, slots=True)
 class Simulation:
-    """The options of `voicewatch simulate`, by their names there; `KINDS` tells which of them a kind takes."""
+    """Hold the options of `voicewatch simulate`, by their names there; `KINDS` tells which of them a kind takes."""
 
     port: int = 0
     conversations: int = 5

@@ -28,7 +28,7 @@ LITTLE_SPACE_BYTES: Final = 64 * 2**20
 
 
 class FeedStatus(NamedTuple):
-    """The last change of a feed: `state` is up or down, `since` is in epoch seconds."""
+    """Hold the last change of a feed: `state` is up or down, `since` is in epoch seconds."""
 
     name: str
     state: str
@@ -37,7 +37,7 @@ class FeedStatus(NamedTuple):
 
 
 class Journal(NamedTuple):
-    """The journal on the disk; `last_record_at` is None without a record in its newest segment."""
+    """Describe the journal on the disk; `last_record_at` is None without a record in its newest segment."""
 
     segments: int
     bytes: int
@@ -45,7 +45,7 @@ class Journal(NamedTuple):
 
 
 class Lag(NamedTuple):
-    """What a restart would read again: the journal behind the last snapshot, and the time that it spans."""
+    """Measure what a restart would read again: the journal behind the last snapshot, and the time that it spans."""
 
     bytes: int
     seconds: float
@@ -53,7 +53,7 @@ class Lag(NamedTuple):
 
 @dataclass(frozen=True)
 class Status:
-    """How a state directory is at the time `at`; `process` is the id of the process that uses it, None without one.
+    """Describe a state directory at the time `at`; `process` is the id of the process that uses it, None without one.
 
     `lag` is None without a snapshot. `incidents` are the raised alerts without a resolve, oldest first. `disk_bytes`
     holds the sizes by what they are for.
@@ -72,7 +72,7 @@ class Status:
 
     @property
     def attention(self) -> list[str]:
-        """What an operator should look at, a sentence each; empty if all is well."""
+        """Return what an operator should look at, a sentence each; empty if all is well."""
         found = []
         if self.process is not None:
             found += [f"feed {feed.name} is {feed.state}: {feed.reason}" for feed in self.feeds if feed.state != "up"]

@@ -1,4 +1,4 @@
-"""Lay out rows for any width: as a table if it fits, else with less columns, else one record a block.
+"""Lay out rows for any width: as a table if it fits, else with fewer columns, else one record a block.
 
 A value is never cut or folded, because an id in two pieces can be neither found nor copied.
 """
@@ -21,7 +21,7 @@ GAP = 2
 
 
 def console_of_output() -> Console:
-    """Return a console for standard output; outside a terminal its lines have no end."""
+    """Return a console for standard output; outside a terminal its lines have no limit."""
     from rich.console import Console
 
     # No markup and no emoji: what is in brackets or colons may be part of a path or an id.

@@ -1,4 +1,4 @@
-"""Top: the figures of the live page in a terminal, while a run goes on and after."""
+"""Show the figures of the live page in a terminal, during a run and after it."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The report: what the files of a state directory, or of a replay, say about a period, as one HTML file."""
+"""Report a period from the files of a state directory, or of a replay, as one HTML file."""

@@ -65,10 +65,11 @@ def on_terminal(
     cwd: Path | None = None,
     script: str | None = None,
     stdout: int | None = None,
+    **more: str,
 ) -> Iterator[Terminal]:
     """Run a command, or a script in Python, on a terminal of a size; it is killed at the end if it goes on.
 
-    Standard output is the terminal, or the given file.
+    Standard output is the terminal, or the given file. Keywords are variables of its environment.
     """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
@@ -79,7 +80,7 @@ def on_terminal(
         stdout=slave if stdout is None else stdout,
         stderr=slave,
         cwd=cwd,
-        env={**kept, "TERM": "xterm-256color"},
+        env={**kept, "TERM": "xterm-256color", **more},
     )
     os.close(slave)
     terminal = Terminal(process, master)
