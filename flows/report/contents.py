@@ -41,13 +41,13 @@ def contents(gathered: Gathered, *, names_agents: bool, now: float) -> dict[str,
     windows = _within(gathered.windows, period.start, period.end)
     sums = totals(windows)
     labels = _labels(windows)
-    hidden = _Hidden({} if names_agents else _numbers(labels))
+    raised = [one for one in gathered.incidents if period.start <= one.raised < period.end]
+    hidden = _Hidden({} if names_agents else _numbers(labels, raised))
     current = _side(gathered, sums, period.start, period.end)
     before = None
     if period.before is not None:
         earlier = _within(gathered.windows, *period.before)
         before = _side(gathered, totals(earlier), *period.before)
-    raised = [one for one in gathered.incidents if period.start <= one.raised < period.end]
     return {
         "directory": str(gathered.directory.absolute()),
         "period": period,
@@ -92,9 +92,12 @@ class _Hidden:
         return {name: self.of(name, value) for name, value in labels.items()}
 
 
-def _numbers(labels: Sequence[tuple[str, Sequence[Ranked]]]) -> dict[str, str]:
-    agents = next((rows for name, rows in labels if name == "agent"), [])
-    return {row.value: f"no. {place}" for place, row in enumerate(agents, 1)}
+def _numbers(labels: Sequence[tuple[str, Sequence[Ranked]]], incidents: Sequence[Incident]) -> dict[str, str]:
+    """Number the agents: those that are ranked in their order, then those that only incidents name."""
+    ranked_agents = next(([row.value for row in rows] for name, rows in labels if name == "agent"), [])
+    others = Counter(one.labels["agent"] for one in incidents if "agent" in one.labels)
+    agents = dict.fromkeys([*ranked_agents, *(agent for agent, _ in others.most_common())])
+    return {agent: f"no. {place}" for place, agent in enumerate(agents, 1)}
 
 
 def _within(windows: Windows, start: float, end: float) -> Windows:

@@ -1,5 +1,8 @@
 """How many AudioHook sessions the feed serves: `python -m tests.benchmarks.audiohook [--sessions N] [--seconds S]`.
 
+With `--pairs N`, what the audio level costs: the same load without and with it, in turn, and the ratio of the
+processor time of each pair.
+
 The feed runs in a process of its own on one processor, with a real journal and no dataflow; this process is Genesys on
 another one. Every session sends stereo frames of 100 ms and pings. The rate is then raised until the feed no longer
 keeps up: that is where it saturates.
@@ -18,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any, Final, NamedTuple
 
 from connectors.genesys.simulator.audiohook import upgrade
@@ -50,13 +54,16 @@ class Load(NamedTuple):
     pongs: int
     closed: int
     unread: int
+    cpu_us: float
+    """Processor time of the feed for each message that it took in."""
 
     def line(self) -> str:
         """For people."""
         return (
             f"{self.sessions} sessions, {self.wanted:,.0f} messages/s wanted: {self.sent:,.0f} sent, "
             f"CPU {self.cpu:.0%} of one, pong p50 {self.pong_p50_ms:.1f} p99 {self.pong_p99_ms:.1f} "
-            f"max {self.pong_max_ms:.1f} ms of {self.pongs}, {self.closed} closed in order, {self.unread} unread"
+            f"max {self.pong_max_ms:.1f} ms of {self.pongs}, {self.closed} closed in order, {self.unread} unread, "
+            f"{self.cpu_us:.1f} us a message"
         )
 
 
@@ -155,7 +162,8 @@ def _frame(opcode: int, payload: bytes) -> bytes:
     return bytes([128 | opcode]) + length + bytes(4) + payload
 
 
-_AUDIO: Final = _frame(2, b"\xff" * 1600)
+# 100 ms of stereo in which both channels are loud, so that no rule of the level applies.
+_AUDIO: Final = _frame(2, bytes(range(256)) * 6 + bytes(64))
 
 
 class _Server:
@@ -178,12 +186,12 @@ class _Server:
 
 
 @contextlib.contextmanager
-def _served() -> Iterator[_Server]:
-    """The feed on the last processor, this process on the first, if there are two."""
+def _served(*options: str) -> Iterator[_Server]:
+    """Run the feed on the last processor, this process on the first, if there are two."""
     processors = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="voicewatch-bench-") as directory:
         process = subprocess.Popen(
-            python("-m", "tests.benchmarks.audiohook", "--serve", directory),
+            python("-m", "tests.benchmarks.audiohook", "--serve", directory, *options),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -224,8 +232,8 @@ async def load(url: str, server: _Server, sessions: int, rate: float, seconds: f
         pings = due
         await asyncio.sleep(STEP_S)
     lasted_s = time.perf_counter() - began
-    cpu = (server.cpu_s() - cpu_s) / lasted_s
-    unread = sent - (server.audio_messages() - before)
+    used_s, taken = server.cpu_s() - cpu_s, server.audio_messages() - before
+    cpu, unread = used_s / lasted_s, sent - taken
     now = time.perf_counter()
     delays += [client.waiting(now) for client in clients if client.waiting(now) > 1.0]
     for client in clients:
@@ -235,12 +243,23 @@ async def load(url: str, server: _Server, sessions: int, rate: float, seconds: f
         client.transport.close()
     ordered = sorted(delays) or [float("inf")]
     quantiles = [ordered[min(len(ordered) - 1, int(len(ordered) * q))] * 1000 for q in (0.5, 0.99, 1.0)]
-    return Load(sessions, sessions * rate, sent / lasted_s, cpu, *quantiles, len(delays), sum(overs), unread)
+    return Load(
+        sessions,
+        sessions * rate,
+        sent / lasted_s,
+        cpu,
+        *quantiles,
+        len(delays),
+        sum(overs),
+        unread,
+        used_s / max(taken, 1) * 1e6,
+    )
 
 
-def _serve(directory: Path) -> None:
-    """The feed's process: says where it listens, counts when asked, and ends with its standard input."""
+def _serve(directory: Path, *, levels: bool) -> None:
+    """Run the feed: say where it listens, count when asked, and end with the standard input."""
     from connectors.genesys.feeds.audiohook.feed import AudioHookFeed
+    from connectors.genesys.feeds.audiohook.levels import Silence
     from connectors.runtime.logs import configure_logs
     from tests.support.audiohook import LIMITS, open_journal
 
@@ -253,6 +272,7 @@ def _serve(directory: Path) -> None:
         keys={KEY: SECRET},
         recorder=journal.recorder("audiohook"),
         limits=LIMITS,
+        silence=Silence(-60.0, 5.0) if levels else None,
     )
     feed.start()
     print(json.dumps({"url": "ws://{}:{}/audiohook".format(*feed.address)}), flush=True)
@@ -262,6 +282,21 @@ def _serve(directory: Path) -> None:
     journal.close()
 
 
+def _compare_levels(pairs: int, sessions: int, rate: float, seconds: float) -> None:
+    """Print the processor time of a message with the audio level, as a ratio to that without: each pair, the median."""
+    ratios = []
+    for number in range(pairs):
+        cpu = {}
+        for levels in (False, True) if number % 2 == 0 else (True, False):
+            with _served(*(["--levels"] if levels else [])) as server:
+                result = asyncio.run(load(server.url, server, sessions, rate, seconds))
+            print(f"{'with' if levels else 'without'} levels: {result.line()}", flush=True)
+            cpu[levels] = result.cpu_us
+        ratios.append(cpu[True] / cpu[False])
+        print(f"ratio {ratios[-1]:.3f}", flush=True)
+    print(f"median ratio {median(ratios):.3f} of {pairs}")
+
+
 def main() -> None:
     """Measure the target, then raise the rate until a pong is late, or the feed does not keep up."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -269,9 +304,14 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=1000)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rates", type=float, nargs="+", default=[10, 15, 20, 25, 30, 40])
+    parser.add_argument("--pairs", type=int, default=0)
+    parser.add_argument("--levels", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve is not None:
-        _serve(arguments.serve)
+        _serve(arguments.serve, levels=arguments.levels)
+        return
+    if arguments.pairs:
+        _compare_levels(arguments.pairs, arguments.sessions, arguments.rates[0], arguments.seconds)
         return
     for rate in arguments.rates:
         with _served() as server:

@@ -87,14 +87,18 @@ def test_a_period_is_compared_with_the_one_before(tmp_path: Path) -> None:
 
 def test_agents_are_named_only_by_request(tmp_path: Path) -> None:
     """Without --agents they are numbered, everywhere in the file; receivers are shown without their keys."""
-    made(tmp_path / "state")
+    failed = {"alertType": "CALL_FAILED", "labels": {"agent": "Cy Sole"}, "evidence": {"code": "iceIdleDetection"}}
+    made(tmp_path / "state").alert(110, "one", "raised", 2, **failed)
     out = tmp_path / "r.html"
     write(tmp_path / "state", out)
     assert "Ann Other" not in out.read_text()
+    assert "Cy Sole" not in out.read_text()
     assert "no. 1" in out.read_text()
+    assert "agent <bdi>no. 3</bdi> (1)" in out.read_text()
     assert "key=k" not in out.read_text()
     write(tmp_path / "state", out, names_agents=True)
     assert "Ann Other" in out.read_text()
+    assert "Cy Sole" in out.read_text()
 
 
 def test_a_gap_comes_before_any_figure(tmp_path: Path) -> None:
