@@ -237,7 +237,11 @@ def _audit_entries(result: BlockResult) -> list[AuditEntry]:
     from connectors.state.actions import Action
     from connectors.state.audit import AuditEntry
 
-    return [
+    ended = [
+        AuditEntry(Action.WATCH_ENDED, conversation_id, "silent", {"ended_at": at})
+        for at, conversation_id in result.silent
+    ]
+    return ended + [
         AuditEntry(
             Action(f"ALERT_{alert.state.upper()}"),
             None if alert.rule == "PLATFORM_EVENT" else alert.conversation_id,

@@ -48,6 +48,7 @@ from connectors.format.records import (
     decode_bare_frame,
     decode_frame_line,
     decode_watch_line,
+    is_ignored,
     parse_frame,
     parse_line,
 )
@@ -55,7 +56,7 @@ from connectors.format.records import (
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-__all__ = ["Decoded", "Rejected", "decode_block", "decode_pieces", "ended_conversation", "ended_conversations"]
+__all__ = ["Decoded", "Rejected", "conversations_of", "decode_block", "decode_pieces", "ended_conversation"]
 
 ENDED: Final = "conversation.ended"
 # Smaller blocks are decoded line by line sooner than in bulk.
@@ -114,47 +115,57 @@ _decode_frame = msgspec.json.Decoder(Frame).decode
 
 
 def ended_conversation(message: bytes) -> str | None:
-    """The conversation that a received frame ends, if it ends one.
+    """Return the conversation that a received frame ends, if it ends one.
 
     Raises InvalidFrameError with the reason when the message is not a valid frame.
 
     >>> ended_conversation(b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}')
     'c1'
     """
-    try:
-        if not message.isascii():
-            message.decode()  # msgspec does not look into strings that it skips
-        frame = _decode_frame(message)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        frame = parse_frame(message)
+    frame = _frame_in(message)
     return frame.entity.id if frame.event == ENDED else None
 
 
-def ended_conversations(messages: Sequence[bytes]) -> tuple[list[str], dict[int, str]]:
-    """The conversations that frames among some messages end, and by its index, in order, why a message is not a frame.
+def conversations_of(messages: Sequence[bytes]) -> tuple[list[str], list[str], dict[int, str]]:
+    """Return the conversations of the frames among some messages, and those that are ended by one.
 
-    The same as by `ended_conversation` of each.
+    With them comes by its index, in order, why a message is not a frame, as `ended_conversation` says it.
 
-    >>> ended_conversations([b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}', b""])
-    (['c1'], {1: 'an empty line'})
+    >>> conversations_of([b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}', b""])
+    (['c1'], ['c1'], {1: 'an empty line'})
     """
     # What msgspec takes begins and ends with ASCII, so that no two such messages make a character together.
     if len(messages) > 1 and _is_utf8(b"".join(messages)):
         try:
-            return [frame.entity.id for frame in map(_decode_frame, messages) if frame.event == ENDED], {}
+            frames = list(map(_decode_frame, messages))
         except (msgspec.DecodeError, RecursionError):
             pass  # one of them at least is to be read by the definition
-    ended: list[str] = []
+        else:
+            return [frame.entity.id for frame in frames], _ended(frames), {}
+    frames = []
     invalid: dict[int, str] = {}
     for at, message in enumerate(messages):
         try:
-            over = ended_conversation(message)
+            frame = _frame_in(message)
         except InvalidFrameError as error:
             invalid[at] = str(error)
         else:
-            if over is not None:
-                ended.append(over)
-    return ended, invalid
+            if not is_ignored(frame):
+                frames.append(frame)
+    return [frame.entity.id for frame in frames], _ended(frames), invalid
+
+
+def _frame_in(message: bytes) -> Frame:
+    try:
+        if not message.isascii():
+            message.decode()  # msgspec does not look into strings that it skips
+        return _decode_frame(message)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return parse_frame(message)
+
+
+def _ended(frames: Sequence[Frame]) -> list[str]:
+    return [frame.entity.id for frame in frames if frame.event == ENDED]
 
 
 def decode_block(data: bytes, share: Share = ALL, *, narrow: bool = True) -> Decoded:

@@ -15,6 +15,7 @@ __all__ = [
     "DEFAULT_CLEAR_AFTER_S",
     "DEFAULT_CLEAR_RATIO",
     "DEFAULT_CODEC",
+    "DEFAULT_FORGET_AFTER_S",
     "DEFAULT_GROUP_CLEAR_AFTER_S",
     "DEFAULT_GROUP_CLEAR_RATIO",
     "DEFAULT_GROUP_RAISE_RATIO",
@@ -24,6 +25,7 @@ __all__ = [
     "DEFAULT_PACKET_LOSS_THRESHOLD",
     "DEFAULT_RAISE_FRAMES",
     "DEFAULT_SLIDE_S",
+    "FORGET_AFTER_S",
     "GENESYS_MOS",
     "GROUP_CONVERSATIONS",
     "LABEL_CHARACTERS",
@@ -63,6 +65,7 @@ SILENT_AFTER_S: Final = (1, 3600)
 DEFAULT_SILENCE_DBFS: Final = -60.0
 TRUNK_MISMATCHES: Final = (0, 1_000_000)
 STALLED_AFTER_S: Final = (0.001, 86_400)
+FORGET_AFTER_S: Final = (1, 2_592_000)
 # The labels of one conversation: how many there may be, how a name is formed, how long a value is.
 MAX_LABELS: Final = 16
 LABEL_NAME: Final = r"\A[a-z][a-z0-9_]{0,31}\Z"
@@ -88,3 +91,4 @@ DEFAULT_CODEC: Final = "g711"
 DEFAULT_RAISE_FRAMES: Final = 1
 DEFAULT_CLEAR_RATIO: Final = 0.9
 DEFAULT_CLEAR_AFTER_S: Final = 10.0
+DEFAULT_FORGET_AFTER_S: Final = 21_600.0

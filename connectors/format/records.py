@@ -169,7 +169,8 @@ class WatchSettings(msgspec.Struct, gc=False):
     A limit that is not set keeps its value, or is the built-in default for a conversation that was not watched.
     `default_limits` names the limits that are not set for this conversation; `[[limits]]` overrides those. `feed` names
     the feed that the conversation's events come from, None for any; `codec` is None for that of `[windows]`. `labels`
-    are added to those of the conversation, and replace those of the same names.
+    are added to those of the conversation, and replace those of the same names. `last_frame_at` stands in the head of a
+    segment, whose watches go on from the segment before.
     """
 
     conversation_id: str
@@ -181,6 +182,7 @@ class WatchSettings(msgspec.Struct, gc=False):
     codec: CodecName | None = None
     labels: Labels = msgspec.field(default_factory=dict)
     default_limits: tuple[LimitName, ...] = ()
+    last_frame_at: Seconds | None = None
 
 
 class WatchLine(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -246,6 +248,11 @@ def parse_frame(message: bytes) -> Frame:
         return _as_frame(record)
     heard = read_notification(record)
     return Frame(IGNORED, Entity(""), np.nan) if heard is None else _frame_of(heard)
+
+
+def is_ignored(frame: Frame) -> bool:
+    """Return whether a frame is what `parse_frame` makes of a notification that is ignored."""
+    return frame.event == IGNORED and not frame.entity.id and np.isnan(frame.timestamp)
 
 
 def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalled:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
+import numpy as np
 
 from connectors.format import limits
 from connectors.format.labels import GroupSettings, LabelLimits, Labels, within
 from connectors.format.limits import CodecName
 
-__all__ = ["AlertSettings", "DefaultLimits", "FeedRules", "FlowSettings", "WindowSettings"]
+__all__ = ["AlertSettings", "DefaultLimits", "FeedRules", "FlowSettings", "WatchRules", "WindowSettings", "silent_at"]
+
+_DECIMALS_OF_TIME: Final = 6
 
 
 class WindowSettings(msgspec.Struct, gc=False):
@@ -60,6 +63,12 @@ class FeedRules(msgspec.Struct, gc=False):
     stalled_after_s: Annotated[float, within(limits.STALLED_AFTER_S)] | None = None
 
 
+class WatchRules(msgspec.Struct, gc=False):
+    """What the dataflow reads of the `[watch]` table: after how many seconds without a frame a watch ends."""
+
+    forget_after_s: Annotated[float, within(limits.FORGET_AFTER_S)] = limits.DEFAULT_FORGET_AFTER_S
+
+
 class FlowSettings(msgspec.Struct, gc=False):
     """The value of a `settings` record: the tables in force."""
 
@@ -69,6 +78,7 @@ class FlowSettings(msgspec.Struct, gc=False):
     limits: list[LabelLimits] = msgspec.field(default_factory=list)
     groups: GroupSettings = msgspec.field(default_factory=GroupSettings)
     feeds: dict[str, FeedRules] = msgspec.field(default_factory=dict)
+    watch: WatchRules = msgspec.field(default_factory=WatchRules)
 
     @property
     def keeps_open(self) -> bool:
@@ -79,3 +89,17 @@ class FlowSettings(msgspec.Struct, gc=False):
         """Return the limit of STREAM_STALLED for the conversations of a feed, in seconds; None if the rule is off."""
         rules = self.feeds.get(feed) if feed is not None else None
         return self.alerts.stalled_after_s if rules is None else rules.stalled_after_s
+
+    @property
+    def silent_after_s(self) -> float:
+        """Return after how many seconds without a frame a watch ends; the windows of its last frame have ended then."""
+        return max(self.watch.forget_after_s, self.windows.length_s)
+
+
+def silent_at(last_frame_at: Any, after_s: float) -> Any:
+    """Return when a watch has been silent for too long, epoch seconds, to the microsecond; floats or arrays.
+
+    >>> float(silent_at(1767225600.1, 21600.0))
+    1767247200.1
+    """
+    return np.round(last_frame_at + after_s, _DECIMALS_OF_TIME)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+import msgspec
 import orjson
 
 from connectors.format.decode import ENDED
-from connectors.format.labels import joined_watch
 from connectors.format.lines import read_line, time_of
 from connectors.format.records import CLOCK, Control, FrameLine, InvalidFrameError
+from connectors.format.tables import FlowSettings
 from connectors.journal.segments import SUFFIX, number_of, segments
+from connectors.journal.watches import Watches
 from connectors.runtime.logs import get_logger
 from connectors.state.files import last_line, state_errors
 
@@ -26,7 +27,7 @@ class JournalState:
     def __init__(self) -> None:
         self.segment = 0
         self.time = 0.0
-        self.watches: dict[str, dict[str, Any]] = {}
+        self.watches = Watches()
         self.feeds: dict[str, str] = {}
 
     def read(self, line: bytes) -> None:
@@ -35,21 +36,30 @@ class JournalState:
             record = read_line(line)
             stepped = isinstance(record, Control) and record.kind == CLOCK
             time = time_of(record)
+            before = self.time
             self.time = self.time if time is None else time if stepped else max(self.time, time)
-            if isinstance(record, FrameLine) and record.frame.event == ENDED:
-                self.watches.pop(record.frame.entity.id, None)
+            if stepped:
+                self.watches.step_clock(self.time - before)
+            else:
+                self.watches.pass_time(self.time)
+            if isinstance(record, FrameLine):
+                self.watches.hear([record.frame.entity.id], self.time)
+                if record.frame.event == ENDED:
+                    self.watches.end(record.frame.entity.id)
+            elif isinstance(record, Control) and record.kind == "settings":
+                self.watches.limit(msgspec.convert(record.value, FlowSettings).silent_after_s, self.time)
             elif isinstance(record, Control) and record.kind == "watch":
-                self._watch(record.value.conversation_id, line)
+                self._watch(line)
             elif isinstance(record, Control) and record.kind == "feed":
                 self.feeds[record.value["name"]] = record.value["state"]
 
-    def _watch(self, conversation_id: str, line: bytes) -> None:
+    def _watch(self, line: bytes) -> None:
         # With all of its settings, for it will be written again. Which cannot be for what is nested too deeply, or
         # holds a number beyond float64.
         with suppress(orjson.JSONDecodeError, orjson.JSONEncodeError):
             watch = orjson.loads(line)["watch"]
             orjson.dumps(watch)
-            self.watches[conversation_id] = joined_watch(self.watches.get(conversation_id, {}), watch)
+            self.watches.watch(watch, self.time)
 
 
 def recover(directory: Path) -> JournalState:

@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
+import msgspec
+
 from connectors.errors import StateError
-from connectors.format.decode import ended_conversations
-from connectors.format.labels import joined_watch
+from connectors.format.decode import conversations_of
 from connectors.format.lines import (
     beginning_of,
     invalid_line,
@@ -27,6 +28,7 @@ from connectors.format.lines import (
     record_line,
 )
 from connectors.format.records import CLOCK
+from connectors.format.tables import FlowSettings
 from connectors.journal.clock import STEP_S, JournalClock, Moment, Reading, read_clocks
 from connectors.journal.restore import recover
 from connectors.journal.segments import SUFFIX
@@ -132,6 +134,8 @@ class Journal:
         self._clock = JournalClock(reading, self._state.time)
         if not interrupted:
             self._state.time = self._clock.time
+        self._state.watches.pass_time(self._state.time)
+        self._state.watches.limit(msgspec.convert(settings, FlowSettings).silent_after_s, self._state.time)
         # The feeds have been down since the last record, not only now: what was live then has not stalled meanwhile.
         self._roll(dict.fromkeys(interrupted, INTERRUPTED))
         self._segment_since = self._clock.time
@@ -158,19 +162,19 @@ class Journal:
 
     def is_watching(self, conversation_id: str) -> bool:
         """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
-        return conversation_id in self._state.watches
+        return conversation_id in self._state.watches.settings
 
     def watched_by(self, feed: str | None) -> list[str]:
         """The conversations whose watch a feed of this name began, also in an earlier run; None: no named feed."""
-        return [one for one, settings in list(self._state.watches.items()) if settings.get("feed") == feed]
+        return [one for one, settings in list(self._state.watches.settings.items()) if settings.get("feed") == feed]
 
     def watch_feed(self, conversation_id: str) -> str | None:
         """The feed that began the watch in force of this conversation; None without one, or if no feed began it."""
-        return self._state.watches.get(conversation_id, {}).get("feed")
+        return self._state.watches.settings.get(conversation_id, {}).get("feed")
 
     def watch_settings(self, conversation_id: str) -> Mapping[str, Any] | None:
         """Return the value of the watch record in force of this conversation, None without one."""
-        return self._state.watches.get(conversation_id)
+        return self._state.watches.settings.get(conversation_id)
 
     def recorder(self, name: str) -> Recorder:
         """This journal for one feed of several: its name is `via` in the frames and invalid messages it records."""
@@ -214,9 +218,7 @@ class Journal:
     def watch(self, settings: dict[str, Any]) -> None:
         """Append the watch of a conversation, or its new limits, and write it."""
         with self._lock:
-            conversation_id = settings["conversation_id"]
-            self._state.watches[conversation_id] = joined_watch(self._state.watches.get(conversation_id, {}), settings)
-            self._record({"watch": settings})
+            self._record({"watch": settings}, lambda: self._state.watches.watch(settings, self._state.time))
             self._write()
 
     def flush(self) -> None:
@@ -253,20 +255,25 @@ class Journal:
 
     def _keep(self, reading: Reading, messages: Sequence[bytes], via: str | None, at: float | None = None) -> None:
         """Append messages that arrived together, the frames among them and the others."""
-        ended, invalid = ended_conversations(messages)
+        conversation_ids, ended, invalid = conversations_of(messages)
         with self._lock:
-            for conversation_id in ended:  # before the append, which may begin a segment with the watches in force
-                self._state.watches.pop(conversation_id, None)
             self.messages[via, "frame"] += len(messages) - len(invalid)
             self.messages[via, "invalid"] += len(invalid)
             moment = self._moment(reading, at)
+            # Before the append, which may begin a segment with the watches in force.
+            self._state.watches.hear(conversation_ids, moment.received_at)
+            for conversation_id in ended:
+                self._state.watches.end(conversation_id)
             self._append(message_lines(message_head(moment.received_at, via, moment.arrived_at), messages, invalid))
 
     def _moment(self, reading: Reading, wall: float | None = None, *, reason: str | None = None) -> Moment:
         """The moment of a reading of the clocks, behind a `clock` record if the time has stepped."""
         moment = self._clock.at(reading, wall=wall)
-        self._state.time = moment.received_at
-        if moment.step_s:
+        before, self._state.time = self._state.time, moment.received_at
+        if not moment.step_s:
+            self._state.watches.pass_time(moment.received_at)
+        else:
+            self._state.watches.step_clock(moment.received_at - before)  # as the dataflow sees it
             reason = reason or (SET_FORWARD if moment.step_s > 0 else SET_BACK)
             self.clock_steps += 1
             self._segment_since += moment.step_s
@@ -276,8 +283,9 @@ class Journal:
                 self._on_step(moment.step_s, reason)
         return moment
 
-    def _record(self, record: dict[str, Any]) -> None:
+    def _record(self, record: dict[str, Any], before: Callable[[], None] = lambda: None) -> None:
         moment = self._moment(self._read_clocks())
+        before()
         self._append(record_line(moment.received_at, record))
 
     def _append(self, line: bytes) -> None:
@@ -338,7 +346,7 @@ class Journal:
 
     def _head(self, at: float, feed_reasons: Mapping[str, str]) -> list[bytes]:
         records: list[dict[str, Any]] = [{"settings": self._settings}]
-        records += [{"watch": settings} for settings in self._state.watches.values()]
+        records += [{"watch": settings} for settings in self._state.watches.records()]
         records += [
             {"feed": {"name": name, "state": state, "reason": feed_reasons.get(name, "as in the segment before")}}
             for name, state in self._state.feeds.items()

@@ -24,6 +24,8 @@ class Action(StrEnum):
     """The wall clock differed from the journal's time by more than a second, which went on from it."""
     RAW_KEPT = "RAW_KEPT"
     """A run keeps notifications whole: `[privacy] keep_raw`."""
+    WATCH_ENDED = "WATCH_ENDED"
+    """A conversation had no frame for `[watch] forget_after_s` and is no longer watched; the outcome is `silent`."""
     ALERT_RAISED = "ALERT_RAISED"
     ALERT_RESOLVED = "ALERT_RESOLVED"
     CALLBACK_DELIVERED = "CALLBACK_DELIVERED"

@@ -21,6 +21,7 @@ class ShardResult(NamedTuple):
     """What a block did in a shard: windows closed, alerts, unwatched frames, conversations first seen.
 
     `groups`: what its windows add to groups. `spans`: the settings of the block's time, the same in every shard.
+    `silent`: the watches that ended without a frame, each with the moment, in epoch seconds.
     """
 
     windows: WindowLines
@@ -30,6 +31,7 @@ class ShardResult(NamedTuple):
     groups: list[GroupPart]
     spans: list[Span]
     last: bool
+    silent: list[tuple[float, str]]
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Done:
     changes: list[Change] = field(default_factory=list)
     closed: list[Summaries] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
+    silent: list[tuple[float, str]] = field(default_factory=list)
 
 
 class Kept(NamedTuple):

@@ -34,7 +34,8 @@ class Counts(NamedTuple):
 
     `invalid` are messages that were not frames, `rejected` are lines that are not records,
     `ignored` are notifications that tell nothing of a voice conversation. `no_latency` are frames that do not tell when
-    they arrived or were sent. `inhibited` are alerts that were not sent.
+    they arrived or were sent. `inhibited` are alerts that were not sent,
+    `silent` watches that ended without a frame.
     """
 
     frames: int = 0
@@ -49,6 +50,7 @@ class Counts(NamedTuple):
     ignored: int = 0
     no_latency: int = 0
     inhibited: int = 0
+    silent: int = 0
 
 
 class BlockStats(NamedTuple):
@@ -74,6 +76,7 @@ class BlockResult(NamedTuple):
     alerts: list[Alert]
     counts: Counts
     groups: bytes = b""
+    silent: tuple[tuple[float, str], ...] = ()
 
 
 def block_stats(number: int, source: str, line: int, decoded: Decoded) -> BlockStats:
@@ -138,6 +141,7 @@ def _report(stats: BlockStats, results: Sequence[ShardResult], groups: GroupInci
     in_order = sorted(alert for result in results for alert in result.alerts)
     group_parts = [part for result in results for part in result.groups]
     lines, alerts = groups.apply(results[0].spans, group_parts, in_order, last=results[0].last)
+    silent = tuple(sorted(one for result in results for one in result.silent))
     raised = sum(alert.state == "raised" for alert in alerts)
     return BlockResult(
         windows=_in_order([result.windows for result in results]),
@@ -158,7 +162,9 @@ def _report(stats: BlockStats, results: Sequence[ShardResult], groups: GroupInci
             ignored=stats.ignored,
             no_latency=stats.no_latency,
             inhibited=sum(not alert.is_sent for alert in alerts),
+            silent=len(silent),
         ),
+        silent=silent,
     )
 
 
@@ -173,6 +179,7 @@ def _in_sequence(parts: list[BlockResult]) -> BlockResult:
         rejected=b"".join(part.rejected for part in parts),
         alerts=[alert for part in parts for alert in part.alerts],
         counts=Counts(*map(sum, zip(*(part.counts for part in parts), strict=True))),
+        silent=tuple(one for part in parts for one in part.silent),
     )
 
 

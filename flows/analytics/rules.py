@@ -94,12 +94,14 @@ class Rule:
         """Keep how long it has been quiet while the time changes by `step_s`."""
         self._above_at.values += step_s
 
-    def end(self, slot: int, row: int, arrival: float, value: float | None, limit: float) -> Transition | None:
-        """Resolve the slot's incident because its conversation ended with frame `row`; another watch restarts."""
+    def end(
+        self, slot: int, row: int, arrival: float, value: float | None, limit: float, reason: str = "ended"
+    ) -> Transition | None:
+        """Resolve the slot's incident because its watch ends, at frame `row` or at NO_FRAME; another watch restarts."""
         self._history.pop(slot, None)
         if not self.is_open.values[slot]:
             return None
-        return self._resolve(slot, "ended", row, arrival, value, limit)
+        return self._resolve(slot, reason, row, arrival, value, limit)
 
     def evaluate(self, values: Values, settings: AlertSettings, *, frozen: Mask | None) -> list[Transition]:
         """Apply frames in journal order. `frozen`: the slots whose feed is lost, so that nothing resolves; or none."""

@@ -6,6 +6,7 @@ went on) is kept out of the state: what happens to a frame depends on the record
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -20,14 +21,15 @@ from flows.analytics.block_results import Done, Kept, ShardResult, span_of
 from flows.analytics.groups import GroupTracker
 from flows.analytics.legs import Legs
 from flows.analytics.precedence import Overrides, Precedence, flow_settings
-from flows.analytics.rules import RULES, Rule, RuleId, Transition, Values, evaluate_windows
-from flows.analytics.shards import ShardBlock, last_frames, split_at_controls, split_by_day
+from flows.analytics.rules import NO_FRAME, RULES, Rule, RuleId, Transition, Values, evaluate_windows
+from flows.analytics.shards import ShardBlock, last_frames, rows_of, split_at_controls, split_by_time
 from flows.analytics.signals import Signals
+from flows.analytics.silence import FirstFrames, Silence
 from flows.analytics.slot_columns import SlotColumns
 from flows.analytics.slots import NO_SLOT
 from flows.analytics.snapshots import VERSION, check_shard, converted
 from flows.analytics.stalls import Arrivals, Stalls, limit_of, limits_of, waited
-from flows.analytics.watch_table import Watch, WatchTable
+from flows.analytics.watch_table import REMEMBER_S, Watch, WatchTable
 from flows.analytics.window_lines import WindowLines, closed_lines
 from flows.analytics.windows import Column, Frames, Summaries, by_end, open_windows
 
@@ -50,15 +52,14 @@ class Shard:
         self._latest_windows = LatestWindows(columns)
         self._signals = Signals()
         self._legs = Legs()
-        # Whether a frame has come in this watch, and in any watch of this slot, the first of which counts it.
-        self._has_frame = columns.add("has_frame", np.bool_, initial=False)
-        self._is_counted = columns.add("is_counted", np.bool_, initial=False)
+        self._first_frames = FirstFrames(columns)
         # Whether the feed of the conversation is lost.
         self._frozen = columns.add("frozen", np.bool_, initial=False, is_kept=False)
         self._closed_early = by_end([])
         self._groups = GroupTracker()
         self._mos_below = np.nan
         settings = flow_settings(self._overrides.settings or {})
+        self._silence = Silence(columns, settings.silent_after_s)
         self._windows = open_windows(settings.windows)
         self._put_in_force(settings, self._now)
 
@@ -77,7 +78,8 @@ class Shard:
         unwatched = conversations = 0
         block = block._replace(arrival=np.maximum(block.arrival, self._now))
         for segment, controls in split_at_controls(block):
-            for frames in split_by_day(segment):
+            # So short that no conversation that ends, or is silent for too long, in one can be watched again in it.
+            for frames in split_by_time(segment, min(REMEMBER_S, self._silence.after_s / 2)):
                 dropped, first_seen = self._frames(frames, done)
                 unwatched += dropped
                 conversations += first_seen
@@ -101,7 +103,7 @@ class Shard:
             early = self._closed_early.values[:, [Column.LABELS, Column.LEGS]]
             self._watch_table.sweep_labels(self._latest_windows.texts, early.ravel())
         done.spans.append(span_of(self._settings, self._now, len(block.row)))
-        return ShardResult(windows, alerts, unwatched, conversations, groups, done.spans, block.last)
+        return ShardResult(windows, alerts, unwatched, conversations, groups, done.spans, block.last, done.silent)
 
     def _closed(self, windows: Summaries, done: Done) -> None:
         self._legs.attach(windows, self._watch_table.label_texts)
@@ -109,13 +111,22 @@ class Shard:
         self._groups.closed(windows, self._windows.histogram)
 
     def _pass_time(self, now: float, done: Done) -> None:
-        """Do what time does up to `now`, before any record of that time: windows end, and streams stall."""
+        """Do what time does up to `now`, before any record of that time: windows end, streams stall, watches end."""
+        silent = self._silence.due(now)
+        for slot, at in silent:
+            self._stalls.stop(slot, at)
         self._close_windows(now, done)
         stalled = self._stalls.pass_time(now, keep_open=self._settings.keeps_open, frozen=self._frozen_slots)
         self._add(RuleId.STALLS, stalled, done)
+        for slot, at in silent:
+            done.silent.append((at, self._watch_table.watch_at(slot).conversation_id))
+            self._add(RuleId.STALLS, self._stalls.end(slot, at), done)
+            self._end(slot, NO_FRAME, at, {}, "silent", done)
 
     def _close_windows(self, now: float, done: Done) -> None:
         """Close the windows that end by then, and apply the rule over windows to them and to those closed early."""
+        for slot, at in self._silence.due(now):
+            self._watch_table.over_at.values[slot] = at
         closing = self._windows.close(now, self._watch_table.traits)
         self._closed(closing, done)
         early = self._closed_early
@@ -141,6 +152,8 @@ class Shard:
 
     def _control(self, control: Control, done: Done) -> None:
         now = max(self._now, control.time)
+        if control.kind in ("watch", SIGNAL, MEDIA) and self._silence.due(now):
+            self._pass_time(now, done)
         if control.kind == "watch":
             self._control_watch(control.value, now, done)
         elif control.kind == SIGNAL:
@@ -177,6 +190,7 @@ class Shard:
             rule.step_clock(step_s)
         self._stalls.step_clock(step_s)
         self._watch_table.step_clock(step_s, now)
+        self._silence.step_clock(step_s)
         self._now = now
 
     def _control_watch(self, settings: WatchSettings, now: float, done: Done) -> None:
@@ -188,15 +202,16 @@ class Shard:
             has_other_traits = earlier.labels != watch.labels
         if has_other_traits:
             self._pass_time(now, done)  # with the codec and the labels until now
-        self._watch(watch, now)
+        self._watch(watch, now, settings.last_frame_at)
 
-    def _watch(self, watch: Watch, now: float) -> int:
+    def _watch(self, watch: Watch, now: float, last_frame_at: float | None = None) -> int:
         watching = self._watch_table.watching
         slot = self._watch_table.watch(watch, now)
         if self._watch_table.watching > watching:
-            self._has_frame.values[slot] = False
+            self._first_frames.begin(slot)
             self._frozen.values[slot] = watch.is_affected_by(self._feeds_down)
             self._stalls.watch(slot, limit_of(self._settings, watch))
+            self._silence.begin(slot, now, last_frame_at)
         return slot
 
     def _watch_by_default(self, conversation_id: str, now: float) -> int:
@@ -234,13 +249,21 @@ class Shard:
             self._mos_below = settings.alerts.mos_below
         self._groups.by = settings.groups.by
         self._windows.keeps_histogram = bool(settings.groups.by)
-        is_live = self._has_frame.values & (self._watch_table.over_at.values == np.inf)
+        is_live = self._first_frames.has_frame.values & (self._watch_table.over_at.values == np.inf)
         limits = limits_of(settings, self._watch_table.watches, self._columns.capacity)
         self._stalls.limit(limits, is_live, now)
+        self._silence.change(settings.silent_after_s, now)
 
     def _frames(self, frames: ShardBlock, done: Done) -> tuple[int, int]:
         """Apply frames without a control between them; return how many are unwatched, and conversations first seen."""
-        slot, watched = self._slots(frames)
+        slot = self._watch_table.slots(frames.ids)
+        at = self._silence.first_return(slot, slot != NO_SLOT, frames.arrival)
+        if at is not None:
+            before = self._frames(rows_of(frames, 0, at), done) if at else (0, 0)
+            self._pass_time(float(frames.arrival[at]), done)
+            behind = self._frames(rows_of(frames, at, len(slot)), done)
+            return before[0] + behind[0], before[1] + behind[1]
+        watched = self._watched(frames, slot)
         ends = last_frames(slot, watched, frames.ended)
         if ends:
             last = np.full(self._columns.capacity, len(slot))
@@ -249,6 +272,7 @@ class Shard:
         kept = Kept(frames.row, slot, frames.arrival, frames.latency_us, frames.packet_loss, frames.ended)
         if not watched.all():
             kept = Kept._make(column[watched] for column in kept)
+        self._silence.hear(kept.slot, kept.arrival)
         self._windows.add(kept.arrival, Frames(kept.slot, kept.latency_us, kept.packet_loss))
         for rule, value in ((RuleId.LATENCY, kept.latency_us / 1000.0), (RuleId.LOSS, kept.packet_loss)):
             self._evaluate(rule, kept, value, done)
@@ -262,13 +286,16 @@ class Shard:
         if self._settings.alerts.mos_below is not None:
             self._close_windows(float(frames.arrival[-1]), done)
         for ended, at in ends.items():
-            self._end(ended, at, frames, done)
-        return len(slot) - len(kept.slot), self._first_seen(kept.slot)
+            values: dict[int, float] = {
+                RuleId.LATENCY: frames.latency_us[at] / 1000.0,
+                RuleId.LOSS: frames.packet_loss[at],
+            }
+            self._end(ended, int(frames.row[at]), float(frames.arrival[at]), values, "ended", done)
+        return len(slot) - len(kept.slot), self._first_frames.count(kept.slot)
 
-    def _slots(self, frames: ShardBlock) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """The slot of each frame, and whether it is watched; watches conversations without a `watch`, if so set."""
-        slot = self._watch_table.slots(frames.ids)
-        watched = slot != NO_SLOT
+    def _watched(self, frames: ShardBlock, slot: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return whether each frame is watched; watch conversations without a `watch`, if so set, in `slot`."""
+        watched: NDArray[np.bool_] = slot != NO_SLOT
         if self._settings.alerts.unwatched == "default" and not watched.all():
             for rows in alike(frames.ids, np.flatnonzero(~watched)):
                 conversation_id = frames.ids.text(int(rows[0]))
@@ -276,7 +303,7 @@ class Shard:
                 if len(heard):
                     slot[rows] = self._watch_by_default(conversation_id, float(frames.arrival[heard[0]]))
                     watched[heard] = True
-        return slot, watched
+        return watched
 
     def _evaluate(self, rule: int, frames: Kept, value: NDArray[np.float64], done: Done) -> None:
         values = Values(
@@ -292,7 +319,7 @@ class Shard:
 
     def _add(self, rule: int, transitions: list[Transition], done: Done) -> None:
         for transition in transitions:
-            order = int(rule) + len(RULES) if transition.reason == "ended" else int(rule)
+            order = int(rule) + len(RULES) if transition.reason in ("ended", "silent") else int(rule)
             self._change(Change(order, rule, transition, self._watch_table.watch_at(transition.slot)), done)
 
     def _change(self, change: Change, done: Done) -> None:
@@ -310,35 +337,19 @@ class Shard:
                 self._change(change, done)
                 self._groups.breached(change.transition)
 
-    def _end(self, slot: int, at: int, frames: ShardBlock, done: Done) -> None:
-        """The conversation's last frame has been applied: its incidents resolve and its watch is over."""
-        row, arrival = int(frames.row[at]), float(frames.arrival[at])
-        last = {
-            RuleId.LATENCY: (
-                float(frames.latency_us[at] / 1000.0),
-                float(self._watch_table.limits[RuleId.LATENCY].values[slot]),
-            ),
-            RuleId.LOSS: (float(frames.packet_loss[at]), float(self._watch_table.limits[RuleId.LOSS].values[slot])),
-            RuleId.QUALITY: (np.nan, self._mos_below),
-        }
-        for rule, (value, limit) in last.items():
-            transition = self._rules[rule].end(slot, row, arrival, None if np.isnan(value) else value, limit)
-            if transition is not None:
-                self._add(rule, [transition], done)
-        self._signalled(self._signals.end(slot, row, arrival, self._watch_table.watch_at(slot)), done)
-        self._watch_table.end(slot, self._windows.ends_at(arrival))
-        if self._settings.alerts.unwatched == "default":
-            self._watch_table.remember(self._watch_table.watch_at(slot).conversation_id, arrival)
-
-    def _first_seen(self, slot: NDArray[np.int32]) -> int:
-        if self._has_frame.values.take(slot).all():
-            return 0
-        present = np.zeros(self._columns.capacity, np.bool_)
-        present[slot] = True
-        new = int(np.count_nonzero(present & ~self._is_counted.values))
-        self._has_frame.values |= present
-        self._is_counted.values |= present
-        return new
+    def _end(self, slot: int, row: int, at: float, last: Mapping[int, float], reason: str, done: Done) -> None:
+        """End a watch whose `last` frame has been applied, or which has been silent: its incidents resolve."""
+        table = self._watch_table
+        limits = [*(float(column.values[slot]) for column in table.limits), self._mos_below]
+        for rule, limit in enumerate(limits):
+            value = float(last.get(rule, np.nan))
+            found = self._rules[rule].end(slot, row, at, None if np.isnan(value) else value, limit, reason)
+            self._add(rule, [] if found is None else [found], done)
+        self._signalled(self._signals.end(slot, row, at, table.watch_at(slot), reason), done)
+        table.over_at.values[slot] = at
+        table.end(slot, self._windows.ends_at(self._silence.end(slot)))
+        if reason == "ended" and self._settings.alerts.unwatched == "default":
+            table.remember(table.watch_at(slot).conversation_id, at)
 
     def _window_lines(self, closed: Summaries) -> WindowLines:
         return closed_lines(closed, self._watch_table)
@@ -352,25 +363,19 @@ class Shard:
         for rule in self._rules:
             rule.forget(slot)
 
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        breaches = self._groups.breaches
+        return self._watch_table, self._precedence, self._stalls, self._signals, breaches, self._legs
+
     def snapshot(self) -> tuple[Any, ...]:
-        """All of the state as plain values and arrays, with a version; it shares nothing that changes."""
-        return (
-            VERSION,
-            self._now,
-            sorted(self._feeds_down),
-            msgspec.to_builtins(self._settings),
-            self._columns.snapshot(self._watch_table.used),
-            self._watch_table.snapshot(),
-            self._mos_below,
-            self._precedence.snapshot(),
-            [rule.snapshot() for rule in self._rules],
-            self._stalls.snapshot(),
-            self._windows.snapshot(),
-            tuple(self._closed_early),
-            self._signals.snapshot(),
-            self._groups.breaches.snapshot(),
-            self._legs.snapshot(),
-        )
+        """Return all of the state as plain values and arrays, with a version; it shares nothing that changes."""
+        watch_table, recorded, stalls, signals, breaches, legs = (part.snapshot() for part in self._parts)
+        columns, rules = self._columns.snapshot(self._watch_table.used), [rule.snapshot() for rule in self._rules]
+        settings = msgspec.to_builtins(self._settings)
+        head = (VERSION, self._now, sorted(self._feeds_down), settings, columns, watch_table, self._mos_below)
+        early = tuple(self._closed_early)
+        return (*head, recorded, rules, stalls, self._windows.snapshot(), early, signals, breaches, legs)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take over a snapshot. Raises SnapshotError for one of a version that cannot be continued."""
@@ -380,17 +385,14 @@ class Shard:
         self._feeds_down = set(feeds_down)
         self._settings = flow_settings(settings)
         self._columns.restore(columns)
-        self._watch_table.restore(watch_table)
-        for rule, kept in zip(self._rules, rules, strict=True):
-            rule.restore(kept)
-        self._stalls.restore(stalls)
+        for part, state in zip(self._parts, (watch_table, recorded, stalls, signals, breaches, legs), strict=True):
+            part.restore(state)
+        for rule, state in zip(self._rules, rules, strict=True):
+            rule.restore(state)
+        self._silence.restored(self._settings.silent_after_s)
         self._frozen.values = self._watch_table.affected_by(self._feeds_down)
         self._windows = open_windows(self._settings.windows)
         self._windows.restore(windows)
         self._groups.by = self._settings.groups.by
-        self._groups.breaches.restore(breaches)
         self._windows.keeps_histogram = bool(self._groups.by)
         self._closed_early = Summaries(*early)
-        self._precedence.restore(recorded)
-        self._signals.restore(signals)
-        self._legs.restore(legs)

@@ -17,9 +17,17 @@ from numpy.typing import NDArray
 from connectors.format.decode import Decoded
 from connectors.format.ids import Ids
 from connectors.format.records import CLOCK, MEDIA, SIGNAL, Control
-from flows.analytics.watch_table import REMEMBER_S
 
-__all__ = ["ShardBlock", "last_frames", "shards_of", "split", "split_at_controls", "split_by_day", "split_pieces"]
+__all__ = [
+    "ShardBlock",
+    "last_frames",
+    "rows_of",
+    "shards_of",
+    "split",
+    "split_at_controls",
+    "split_by_time",
+    "split_pieces",
+]
 
 
 class ShardBlock(NamedTuple):
@@ -113,18 +121,18 @@ def split_at_controls(block: ShardBlock) -> Iterator[tuple[ShardBlock, list[Cont
     placed = groupby(zip(places, block.controls, strict=True), key=itemgetter(0))
     begin = 0
     for place, controls in placed:
-        yield _rows(block, begin, place), [control for _, control in controls]
+        yield rows_of(block, begin, place), [control for _, control in controls]
         begin = place
-    yield _rows(block, begin, len(block.row)), []
+    yield rows_of(block, begin, len(block.row)), []
 
 
-def split_by_day(frames: ShardBlock) -> Iterator[ShardBlock]:
-    """Cut a segment into parts so short that no conversation that ends in one can be watched again in it."""
+def split_by_time(frames: ShardBlock, limit_s: float) -> Iterator[ShardBlock]:
+    """Cut a segment into parts that each span less than `limit_s` seconds."""
     begin, rows = 0, len(frames.row)
     while begin < rows:
-        is_within = frames.arrival[-1] < frames.arrival[begin] + REMEMBER_S
-        end = rows if is_within else int(np.searchsorted(frames.arrival, frames.arrival[begin] + REMEMBER_S))
-        yield _rows(frames, begin, end)
+        is_within = frames.arrival[-1] < frames.arrival[begin] + limit_s
+        end = rows if is_within else int(np.searchsorted(frames.arrival, frames.arrival[begin] + limit_s))
+        yield rows_of(frames, begin, end)
         begin = end
 
 
@@ -137,7 +145,8 @@ def last_frames(slot: NDArray[np.int32], watched: NDArray[np.bool_], ended: NDAr
     return ends
 
 
-def _rows(block: ShardBlock, begin: int, end: int) -> ShardBlock:
+def rows_of(block: ShardBlock, begin: int, end: int) -> ShardBlock:
+    """Return the rows from `begin` up to `end` as a block."""
     if end - begin == len(block.row):
         return block
     rows = slice(begin, end)

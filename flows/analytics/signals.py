@@ -62,11 +62,11 @@ class Signals:
         transition = Transition(row, slot, "raised", None, signal.value, now, limit, now, 0)
         return [Change(_ORDER, 0, transition, watch, signal=signal)]
 
-    def end(self, slot: int, row: int, arrival: float, watch: Watch) -> list[Change]:
-        """Resolve what is open of a conversation that ends with the frame `row`; the next watch restarts."""
+    def end(self, slot: int, row: int, arrival: float, watch: Watch, reason: str) -> list[Change]:
+        """Resolve what is open of a watch that ends with the frame `row`, or without one; the next watch restarts."""
         self._of_slot.pop(slot, None)
         return [
-            Change(_END_ORDER, 0, _resolved(signal, slot, row, arrival, began_at, "ended"), watch, signal=signal)
+            Change(_END_ORDER, 0, _resolved(signal, slot, row, arrival, began_at, reason), watch, signal=signal)
             for began_at, signal in self._open.pop(slot, {}).values()
         ]
 

@@ -96,6 +96,21 @@ class Stalls:
         self._since.values += step_s
         self._open = {slot: stall._replace(since=stall.since + step_s) for slot, stall in self._open.items()}
 
+    def stop(self, slot: int, at: float) -> None:
+        """Wait for no frame of a slot any more, but for a stall that begins until then."""
+        if _due(self._since.values[slot], self._after.values[slot]) > at:
+            self._since.values[slot] = np.inf
+
+    def end(self, slot: int, at: float) -> list[Transition]:
+        """Resolve the open stall of a slot whose watch ends without a frame."""
+        self._since.values[slot] = np.inf
+        stall = self._open.pop(slot, None)
+        if stall is None:
+            return []
+        gap_s = round(at - stall.since, _DECIMALS)
+        began_at = stall.began_at
+        return [Transition(NO_FRAME, slot, "resolved", "silent", gap_s, at, stall.limit, began_at=began_at, ordinal=0)]
+
     def hear(self, frames: Arrivals, *, keep_open: bool, frozen: Mask | None) -> list[Transition]:
         """Apply frames. Without `keep_open` a stall is an alert and nothing that resolves.
 

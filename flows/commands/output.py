@@ -40,7 +40,9 @@ def print_counts(counts: Counts) -> None:
     print(
         f"{counts.frames} frames of {counts.conversations} watched conversation(s); {counts.windows} windows; "
         f"{counts.raised} alerts raised, {counts.resolved} resolved; {counts.unwatched} frames unwatched, "
-        f"{counts.invalid + counts.rejected} invalid" + (f", {counts.ignored} ignored" if counts.ignored else "")
+        f"{counts.invalid + counts.rejected} invalid"
+        + (f", {counts.ignored} ignored" if counts.ignored else "")
+        + (f"; {counts.silent} no longer watched, without frames" if counts.silent else "")
     )
 
 
@@ -67,6 +69,7 @@ def print_replay(replayed: Replayed) -> None:
         ("rejected lines", f"{counts.rejected}"),
         ("torn last lines", f"{counts.torn}"),
         ("conversations watched", f"{counts.conversations}"),
+        *([("  no longer, without frames", f"{counts.silent}")] if counts.silent else []),
         ("windows", f"{counts.windows}"),
         ("alerts raised", f"{counts.raised}"),
         ("alerts resolved", f"{counts.resolved}"),

@@ -122,6 +122,7 @@ class Metrics(DeliveryMetrics):
         self._frames = Counter("voicewatch_frames", "Frames that went through the dataflow.", ["outcome"], **own)
         self._rejected = Counter("voicewatch_rejected_lines", "Lines of the journal that are not records.", **own)
         self._windows = Counter("voicewatch_windows", "Windows written.", **own)
+        self._silent = Counter("voicewatch_watches_silent", "Watches that ended without a frame for too long.", **own)
         self._alerts = Counter("voicewatch_alerts", "Alerts raised and resolved.", ["rule", "state"], **own)
         self._decode = Histogram("voicewatch_decode_seconds", "Time to decode a block.", buckets=WORK_BUCKETS_S, **own)
         self._shard = Histogram(
@@ -174,8 +175,9 @@ class Metrics(DeliveryMetrics):
         self._watching[shard] = watching
         self._shard.observe(seconds)
 
-    def reported(self, *, frames: int, unwatched: int, rejected: int, windows: int) -> None:
-        """What the flow made of a block."""
+    def reported(self, *, frames: int, unwatched: int, rejected: int, windows: int, silent: int) -> None:
+        """Count what the flow made of a block."""
+        self._silent.inc(silent)
         self._frames.labels("watched").inc(frames - unwatched)
         self._frames.labels("unwatched").inc(unwatched)
         self._rejected.inc(rejected)

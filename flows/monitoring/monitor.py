@@ -158,7 +158,11 @@ class Monitor(RunLog):
         for report in reports:
             counts = report.counts
             self.metrics.reported(
-                frames=counts.frames, unwatched=counts.unwatched, rejected=counts.rejected, windows=counts.windows
+                frames=counts.frames,
+                unwatched=counts.unwatched,
+                rejected=counts.rejected,
+                windows=counts.windows,
+                silent=counts.silent,
             )
             for alert in report.alerts:
                 self.metrics.alert(alert.rule, alert.state)

@@ -316,7 +316,8 @@ class Settings(Table):
         optional = {"codec"} if self.windows.codec == limits.DEFAULT_CODEC else set()
         windows = self.windows.model_dump(exclude=optional)
         alerts = self.alerts.model_dump(exclude_none=True, exclude=NOT_RECORDED)
-        record: dict[str, Any] = {"windows": windows, "alerts": alerts}
+        watch = {"forget_after_s": self.watch.forget_after_s}
+        record: dict[str, Any] = {"windows": windows, "alerts": alerts, "watch": watch}
         if self.alerts.unwatched == "default":
             thresholds = {"max_latency_ms", "packet_loss_threshold", "qa_callback_url"}
             thresholds |= {"labels"} if self.defaults.labels else set()

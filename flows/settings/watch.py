@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from connectors.format import limits
 from connectors.format.limits import LABEL_NAME, MAX_LABELS
 from flows.settings.errors import toml_repr
 from flows.settings.values import Between, CrossTableError, Table
@@ -58,6 +59,11 @@ class WatchSettings(Table):
         default={},
         description="mode `discover`: only conversations with these labels; a value or a list of values for each, for "
         'example `{direction = "inbound"}`',
+    )
+    forget_after_s: Annotated[float, AfterValidator(Between(*limits.FORGET_AFTER_S))] = Field(
+        default=limits.DEFAULT_FORGET_AFTER_S,
+        description="a conversation that has no frame for this many seconds, or for the length of a window if that is "
+        "longer, is no longer watched, in every mode",
     )
 
 

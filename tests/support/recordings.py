@@ -200,6 +200,7 @@ def _watch(pick: Pick[Any], conversation_id: str) -> dict[str, Any]:
         "qa_callback_url": pick(["http://a/", "http://b/"]),
         **pick([{}, {}, {"feed": "a"}, {"feed": "b"}, {"feed": None}]),
         **pick([{}, {}, {"codec": "g729a"}, {"codec": "g711-no-plc"}, {"codec": None}]),
+        **pick([{}, {}, {}, {"last_frame_at": pick([0, 1e9, 2e9])}]),
     }
 
 
@@ -223,6 +224,7 @@ def _settings(pick: Pick[Any]) -> dict[str, Any]:
             "packet_loss_threshold": pick([0.02, 0.01]),
             **pick([{}, {"labels": {"region": "r"}}]),
         },
+        **pick([{}, {}, {"watch": {"forget_after_s": pick([1, 2.5, 10, 30])}}]),
         **pick([{}, {}, {"feeds": {"a": {"stalled_after_s": pick([0.25, 5, None])}}}]),
         **pick([{}, {}, {"limits": [_label_limits(pick) for _ in range(pick([1, 2, 3]))]}]),
     }
@@ -247,6 +249,7 @@ class Replayed:
     rejected: list[int] = field(default_factory=list)
     unwatched: int = 0
     conversations: int = 0
+    silent: list[tuple[float, str]] = field(default_factory=list)
 
 
 def blocks_of(lines: Sequence[bytes], cuts: Sequence[int]) -> list[list[bytes]]:
@@ -278,6 +281,7 @@ def replay_blocks(
             alerts = sorted(alert for result in results for alert in result.alerts)
             replayed.alerts += alerts
             replayed.alert_blocks += [number] * len(alerts)
+            replayed.silent += sorted(one for result in results for one in result.silent)
             replayed.unwatched += sum(result.unwatched for result in results)
             replayed.conversations += sum(result.conversations for result in results)
         first_line += len(lines)

@@ -35,6 +35,7 @@ from tests.support.reference_records import ALERTS, LIMITS, WINDOWS, NoRecordErr
 __all__ = ["Outcome", "replay"]
 
 DAY_S = 86_400.0
+SILENT_ORDER = (LATENCY, LOSS, QUALITY, STALLED)
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Outcome:
     alert_lines: list[int] = field(default_factory=list)
     rejected: list[tuple[int, str]] = field(default_factory=list)
     unwatched: int = 0
+    silent: list[tuple[float, str]] = field(default_factory=list)
     # What the reference of groups needs: the times of lines, settings by the line that put them in force, windows, and
     # incidents as (conversation's life, time, 1 for opened and -1 for resolved).
     times: list[tuple[int, float]] = field(default_factory=list)
@@ -96,6 +98,7 @@ class _Journal:
         self.mos_below = math.nan
         self.alerts: dict[str, Any] = ALERTS
         self.feeds: dict[str, Any] = {}
+        self.silent_after_s = 21_600.0
         self.limits: dict[str, Any] = LIMITS
         self.grid = Grid(*milliseconds(WINDOWS), WINDOWS["codec"])
         self.grids = [self.grid]
@@ -133,6 +136,10 @@ class _Journal:
             self.change_wait(life, before_s, self.stalled_after_s(life))
         self.limits = LIMITS | settings.get("defaults", {})
         windows = WINDOWS | settings.get("windows", {})
+        silent_after_s = max(settings.get("watch", {}).get("forget_after_s", 21_600), windows["length_s"])
+        for life in self.lives if silent_after_s != self.silent_after_s else ():
+            life.last_at = self.time
+        self.silent_after_s = silent_after_s
         grid = Grid(*milliseconds(windows), windows["codec"])
         if (grid.length_ms, grid.slide_ms, grid.codec) != (self.grid.length_ms, self.grid.slide_ms, self.grid.codec):
             self.grid.closed = line
@@ -179,6 +186,7 @@ class _Journal:
         if life is not None and not life.over:
             life.watch = self.precedence.rewatched(life.watch, watch)
             return life
+        last_at = watch.get("last_frame_at")
         watch = self.precedence.watched(watch)
         if life is not None and life.is_open(self.time):
             life.watch, life.over, life.rules, life.heard = watch, False, new_rules(), False
@@ -186,6 +194,9 @@ class _Journal:
         else:
             life = Life(watch["conversation_id"], watch, codec=watch["codec"])
             self.lives.append(life)
+        life.last_at = self.time if last_at is None else min(last_at, self.time)
+        if self.silent_at(life) <= self.time:
+            life.last_at = self.time
         return life
 
     def frame(self, line: int, record: dict[str, Any]) -> None:
@@ -209,6 +220,7 @@ class _Journal:
             watch = {"conversation_id": conversation_id, "leg_id": leg_id, **self.limits}
             life = self.watch(watch | {"default_limits": list(LIMITS)})
         life.take(frame)
+        life.last_at = self.time
         self.evaluate(life, frame, LATENCY, frame.latency_ms, life.watch["max_latency_ms"])
         self.evaluate(life, frame, LOSS, frame.loss, life.watch["packet_loss_threshold"])
         stall = life.stall
@@ -235,10 +247,14 @@ class _Journal:
             life.to_end = [window for window in life.to_end if window.end > now]
             if life.waiting_since is not None and self.stalls_at(life) <= now and not self.is_frozen(life):
                 events.append((self.stalls_at(life), 1, name, life))
-        for time, _, _, what in sorted(events, key=lambda event: event[:3]):
+            if not life.over and self.silent_at(life) <= now:
+                events += [(self.silent_at(life), 2 + rule, name, life) for rule in range(len(SILENT_ORDER))]
+        for time, kind, _, what in sorted(events, key=lambda event: event[:3]):
             if isinstance(what, Window):
                 self.end_window(what, Moment(line, time))
-            else:
+            elif kind >= 2:
+                self.forget(what, Moment(line, time), SILENT_ORDER[kind - 2])
+            elif not what.over:
                 self.stall(what, Moment(line, time))
 
     def end_window(self, window: Window, at: Moment) -> None:
@@ -249,6 +265,22 @@ class _Journal:
         if mos is not None:
             missing, limit = round(5 - mos["value"], 3), round(5 - self.mos_below, 9)
             self.evaluate(window.life, at, QUALITY, missing, limit, window)
+
+    def silent_at(self, life: Life) -> float:
+        return float(np.round(life.last_at + self.silent_after_s, 6))
+
+    def forget(self, life: Life, at: Moment, name: str) -> None:
+        """Resolve one rule of a watch that was silent for too long; of one time, the rules come one after the other."""
+        if not life.over:
+            life.over, life.waiting_since = True, None
+            self.outcome.silent.append((at.arrival, life.conversation_id))
+        if name == STALLED:
+            if life.stall is not None:
+                self.resolve_stall(life.stall, at, "silent")
+        elif life.rules[name].incident is not None:
+            watch = life.watch
+            limits = {LATENCY: watch["max_latency_ms"], LOSS: watch["packet_loss_threshold"], QUALITY: self.mos_below}
+            self.resolve(life, at, name, "silent", None, limits[name])
 
     def stalls_at(self, life: Life) -> float:
         limit = self.stalled_after_s(life)

@@ -119,6 +119,7 @@ class Life:
     rules: dict[str, Rule] = field(default_factory=new_rules)
     codec: str | None = None
     heard: bool = False
+    last_at: float = -math.inf
     waiting_since: float | None = None
     stall: Stall | None = None
     windows: list[Window] = field(default_factory=list)
@@ -134,6 +135,8 @@ class Life:
 
     def is_open(self, now: float) -> bool:
         """The last window of its last frame has not ended."""
+        if not self.frames:
+            return False
         last = self.frames[-1]
         return any(end > now for _, end in last.grid.around(last.arrival))
 

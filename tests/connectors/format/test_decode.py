@@ -16,9 +16,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.format.decode import BULK_BYTES, Decoded, decode_block, ended_conversation, ended_conversations
+from connectors.format.decode import BULK_BYTES, Decoded, conversations_of, decode_block, ended_conversation
 from connectors.format.ids import Ids, are_same
-from connectors.format.records import BareFrame, Control, FrameLine, InvalidFrameError, parse_frame, parse_line
+from connectors.format.records import (
+    BareFrame,
+    Control,
+    FrameLine,
+    InvalidFrameError,
+    is_ignored,
+    parse_frame,
+    parse_line,
+)
 from tests.support.cli import ROOT
 from tests.support.reference_records import NoRecordError, parse
 
@@ -282,11 +290,11 @@ def test_which_conversations_messages_end_together() -> None:
     """Each message is judged as it is alone, also beside one that has the other half of its character."""
     ended = b'{"event":"conversation.ended","entity":{"id":"%d"},"timestamp":1}'
     updated = ended.replace(b"ended", b"updated")
-    assert ended_conversations([]) == ([], {})
-    assert ended_conversations([ended % 1, updated % 2, ended % 3]) == (["1", "3"], {})
+    assert conversations_of([]) == ([], [], {})
+    assert conversations_of([ended % 1, updated % 2, ended % 3]) == (["1", "2", "3"], ["1", "3"], {})
     halves = [ended % 1, ended % 2 + b"\xc3", b"\xa9" + ended % 3, b'{"event":"\xff"}', b"", ended % 4]
-    found, invalid = ended_conversations(halves)
-    assert found == ["1", "4"]
+    present, found, invalid = conversations_of(halves)
+    assert present == found == ["1", "4"]
     for at, reason in invalid.items():
         with pytest.raises(InvalidFrameError, match=re.escape(reason)):
             ended_conversation(halves[at])
@@ -475,14 +483,16 @@ def test_the_definition_is_the_references(data: bytes) -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.lists(jsonish | mutations, max_size=6))
 def test_messages_are_judged_together_as_alone(messages: list[bytes]) -> None:
-    """The same ends, and the same reasons for the same messages."""
-    ended, invalid = [], {}
+    """The same conversations and ends, and the same reasons for the same messages."""
+    present, ended, invalid = [], [], {}
     for at, message in enumerate(messages):
         try:
             over = ended_conversation(message)
         except InvalidFrameError as error:
             invalid[at] = str(error)
         else:
+            frame = parse_frame(message)
+            present += [] if is_ignored(frame) else [frame.entity.id]
             ended += [] if over is None else [over]
-    assert ended_conversations(messages) == (ended, invalid)
-    assert list(ended_conversations(messages)[1]) == list(invalid)
+    assert conversations_of(messages) == (present, ended, invalid)
+    assert list(conversations_of(messages)[2]) == list(invalid)

@@ -177,7 +177,7 @@ def test_a_new_segment_holds_all_that_is_in_force(tmp_path: Path) -> None:
     head = [orjson.loads(line) for line in segments(tmp_path)[1].read_bytes().splitlines()]
     assert kinds(head) == ["settings", "watch", "feed"]
     assert head[0]["settings"] == SETTINGS
-    assert head[1]["watch"] == {**WATCH, "max_latency_ms": 100.0}
+    assert head[1]["watch"] == {**WATCH, "max_latency_ms": 100.0, "last_frame_at": head[1]["received_at"]}
     assert head[2]["feed"] == {"name": "voice-events", "state": "up", "reason": "as in the segment before"}
     assert segments(tmp_path)[0].stat().st_size >= 2000
     assert [path.name for path in segments(tmp_path)] == ["00000001.jsonl", "00000002.jsonl"]
@@ -328,7 +328,7 @@ import resource, sys
 from pathlib import Path
 from connectors.errors import StateError
 from connectors.journal.writer import Journal
-from connectors.format.decode import ended_conversations
+from connectors.format.decode import conversations_of
 
 journal = Journal(Path(sys.argv[1]), settings={})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -71,6 +71,7 @@ def test_no_cut_no_stop_and_no_number_of_shards_changes_anything(
     assert [alert[5:] for alert in pieces.alerts] == [alert[5:] for alert in whole.alerts]
     assert pieces.rejected == whole.rejected
     assert (pieces.unwatched, pieces.conversations) == (whole.unwatched, whole.conversations)
+    assert pieces.silent == whole.silent
 
 
 def assert_agrees(replayed: Replayed, blocks: list[list[bytes]], overrides: Overrides) -> None:
@@ -83,6 +84,7 @@ def assert_agrees(replayed: Replayed, blocks: list[list[bytes]], overrides: Over
 
     assert replayed.rejected == [line for line, _ in expected.rejected]
     assert replayed.unwatched == expected.unwatched
+    assert replayed.silent == expected.silent
     assert_alike(
         sorted(zip(replayed.window_blocks, replayed.windows, strict=True), key=window_key),
         sorted(zip(map(block_of, expected.window_lines), expected.windows, strict=True), key=window_key),

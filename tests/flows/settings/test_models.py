@@ -126,6 +126,7 @@ def test_flow_record() -> None:
             "clear_after_s": 10.0,
             "unwatched": "ignore",
         },
+        "watch": {"forget_after_s": 21600.0},
     }
     watching = parsed('[alerts]\nunwatched = "default"\n[defaults]\nmax_latency_ms = 90').flow_record()
     assert watching["defaults"] == {
