@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import Command, stop_on_signals
+from flows.cli.common import AsJson, Command, stop_on_signals
 from flows.cli.progress import progress_bar
 
 __all__ = ["app"]
@@ -91,14 +91,20 @@ def top(
     ] = "1h",
     by: Annotated[str | None, typer.Option(metavar="LABEL", help="The label to group by, such as edge.")] = None,
     once: Annotated[bool, typer.Option("--once", help="Print once, also on a terminal.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show the live page's figures in the terminal: while a run goes on, until Ctrl-C; else once."""
     shutdown = stop_on_signals()
     from flows.commands.tables import console_of_output
-    from flows.commands.top import open_reader, show_live, show_once
+    from flows.commands.top import open_reader, read_all, read_figures, show_live, show_once
 
     console, reader = console_of_output(), open_reader(source)
-    if console.is_terminal and not once:
+    if as_json:
+        from flows.commands.output import print_json
+
+        read_all(reader, source)
+        print_json(read_figures(reader, source, span=span, by=by, now=time.time()))
+    elif console.is_terminal and not once:
         show_live(reader, source, console, shutdown.requested, span=span, by=by, now=time.time)
     else:
         show_once(reader, source, console, span=span, by=by, now=time.time())

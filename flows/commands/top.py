@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from flows.web.words import duration, milliseconds, mos, percent, rule_name, rul
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-__all__ = ["open_reader", "show_live", "show_once", "snapshot"]
+__all__ = ["open_reader", "read_all", "read_figures", "show_live", "show_once"]
 
 EVERY_S: Final = 1.0
 SHOWN: Final = 8
@@ -36,13 +36,63 @@ def open_reader(directory: Path) -> StateReader:
     return StateReader(directory, keep_s=max(length for length, _ in queries.SPANS.values()))
 
 
-def show_once(reader: StateReader, directory: Path, console: Console, *, span: str, by: str | None, now: float) -> None:
-    """Print what the files say. Raises StateError."""
+def read_figures(reader: StateReader, directory: Path, *, span: str, by: str | None, now: float) -> dict[str, Any]:
+    """Return the figures of a span that ends with the newest record, and rows of each table, worst first.
+
+    `by` names a label; without it the first of the usual labels is taken. Raises UsageError for a label that no
+    conversation has, once everything was read.
+    """
+    failure = None
+    try:
+        waiting = receivers(StateLayout(directory).outbox)
+    except sqlite3.Error as error:
+        waiting, failure = [], str(error)
+    with reader.model.lock:
+        model = reader.model
+        period = queries.span_of(model, {"range": span})
+        figures = queries.figures(model, period)
+        worst, total = queries.conversations(model, period, {}, 0)
+        incidents, count = queries.incidents(model, period, {}, 0)
+        names = queries.dimensions(model)
+        if by is not None and by not in names and reader.caught_up.is_set():
+            raise UsageError(f"--by {by}: no conversation has this label; there are {', '.join(names)}")
+        name = next((one for one in ((by,) if by else PREFERRED) if one in names), None)
+        groups = [] if name is None else heat_map(model, period, name, "breach", 0).rows
+        feeds = queries.feeds(model, period, [])["feeds"]
+    return {
+        "span": span,
+        **figures,
+        "lag_s": None if figures["journal_at"] is None else max(now - figures["journal_at"], 0.0),
+        "pending": sum(row["pending"] for row in waiting),
+        "dead": sum(row["dead"] for row in waiting),
+        "outbox_failure": failure,
+        "feeds": [{"name": one["name"], "state": one["state"], "gaps": len(one["gaps"])} for one in feeds],
+        "incidents": {"count": count, "rows": incidents},
+        "worst": {"count": total, "rows": worst},
+        "by": name,
+        "groups": [
+            {
+                "value": row.value,
+                **{key: getattr(row, key) for key in ("windows", "breaching", "minutes", "p95", "loss", "mos")},
+            }
+            for row in groups
+        ],
+    }
+
+
+def read_all(reader: StateReader, directory: Path) -> None:
+    """Read everything that the files hold now. Raises StateError."""
     try:
         reader.read_once()
     except OSError as error:
         raise StateError(f"{directory}: cannot be read: {error}") from error
-    for part in snapshot(reader, directory, console.width, SHOWN, span=span, by=by, now=now):
+
+
+def show_once(reader: StateReader, directory: Path, console: Console, *, span: str, by: str | None, now: float) -> None:
+    """Print what the files say. Raises StateError, and UsageError for an unknown label."""
+    read_all(reader, directory)
+    figures = read_figures(reader, directory, span=span, by=by, now=now)
+    for part in snapshot(figures, directory, console.width, SHOWN):
         console.print(part, soft_wrap=True)
 
 
@@ -54,69 +104,57 @@ def show_live(
     *,
     span: str,
     by: str | None,
-    now: Any,
+    now: Callable[[], float],
 ) -> None:
     """Show the figures until `stop`, again each second; `now` is called for the time in epoch seconds."""
     from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
     reader.start()
     with Live(console=console, screen=True, auto_refresh=False) as live:
         while not stop.is_set():
             # Three headings and their tables share what the head leaves.
             shown = max((console.height - 10) // 3, 1) if console.width >= 72 else max((console.height - 14) // 11, 1)
-            parts = snapshot(reader, directory, console.width, shown, span=span, by=by, now=now())
+            figures = read_figures(reader, directory, span=span, by=by, now=now())
+            parts = snapshot(figures, directory, console.width, shown)
+            if not reader.caught_up.is_set():
+                parts.append(Text("reading the files ...", style="dim"))
             live.update(Group(*parts), refresh=True)
             stop.wait(EVERY_S)
 
 
-def snapshot(
-    reader: StateReader, directory: Path, width: int, shown: int, *, span: str, by: str | None, now: float
-) -> list[RenderableType]:
+def snapshot(figures: Mapping[str, Any], directory: Path, width: int, shown: int) -> list[RenderableType]:
     """Return the figures for a terminal of a width: at most `shown` rows in each table."""
     from rich.text import Text
 
-    try:
-        rows = receivers(StateLayout(directory).outbox)
-        waiting = f"{sum(row['pending'] for row in rows)} callbacks waiting, {sum(row['dead'] for row in rows)} dead"
-    except sqlite3.Error as error:
-        waiting = f"the outbox cannot be read: {error}"
-    with reader.model.lock:
-        model = reader.model
-        period = queries.span_of(model, {"range": span})
-        figures = queries.figures(model, period)
-        worst, total = queries.conversations(model, period, {}, 0)
-        incidents, count = queries.incidents(model, period, {}, 0)
-        feeds = queries.feeds(model, period, [])["feeds"]
-        names = queries.dimensions(model)
-        name = next((one for one in ((by,) if by else PREFERRED) if one in names), None)
-        groups = [] if name is None else heat_map(model, period, name, "breach", 0).rows
-    age = None if figures["journal_at"] is None else max(now - figures["journal_at"], 0.0)
     at = utc(figures["now"]) if figures["now"] else "nothing yet"
+    lag_s, failure = figures["lag_s"], figures["outbox_failure"]
     head = [
         f"voicewatch {printable(str(directory))}",
-        f"{at} UTC, last {span}",
-        "no journal" if age is None else f"last record {duration(age)} ago",
+        f"{at} UTC, last {figures['span']}",
+        "no journal" if lag_s is None else f"last record {duration(lag_s)} ago",
     ]
+    waiting = f"{figures['pending']} callbacks waiting, {figures['dead']} dead"
     summary = [
         f"{figures['live']} live of {figures['conversations']} heard",
         f"{percent(figures['share'])} of windows in breach",
         f"lowest MOS {mos(figures['mos'])}",
         f"{figures['open']} open incidents",
-        waiting,
-        *(f"{printable(feed['name'])} {feed['state']} ({len(feed['gaps'])} gaps)" for feed in feeds),
+        waiting if failure is None else f"the outbox cannot be read: {failure}",
+        *(f"{printable(feed['name'])} {feed['state']} ({feed['gaps']} gaps)" for feed in figures["feeds"]),
     ]
     parts: list[RenderableType] = [Text(line, style="bold") for line in _filled(head, width)]
     parts += [Text(line) for line in _filled(summary, width)]
-    if not reader.caught_up.is_set():
-        parts.append(Text("reading the files ...", style="dim"))
-    parts += _section(
-        f"Incidents ({count})", _INCIDENTS, [_incident(row, figures["now"]) for row in incidents], shown, width
-    )
-    parts += _section(f"Worst conversations ({total})", _WORST, [_conversation(row) for row in worst], shown, width)
-    if groups:
-        columns = (str(name), *_WORST[1:])
-        parts += _section(f"By {name} ({len(groups)})", columns, [_group(row) for row in groups], shown, width)
+    incidents, worst = figures["incidents"], figures["worst"]
+    rows = [_incident(row, figures["now"]) for row in incidents["rows"]]
+    parts += _section(f"Incidents ({incidents['count']})", _INCIDENTS, rows, shown, width)
+    rows = [_sums(row["id"], row) for row in worst["rows"]]
+    parts += _section(f"Worst conversations ({worst['count']})", _WORST, rows, shown, width)
+    if figures["groups"]:
+        rows = [_sums(row["value"], row) for row in figures["groups"]]
+        title = f"By {figures['by']} ({len(figures['groups'])})"
+        parts += _section(title, (figures["by"], *_WORST[1:]), rows, shown, width)
     return parts
 
 
@@ -145,14 +183,9 @@ def _incident(row: dict[str, Any], now: float) -> tuple[str, ...]:
     return of, state, rule_name(row["rule"]), length, peak, limit, utc(row["raised"], "%H:%M:%S")
 
 
-def _conversation(row: dict[str, Any]) -> tuple[str, ...]:
+def _sums(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
     share = percent(row["breaching"] / row["windows"]) if row["windows"] else "-"
-    return row["id"], share, milliseconds(row["p95"]), percent(row["loss"]), mos(row["mos"]), str(row["windows"])
-
-
-def _group(row: Any) -> tuple[str, ...]:
-    share = percent(row.breaching / row.windows) if row.windows else "-"
-    return row.value, share, milliseconds(row.p95), percent(row.loss), mos(row.mos), str(row.windows)
+    return name, share, milliseconds(row["p95"]), percent(row["loss"]), mos(row["mos"]), str(row["windows"])
 
 
 def _filled(texts: Sequence[str], width: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,24 @@ def test_outside_a_terminal_it_prints_once(state: StateDir) -> None:
     _, worst = done.stdout.split("Worst conversations (2)")
     assert 0 < worst.index(ID) < worst.index(OTHER)
     assert "By queue (2)" in worst
+
+
+def test_json_has_the_same_figures(state: StateDir) -> None:
+    """Figures, rows worst first, and the values of a label, once."""
+    done = voicewatch("top", state.dir, "--json", "--by", "queue")
+    figures = json.loads(done.stdout)
+    assert (figures["conversations"], figures["share"], figures["open"], figures["dead"]) == (2, 0.5, 1, 1)
+    assert [row["id"] for row in figures["worst"]["rows"]] == [ID, OTHER]
+    assert [(row["value"], row["breaching"]) for row in figures["groups"]] == [("Support", 12), ("Sales", 0)]
+
+
+def test_a_label_that_no_conversation_has_is_refused(state: StateDir) -> None:
+    """One line that names those there are, exit 2."""
+    done = voicewatch("top", state.dir, "--by", "colour")
+    assert done.returncode == 2
+    assert (
+        done.stderr == "voicewatch: --by colour: no conversation has this label; there are queue, conversation, all\n"
+    )
 
 
 @pytest.mark.parametrize("columns", [80, 40])
