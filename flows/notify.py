@@ -1,4 +1,4 @@
-"""Which alerts are sent to which `[[notify]]` target, rendered when they enter the outbox."""
+"""Choose which alerts are sent to which `[[notify]]` target; render them when they enter the outbox."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ __all__ = ["Notifier"]
 
 
 class Notifier:
-    """The targets of a configuration. Raises ConfigurationError if the environment lacks the URL of one."""
+    """Hold the targets of a configuration. Raises ConfigurationError if the environment lacks the URL of one."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         secrets = notify_secrets(settings.notify_targets, environ)
         self._severity = settings.alerts.severity
+        self._web = settings.web
         self._targets = [(table, _target(table, secrets[table.name])) for table in settings.notify_targets]
 
     @property
     def targets(self) -> list[Target]:
-        """The targets, in the order of the file."""
+        """Return the targets, in the order of the file."""
         return [target for _, target in self._targets]
 
     @property
     def routes(self) -> dict[str, Route]:
-        """Where callbacks to targets are sent, by what stands in the outbox as their URL."""
+        """Return where callbacks to targets are sent, by what stands in the outbox as their URL."""
         return {target.key: route_of(target) for target in self.targets}
 
     def callbacks(self, alert: Alert) -> list[Callback]:
@@ -42,8 +43,9 @@ class Notifier:
         if not self._targets:
             return []
         shown: dict[str, Any] = orjson.loads(alert.body)
+        link = self._web.link(shown)
         return [
-            callback_of(target, shown, alert.body, self._severity.get(alert.rule, "warning"))
+            callback_of(target, shown, alert.body, self._severity.get(alert.rule, "warning"), link)
             for table, target in self._targets
             if _wanted(table, shown)
         ]

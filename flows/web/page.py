@@ -108,7 +108,7 @@ class LivePage:
             "directory": str(directory.absolute()),
             "keep_s": web.keep_hours * 3600.0,
             "token": token,
-            "hosts": [self._host, *web.hosts],
+            "hosts": list(web.known_hosts),
             "health_port": self._health.port if self._health else 0,
             "health_token": secret,
             "health_paths": list(answers),

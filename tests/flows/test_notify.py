@@ -41,6 +41,29 @@ def test_rules_labels_and_states_choose() -> None:
     assert targets_of(alert(), match={"queue": "a"}) == only_all
 
 
+def test_messages_link_to_the_live_page_when_its_address_is_known() -> None:
+    """Ids are escaped; a group's alert leads to its row; without `public_url` there is no link."""
+    environ = {"CHAT_URL": "https://hooks.slack.com/services/x", "TEAM_URL": "https://x.webhook.office.com/a"}
+    tables: dict[str, Any] = {"notify": [SLACK, {"name": "team", "kind": "teams", "url_env": "TEAM_URL"}]}
+    line = {"alertId": "a1", "incidentId": "i1", "alertType": "LOW_MOS", "state": "raised", "labels": {}}
+
+    def bodies(conversation: str | None, **web: Any) -> list[str]:
+        body = json.dumps(line | {"conversationId": conversation}).encode()
+        given = Alert(0.0, 0, 0, conversation or "", 0, "a1", "LOW_MOS", "raised", None, None, body, {})
+        notifier = Notifier(parse_settings(tables | {"web": web}, "x"), environ)
+        return [one.body.decode() for one in notifier.callbacks(given)]
+
+    for body in bodies("a b&c/é", public_url="https://vw.example/"):
+        assert "https://vw.example/conversation?id=a%20b%26c%2F%C3%A9" in body
+        assert "incident=i1" in body
+    for body in bodies(None, public_url="https://vw.example"):
+        assert "https://vw.example/incidents#i-i1" in body
+    assert "Action.OpenUrl" in bodies("c", public_url="https://vw.example")[1]
+    for body in bodies("c"):
+        assert "Live page" not in body
+        assert "OpenUrl" not in body
+
+
 def test_a_replay_delivers_to_targets(tmp_path: Path) -> None:
     """The alerts of a recording reach Slack and PagerDuty; neither URL nor key is in any file of the results."""
     key = "R0123456789ABCDEF"

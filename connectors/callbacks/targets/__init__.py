@@ -16,6 +16,7 @@ from connectors.callbacks.model import Callback
 from connectors.callbacks.policy import FAILURE_BODY, BodyRules
 from connectors.callbacks.routes import Route
 from connectors.callbacks.targets import alertmanager, apprise, cloudevents, pagerduty, slack, teams
+from connectors.callbacks.targets.message import LINK
 
 __all__ = ["KINDS", "Kind", "Severity", "Target", "callback_of", "route_of", "sample_alert"]
 
@@ -33,7 +34,7 @@ _RENDERERS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A place to send alerts to. `secret` is its URL; for pagerduty the routing key, which `url` may accompany.
+    """Describe a place to send alerts to. `secret` is its URL; for pagerduty the routing key, besides `url`.
 
     `failure_body` and `success_body` are as in `BodyRules`; None means what the kind needs.
     """
@@ -48,12 +49,15 @@ class Target:
 
     @property
     def key(self) -> str:
-        """What stands in the outbox in place of the URL, which must not be stored."""
+        """Return what stands in the outbox in place of the URL, which must not be stored."""
         return f"notify:{self.name}"
 
 
-def callback_of(target: Target, alert: Mapping[str, Any], body: bytes, severity: Severity) -> Callback:
-    """Return the callback that sends an alert, whose line is `body`, to a target."""
+def callback_of(target: Target, alert: Mapping[str, Any], body: bytes, severity: Severity, link: str = "") -> Callback:
+    """Return the callback that sends an alert, whose line is `body`, to a target.
+
+    `link` is the address of its view on the live page; messages show it, and `body` stays as it is.
+    """
     kind, incident = target.kind, str(alert.get("incidentId") or "")
     conversation = str(alert.get("conversationId") or "")
     closes = alert.get("state") == "resolved"
@@ -61,7 +65,7 @@ def callback_of(target: Target, alert: Mapping[str, Any], body: bytes, severity:
         id=f"{alert['alertId']}/{target.name}",
         conversation_id=conversation,
         url=target.key,
-        body=_RENDERERS[kind](alert, severity) if kind in _RENDERERS else body,
+        body=_RENDERERS[kind]({**alert, LINK: link}, severity) if kind in _RENDERERS else body,
         thread=f"{target.key}/{conversation or incident}",
         incident=incident,
         closes=closes,

@@ -1,4 +1,4 @@
-"""What an alert says, in words for people: the part that the messages of all targets share."""
+"""Describe an alert in words: the part that the messages of all targets share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
-__all__ = ["Message", "iso_time", "message_of"]
+__all__ = ["LINK", "Message", "iso_time", "message_of"]
+
+# The key under which an alert that is rendered holds the address of its view on the live page.
+LINK: Final = "link"
 
 _TITLES: Final = {
     "LATENCY_THRESHOLD_EXCEEDED": "High latency",
@@ -27,7 +30,7 @@ _UNITS: Final = {"LATENCY_THRESHOLD_EXCEEDED": " ms", "STREAM_STALLED": " s"}
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An alert in words: a `summary` of one line, and `facts` as pairs of a name and a text."""
+    """Hold an alert in words: a `summary` of one line, and `facts` as pairs of a name and a text."""
 
     summary: str
     facts: tuple[tuple[str, str], ...]
@@ -60,6 +63,7 @@ def message_of(alert: Mapping[str, Any]) -> Message:
         ("Time", iso_time(alert.get("timestamp"))),
         *((name.capitalize(), text) for name, text in sorted(_texts(alert, "labels").items())),
         ("Incident", alert.get("incidentId")),
+        ("Live page", alert.get(LINK)),
     ]
     return Message(summary, tuple((name, str(text)) for name, text in facts if text))
 

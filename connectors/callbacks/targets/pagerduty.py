@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from connectors.callbacks.targets.message import iso_time, message_of
+from connectors.callbacks.targets.message import LINK, iso_time, message_of
 
 __all__ = ["ENQUEUE", "render", "with_key"]
 
@@ -31,6 +31,8 @@ def render(alert: Mapping[str, Any], severity: str) -> bytes:
             "custom_details": {**dict(message.facts), "window": alert.get("window")},
         },
     }
+    if link := alert.get(LINK):
+        event["links"] = [{"href": str(link), "text": "Live page"}]
     return orjson.dumps(event)
 
 

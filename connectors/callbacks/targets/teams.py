@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from connectors.callbacks.targets.message import message_of
+from connectors.callbacks.targets.message import LINK, message_of
 
 __all__ = ["render"]
 
@@ -27,11 +27,13 @@ def render(alert: Mapping[str, Any], severity: str) -> bytes:
         "type": "FactSet",
         "facts": [{"title": name, "value": text[:_FACT_CHARACTERS]} for name, text in message.facts],
     }
-    card = {
+    card: dict[str, Any] = {
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
         "version": "1.4",
         "body": [headline, facts],
     }
+    if link := alert.get(LINK):
+        card["actions"] = [{"type": "Action.OpenUrl", "title": "Open the live page", "url": str(link)}]
     attachment = {"contentType": "application/vnd.microsoft.card.adaptive", "contentUrl": None, "content": card}
     return orjson.dumps({"type": "message", "attachments": [attachment]})

@@ -49,9 +49,9 @@ GROUP = RAISED | {
 }
 
 
-def rendered(kind: Any, alert: dict[str, Any], severity: Any = "warning") -> Any:
+def rendered(kind: Any, alert: dict[str, Any], severity: Any = "warning", link: str = "") -> Any:
     target = Target("t", kind, "https://example.com/x")
-    return json.loads(callback_of(target, alert, json.dumps(alert).encode(), severity).body)
+    return json.loads(callback_of(target, alert, json.dumps(alert).encode(), severity, link).body)
 
 
 def test_the_webhook_gets_the_alert_itself() -> None:
@@ -94,6 +94,16 @@ def test_alertmanager() -> None:
     (group,) = rendered("alertmanager", GROUP)
     assert group["labels"]["queue"] == "support"
     assert "conversation" not in group["labels"]
+
+
+def test_a_link_to_the_live_page_is_where_each_service_wants_it() -> None:
+    """PagerDuty has links, Alertmanager the source of an alert, Teams an action, Slack a text."""
+    link = "https://vw.example/conversation?id=c&incident=i-1"
+    assert rendered("pagerduty", RAISED, link=link)["links"] == [{"href": link, "text": "Live page"}]
+    assert rendered("alertmanager", RAISED, link=link)[0]["generatorURL"] == link
+    card = rendered("teams", RAISED, link=link)["attachments"][0]["content"]
+    assert card["actions"] == [{"type": "Action.OpenUrl", "title": "Open the live page", "url": link}]
+    assert link.replace("&", "&amp;") in json.dumps(rendered("slack", RAISED, link=link))
 
 
 def test_slack() -> None:
