@@ -1,1 +1,1 @@
-"""Callbacks: a durable outbox, and the delivery of its alerts by HTTP."""
+"""Send callbacks: a durable outbox, and the delivery of its alerts by HTTP."""

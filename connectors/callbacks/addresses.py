@@ -1,4 +1,4 @@
-"""Which addresses a callback may be sent to: none inside the machine or the network that voicewatch runs in."""
+"""Check addresses: no callback may go to this machine or into its private network."""
 
 from __future__ import annotations
 

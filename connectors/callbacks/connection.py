@@ -1,4 +1,4 @@
-"""One kept-alive HTTP/1.1 connection to one address, with limits on what a receiver may send."""
+"""Keep one HTTP/1.1 connection to one address alive, with limits on what a receiver may send."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _HIGH_WATER_BYTES: Final = 32 * 1024
 
 
 class AnswerTooLargeError(Exception):
-    """A receiver sends more than an answer to a callback may hold."""
+    """Report that a receiver sends more than an answer to a callback may hold."""
 
 
 class _Wire(asyncio.Protocol):
-    """Buffer what arrives until it is asked for. Data that nothing asked for closes the connection."""
+    """Hold what arrives until it is read. Data that was not requested closes the connection."""
 
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
@@ -90,7 +90,7 @@ class _Wire(asyncio.Protocol):
 
 
 class Connection:
-    """A connection for one request after the other. Not for use by two tasks at once."""
+    """Make one request after the other. Not for use by two tasks at once."""
 
     def __init__(self, wire: _Wire) -> None:
         assert wire.transport is not None
@@ -162,7 +162,7 @@ class Connection:
         return self._wire.open and not self._transport.is_closing()
 
     def close(self) -> None:
-        """Drop the connection at once."""
+        """Close the connection at once."""
         self._transport.abort()
 
     async def _event(self) -> h11.Event | type[h11.PAUSED]:

@@ -1,4 +1,4 @@
-"""The thread that delivers what the outbox holds: receivers apart from each other, conversations in order."""
+"""Deliver the callbacks of the outbox in a thread: receivers independently, conversations in order."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ _NO_SUCH_TARGET = "target: no [[notify]] table has this name any more"
 
 
 class DeliveryMetrics:
-    """What a delivery reports while it works. This one ignores it; a subclass counts."""
+    """Take what a delivery reports while it works. This one ignores it; a subclass counts."""
 
     def attempted(self, state: str) -> None:
-        """An attempt ended; the callback is in this state now."""
+        """Note that an attempt has ended, and the state of the callback."""
 
     def attempt_took(self, seconds: float) -> None:
-        """An attempt took this long."""
+        """Note how long an attempt took."""
 
     def receivers(self, states: Mapping[str, int]) -> None:
-        """There are this many receivers in each state."""
+        """Note how many receivers are in each state."""
 
 
 class Delivery:
-    """Delivers the callbacks of an outbox from a dedicated thread, until stopped.
+    """Deliver the callbacks of an outbox from a dedicated thread, until stopped.
 
     Each receiver has its own queue, connections, share of the connections and circuit breaker, so that a slow or dead
     one delays no other. Of a conversation only the oldest callback is ever under way. Every attempt is written to the
@@ -114,7 +114,7 @@ class Delivery:
         self._pruned_at = float("-inf")
 
     def start(self) -> None:
-        """Begin to deliver; return when the thread runs."""
+        """Start to deliver; return when the thread runs."""
         started = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(started,), name="delivery", daemon=True)
         self._thread.start()
@@ -131,7 +131,7 @@ class Delivery:
 
     @property
     def timeline(self) -> Callable[[], float]:
-        """The time of `due_at` in the outbox."""
+        """Return the time that `due_at` in the outbox counts."""
         return self._timeline
 
     def stop(self, drain_s: float) -> None:

@@ -1,4 +1,4 @@
-"""One POST to one receiver: to an address that was checked, within limits of time and size, following nothing."""
+"""Send one POST to one receiver: to a checked address, within limits of time and size, without redirects."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ADDRESSES_TRIED = 4
 
 
 class _FailedError(Exception):
-    """An attempt ended before there was an HTTP exchange, and why is known."""
+    """Report that an attempt ended before an HTTP exchange, with the reason."""
 
     def __init__(self, failure: Failure, detail: str) -> None:
         self.failure = failure
@@ -35,7 +35,7 @@ class _FailedError(Exception):
 
 
 class Sender:
-    """Sends callbacks to one URL over kept-alive connections of its own.
+    """Send callbacks to one URL over dedicated kept-alive connections.
 
     It follows no redirect, stores no cookie and reads no proxy or password from the environment. A connection goes to
     exactly the address that was checked, and TLS verifies the name. Connections are never shared with another URL,

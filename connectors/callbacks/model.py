@@ -1,4 +1,4 @@
-"""The values that the outbox holds and hands out."""
+"""Define the values that the outbox stores and returns."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ State = Literal["pending", "delivered", "dead"]
 
 @dataclass(frozen=True, slots=True)
 class Callback:
-    """One HTTP POST to be made: `body` to `url`, under an `id` that never changes.
+    """Describe one HTTP POST to make: `body` to `url`, under an `id` that never changes.
 
     The part of the id before a slash is sent as `webhook-id`: callbacks of one alert to several targets share it.
 
@@ -32,13 +32,13 @@ class Callback:
 
     @property
     def order_key(self) -> str:
-        """What callbacks must have in common to be sent in order."""
+        """Return the key that callbacks share if they must be sent in order."""
         return self.thread or self.conversation_id
 
 
 @dataclass(frozen=True, slots=True)
 class DueCallback:
-    """A callback that may be sent now, after `attempts` earlier ones.
+    """Hold a callback that may be sent now, after `attempts` earlier ones.
 
     It is `requeued` if an operator asked for it again, and a `refresh` if it was delivered before.
     """
@@ -52,7 +52,7 @@ class DueCallback:
 
 @dataclass(frozen=True, slots=True)
 class DueBatch:
-    """What can be sent now, and when (in the time of `due`) the next one falls due, if one is known."""
+    """Hold what can be sent now, and when (in the time of `due`) the next one falls due, if one is known."""
 
     waiting: list[DueCallback]
     next_at: float | None
@@ -60,7 +60,7 @@ class DueBatch:
 
 @dataclass(frozen=True, slots=True)
 class AttemptResult:
-    """What became of a callback. `state` "pending" means: try again at `at`, which is `wait_s` ahead.
+    """Hold the result of an attempt. `state` "pending" means: try again at `at`, which is `wait_s` ahead.
 
     `answer` is the start of what the receiver said. A `refresh` leaves the callback delivered.
     """
@@ -77,7 +77,7 @@ class AttemptResult:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A row of the outbox as people see it.
+    """Hold a row of the outbox as commands show it.
 
     `body` is None once delivered. Times are epoch seconds; a `due_at` of 0 means at once.
     """
@@ -97,7 +97,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class WaitingFor:
-    """A receiver with pending callbacks: their number, when the next attempt is due, and an error of the last ones."""
+    """Hold a receiver with pending callbacks: their number, when the next attempt is due, and a recent error."""
 
     url: str
     count: int

@@ -1,4 +1,4 @@
-"""The durable outbox: callbacks wait here, in SQLite, until they are delivered or given up."""
+"""Store callbacks durably, in SQLite, until they are delivered or abandoned."""
 
 from __future__ import annotations
 
@@ -92,11 +92,11 @@ SELECT (SELECT COUNT(*) FROM callbacks WHERE state = 'pending'),
 
 
 class DamagedOutboxError(StateError):
-    """The file is not an intact SQLite database; `connectors.callbacks.salvage` saves what can be read of it."""
+    """Report a file that is not an intact SQLite database; `connectors.callbacks.salvage` saves what can be read."""
 
 
 class OutboxState(NamedTuple):
-    """The number of pending and dead callbacks, and how long the oldest pending one has waited."""
+    """Hold the number of pending and dead callbacks, and how long the oldest pending one has waited."""
 
     pending: int
     dead: int
@@ -115,7 +115,7 @@ def outbox_state(path: Path, now: float) -> OutboxState:
 
 
 class Outbox:
-    """Callbacks in a SQLite file (WAL, 0600); safe for use by several threads and processes.
+    """Hold callbacks in a SQLite file (WAL, 0600); safe for use by several threads and processes.
 
     An insert is on the disk when it returns (`synchronous=FULL`): a power loss never costs a callback. What became
     of a callback is written without waiting for the disk (`NORMAL`): a power loss may forget the last moments,

@@ -1,4 +1,4 @@
-"""The tables of the outbox, and how files of older versions are brought up to date in place."""
+"""Define the tables of the outbox, and update files of older versions in place."""
 
 from __future__ import annotations
 

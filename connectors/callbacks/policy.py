@@ -1,4 +1,4 @@
-"""What the answer to a callback means, and when to try again: pure functions and values."""
+"""Decide what the answer to a callback means, and when to try again: pure functions and values."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FAILURE_BODY: Final = (
 
 @dataclass(frozen=True, slots=True)
 class BodyRules:
-    """What the start of a 2xx body says: `failure` patterns must not match, one of the `success` patterns must.
+    """Judge the start of a 2xx body: no `failure` pattern may match, one of the `success` patterns must.
 
     Patterns are regular expressions, searched for without regard to case. Without `success` patterns any body will do.
     """
@@ -70,7 +70,7 @@ class BodyRules:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one attempt ended: with an HTTP `status`, or with a `failure` before there was a usable answer.
+    """Hold how one attempt ended: with an HTTP `status`, or with a `failure` before there was a usable answer.
 
     `retry_after_s` is what the receiver asked for, already capped; `detail` is a few words for people; `body` is the
     start of the answer's body.
@@ -85,14 +85,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The receiver has the callback."""
+    """Say that the receiver has the callback."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Worth another attempt, not before `after_s` seconds if the receiver has asked for that."""
+    """Ask for another attempt, not before `after_s` seconds if the receiver has asked for that."""
 
     reason: str
     after_s: float | None = None
@@ -100,7 +100,7 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class Dead:
-    """No attempt will help; with `gone` the receiver wants no more callbacks (410)."""
+    """Say that no attempt will help; with `gone` the receiver wants no more callbacks (410)."""
 
     reason: str
     gone: bool = False
@@ -187,7 +187,7 @@ def _secrets_of(url: str) -> set[str]:
 def retry_delay_s(
     attempt: int, u: float, after_s: float | None, *, waits_s: tuple[float, ...] = RETRY_WAITS_S
 ) -> float:
-    """Seconds to wait after failed attempt number `attempt`, and never less than the receiver asked for.
+    """Return the seconds to wait after failed attempt number `attempt`, never less than the receiver asked for.
 
     The first waits are short, for a receiver that restarts; the later ones outlast a day of outage. `u`, in [0, 1),
     lengthens a wait by up to a quarter, so that callbacks do not return all at once.
@@ -201,7 +201,7 @@ def retry_delay_s(
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """A circuit breaker for one receiver, as a value; its times are of a monotonic clock.
+    """Hold a circuit breaker for one receiver, as a value; its times are of a monotonic clock.
 
     Closed until `limit` attempts in a row have failed; then open for a while that doubles up to a minute; then
     half-open: one attempt at a time, whose end closes it or opens it again. While it is open no callback is sent,
@@ -216,15 +216,15 @@ class Breaker:
 
     @property
     def tripped(self) -> bool:
-        """Whether it is open or half-open."""
+        """Return whether it is open or half-open."""
         return self.failures >= self.limit
 
     def admits(self, now: float, in_flight: int) -> bool:
-        """Whether one more attempt may begin at `now` while `in_flight` are under way."""
+        """Return whether one more attempt may begin at `now` while `in_flight` are under way."""
         return not self.tripped or (now >= self.open_until and in_flight == 0)
 
     def after(self, *, alive: bool, now: float, u: float) -> Breaker:
-        """The breaker after an attempt that found the receiver alive (any answer but one to retry) or not."""
+        """Return the breaker after an attempt that found the receiver alive (any answer but one to retry) or not."""
         if alive:
             return replace(self, failures=0, openings=0, open_until=0.0)
         failed = replace(self, failures=self.failures + 1)
@@ -237,7 +237,7 @@ class Breaker:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPolicy:
-    """How hard to try. The defaults are the ones of the configuration's `[delivery]` table where it has them.
+    """Hold the limits of delivery. The defaults are those of the configuration's `[delivery]` table where it has them.
 
     `concurrency` is for one receiver (one URL) that answers; one that is new or has failed gets one attempt at a time.
     `total` is for all receivers; None derives it from the limit of open files. An attempt that has had no answer

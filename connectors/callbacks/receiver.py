@@ -1,4 +1,4 @@
-"""A local receiver of callbacks: an HTTP server that records every request, for the demo and the tests."""
+"""Receive callbacks locally: an HTTP server that records every request, for the demo and the tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_BODY_BYTES = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request, and the `status` it was answered with (0 if it was not answered).
+    """Hold a request, and the `status` it was answered with (0 if it was not answered).
 
     `verified` says whether the signature was right; None without secrets. `at` is in epoch seconds; `peer` is the
     client's port.
@@ -38,14 +38,14 @@ class Received:
 
 
 class Response(NamedTuple):
-    """An answer: its `status` (0 for none), and the function that writes it."""
+    """Hold an answer: its `status` (0 for none), and the function that writes it."""
 
     status: int
     send: Callable[[BaseHTTPRequestHandler], None]
 
 
 class CallbackReceiver:
-    """Listens on `host` and records every POST; a context manager.
+    """Listen on `host` and record every POST; a context manager.
 
     With `secrets` (`whsec_…`) it checks signatures and answers 401 to a request that none of them has signed. All
     other requests are answered by `respond`, which takes the path and may block, and with 200 without it.
@@ -71,12 +71,12 @@ class CallbackReceiver:
 
     @property
     def url(self) -> str:
-        """The address that the receiver listens on, without a path."""
+        """Return the address that the receiver listens on, without a path."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def received(self) -> list[Received]:
-        """All requests so far, in the order of the answers."""
+        """Return all requests so far, in the order of the answers."""
         with self._changed:
             return list(self._received)
 

@@ -1,4 +1,4 @@
-"""The receivers of a delivery, and which of them may use a connection: good ones are never kept waiting by others."""
+"""Share connections among the receivers of a delivery: slow receivers never delay those that answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _KEPT_S = 60.0
 
 
 class Receiver:
-    """Everything that belongs to one receiver. Its times are of a monotonic clock."""
+    """Hold everything that belongs to one receiver. Its times are of a monotonic clock."""
 
     def __init__(
         self, key: str, route: Route, policy: DeliveryPolicy, verify: ssl.SSLContext, resolver: Resolve
@@ -43,7 +43,7 @@ class Receiver:
 
     @property
     def share(self) -> int:
-        """The number of attempts that it may have under way; one, as a probe, unless it is known to answer."""
+        """Return how many attempts it may have under way; one, as a probe, unless it is known to answer."""
         return self._concurrency if self.standing == "proven" else 1
 
     def ready(self, now: float) -> bool:
@@ -52,7 +52,7 @@ class Receiver:
         return bool(self.queue) and under_way < self.share and self.breaker.admits(now, under_way)
 
     def wanted(self, now: float) -> int:
-        """The number of callbacks to read from the outbox, 0 while there is no use for more."""
+        """Return how many callbacks to read from the outbox, 0 while there is no use for more."""
         if self.gone:
             return _AHEAD_PROVEN
         if self.standing != "proven":
@@ -62,7 +62,7 @@ class Receiver:
         return 0 if full else _AHEAD_PROVEN
 
     def blocked_until(self, now: float) -> float | None:
-        """The time until which its breaker stays open; None if it is not open."""
+        """Return the time until which its breaker stays open; None if it is not open."""
         until = self.breaker.open_until
         return until if self.breaker.tripped and now < until else None
 
@@ -73,13 +73,13 @@ class Receiver:
 
     @property
     def state(self) -> str:
-        """The receiver's state in the metrics."""
+        """Return the receiver's state in the metrics."""
         return "gone" if self.gone else "open" if self.breaker.tripped else "closed"
 
 
 @dataclass(slots=True)
 class Shares:
-    """Divides `total` connections among receivers.
+    """Divide `total` connections among receivers.
 
     Receivers that are new or failing may hold half of them, so that those that answer always find some. When a
     receiver finds none, attempts that have had no answer for `patience_s` make room: those at failing receivers first.

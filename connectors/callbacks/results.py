@@ -1,4 +1,4 @@
-"""What became of attempts, until it is in the audit log and in the outbox."""
+"""Collect results of attempts until they are in the audit log and in the outbox."""
 
 from __future__ import annotations
 

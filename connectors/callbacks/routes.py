@@ -1,4 +1,4 @@
-"""Where the callbacks of an outbox are sent, and how an answer from there is judged."""
+"""Define where the callbacks of an outbox are sent, and how an answer is judged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _MOST_CONNECTIONS: Final = 8192
 
 
 class Sends(Protocol):
-    """What makes the attempts at one receiver."""
+    """Describe what makes the attempts at one receiver."""
 
     async def send(self, body: bytes, headers: Mapping[str, str], now: Callable[[], float]) -> Outcome:
         """Make one attempt and say how it ended."""
@@ -33,7 +33,7 @@ class Sends(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A receiver: the `url` to post to, with `headers`, and the `rules` for the body of its answer.
+    """Describe a receiver: the `url` to post to, with `headers`, and the `rules` for the body of its answer.
 
     `signed` callbacks carry the headers of Standard Webhooks. `complete` adds to a stored body what must not be stored;
     `headers_of` gives further headers for a body. `allow_private_addresses` goes beyond what the policy allows. `label`
@@ -54,7 +54,7 @@ class Route:
 
     @property
     def shown(self) -> str:
-        """The receiver's name in logs."""
+        """Return the receiver's name in logs."""
         return self.label or safe_origin(self.url)
 
     def request(self, stored: bytes) -> tuple[bytes, dict[str, str]]:
@@ -63,7 +63,7 @@ class Route:
         return body, {**self.headers, **(self.headers_of(body) if self.headers_of is not None else {})}
 
     def sender(self, policy: DeliveryPolicy, verify: ssl.SSLContext, resolver: Resolve) -> Sends:
-        """Build what makes the attempts."""
+        """Return the object that makes the attempts."""
         if self.custom is not None:
             return self.custom(policy.timeout_s)
         if self.allow_private_addresses:

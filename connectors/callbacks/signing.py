@@ -1,4 +1,4 @@
-"""Standard Webhooks 1.0: the headers that let a receiver trust a callback. Pure functions.
+"""Sign callbacks as Standard Webhooks 1.0 says: headers that let a receiver trust them. Pure functions.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """

@@ -1,4 +1,4 @@
-"""QA callbacks from a Bytewax flow: into a durable outbox first, then to their receivers, at least once.
+"""Send QA callbacks from a Bytewax flow: into a durable outbox first, then to their receivers, at least once.
 
 The parts, beside this module: `outbox` stores callbacks, `delivery` schedules attempts, `receivers` shares the
 connections out, `http` sends, `policy` decides what an answer means, `signing` signs, `addresses` rejects private
@@ -58,7 +58,7 @@ class _CallbackPartition(StatefulSinkPartition[Callbacks, int]):
 
 
 class OutboxSink(FixedPartitionedSink[Callbacks, int]):
-    """Bytewax sink like `CallbackSink`, with an outbox and a running delivery that its owner opens and closes.
+    """Act as a Bytewax sink like `CallbackSink`, with an outbox and a delivery that the owner opens and closes.
 
     Delivery guarantee: at least once, as far as the owner delivers what the outbox holds when the flow ends.
     """
@@ -78,7 +78,7 @@ class OutboxSink(FixedPartitionedSink[Callbacks, int]):
 
 
 class CallbackSink(FixedPartitionedSink[Callbacks, int]):
-    """Bytewax sink of items `(key, callback)`: an outbox at `path`, and a thread that delivers from it.
+    """Act as a Bytewax sink of items `(key, callback)`: an outbox at `path`, and a thread that delivers from it.
 
     An item's value is a callback or a sequence of them, which may be empty. With an `audit` log each attempt is
     recorded there.

@@ -1,1 +1,1 @@
-"""Data for other programs: JSON Schemas of every file, and results as Arrow tables."""
+"""Provide data for other programs: JSON Schemas of every file, and results as Arrow tables."""

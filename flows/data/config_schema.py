@@ -1,4 +1,4 @@
-"""The JSON Schema of the configuration, made of its models, with the limits of every number."""
+"""Make the JSON Schema of the configuration from its models, with the limits of every number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["config_schema"]
 
 
 class _WithLimits(GenerateJsonSchema):
-    """Pydantic's generator, which also knows what `Between` allows."""
+    """Generate a schema as Pydantic does, with the limits of `Between`."""
 
     def function_after_schema(self, schema: Any) -> JsonSchemaValue:
         found = super().function_after_schema(schema)

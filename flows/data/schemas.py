@@ -1,4 +1,4 @@
-"""JSON Schemas (draft 2020-12) of the configuration and of every line that is written.
+"""Define JSON Schemas (draft 2020-12) of the configuration and of every line that is written.
 
 Tests hold them to what the program writes. Objects are open where the format may grow: a reader ignores unknown keys.
 """

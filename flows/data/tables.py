@@ -1,4 +1,4 @@
-"""Results as Arrow tables: types, and the conversion of JSON Lines to Parquet.
+"""Convert results from JSON Lines to Arrow tables and Parquet.
 
 Times are UTC timestamps in microseconds, labels are maps and `evidence` is JSON text. The rest has the names and the
 nesting of the lines.

@@ -1,1 +1,1 @@
-"""Metrics, health, and the monitor of a run."""
+"""Measure a run, judge its health, and log its state."""

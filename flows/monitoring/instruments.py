@@ -1,4 +1,4 @@
-"""What a run is measured with: a null object here, `flows.monitoring.monitor.Monitor` where metrics are wanted.
+"""Define what the dataflow reports: to a null object here, to `flows.monitoring.monitor.Monitor` with metrics.
 
 The dataflow stays a pure function of the journal: instruments measure around its steps and never change a result.
 """
@@ -23,7 +23,7 @@ __all__ = ["Instruments", "Tokens"]
 
 
 class Tokens(Protocol):
-    """Holder of the access token, such as `connectors.genesys.auth.TokenProvider`."""
+    """Describe the holder of the access token, such as `connectors.genesys.auth.TokenProvider`."""
 
     @property
     def age_s(self) -> float | None:
@@ -79,4 +79,4 @@ class Instruments:
         """Take that Genesys has refused a topic of a feed."""
 
     def watch_token(self, tokens: Tokens) -> None:
-        """BlockResult the age of this token from now on."""
+        """Report the age of this token from now on."""

@@ -1,4 +1,4 @@
-"""What is counted and measured, for Prometheus: base units, names that end in `_total`, labels from closed sets only.
+"""Count and measure for Prometheus: base units, names that end in `_total`, labels from closed sets only.
 
 Everything is counted a block, a batch or an attempt at a time, never a frame at a time. What can be looked up (the
 outbox, the journal, the disk, the age of the token) is looked up for each request. Counters start at 0 with every
@@ -50,7 +50,7 @@ NOT_WATCHED_REASONS = ("sample", "match", "max", "max_concurrent", "channels", "
 
 
 class _ArrayHistogram(Collector):
-    """A histogram that takes whole arrays: prometheus_client's own takes one value at a time."""
+    """Fill a histogram from whole arrays: prometheus_client's own takes one value at a time."""
 
     def __init__(self, name: str, help_: str, bounds: Sequence[float]) -> None:
         self._name = name
@@ -73,7 +73,7 @@ class _ArrayHistogram(Collector):
             self._sum += float(known.sum())
 
     def collect(self) -> Iterator[Metric]:
-        """The cumulative buckets, as Prometheus wants them."""
+        """Yield the cumulative buckets, as Prometheus expects them."""
         with self._lock:
             cumulative, total = np.cumsum(self._counts), self._sum
         buckets = [(label, float(count)) for label, count in zip(self._labels, cumulative, strict=True)]
@@ -81,7 +81,7 @@ class _ArrayHistogram(Collector):
 
 
 class _LookedUp(Collector):
-    """Values that other objects hold; one that cannot be read is left out, and logged once."""
+    """Look up values that other objects hold; leave out one that cannot be read, and log that once."""
 
     def __init__(self, look: Callable[[], Iterator[Metric]], what: str) -> None:
         self._look = look
@@ -101,12 +101,12 @@ class _LookedUp(Collector):
         yield from families
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not look anything up."""
+        """Return nothing: registering must not look anything up."""
         return []
 
 
 class Metrics(DeliveryMetrics):
-    """The metrics of one process, in a registry of their own. Every method may be called from any thread."""
+    """Hold the metrics of one process in a separate registry. Every method may be called from any thread."""
 
     def __init__(self, version: str, process: int, *, now: Callable[[], float] = time.time) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call] # one more series for each counter and histogram, which is not used
@@ -161,7 +161,7 @@ class Metrics(DeliveryMetrics):
             self._attempts.labels(outcome)
 
     def text(self) -> bytes:
-        """All metrics in the text format 0.0.4."""
+        """Return all metrics in the text format 0.0.4."""
         return generate_latest(self.registry)
 
     def decoded(self, latency_us: NDArray[np.float64], packet_loss: NDArray[np.float64], seconds: float) -> None:
@@ -176,7 +176,7 @@ class Metrics(DeliveryMetrics):
         self._shard.observe(seconds)
 
     def reported(self, *, frames: int, unwatched: int, rejected: int, windows: int, silent: int) -> None:
-        """Count what the flow made of a block."""
+        """Count the results of a block."""
         self._silent.inc(silent)
         self._frames.labels("watched").inc(frames - unwatched)
         self._frames.labels("unwatched").inc(unwatched)
@@ -184,17 +184,17 @@ class Metrics(DeliveryMetrics):
         self._windows.inc(windows)
 
     def expect_alerts(self, rules: Iterable[str]) -> None:
-        """These are the rules that there are."""
+        """Show a zero for each of these rules until it alerts."""
         for rule in rules:
             for state in ("raised", "resolved"):
                 self._alerts.labels(rule, state)
 
     def alert(self, rule: str, state: str) -> None:
-        """An alert of a rule was raised or resolved."""
+        """Count an alert of a rule that was raised or resolved."""
         self._alerts.labels(rule, state).inc()
 
     def feed_expected(self, feed: str) -> None:
-        """There is a feed of this name, which is not connected yet."""
+        """Show a feed of this name as not connected yet."""
         self._feed_up.labels(feed).set(0)
         self._connections.labels(feed)
         self._losses.labels(feed)
@@ -203,7 +203,7 @@ class Metrics(DeliveryMetrics):
             self._not_watched.labels(feed, reason)
 
     def feed_changed(self, feed: str, state: str) -> None:
-        """A feed is `up` or `down` now."""
+        """Note that a feed is `up` or `down`."""
         self._feed_up.labels(feed).set(state == "up")
         (self._connections if state == "up" else self._losses).labels(feed).inc()
 
@@ -216,15 +216,15 @@ class Metrics(DeliveryMetrics):
         self._refused.labels(feed).inc()
 
     def attempted(self, state: str) -> None:
-        """After an attempt to deliver it, a callback is `delivered`, `pending` or `dead`."""
+        """Count an attempt, after which the callback is `delivered`, `pending` or `dead`."""
         self._attempts.labels("retry" if state == "pending" else state).inc()
 
     def attempt_took(self, seconds: float) -> None:
-        """An attempt to deliver a callback took so long."""
+        """Note how long an attempt to deliver a callback took."""
         self._attempt_s.observe(seconds)
 
     def receivers(self, states: Mapping[str, int]) -> None:
-        """How many receivers are in each state: `closed`, `open`, `gone`."""
+        """Note how many receivers are in each state: `closed`, `open`, `gone`."""
         for state in RECEIVER_STATES:
             self._receivers.labels(state).set(states.get(state, 0))
 

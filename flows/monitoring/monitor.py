@@ -1,4 +1,4 @@
-"""Watching a run from outside the dataflow: its metrics, its health, and its messages to systemd.
+"""Watch a run from outside the dataflow: its metrics, its health, and its messages to systemd.
 
 The dataflow stays a pure function of the journal: it is measured around its steps, by the methods that this hands to
 `flows.dataflow.build`.
@@ -37,7 +37,7 @@ DEFAULT_FEED: Final = "voice-events"
 
 
 class Monitor(RunLog):
-    """Metrics and health of one process of a run. Nothing is opened before `start`."""
+    """Provide metrics and health of one process of a run. Nothing is opened before `start`."""
 
     def __init__(
         self,
@@ -139,21 +139,21 @@ class Monitor(RunLog):
         self.metrics.watch_token(lambda: tokens.age_s)
 
     def decode(self, data: bytes) -> Decoded:
-        """`decode_block`, measured."""
+        """Call `decode_block`, and measure it."""
         began = time.perf_counter()
         decoded = decode_block(data)
         self.metrics.decoded(decoded.latency_us, decoded.packet_loss, time.perf_counter() - began)
         return decoded
 
     def apply(self, shard: Shard, block: ShardBlock) -> ShardResult:
-        """`shard.apply`, measured."""
+        """Call `shard.apply`, and measure it."""
         began = time.perf_counter()
         result = super().apply(shard, block)
         self.metrics.shard_done(id(shard), shard.watching, time.perf_counter() - began)
         return result
 
     def reported(self, reports: Sequence[BlockResult]) -> None:
-        """What the flow made of some blocks."""
+        """Count the results of some blocks."""
         super().reported(reports)
         for report in reports:
             counts = report.counts

@@ -1,4 +1,4 @@
-"""The log of a live run: a line for each alert, and once a minute a line that says how the run is."""
+"""Log a live run: a line for each alert, and once a minute a line about the state of the run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class RunLog(Instruments):
         self._status = Periodic("voicewatch-status", every_s, self._log_status)
 
     def start(self) -> None:
-        """Begin to log the status."""
+        """Start to log the status."""
         self._status.start()
 
     def stop(self) -> None:

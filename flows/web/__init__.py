@@ -1,1 +1,1 @@
-"""The live page: a read model of the state directory, an ASGI application over it, and the server that runs it."""
+"""Show a run in a browser: a read model of its state directory, an ASGI application over it, and the server."""

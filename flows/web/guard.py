@@ -1,4 +1,4 @@
-"""Who may ask the live page, and what each answer forbids the browser."""
+"""Decide who may open the live page, and restrict what the browser may do with each answer."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def is_allowed_host(host: str, names: Iterable[str]) -> bool:
 
 
 class Guard:
-    """ASGI middleware: checks host, origin, body and token, and adds the headers that make a browser careful.
+    """Check host, origin, body and token of a request, and add security headers to the answer; ASGI middleware.
 
-    Without a `token`, everybody who reaches the address may look; only loopback is served that way.
+    Without a `token`, every client that reaches the address may read; only loopback is served that way.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, hosts: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Metrics and health checks as routes of an ASGI application: of the live page, or of one that has nothing else."""
+"""Serve metrics and health checks as routes of an ASGI application: of the live page, or alone."""
 
 from __future__ import annotations
 

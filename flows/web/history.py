@@ -93,23 +93,34 @@ FROM callbacks GROUP BY url ORDER BY dead DESC, pending DESC, url
 def receivers(outbox: Path) -> list[dict[str, Any]]:
     """Return a row for each receiver in an outbox that others may be writing. Raises sqlite3.Error.
 
-    Only the origin of its address is shown: the rest may hold a secret.
+    Only the origin of its address is shown, as the rest may hold a secret: addresses of one origin are one receiver.
     """
     if not outbox.exists():
         return []
     with closing(sqlite3.connect(f"{outbox.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
         db.row_factory = sqlite3.Row
         rows = [dict(row) for row in db.execute(_RECEIVERS)]
+    found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        row["endpoint"] = shown_of(row.pop("url"))
-    return rows
+        endpoint = shown_of(row.pop("url"))
+        found[endpoint] = _together(found[endpoint], row) if endpoint in found else row | {"endpoint": endpoint}
+    return list(found.values())
+
+
+def _together(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return one receiver for two addresses of it."""
+    sums = {name: one[name] + other[name] for name in ("pending", "dead", "delivered", "retrying")}
+    earliest = {
+        name: min((at for at in (one[name], other[name]) if at is not None), default=None) for name in ("oldest", "due")
+    }
+    return one | sums | earliest | {"error": one["error"] or other["error"]}
 
 
 def files_of(state: StateLayout) -> dict[str, Any]:
     """Return the size of the journal, the free space beside it, and when the dataflow's state was last saved."""
     journal = segments(state.journal) if state.journal.is_dir() else []
     sizes = [size for path in journal if (size := _size(path)) is not None]
-    saved = [path.stat().st_mtime for path in state.recovery.glob("part-*.sqlite3")] if state.recovery.is_dir() else []
+    saved = [path.stat().st_mtime for path in state.recovery.glob("part-*.sqlite3*")] if state.recovery.is_dir() else []
     return {
         "journal_bytes": sum(sizes),
         "journal_segments": len(sizes),

@@ -29,7 +29,7 @@ _PARTY_LABELS: Final = ("queue", "agent")
 
 
 class Part(NamedTuple):
-    """A time (epoch seconds) that a party spends in one state; `end` is None while it lasts."""
+    """Hold a time (epoch seconds) that a party spends in one state; `end` is None while it lasts."""
 
     start: float
     end: float | None
@@ -37,14 +37,14 @@ class Part(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """A party of a conversation, or a label that names one, with its states over time."""
+    """Hold a party of a conversation, or a label that names one, with its states over time."""
 
     name: str
     parts: list[Part]
 
 
 class Media(NamedTuple):
-    """What Genesys measured on one leg; `mos` is the lowest of the leg, on Genesys' scale."""
+    """Hold what Genesys measured on one leg; `mos` is the lowest of the leg, on Genesys' scale."""
 
     at: float
     leg: str
@@ -54,7 +54,7 @@ class Media(NamedTuple):
 
 
 class Story(NamedTuple):
-    """The parties and the measured legs of a conversation; `complete` is False if the journal is too long to read."""
+    """Hold the parties and the measured legs of a conversation; `complete` is False if the journal is too long."""
 
     lanes: list[Lane]
     media: list[Media]

@@ -1,4 +1,4 @@
-"""The tables of the read model, and the statements that add sums of windows to them."""
+"""Define the tables of the read model, and the statements that add sums of windows to them."""
 
 from __future__ import annotations
 

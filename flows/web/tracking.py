@@ -1,4 +1,4 @@
-"""The course of an incident: its peak, and the values of its conversation from a minute before to a minute after it."""
+"""Follow the course of an incident: its peak, and the values from a minute before to a minute after it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other limits would have raised: `voicewatch backtest` over the kept journal, in a process of its own."""
+"""Try out other limits: run `voicewatch backtest` over the kept journal, in a separate process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STOP_S: Final = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A setting that can be tried out: its table, its bounds, the step of its field, and what it is called."""
+    """Describe a setting that can be tried out: its table, its bounds, the step of its field, and its name."""
 
     table: str
     low: float
@@ -55,7 +55,7 @@ RULES: Final = {
 
 @dataclass
 class Job:
-    """A backtest that runs or has run. `result` or `failure` is set when it is over."""
+    """Hold a backtest that runs or has run. `result` or `failure` is set when it has ended."""
 
     rules: dict[str, float]
     files: list[Path]
@@ -68,7 +68,7 @@ class Job:
 
     @property
     def toml(self) -> str:
-        """The configuration that is tried out."""
+        """Return the configuration that is tried out."""
         return toml_of(self.rules)
 
     def progress(self) -> float | None:
@@ -128,7 +128,7 @@ def toml_of(rules: Mapping[str, float]) -> str:
 
 
 class WhatIf:
-    """Runs one backtest at a time, at low priority; the results of the last few are kept. Any thread may call it."""
+    """Run one backtest at a time, at low priority; keep the results of the last few. Any thread may call it."""
 
     def __init__(self, journal: Path, environ: Mapping[str, str]) -> None:
         self._journal = journal.absolute()
@@ -167,7 +167,7 @@ class WhatIf:
         return job
 
     def stop(self) -> None:
-        """End what runs."""
+        """Stop the running backtest."""
         with self._lock:
             job = self._running
         if job is not None and job.process is not None and job.process.poll() is None:

@@ -88,10 +88,12 @@ class StateDir:
         self.audit.append(action, conversation=None, outcome=outcome, id=alert_id, endpoint=endpoint, attempt=number)
 
     def outbox(self, *, pending: int, dead: int, delivered: int) -> None:
-        """Make an outbox with a number of callbacks in each state."""
+        """Make an outbox with a number of callbacks in each state, for two addresses of one receiver."""
         outbox = Outbox(self.dir / "outbox" / "outbox.sqlite3")
         total = pending + dead + delivered
-        callbacks = [Callback(f"c{n}", f"conv{n}", "https://qa.example.com/hook?key=hush", b"{}") for n in range(total)]
+        callbacks = [
+            Callback(f"c{n}", f"conv{n}", f"https://qa.example.com/hook{n % 2}?key=hush", b"{}") for n in range(total)
+        ]
         outbox.insert(callbacks, BEGAN)
         states = ["dead"] * dead + ["delivered"] * delivered
         outbox.record_results(

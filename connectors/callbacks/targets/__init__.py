@@ -1,4 +1,4 @@
-"""Where alerts can be sent besides the callback of their conversation, and how they look there.
+"""Render alerts for the services that they can be sent to besides the callback of their conversation.
 
 `render` is a pure function of the alert and its severity: a replay renders the same bytes. `route_of` says where a
 target's callbacks are posted. Each vendor's format is in a module of its name.

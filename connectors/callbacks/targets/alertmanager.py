@@ -1,4 +1,4 @@
-"""Prometheus Alertmanager, `POST /api/v2/alerts`: https://github.com/prometheus/alertmanager api/v2/openapi.yaml."""
+"""Render alerts for Prometheus Alertmanager: https://github.com/prometheus/alertmanager api/v2/openapi.yaml."""
 
 from __future__ import annotations
 

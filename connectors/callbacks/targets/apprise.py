@@ -1,4 +1,4 @@
-"""Any service that the library Apprise knows, e-mail included: https://github.com/caronc/apprise (extra `notify`)."""
+"""Send alerts with the library Apprise, e-mail included: https://github.com/caronc/apprise (extra `notify`)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def mistake_in(url: str) -> str | None:
 
 
 class AppriseSender:
-    """Makes attempts with Apprise, each in a daemon thread of its own, because the library blocks.
+    """Make attempts with Apprise, each in a separate daemon thread, because the library blocks.
 
     An attempt that takes longer than `timeout_s` counts as failed; its thread ends with the library's own limits.
     The library resolves names and follows redirects by itself: the checks of addresses do not hold for it.

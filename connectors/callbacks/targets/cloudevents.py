@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 over HTTP, binary mode.
+"""Add the headers of CloudEvents 1.0 over HTTP, binary mode.
 
 https://github.com/cloudevents/spec/blob/main/cloudevents/bindings/http-protocol-binding.md
 """

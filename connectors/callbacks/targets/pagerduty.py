@@ -1,4 +1,4 @@
-"""PagerDuty Events API v2: https://developer.pagerduty.com/docs/send-alert-event."""
+"""Render alerts for the PagerDuty Events API v2: https://developer.pagerduty.com/docs/send-alert-event."""
 
 from __future__ import annotations
 

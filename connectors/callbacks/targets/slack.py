@@ -1,4 +1,4 @@
-"""Slack incoming webhooks: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks."""
+"""Render alerts for Slack: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Microsoft Teams workflows that post an adaptive card when a webhook request is received.
+"""Render alerts for workflows of Microsoft Teams that post an adaptive card for a webhook request.
 
 https://support.microsoft.com/office/8ae491c7-0394-4861-ba59-055e33f75498
 """

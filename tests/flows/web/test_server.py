@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import socket
 import subprocess
@@ -101,9 +102,12 @@ def test_every_view_is_served_as_a_page_and_as_json(state: StateDir) -> None:
 
 
 def test_a_receiver_is_named_by_its_origin_only(state: StateDir) -> None:
-    """The rest of a callback's address may hold a key."""
+    """The rest of a callback's address may hold a key; addresses of one origin are one receiver."""
     with serving(state) as address:
-        text = ask(address, "/feeds")[2] + ask(address, "/api/feeds")[2]
+        figures = ask(address, "/api/feeds")[2]
+        text = ask(address, "/feeds")[2] + figures
+    (one,) = json.loads(figures)["receivers"]
+    assert (one["pending"], one["dead"], one["delivered"]) == (2, 1, 3)
     assert "https://qa.example.com" in text
     assert "hush" not in text
 
