@@ -93,15 +93,15 @@ def _media_signals(record: Mapping[str, Any]) -> Iterator[Signal]:
     numbers = {name: number for name in names if (number := number_or_nan(stats.get(name))) == number}
     told = {name: text for name, text in (("direction", leg.direction), ("purpose", leg.purpose)) if text}
     evidence: dict[str, Any] = {"sessionId": leg.session_id, **numbers, "codecs": list(leg.codecs), **told}
-    key = leg.session_id or leg.leg_id or ""
+    key, leg_id = leg.session_id or leg.leg_id or "", leg.leg_id or leg.session_id
     if leg.source != "endpoint":
         key, evidence["source"] = f"{key}|{leg.source}", leg.source
     if leg.genesys_mos is not None:
         scaled = {"scale": GENESYS_SCALE, **evidence}
-        yield Signal(LOW_MOS, leg.conversation_id, key, leg.genesys_mos, leg.leg_id, scaled, {})
+        yield Signal(LOW_MOS, leg.conversation_id, key, leg.genesys_mos, leg_id, scaled, {})
     for rule, value in zip(LEG_RULES, (leg.latency_ms, leg.packet_loss), strict=True):
         if value is not None:
-            yield Signal(rule, leg.conversation_id, key, value, leg.leg_id, evidence, {})
+            yield Signal(rule, leg.conversation_id, key, value, leg_id, evidence, {})
 
 
 def _audio_signals(record: Mapping[str, Any]) -> Iterator[Signal]:

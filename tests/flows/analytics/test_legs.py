@@ -128,6 +128,7 @@ def test_readings_during_the_call_are_legs_of_their_own() -> None:
     assert (client["genesys_mos"]["min"], client["mos"], client["mos_reason"]) == (3.0, None, "the codec is not known")
     assert (server["source"], server["genesys_mos"]["min"]) == ("server", 4.4)
     assert [json.loads(alert.body)["evidence"]["source"] for alert in found.alerts] == ["client"]
+    assert said(found) == [("LOW_MOS", "raised", "s")]  # a reading names no participant
 
 
 def test_the_time_until_the_agent_was_connected_is_the_leg_s() -> None:
