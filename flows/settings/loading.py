@@ -52,7 +52,7 @@ def parse_settings(
     Raises ConfigurationError, which lists every mistake in the tables and in the variables of `environ`.
     """
     overrides = read_overrides(Settings, environ, _NOT_SETTINGS)
-    merged = _merged(tables, overrides.tables)
+    merged = _merged({key: value for key, value in tables.items() if key != "$schema"}, overrides.tables)
     mistakes = list(overrides.mistakes)
     try:
         settings = Settings.model_validate(merged)

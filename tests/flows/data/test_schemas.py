@@ -12,7 +12,9 @@ import jsonschema
 import pytest
 
 from flows.data.schemas import NAMES, json_schema
+from flows.settings.loading import parse_settings
 from tests.support.cli import ROOT, voicewatch
+from tests.support.pages import FILES
 
 
 def validator(name: str) -> Any:
@@ -109,6 +111,12 @@ def test_configurations_are_valid(path: str) -> None:
         ("config", {"windows": {"length_s": 0}}),
         ("config", {"windows": {"length": 10}}),
         ("config", {"alerts": {"clear_ratio": 2}}),
+        ("config", {"defaults": {"interceptor_address": "qa@example.com"}}),
+        ("config", {"defaults": {"qa_callback_url": "qa.example.com"}}),
+        ("config", {"defaults": {"channel_matrix": []}}),
+        ("config", {"audiohook": {"listen": "8443"}}),
+        ("config", {"feed": [{"kind": "eventbridge", "path": "events"}]}),
+        ("config", {"state": {"keep_results_days": 0}}),
         ("window", {"conversation_id": "c"}),
         ("alert", {"state": "open"}),
         ("record", {"received_at": 1}),
@@ -135,3 +143,20 @@ def test_the_command_prints_each_schema() -> None:
     done = voicewatch("schema", "frames")
     assert done.returncode == 2
     assert "config, window, group, alert, record, audit" in done.stderr
+
+
+def test_a_configuration_may_name_its_schema() -> None:
+    """The key `$schema` is for editors; the schema allows it, and the program ignores it."""
+    tables = {"$schema": "./voicewatch.schema.json", "windows": {"slide_s": 5}}
+    validator("config").validate(tables)
+    assert parse_settings(tables, "test").windows.slide_s == 5
+
+
+def test_every_example_of_the_pages_is_valid() -> None:
+    """The schema refuses no configuration that the pages show."""
+    check = validator("config")
+    for name, text in FILES.items():
+        tables = tomllib.loads(text)
+        if name not in ("wrong.toml", "faults.toml", "edges.toml") and "fault" not in tables:
+            errors = [error.message for error in check.iter_errors(tables)]
+            assert errors == [], name
