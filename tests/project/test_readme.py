@@ -29,7 +29,6 @@ GROUPS = {
     "docs/operations.md#Cluster": "organisation",
     "docs/replay-and-simulator.md#Try it on the simulator": "simulator",
     REPLAY: "recordings",
-    "docs/replay-and-simulator.md#Several processes": "recordings",
     "docs/replay-and-simulator.md#Faults": "recordings",
     "docs/feeds.md#Notifications": "recordings",
 }
