@@ -20,6 +20,10 @@ __all__ = ["Interrupted", "Shutdown"]
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_CODE: Final = 143
+COSTS: Final = (
+    "the last snapshot may be missing: the next start then reads the journal again from the one before; "
+    "nothing is lost, and a callback may be sent a second time"
+)
 SAME_REQUEST_S: Final = 1.0
 
 
@@ -122,10 +126,10 @@ class Shutdown:
         while (again := _next_signal(readable, self._grace_s)) and time.monotonic() - received_at < SAME_REQUEST_S:
             pass
         if again is None:
-            log.error("stop_took_too_long", grace_s=self._grace_s)
+            log.error("stop_took_too_long", grace_s=self._grace_s, costs=COSTS)
             faulthandler.dump_traceback(all_threads=True)  # what it still waited for
         else:
-            log.error("stopped_at_once", why="a second signal came")
+            log.error("stopped_at_once", why="a second signal came", costs=COSTS)
         os._exit(EXIT_CODE)
 
 

@@ -54,6 +54,7 @@ def test_a_wish_that_is_not_granted_in_time_ends_the_process(tmp_path: Path) -> 
         ready(running)
         assert running.stop() == 143
         assert "stop_took_too_long" in running.log
+        assert "nothing is lost" in running.log
         assert "(most recent call first)" in running.log
 
 
