@@ -13,7 +13,7 @@ configuration: the records of the journal are all it goes by.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -253,13 +253,15 @@ def _audit_entries(result: BlockResult) -> list[AuditEntry]:
 
 
 class CountsSink(FixedPartitionedSink[Counts, tuple[int, ...]]):
-    """Adds up counts; `total` is readable from any thread of the process that holds the one partition.
+    """Add up counts; `total` is readable from any thread of the process that holds the one partition.
 
-    Exactly once: the total is part of the snapshot.
+    Exactly once: the total is part of the snapshot. `calls_not_watched` counts by reason the conversations that the
+    feeds of this run have found and not watched.
     """
 
     def __init__(self) -> None:
         self.total = Counts()
+        self.calls_not_watched: Mapping[str, int] = {}
         self._lock = threading.Lock()
 
     def list_parts(self) -> list[str]:

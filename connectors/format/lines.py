@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 
 from connectors.format.limits import MAX_TEXT_CHARACTERS
-from connectors.format.privacy import fingerprint
+from connectors.format.privacy import can_be_private, fingerprint
 from connectors.format.records import (
     CLOCK,
     SIGNAL,
@@ -85,7 +85,10 @@ def frame_lines(head: bytes, messages: Sequence[bytes]) -> bytes:
 
 
 def message_lines(head: bytes, messages: Sequence[bytes], invalid: Mapping[int, str]) -> bytes:
-    """The lines of messages; `invalid` has the index of each that is not a frame, in order, with the reason."""
+    """Write the lines of messages; `invalid` has the index of each that is not a frame, in order, with the reason.
+
+    The text of one that may hold personal data is left out.
+    """
     if not invalid:
         return frame_lines(head, messages)
     lines: list[bytes] = []
@@ -93,7 +96,10 @@ def message_lines(head: bytes, messages: Sequence[bytes], invalid: Mapping[int, 
     for at, reason in invalid.items():
         if done < at:
             lines.append(frame_lines(head, messages[done:at]))
-        lines.append(invalid_line(head, messages[at].decode("utf-8", "replace"), reason))
+        if can_be_private(messages[at]):
+            lines.append(private_invalid_line(head, messages[at], reason))
+        else:
+            lines.append(invalid_line(head, messages[at].decode("utf-8", "replace"), reason))
         done = at + 1
     if done < len(messages):
         lines.append(frame_lines(head, messages[done:]))

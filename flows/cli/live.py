@@ -95,7 +95,7 @@ def run(config: Config, *, no_bootstrap: NoBootstrap = False) -> None:
     on_bootstrap = None if no_bootstrap else print_bootstrap
     with status_line(StateLayout(settings.state.dir).outbox) as totals:
         counts = run_live(settings, os.environ, shutdown, on_bootstrap=on_bootstrap, warns=True, totals=totals)
-    print_counts(counts)
+    print_counts(counts, totals.calls_not_watched)
 
 
 @app.command(cls=Command)

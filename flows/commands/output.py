@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -35,8 +36,8 @@ __all__ = [
 MAX_TIME = 253_402_300_800.0  # the year 10000
 
 
-def print_counts(counts: Counts) -> None:
-    """Print the counts of a live run."""
+def print_counts(counts: Counts, calls_not_watched: Mapping[str, int] = MappingProxyType({})) -> None:
+    """Print the counts of a live run, and of the calls that were found and not watched, by reason."""
     print(
         f"{counts.frames} frames of {counts.conversations} watched conversation(s); {counts.windows} windows; "
         f"{counts.raised} alerts raised, {counts.resolved} resolved; {counts.unwatched} frames unwatched, "
@@ -44,6 +45,10 @@ def print_counts(counts: Counts) -> None:
         + (f", {counts.ignored} ignored" if counts.ignored else "")
         + (f"; {counts.silent} no longer watched, without frames" if counts.silent else "")
     )
+
+    if calls_not_watched:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(calls_not_watched.items()))
+        print(f"calls found and not watched: {reasons}")
 
 
 def print_bootstrap(report: BootstrapReport) -> None:

@@ -48,6 +48,7 @@ def run_live(
     """
     flow_totals = CountsSink() if totals is None else totals
     instruments = instruments_of(settings, environ, shutdown)
+    flow_totals.calls_not_watched = instruments.calls_not_watched
     recovery = preflight(settings, environ)
     if warns:
         print_warnings(settings, environ)

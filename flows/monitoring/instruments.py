@@ -5,7 +5,7 @@ The dataflow stays a pure function of the journal: instruments measure around it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,6 +71,11 @@ class Instruments:
 
     def feed_changed(self, feed: str, state: str, reason: str) -> None:
         """Take that a feed is `up` or `down`, and why."""
+
+    @property
+    def calls_not_watched(self) -> Mapping[str, int]:
+        """Return how many conversations the feeds have found and do not watch, by reason."""
+        return {}
 
     def not_watched(self, feed: str, reason: str) -> None:
         """Take that a feed has found a conversation and does not watch it."""

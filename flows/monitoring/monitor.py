@@ -128,6 +128,7 @@ class Monitor(RunLog):
 
     def not_watched(self, feed: str, reason: str) -> None:
         """Take that a feed has found a conversation and does not watch it."""
+        super().not_watched(feed, reason)
         self.metrics.not_watched(feed, reason)
 
     def topic_refused(self, feed: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ class RunLog(Instruments):
         self._lock = threading.Lock()
         self._watching: dict[int, int] = {}
         self._frames = self._windows = self._raised = self._resolved = self._alert_lines = 0
+        self._not_watched: Counter[str] = Counter()
         self._status = Periodic("voicewatch-status", every_s, self._log_status)
 
     def start(self) -> None:
@@ -49,6 +51,16 @@ class RunLog(Instruments):
     def stop(self) -> None:
         """Stop logging the status."""
         self._status.stop()
+
+    @property
+    def calls_not_watched(self) -> Mapping[str, int]:
+        """Return how many conversations the feeds have found and do not watch, by reason."""
+        return self._not_watched
+
+    def not_watched(self, feed: str, reason: str) -> None:  # noqa: ARG002
+        """Count a conversation that a feed has found and does not watch."""
+        with self._lock:
+            self._not_watched[reason] += 1
 
     def apply(self, shard: Shard, block: ShardBlock) -> ShardResult:
         """Call `shard.apply`, and note how many conversations it watches."""

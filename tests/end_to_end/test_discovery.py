@@ -94,7 +94,7 @@ def test_found_calls_have_the_labels_of_the_load_check(tmp_path: Path) -> None:
 
 
 def test_what_is_not_watched_is_counted_by_reason(tmp_path: Path) -> None:
-    """Only sampled calls are watched, at most `max`; the first of each reason is audited."""
+    """Only sampled calls are watched, at most `max`; the first of each reason is audited, the summary counts all."""
     with running_simulator(conversations=12, rate=5, wait_for_subscriber=False) as simulator:
         path = config(tmp_path, simulator.base_url, sample=0.5, max=2)
         with running(tmp_path, "run", path) as process:
@@ -102,6 +102,10 @@ def test_what_is_not_watched_is_counted_by_reason(tmp_path: Path) -> None:
             assert process.stop() == 0
         assert len(simulator.created) == 2
         assert all(is_sampled(one.conversation_id, 0.5) for one in simulator.created)
+    [summary] = [line for line in process.output.splitlines() if line.startswith("calls found and not watched: ")]
+    counts = dict(part.split() for part in summary.partition(": ")[2].split(", "))
+    assert set(counts) == {"sample", "max"}
+    assert sum(map(int, counts.values())) >= 10
 
 
 def test_labels_of_the_defaults_count_in_the_choice(tmp_path: Path) -> None:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+from websockets.sync.server import ServerConnection, serve
+
+from connectors.genesys.simulator.audiohook import upgrade
+from connectors.genesys.simulator.caller import plan_call
 from connectors.genesys.simulator.notifications import NotificationsSimulator
 from connectors.genesys.simulator.server import running
-from tests.support.cli import configuration, voicewatch
+from tests.support.cli import DEADLINE_S, configuration, voicewatch
 from tests.support.cli import running as running_command
 from tests.support.tape import until
 
@@ -83,6 +92,89 @@ def test_no_text_of_a_notification_reaches_the_disk_or_a_log(tmp_path: Path) -> 
     records = (tmp_path / "state" / "journal" / "00000001.jsonl").read_bytes()
     assert b'"conversation_id":"c-1"' in records
     assert b'"sha256":' in records
+
+
+def voice_events(connection: ServerConnection) -> None:
+    """Send a client of the event feed messages that are not frames, with the mark, until it closes."""
+    connection.recv()
+    participant = {"participants": [{"name": MARK, "ani": MARK}]}
+    for message in (
+        json.dumps({"event": "conversation.updated", **participant}),
+        f'{{"conversationId":"c-2","transcript":"{MARK}',
+        f'{{"eventBody":{{"x":"{MARK}"}}}}'.encode(),
+    ):
+        connection.send(message)
+    with suppress(ConnectionClosed):
+        connection.recv()
+
+
+def call_audiohook(url: str, number: int, *texts: str) -> None:
+    """Open a session with the mark in every field for people's texts, send it some texts, and wait for its end."""
+    plan = plan_call(7, number)
+    headers = upgrade(url, plan, "key", None, created=time.time(), nonce="n" * 22)
+    participant = {"id": plan.session_id, "ani": f"tel:{MARK}", "aniName": MARK, "dnis": f"tel:{MARK}"}
+    parameters = {
+        "organizationId": plan.organization_id,
+        "conversationId": plan.conversation_id,
+        "participant": participant,
+        "media": plan.media,
+        "customConfig": {"secret": MARK, "note": {"deep": MARK}},
+        "inputVariables": {"account": MARK},
+        "language": MARK,
+    }
+    with connect(url, additional_headers=headers, proxy=None) as dialled:
+        dialled.send(said_by_client(plan.session_id, 1, "open", parameters))
+        assert json.loads(dialled.recv(DEADLINE_S))["type"] == "opened"
+        for text in texts:
+            dialled.send(text.replace("SESSION", plan.session_id))
+        with suppress(ConnectionClosed, TimeoutError):
+            while json.loads(dialled.recv(DEADLINE_S))["type"] != "disconnect":
+                pass
+
+
+def said_by_client(session_id: str, seq: int, type_: str, parameters: dict[str, Any]) -> str:
+    """Build a message of an AudioHook client."""
+    head = {"version": "2", "id": session_id, "type": type_, "seq": seq, "serverseq": seq - 1, "position": "PT0S"}
+    return json.dumps({**head, "parameters": parameters})
+
+
+def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
+    """Voice events, notifications and AudioHook at once: what cannot be read, and every field that people fill in."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        hook = f"127.0.0.1:{probe.getsockname()[1]}"
+    with running(NotificationsSimulator(calls=False)) as simulator, serve(voice_events, "127.0.0.1", 0) as events:
+        port = events.socket.getsockname()[1]
+        path = tmp_path / "voicewatch.toml"
+        path.write_text(
+            f"[genesys]\nbase_url = '{simulator.base_url}'\nevents_url = 'ws://127.0.0.1:{port}'\n"
+            f"resolve_names = true\n[state]\ndir = '{tmp_path / 'state'}'\n[watch]\nmode = 'discover'\n"
+            "[defaults]\ninterceptor_address = 'sip:qa@example.com'\nqa_callback_url = 'http://127.0.0.1:9/x'\n"
+            f"[[feed]]\nkind = 'notifications'\nqueues = ['{QUEUE}']\n[[feed]]\nkind = 'voice-events'\n"
+            f"[[feed]]\nkind = 'audiohook'\nlabels_from = {{queue = 'queue'}}\n"
+            f"[audiohook]\nlisten = '{hook}'\npath = '/hook'\napi_keys = ['key']\n"
+        )
+        answering = threading.Thread(target=events.serve_forever)
+        answering.start()
+        secrets = {"VOICEWATCH_AUDIOHOOK_SECRETS": "key="}
+        with running_command(tmp_path, "--log-json", "run", path, **secrets) as process:
+            until(lambda: simulator.connected and process.log.count('"up"') >= 3)
+            simulator.send_to_all(*messages("c-1"), MARK.encode())
+            url = f"ws://{hook}/hook"
+            call_audiohook(url, 1, f"{MARK} is not JSON")
+            call_audiohook(url, 2, said_by_client("SESSION", 2, MARK, {"text": MARK}), f'{{"{MARK}": 1}}')
+            call_audiohook(url, 3, said_by_client("SESSION", 2, "error", {"code": 500, "message": MARK}), "[]")
+            call_audiohook(url, 4, said_by_client("SESSION", 2, "update", {"language": MARK}), f'"{MARK}"')
+            journal = tmp_path / "state" / "journal"
+            until(lambda: sum(file.read_bytes().count(b'"invalid":') for file in journal.glob("*.jsonl")) >= 9)
+            assert process.stop() == 0, process.log
+        events.shutdown()
+        answering.join()
+    assert MARK not in process.output + process.log
+    assert holding_the_mark(tmp_path) == []
+    segments = list((tmp_path / "state" / "journal").iterdir())
+    assert {segment.suffix for segment in segments} == {".jsonl"}
+    records = b"".join(segment.read_bytes() for segment in segments)
+    assert plan_call(7, 4).conversation_id.encode() in records
 
 
 def test_raw_notifications_are_kept_on_request_and_audited(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -22,6 +23,7 @@ from websockets.http11 import Response
 from websockets.protocol import Event
 
 from connectors.errors import GenesysError
+from connectors.format.privacy import can_be_private
 from connectors.genesys.auth import TokenProvider
 from connectors.genesys.client import Clock, tls_context
 from connectors.genesys.feeds.base import MAX_MESSAGE_BYTES, SILENT, FeedBase, OnState, headers_of
@@ -291,7 +293,8 @@ class _Connection(ClientConnection):
             if self._discovery is not None:
                 self._discovery.observe([message])
         else:
-            self._record(self._recorder.invalid, message, "binary message")
+            private = can_be_private(message)
+            self._record(partial(self._recorder.invalid, private=private), message, "binary message")
 
     def _record(self, record: Callable[..., None], *message: object) -> None:
         if self.failure is None:
