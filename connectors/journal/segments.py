@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 import zstandard
 
 from connectors.errors import StateError
+from connectors.runtime.platform import memory_file
 from connectors.state.files import replace_durably, state_errors
 
 __all__ = [
@@ -135,8 +136,8 @@ class JournalTail:
 
 
 def _unpacked(path: Path) -> int:
-    """A descriptor of a compressed segment's text, in memory."""
-    fd = os.memfd_create(path.name)
+    """Return a descriptor of a compressed segment's text, in memory."""
+    fd = memory_file(path.name)
     with path.open("rb") as packed, os.fdopen(os.dup(fd), "wb") as text:
         try:
             zstandard.ZstdDecompressor().copy_stream(packed, text)

@@ -33,6 +33,7 @@ from connectors.journal.clock import STEP_S, JournalClock, Moment, Reading, read
 from connectors.journal.restore import recover
 from connectors.journal.segments import SUFFIX
 from connectors.runtime.logs import get_logger
+from connectors.runtime.platform import sync_data
 from connectors.state.files import make_private_dir, replace_durably, state_errors, write_all
 
 __all__ = ["Journal", "Recorder"]
@@ -236,7 +237,7 @@ class Journal:
                 fd = os.dup(self._fd)
         try:
             with self._failing("syncing"):  # without the lock, so that no feed waits for the disk
-                os.fdatasync(fd)
+                sync_data(fd)
         finally:
             os.close(fd)
 
@@ -307,7 +308,7 @@ class Journal:
         with self._failing("writing"):
             write_all(self._fd, data)
             if self._sync_always:
-                os.fdatasync(self._fd)
+                sync_data(self._fd)
         self._segment_bytes += len(data)
         self._writes += 1
         self._written.notify_all()

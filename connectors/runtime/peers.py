@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from connectors.runtime.logs import get_logger
+from connectors.runtime.platform import dead_peer_options, open_files
 
 __all__ = ["DEAD_AFTER_S", "PeerWatch", "StopRelay", "cluster_addresses"]
 
@@ -24,14 +25,6 @@ DEAD_AFTER_S: Final = 10
 SCAN_S: Final = 0.2
 REPEAT_S: Final = 0.5
 FRESH_S: Final = 60.0
-_DESCRIPTORS: Final = Path("/proc/self/fd")
-_OPTIONS: Final = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 4),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_AFTER_S * 1000),
-)
 
 
 def cluster_addresses(given: str | None, environ: Mapping[str, str]) -> list[tuple[str, int]]:
@@ -70,7 +63,7 @@ class PeerWatch(threading.Thread):
     def connected(self) -> bool:
         """Look for connections now, and return whether all are there. It may be called from any thread."""
         if len(self._limited) < self._expected:
-            for entry in _DESCRIPTORS.iterdir():
+            for entry in open_files():
                 with contextlib.suppress(OSError):  # closed meanwhile, or not a socket
                     self._limit(int(entry.name))
         return len(self._limited) >= self._expected
@@ -83,7 +76,7 @@ class PeerWatch(threading.Thread):
             if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:
                 return
             if connection.getpeername()[1] in self._ports or connection.getsockname()[1] == self._own_port:
-                for option in _OPTIONS:
+                for option in dead_peer_options(DEAD_AFTER_S):
                     connection.setsockopt(*option)
                 self._limited.add(inode)
 

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Final
 
 from connectors.runtime.logs import get_logger
+from connectors.runtime.platform import wakeup_pipe
 
 __all__ = ["Interrupted", "Shutdown"]
 
@@ -70,7 +71,7 @@ class Shutdown:
         # Python's own handlers run in the main thread, which Bytewax occupies; while it waits for peers it never
         # lets them. And a blocked signal would reach the threads that libraries start on import. The number that
         # the interpreter writes into the wakeup descriptor gets through from any thread, at once.
-        readable, writable = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        readable, writable = wakeup_pipe()
         signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
         for number in SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:

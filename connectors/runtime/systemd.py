@@ -22,7 +22,7 @@ def notify(message: str, environ: Mapping[str, str]) -> bool:
     if not path.startswith(("/", "@")):
         return False
     address = "\0" + path[1:] if path.startswith("@") else path  # @ stands for the abstract namespace
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as told, contextlib.suppress(OSError):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told, contextlib.suppress(OSError):
         told.settimeout(0)  # a manager that does not listen must not hold up anything
         told.sendto(message.encode(), address)
         return True

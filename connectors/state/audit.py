@@ -20,6 +20,7 @@ from typing import Any
 import orjson
 
 from connectors.errors import UsageError
+from connectors.runtime.platform import sync_data
 from connectors.state.actions import Action
 from connectors.state.files import last_line, make_private_dir, open_private, state_errors, write_all
 
@@ -106,7 +107,7 @@ class AuditLog:
     def sync(self) -> None:
         """Wait until all lines are on the disk."""
         with self._lock, state_errors(f"syncing the audit log {self._path}"):
-            os.fdatasync(self._opened())
+            sync_data(self._opened())
 
     def close(self) -> None:
         """Close the file; the next append opens it again."""

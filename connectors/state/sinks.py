@@ -11,6 +11,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.errors import StateError
 from connectors.runtime.logs import get_logger
+from connectors.runtime.platform import sync_data
 from connectors.state.audit import AuditEntry, AuditLog, read
 from connectors.state.files import logged_failures, make_private_dir, open_private, state_errors, write_all
 
@@ -57,7 +58,7 @@ class JsonLinesPartition(StatefulSinkPartition[bytes, int]):
                 logged_failures("output_sync_failed", path=str(self._path)),
                 state_errors(f"syncing {self._path}"),
             ):
-                os.fdatasync(self._fd)
+                sync_data(self._fd)
             self._synced = self._size
         return self._size
 

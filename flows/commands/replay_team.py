@@ -7,7 +7,6 @@ replay by one process, byte for byte.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pickle
 import signal
@@ -26,6 +25,7 @@ from connectors.journal.blocks import Block
 from connectors.journal.recording import Progress, Recording, no_progress
 from connectors.journal.source import REPLAY_BLOCK_BYTES, RecordingSource, StoppedAt
 from connectors.runtime.logs import get_logger
+from connectors.runtime.platform import widen_pipe
 from connectors.runtime.polling import PolledPartition
 from flows.analytics.block_results import ShardResult
 from flows.analytics.merge import BlockResult, BlockStats, Merger, block_stats, joined_stats
@@ -115,7 +115,7 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
         """Start the processes, which send no results of the first `skipped` blocks."""
         for index in range(self._count):
             theirs, ours = os.pipe()
-            fcntl.fcntl(ours, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            widen_pipe(ours, PIPE_BYTES)
             process = os.fork()
             if process == 0:
                 os.close(theirs)

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from connectors.journal.segments import segments
 from connectors.runtime.logs import get_logger
+from connectors.runtime.platform import open_files
 
 __all__ = ["RULES", "Job", "WhatIf", "rules_of"]
 
@@ -77,7 +78,7 @@ class Job:
         if process is None or self.result is not None:
             return None
         done = None
-        for fd in _entries(Path(f"/proc/{process.pid}/fd")):
+        for fd in open_files(process.pid):
             place = self._place(fd)
             if place is not None:
                 done = max(done or 0, place)
@@ -233,10 +234,3 @@ def digest_of(files: Sequence[Path], sizes: Sequence[int]) -> str:
                 digest.update(piece)
                 left -= len(piece)
     return digest.hexdigest()
-
-
-def _entries(directory: Path) -> list[Path]:
-    try:
-        return list(directory.iterdir())
-    except OSError:  # the process has ended
-        return []
