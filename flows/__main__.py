@@ -10,6 +10,14 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; exit with its code."""
+    if sys.version_info >= (3, 13):
+        version = ".".join(map(str, sys.version_info[:2]))
+        print(
+            f"voicewatch: needs Python 3.11 or 3.12, this is {version}: Bytewax has no wheel for it; "
+            "install it with `uv tool install --python 3.12 voicewatch`",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     arguments = sys.argv[1:]
     if arguments[:1] == ["probe"] and "--help" not in arguments:
         from connectors.runtime import probe
