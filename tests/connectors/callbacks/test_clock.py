@@ -38,12 +38,12 @@ def test_steps_of_the_clock_delay_no_retry_and_no_breaker(outbox, deliver, recei
     for step_s in (-3600.0, 3600.0):
         path, clock = f"/a{step_s:g}", SteppingClock()
         receiver.script(path, itertools.chain([Reply(503)] * 6, itertools.repeat(Reply(200))))
-        outbox.insert([callback(n + step_s, receiver.url + path, f"{path}{n}") for n in range(8)], clock())
+        outbox.insert([callback(n + int(step_s), receiver.url + path, f"{path}{n}") for n in range(8)], clock())
         before = len(receiver.received)
         delivery = deliver(POLICY, now=clock)
         receiver.wait_until(lambda got, n=before: len(got) >= n + 5, DEADLINE_S)
         clock.offset_s = step_s
-        outbox.insert([callback(1000 + step_s, receiver.url + path, f"{path}new")], clock())
+        outbox.insert([callback(1000 + int(step_s), receiver.url + path, f"{path}new")], clock())
         eventually(lambda: outbox.counts()["pending"] == 0, 10.0)
         delivery.stop(1.0)
 

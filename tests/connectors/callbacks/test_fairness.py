@@ -68,7 +68,11 @@ def test_an_answer_that_no_request_asked_for_closes_the_connection(outbox, deliv
         deliver(FAST)
         for number in range(4):
             insert(outbox, callback(number, there.url + path))
-            eventually(lambda n=number: outbox.counts()["delivered"] == n + 1)
+
+            def delivered(wanted: int = number + 1) -> bool:
+                return bool(outbox.counts()["delivered"] == wanted)
+
+            eventually(delivered)
             if path == "/late":
                 time.sleep(0.8)
         assert there.count(path) == 4

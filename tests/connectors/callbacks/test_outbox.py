@@ -6,12 +6,13 @@ import stat
 import tempfile
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.callbacks.outbox import AttemptResult, Callback, Outbox
+from connectors.callbacks.outbox import AttemptResult, Callback, Outbox, State
 from connectors.errors import StateError
 from tests.support.callbacks import callback
 
@@ -104,7 +105,9 @@ def test_everything_survives_reopening_and_is_private(tmp_path):
     first = Outbox(path)
     first.insert([callback(1, URL, body="é".encode())], now=1.0)
     second = Outbox(path)
-    assert second.show("id-1").body == "é".encode()
+    shown = second.show("id-1")
+    assert shown is not None
+    assert shown.body == "é".encode()
     for file in path.parent.iterdir():
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -190,7 +193,7 @@ def test_any_course_of_events_keeps_order_and_loses_nothing(plan, outcomes, pick
                 open_ids |= {e.id for e in outbox.entries(["dead"])}
                 outbox.retry(None)
             else:
-                outbox.record_results([AttemptResult(chosen, event, now, 1)])
+                outbox.record_results([AttemptResult(chosen, cast(State, event), now, 1)])
                 if event != "pending":
                     open_ids.remove(chosen.id)
         counts = outbox.counts()
@@ -208,6 +211,7 @@ def test_an_outbox_of_schema_1_is_migrated_in_place(tmp_path):
         outbox = Outbox(path)
         assert outbox.counts() == {"pending": 4, "delivered": 1, "dead": 1}
         first = outbox.show("id-1")
+        assert first is not None
         assert (first.attempts, first.created_at, first.last_error) == (2, created_at, "503 Service Unavailable")
         assert first.body == b'{"n":1}'
         outbox.close()

@@ -36,9 +36,12 @@ def test_every_outcome_has_a_verdict(outcome, kind):
 def test_only_410_gives_a_receiver_up():
     """It says so in its reason; a 404 does not."""
     gone = classify(Outcome(status=410))
+    assert isinstance(gone, Dead)
     assert gone.gone
     assert "given up" in gone.reason
-    assert not classify(Outcome(status=404)).gone
+    missing = classify(Outcome(status=404))
+    assert isinstance(missing, Dead)
+    assert not missing.gone
 
 
 def test_waits_reach_past_a_day_and_respect_retry_after():

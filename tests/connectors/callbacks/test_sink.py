@@ -67,7 +67,7 @@ def test_kill_minus_nine_loses_nothing(tmp_path, receiver):
     outbox = Outbox(state / "outbox" / "outbox.sqlite3")
     assert outbox.counts() == {"pending": 0, "delivered": total, "dead": 0}
     outbox.close()
-    first = defaultdict(list)
+    first: defaultdict[int, list[int]] = defaultdict(list)
     for got in receiver.received:
         number = int(got.id.removeprefix("id-"))
         if number not in first[number % 7]:

@@ -23,6 +23,7 @@ from connectors.format.records import (
     Control,
     FrameLine,
     InvalidFrameError,
+    Signalled,
     is_ignored,
     parse_frame,
     parse_line,
@@ -423,6 +424,7 @@ def assert_reads_as_the_definition(lines: list[bytes]) -> None:
         if isinstance(record, Control):
             controls.append((len(rows), record.kind, record.value))
         else:
+            assert not isinstance(record, Signalled)
             rows.append(as_row(record))
     decoded = block(*lines)
     found = zip(
@@ -468,6 +470,7 @@ def test_the_definition_is_the_references(data: bytes) -> None:
         assert record.kind in expected
         assert record.time == expected["received_at"]
         return
+    assert not isinstance(record, Signalled)
     frame = record if isinstance(record, BareFrame) else record.frame
     written = record.receivedAt if isinstance(record, BareFrame) else record.received_at
     metrics = expected["frame"].get("metrics") or {}

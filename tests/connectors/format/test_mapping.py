@@ -50,7 +50,12 @@ def test_paths_and_figures() -> None:
 def test_what_is_missing_is_left_out() -> None:
     """Values that are missing or not readable leave the frame incomplete, for its reader to reject."""
     input_map = parse_input("conversation=c.0.x,event=e,timestamp=t,loss=l")
-    for record in ({}, {"c": [], "e": None, "t": "soon", "l": "low"}, {"c": [1], "t": True, "l": [], "e": {}}):
+    records: tuple[dict[str, object], ...] = (
+        {},
+        {"c": [], "e": None, "t": "soon", "l": "low"},
+        {"c": [1], "t": True, "l": [], "e": {}},
+    )
+    for record in records:
         assert input_map.frame(record) == {}  # type: ignore[arg-type]
 
 

@@ -26,6 +26,9 @@ QUEUE = "v2.routing.queues.q1.conversations.calls"
 STARTED, UPDATED, ENDED = "conversation.started", "conversation.updated", "conversation.ended"
 
 
+NO_TIMES: list[object] = [None, True, "soon", "2026-13-20T21:58:32Z", [], 1e300, -(10**400), {}]
+
+
 def said(topic: str, **body: Any) -> dict[str, Any]:
     """A notification."""
     return {"topicName": topic, "version": "2", "eventBody": body, "metadata": {"CorrelationId": "x"}}
@@ -75,7 +78,7 @@ def test_detail_events(event: str, expected: str) -> None:
         ("2026-03-20T21:58:32", 1774043912.0),
         ("2026-03-20T23:58:32.417+02:00", 1774043912.417),
         ("2026-03-20T16:28:32.417-0530", 1774043912.417),
-        *((value, math.nan) for value in (None, True, "soon", "2026-13-20T21:58:32Z", [], 1e300, -(10**400), {})),
+        *((value, math.nan) for value in NO_TIMES),
     ],
 )
 def test_event_times(time: Any, expected: float) -> None:

@@ -124,7 +124,8 @@ def test_the_clocks_of_this_machine_are_read_together() -> None:
 @pytest.mark.parametrize(("by_s", "reason"), [(3600.0, SET_FORWARD), (-3600.0, SET_BACK)])
 def test_a_step_is_a_record_before_the_one_that_found_it(tmp_path: Path, by_s: float, reason: str) -> None:
     """It is reported and counted; records go on at the new time, and a segment's age is the time that has passed."""
-    clocks, steps = FakeClocks(START), []
+    clocks = FakeClocks(START)
+    steps: list[tuple[float, str]] = []
     journal = journal_in(tmp_path, clocks, steps)
     journal.frame(FRAME % START)
     clocks.advance(0.5)
@@ -165,7 +166,8 @@ def test_while_it_slews_latency_is_that_of_the_wall_clock(tmp_path: Path) -> Non
 @pytest.mark.parametrize("crashed", [False, True])
 def test_a_restart_behind_the_last_record_steps_back(tmp_path: Path, crashed: bool) -> None:
     """The next segment begins at the time of the last record and then steps; the one after it goes on from there."""
-    clocks, steps = FakeClocks(START), []
+    clocks = FakeClocks(START)
+    steps: list[tuple[float, str]] = []
     journal = journal_in(tmp_path, clocks)
     journal.feed("voice-events", "up", "connected")
     if not crashed:
@@ -189,7 +191,8 @@ def test_a_restart_behind_the_last_record_steps_back(tmp_path: Path, crashed: bo
 
 def test_a_restart_later_is_no_step(tmp_path: Path) -> None:
     """Time passed while nothing ran."""
-    clocks, steps = FakeClocks(START), []
+    clocks = FakeClocks(START)
+    steps: list[tuple[float, str]] = []
     journal_in(tmp_path, clocks).close()
     clocks.advance(90_000.0)
     journal = journal_in(tmp_path, clocks, steps)

@@ -34,7 +34,7 @@ def reading(directory: Path, *, segment_bytes: int = 1 << 26) -> Iterator[tuple[
         return journals[0]
 
     source = JournalSource(directory / "lock", open_journal, lambda _: [], shutdown, keep_s=3600.0)
-    part = source.build_part("step", "journal", None)
+    part: Partition = source.build_part("step", "journal", None)  # type: ignore[assignment]
     yield journals[0], part, shutdown
     part.close()
 

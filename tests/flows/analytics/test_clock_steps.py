@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flows.analytics.shard import Overrides
+from flows.analytics.precedence import Overrides
 from tests.flows.analytics.test_reference import SHARDS, cut, cuts_of_30, recordings, unhurried
 from tests.support.recordings import replay_blocks
 

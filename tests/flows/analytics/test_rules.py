@@ -192,7 +192,7 @@ def test_portions_and_restarts_change_nothing(
     rule = new_rule(3)
     edges = [0, *sorted((first, second)), len(steps)]
     for begin, end in zip(edges, edges[1:], strict=False):  # noqa: RUF007
-        part = Values(*(column[begin:end] for column in columns))
+        part = Values(*(column[begin:end] for column in columns))  # type: ignore[arg-type]
         found += rule.evaluate(part, alert_settings, frozen=frozen)
         kept, rule = rule.snapshot(), new_rule(3)
         rule.restore(kept)

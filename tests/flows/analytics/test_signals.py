@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -143,7 +144,7 @@ MESSAGES = st.sampled_from(
 @given(st.lists(MESSAGES, max_size=25), st.lists(st.integers(0, 25), max_size=5), st.sampled_from([1, 3, 4]))
 def test_cuts_shards_and_stops_change_nothing(kinds: list[str], cuts: list[int], shards: int) -> None:
     """The alerts of any recording are those of one block in one shard, with the same ids, in the same order."""
-    make = {
+    make: dict[str, Callable[[float], Any]] = {
         "watch": watch,
         "failure": failure,
         "over": lambda at: failure(at, over=True),

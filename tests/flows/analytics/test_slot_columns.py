@@ -18,7 +18,7 @@ def test_growth_keeps_what_is_there_and_fills_the_rest() -> None:
     columns.grow(3)
     assert times.values.tolist() == [np.inf, 5.0, np.inf]
     assert rows.values.tolist() == [[1, 2], [-1, -1], [-1, -1]]
-    assert (columns.capacity, rows.values.dtype) == (3, np.int32)
+    assert (columns.capacity, rows.values.dtype) == (3, np.dtype(np.int32))
 
 
 def test_a_slot_that_is_forgotten_has_the_initial_value_in_every_column() -> None:

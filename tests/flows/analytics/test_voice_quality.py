@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from connectors.format.records import CodecName
+from connectors.format.limits import CodecName
 from flows.analytics import voice_quality
 from flows.analytics.voice_quality import (
     CODECS,

@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def hook():
 
 
 @pytest.fixture
-def alertmanager(tmp_path: Path, hook: Any):
+def alertmanager(tmp_path: Path, hook: Any) -> Iterator[str]:
     config = tmp_path / "alertmanager.yml"
     config.write_text(CONFIGURATION.format(url=hook.url))
     with socket.create_server(("127.0.0.1", 0)) as free:

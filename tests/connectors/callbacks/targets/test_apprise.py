@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from connectors.callbacks.model import Callback
 from connectors.callbacks.policy import DeliveryPolicy
 from connectors.callbacks.targets import Target, callback_of, route_of
 from connectors.callbacks.targets.apprise import mistake_in
@@ -18,7 +19,7 @@ from tests.support.vendors import Answer, serving
 pytest.importorskip("apprise", reason="the extra `notify` is not installed")
 
 
-def sent(url: str) -> tuple[Target, list]:
+def sent(url: str) -> tuple[Target, list[Callback]]:
     target = Target("mail", "apprise", url)
     return target, [callback_of(target, a, json.dumps(a).encode(), "critical") for a in (RAISED, RESOLVED)]
 

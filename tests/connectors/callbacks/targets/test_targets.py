@@ -215,7 +215,9 @@ def test_a_dead_target_delays_no_other_and_no_callback(outbox, deliver, receiver
     with serving(vendors.slack) as vendor:
         down = Target("down", "slack", "http://127.0.0.1:9/services/x", allow_private_addresses=True)
         good = Target("good", "slack", vendor.url + "/services/x", allow_private_addresses=True)
-        callbacks = [Callback(a["alertId"], a["conversationId"], receiver.url, b"{}") for a in (RAISED, RESOLVED)]
+        callbacks = [
+            Callback(str(a["alertId"]), str(a["conversationId"]), receiver.url, b"{}") for a in (RAISED, RESOLVED)
+        ]
         insert(outbox, *sent(down, RAISED, RESOLVED), *callbacks, *sent(good, RAISED, RESOLVED))
         deliver(FAST, routes={t.key: route_of(t) for t in (down, good)})
         receiver.wait_for(2, DEADLINE_S)
