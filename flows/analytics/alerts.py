@@ -71,7 +71,7 @@ class Alert(NamedTuple):
 
 
 def incident_id(conversation_id: str, rule: str, began_at: float, ordinal: int | str) -> bytes:
-    """The same incident's UUID in every run: from the conversation, the rule, when it began, and which of that time.
+    """Return the same UUID of an incident in every run: from conversation, rule, begin and which of that time.
 
     >>> uuid_text(incident_id("c1", "PACKET_LOSS_DETECTED", 1700000000.25, 0))
     'a610894a-d9d9-599d-9990-71c76a334722'
@@ -85,7 +85,7 @@ def incident_id_of(name: list[object]) -> bytes:
 
 
 def uuid5(namespace: bytes, name: bytes) -> bytes:
-    """A name's UUID of version 5: RFC 9562, section 5.5. That of the standard library takes half of an alert's time.
+    """Return a name's UUID of version 5 (RFC 9562, section 5.5). The standard library takes half of an alert's time.
 
     >>> from uuid import NAMESPACE_DNS
     >>> uuid_text(uuid5(NAMESPACE_DNS.bytes, b"www.example.com"))
@@ -98,13 +98,13 @@ def uuid5(namespace: bytes, name: bytes) -> bytes:
 
 
 def uuid_text(octets: bytes) -> str:
-    """A UUID as it is written."""
+    """Return a UUID as text."""
     digits = octets.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def make_alert(place: int, change: Change, window: list[float] | None, labels: LabelTexts) -> Alert:
-    """The alert that a change leads to, with its body, which shows the window, a row of `Summaries.values`.
+    """Return the alert of a change; its body shows the window, a row of `Summaries.values`.
 
     `labels` has the texts of windows' labels. `place` is that of the change among those of its shard in the block.
     """
@@ -169,7 +169,7 @@ class LatestWindows:
         latest[latest[:, Column.END] > now] = np.nan
 
     def alerts(self, changes: Sequence[Change], ending: Summaries, labels: LabelTexts) -> list[Alert]:
-        """The alerts of a block in their order; `ending` are its windows, and those that closed early before it."""
+        """Return a block's alerts in order; `ending` are its windows, and those that closed early before it."""
         if not changes:
             return []
         ending_of: dict[int, list[list[float]]] = {}

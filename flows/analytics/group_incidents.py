@@ -196,7 +196,7 @@ class GroupIncidents:
         }
 
     def snapshot(self) -> tuple[Any, ...]:
-        """A plain value that `restore` takes, sharing nothing with this."""
+        """Return a plain value that `restore` takes, sharing nothing with this."""
         pending = [tuple(part) for parts in self._pending.values() for part in parts]
         minute = (self._minute, self._sent, self._over)
         opened = {group: tuple(state) for group, state in self._open.items()}

@@ -162,7 +162,7 @@ class Breaches:
         self._arrival, self._slot = self._arrival[kept], self._slot[kept]
 
     def snapshot(self) -> tuple[Any, ...]:
-        """A plain value that `restore` takes, sharing nothing with this."""
+        """Return a plain value that `restore` takes, sharing nothing with this."""
         return (self._arrival.copy(), self._slot.copy())
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:

@@ -82,7 +82,7 @@ class LabelTexts:
         self._sweep_at = max(_SWEEP_AT, 2 * len(self._numbers))
 
     def snapshot(self) -> tuple[Any, ...]:
-        """A plain value that `restore` takes, sharing nothing with this."""
+        """Return a plain value that `restore` takes, sharing nothing with this."""
         return (list(self._texts), list(self._free), self._sweep_at)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:

@@ -80,7 +80,7 @@ class BlockResult(NamedTuple):
 
 
 def block_stats(number: int, source: str, line: int, decoded: Decoded) -> BlockStats:
-    """The stats of a block that has been decoded."""
+    """Return the stats of a decoded block."""
     kinds = [control.kind for control in decoded.controls]
     no_latency = int(np.count_nonzero(np.isnan(decoded.latency_us)))
     counts = kinds.count("invalid"), kinds.count(IGNORED), no_latency, decoded.torn
@@ -100,9 +100,9 @@ def joined_stats(shares: Sequence[BlockStats]) -> BlockStats:
 
 
 class Merger:
-    """Collects the stats and the `shards` results of each block, and gives its report when they are complete.
+    """Collect the stats and all `shards` results of each block, and give the block's result when they are complete.
 
-    A block has several parts where the clock stepped in it. Reports come in the order of blocks, whatever arrives
+    A block has several parts where the clock stepped in it. Results come in the order of blocks, whatever arrives
     first.
     """
 
@@ -114,7 +114,7 @@ class Merger:
         self._results: dict[int, list[list[ShardResult]]] = {}
 
     def add_stats(self, stats: list[BlockStats]) -> None:
-        """Add what the decoder knows of a block, of each of its parts."""
+        """Add the decoder's counts of a block, of each of its parts."""
         self._stats[stats[0].number] = stats
 
     def add_results(self, number: int, results: list[ShardResult]) -> None:
@@ -123,21 +123,21 @@ class Merger:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no block is incomplete."""
+        """Return whether no block is incomplete."""
         return not self._stats and not self._results
 
     def results(self) -> list[BlockResult]:
-        """The reports of all blocks that are complete and whose predecessors are."""
+        """Return the results of all blocks that are complete and whose predecessors are."""
         results = []
         while self.number in self._stats and len(self._results.get(self.number, ())) == self._shards:
             of_parts = zip(*self._results.pop(self.number), strict=True)
             parts = zip(self._stats.pop(self.number), of_parts, strict=True)
-            results.append(_in_sequence([_report(stats, results, self.groups) for stats, results in parts]))
+            results.append(_in_sequence([_result_of(stats, results, self.groups) for stats, results in parts]))
             self.number += 1
         return results
 
 
-def _report(stats: BlockStats, results: Sequence[ShardResult], groups: GroupIncidents) -> BlockResult:
+def _result_of(stats: BlockStats, results: Sequence[ShardResult], groups: GroupIncidents) -> BlockResult:
     in_order = sorted(alert for result in results for alert in result.alerts)
     group_parts = [part for result in results for part in result.groups]
     lines, alerts = groups.apply(results[0].spans, group_parts, in_order, last=results[0].last)
@@ -169,7 +169,7 @@ def _report(stats: BlockStats, results: Sequence[ShardResult], groups: GroupInci
 
 
 def _in_sequence(parts: list[BlockResult]) -> BlockResult:
-    """The report of a block of several parts, between which the clock stepped: one after the other."""
+    """Join the results of a block's parts, between which the clock stepped."""
     if len(parts) == 1:
         return parts[0]
     return BlockResult(
@@ -184,7 +184,7 @@ def _in_sequence(parts: list[BlockResult]) -> BlockResult:
 
 
 def _in_order(shards: Sequence[WindowLines]) -> bytes:
-    """The lines of all shards by end, then conversation; they come so from each, which makes sorting them cheap."""
+    """Return the lines of all shards by end, then conversation; each shard has them so, which makes sorting cheap."""
     shards = [windows for windows in shards if len(windows.end)]
     if not shards:
         return b""

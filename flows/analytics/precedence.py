@@ -59,7 +59,7 @@ class Precedence:
         return changed
 
     def snapshot(self) -> list[Any]:
-        """A plain value that `restore` takes."""
+        """Return a plain value that `restore` takes."""
         return [msgspec.to_builtins(table) for table in self._recorded]
 
     def restore(self, snapshot: list[Any]) -> None:
@@ -107,7 +107,7 @@ class Precedence:
 
     @property
     def _is_plain(self) -> bool:
-        """Whether there is nothing but `watch` records to take limits and labels from."""
+        """Return whether limits and labels come from `watch` records only."""
         given = self._overrides
         return not (self._recorded or self._configured or given.defaults or given.feeds or given.watches)
 

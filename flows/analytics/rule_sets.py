@@ -89,7 +89,7 @@ class RuleSets:
 
 
 def incidents_of(alerts: Iterable[Alert]) -> list[Incident]:
-    """The incidents of alerts in journal order, in the order in which they began."""
+    """Return the incidents of alerts in journal order, in the order in which they began."""
     found: dict[str, Incident] = {}
     for alert in alerts:
         body = orjson.loads(alert.body)
@@ -110,7 +110,7 @@ def incidents_of(alerts: Iterable[Alert]) -> list[Incident]:
 
 
 def figures(incidents: Sequence[Incident], end: float) -> Figures:
-    """The figures of a rule set's incidents; those that are open last until `end`, in epoch seconds."""
+    """Return the figures of a rule set's incidents; those that are open last until `end`, in epoch seconds."""
     lengths = [length_s(incident, end) for incident in incidents]
     return Figures(
         incidents=len(incidents),
@@ -126,12 +126,12 @@ def figures(incidents: Sequence[Incident], end: float) -> Figures:
 
 
 def length_s(incident: Incident, end: float) -> float:
-    """The length of an incident in seconds, until `end` if it is open."""
+    """Return the length of an incident in seconds, until `end` if it is open."""
     return round(max((end if incident.ended_at is None else incident.ended_at) - incident.began_at, 0.0), 6)
 
 
 def changes(first: Sequence[Incident], other: Sequence[Incident], end: float) -> list[Change]:
-    """How the incidents of `other` differ from those of `first`, by the time of their beginning.
+    """Compare the incidents of `other` with those of `first`, by the time of their beginning.
 
     Incidents are the same if they have the same id: conversation, rule and the frame that raised them.
     """

@@ -117,7 +117,7 @@ class Rule:
         return self._step(values, level, np.flatnonzero(one_by_one), settings, frozen=frozen)
 
     def _of_touched(self, values: Values, breach: Mask) -> Values:
-        """The frames of the few slots that have a breach here, an incident or a history: no other can change."""
+        """Return the frames of the slots that have a breach here, an incident or a history: no other can change."""
         if not (self._incident or self._history or breach.any()):
             return Values._make(column[:0] for column in values)
         touched = self.is_open.values.copy()
@@ -127,7 +127,7 @@ class Rule:
         return Values._make(column.take(rows) for column in values)
 
     def _concerned(self, values: Values, level: Floats, settings: AlertSettings, *, frozen: Mask | None) -> Mask:
-        """The slots, as a mask, that these frames may raise or resolve."""
+        """Return the slots, as a mask, that these frames may raise or resolve."""
         is_open = self.is_open.values.take(values.slot)
         mask = np.zeros(len(self.is_open.values), np.bool_)
         mask[values.slot[(values.value > values.limit) & ~is_open]] = True
@@ -163,7 +163,7 @@ class Rule:
         return changes
 
     def _breaches_enough(self, slot: int, breach: bool, settings: AlertSettings) -> bool:  # noqa: FBT001
-        """Whether `raise_n` of the last `raise_m` frames breach, this one included; drop a history without a breach."""
+        """Return whether `raise_n` of the last `raise_m` frames breach; drop a history without a breach."""
         history = (*self._history.get(slot, ()), breach)[-settings.raise_m :]
         if any(history):
             self._history[slot] = history
@@ -190,7 +190,7 @@ class Rule:
         return Transition(row, slot, "raised", None, value, arrival, limit, *self._next_incident(slot, arrival))
 
     def _next_incident(self, slot: int, arrival: float) -> tuple[float, int]:
-        """A new incident's time, and its number among those of the same slot that began at that time or later.
+        """Return a new incident's time, and its number among those of its slot that began at that time or later.
 
         One can begin at a time before another's only where the clock was set back.
         """

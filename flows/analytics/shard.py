@@ -65,7 +65,7 @@ class Shard:
 
     @property
     def watching(self) -> int:
-        """How many conversations are watched now."""
+        """Return the number of conversations that are watched now."""
         return self._watch_table.watching
 
     def apply(self, block: ShardBlock) -> ShardResult:
@@ -230,7 +230,7 @@ class Shard:
 
     @property
     def _frozen_slots(self) -> NDArray[np.bool_] | None:
-        """The slots of the conversations whose feed is lost, as a mask; None if no feed is."""
+        """Return the slots of the conversations whose feed is lost, as a mask; None if no feed is."""
         return self._frozen.values if self._feeds_down else None
 
     def _apply_settings(self, settings: FlowSettings, now: float, done: Done) -> None:

@@ -56,7 +56,7 @@ class ShardBlock(NamedTuple):
 
 
 def shards_of(ids: Ids, shards: int) -> NDArray[np.uint8]:
-    """The shard of each row's conversation, shape (n,): permanently the same, for one number of shards, 255 at most."""
+    """Return the shard of each row's conversation, shape (n,): always the same for one number of shards, up to 255."""
     # The upper half of the hash as a fraction of one.
     return ((ids.hash >> np.uint64(32)) * np.uint64(shards) >> np.uint64(32)).astype(np.uint8)
 
@@ -137,7 +137,7 @@ def split_by_time(frames: ShardBlock, limit_s: float) -> Iterator[ShardBlock]:
 
 
 def last_frames(slot: NDArray[np.int32], watched: NDArray[np.bool_], ended: NDArray[np.bool_]) -> dict[int, int]:
-    """The slots whose conversation ends in a segment, each with the index of its last frame."""
+    """Return the slots whose conversation ends in a segment, each with the index of its last frame."""
     ends: dict[int, int] = {}
     if ended.any():
         for index in np.flatnonzero(ended & watched).tolist():

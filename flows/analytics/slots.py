@@ -43,11 +43,11 @@ class SlotIndex:
         chain[at] = self._next[slot]
 
     def ids(self, slots: NDArray[np.int32]) -> Ids:
-        """Who is in each of these slots, or was when it was last known, shape (n,); long ids by their digests only."""
+        """Return the conversation of each slot, or the last one known, shape (n,); long ids by their digests only."""
         return Ids(self._key.take(slots, 0), self._hash.take(slots))
 
     def find(self, ids: Ids) -> NDArray[np.int32]:
-        """The slot of each row, shape (n,); NO_SLOT where none is known."""
+        """Return the slot of each row, shape (n,); NO_SLOT where none is known."""
         slot = self._bucket.take(self._places(ids.hash))
         unlike = ~are_same(self._key.take(slot, 0), ids.key)  # NO_SLOT's key is that of the last slot: any will do
         others = np.flatnonzero(unlike & (slot != NO_SLOT))
@@ -82,7 +82,7 @@ class SlotIndex:
         self._link(np.array([slot for chain in known for slot in chain], np.int32))
 
     def _chain(self, slot: int) -> list[int]:
-        """The slots of a bucket."""
+        """Return the slots of a bucket."""
         chain = []
         while slot != NO_SLOT:
             chain.append(slot)

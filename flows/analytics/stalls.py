@@ -58,14 +58,14 @@ class Stalls:
 
     @property
     def is_open(self) -> Mask:
-        """The slots that have an open stall, as a mask."""
+        """Return the slots that have an open stall, as a mask."""
         mask = np.zeros(len(self._since.values), np.bool_)
         mask[list(self._open)] = True
         return mask
 
     @property
     def is_idle(self) -> bool:
-        """Whether frames change nothing."""
+        """Return whether frames change nothing."""
         return not self._open and not self._is_on
 
     def watch(self, slot: int, after_s: float) -> None:
@@ -219,7 +219,7 @@ def waited(
 
 
 def _due(since: Floats, after_s: Floats) -> Floats:
-    """When a wait is too long, to the microsecond, so that no floating-point dust is in it."""
+    """Return when a wait is too long, to the microsecond, free of floating-point dust."""
     return np.round(since + after_s, _DECIMALS)
 
 

@@ -97,7 +97,7 @@ class Codecs(NamedTuple):
 
 
 def codecs(number: NDArray[np.int8]) -> Codecs:
-    """The codecs of these numbers, places in `CODECS`.
+    """Return the codecs with these numbers, places in `CODECS`.
 
     >>> codecs(np.array([2, 0], np.int8)).bpl.tolist()
     [19.0, 25.1]
@@ -119,7 +119,7 @@ _MAX_DELAY_MS = 1e9
 
 
 def mos_from_r(r: Floats) -> Floats:
-    """The mean opinion score, 1 (bad) to 4.5 (excellent), of a rating R (G.107 Annex B).
+    """Return the mean opinion score, 1 (bad) to 4.5 (excellent), of a rating R (G.107 Annex B).
 
     The published polynomial dips below 1 for R between 0 and 6.5; there, too, the score is 1.
 
@@ -132,7 +132,7 @@ def mos_from_r(r: Floats) -> Floats:
 
 
 def r_factor(delay_ms: Floats, loss_ratio: Floats, codec: Codec | Codecs) -> Floats:
-    """The transmission rating R (G.107 §7.1) for one-way delays in ms and packet loss as a ratio 0..1.
+    """Return the transmission rating R (G.107 §7.1) for one-way delays in ms and packet loss as a ratio 0..1.
 
     R is 93.2 at best and falls below 0 on a network that cannot carry speech. A negative delay (clock skew)
     counts as none.

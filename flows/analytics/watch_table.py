@@ -46,7 +46,7 @@ class Watch(NamedTuple):
     default: tuple[float, float] = (DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD)
 
     def is_affected_by(self, feeds: Collection[str]) -> bool:
-        """Whether the loss of any of these feeds concerns the conversation."""
+        """Return whether the loss of any of these feeds concerns the conversation."""
         return bool(feeds) and (self.feed is None or self.feed in feeds)
 
 
@@ -89,12 +89,12 @@ class WatchTable:
 
     @property
     def traits(self) -> Traits:
-        """What windows are closed with, by slot."""
+        """Return what windows are closed with, by slot."""
         return Traits(self.codec.values, self.labels.values)
 
     @property
     def watching(self) -> int:
-        """How many conversations are watched now."""
+        """Return the number of conversations that are watched now."""
         return len(self._slots)
 
     def watch(self, watch: Watch, now: float) -> int:
@@ -117,12 +117,12 @@ class WatchTable:
         return slot
 
     def current(self, conversation_id: str) -> Watch | None:
-        """The watch that is on, None if the conversation is not watched."""
+        """Return the watch that is on, None if the conversation is not watched."""
         slot = self._slots.get(conversation_id, NO_SLOT)
         return None if slot == NO_SLOT else self.watches[slot]
 
     def slot_of(self, conversation_id: str) -> int:
-        """The slot of a conversation that is watched, NO_SLOT for another."""
+        """Return the slot of a conversation that is watched, NO_SLOT for another."""
         return self._slots.get(conversation_id, NO_SLOT)
 
     def resolve(self, resolved: Callable[[Watch], Watch]) -> None:
@@ -135,25 +135,25 @@ class WatchTable:
         self.label_texts.sweep(np.concatenate([self.labels.values, *others]).astype(np.int64))
 
     def is_returning(self, conversation_id: str, now: float) -> bool:
-        """Whether a watch of the conversation would restart it in the slot that its open windows are in."""
+        """Return whether a watch of the conversation would restart it in the slot that its open windows are in."""
         slot = self._ended.get(conversation_id, NO_SLOT)
         return slot != NO_SLOT and self._retired[slot] > now
 
     def affected_by(self, feeds: Collection[str]) -> NDArray[np.bool_]:
-        """The slots, as a mask, of the conversations that the loss of any of these feeds concerns."""
+        """Return the slots, as a mask, of the conversations that the loss of any of these feeds concerns."""
         concerned = np.zeros(self.columns.capacity, np.bool_)
         heard = [watch is not None and watch.is_affected_by(feeds) for watch in self.watches]
         concerned[: len(heard)] = heard
         return concerned
 
     def watch_at(self, slot: int) -> Watch:
-        """The watch that a slot is taken by."""
+        """Return the watch in a slot."""
         watch = self.watches[slot]
         assert watch is not None
         return watch
 
     def ranks(self) -> NDArray[np.int64]:
-        """The place of each slot in the order of conversation ids; of a slot that is free, none in particular."""
+        """Return the place of each slot in the order of conversation ids; a free slot has any place."""
         if self._ranks is None:
             ids = ["" if watch is None else watch.conversation_id for watch in self.watches]
             self._ranks = np.empty(len(ids), np.int64)
@@ -161,18 +161,18 @@ class WatchTable:
         return self._ranks
 
     def slots(self, ids: Ids) -> NDArray[np.int32]:
-        """The slot of each row's conversation, shape (n,); NO_SLOT where none is on."""
+        """Return the slot of each row's conversation, shape (n,); NO_SLOT where none is on."""
         return self._indexed().find(ids)
 
     def ids(self, slots: NDArray[np.int32]) -> Ids:
-        """Whose each of these slots is, shape (n,)."""
+        """Return the conversation of each slot, shape (n,)."""
         ids = self._indexed().ids(slots)
         for row in np.flatnonzero(ids.is_long).tolist():
             ids.long[ids.key_text(row)] = self.watch_at(int(slots[row])).conversation_id
         return ids
 
     def end(self, slot: int, windows_end: float) -> None:
-        """The conversation is over; its slot stays until `windows_end`, when the last window of its last frame ends."""
+        """End a watch; its slot stays until `windows_end`, when the last window of its last frame ends."""
         conversation_id = self.watch_at(slot).conversation_id
         del self._slots[conversation_id]
         self._indexed().remove(slot)
@@ -185,7 +185,7 @@ class WatchTable:
         self._over[conversation_id] = now
 
     def over_until(self, conversation_id: str) -> float:
-        """The time up to which frames of a conversation are those of one that is over; -inf if it never ended."""
+        """Return the time up to which frames belong to a conversation that has ended; -inf if it never ended."""
         return self._over.get(conversation_id, -np.inf) + REMEMBER_S
 
     def release(self, now: float, forget: Callable[[int], None]) -> None:
@@ -216,7 +216,7 @@ class WatchTable:
             column.values[slot] = limit
 
     def _indexed(self) -> SlotIndex:
-        """The index of all conversations that are watched; those that are new come into it together."""
+        """Return the index of all watched conversations, with the new ones added in one go."""
         if self._not_indexed:
             self._index.add(Ids.of(list(self._not_indexed)), np.array(list(self._not_indexed.values()), np.int32))
             self._not_indexed = {}

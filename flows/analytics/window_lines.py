@@ -113,7 +113,7 @@ def _lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, dict[by
 
 
 def _whole_lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, dict[bytes, bytes]]:
-    """The same for rows that have every metric.
+    """Return the lines of rows that have every metric.
 
     Latencies are whole microseconds, and means are rounded to six and to nine decimals.
     """
@@ -134,7 +134,7 @@ def _whole_lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, d
 
 
 def _model_and_labels(values: Floats, labels: LabelTexts) -> tuple[list[bytes | Words], dict[bytes, bytes]]:
-    """The ends of the lines, and the texts that stand in them by digests."""
+    """Return the ends of the lines, and the texts that stand in them by digests."""
     codec, number = values[:, Column.CODEC].astype(np.int64), values[:, Column.LABELS].astype(np.int64)
     if not (number != NO_LABELS).any():
         return [_MODELS_AND_END.take(codec, 0)], {}
@@ -143,13 +143,13 @@ def _model_and_labels(values: Floats, labels: LabelTexts) -> tuple[list[bytes | 
 
 
 def _texts(columns: Floats, decimals: int) -> list[Words]:
-    """The texts of columns (n, m), which take less time together: m arrays of words."""
+    """Return the texts of columns (n, m) as m arrays of words, which is faster than one by one."""
     rows, count = columns.shape
     words = number_texts(columns.ravel(), decimals).reshape(rows, count, -1)
     return [words[:, column] for column in range(count)]
 
 
 def _repeated(column: Floats) -> Words:
-    """The texts of a column, one row at least, of which many rows in a row are the same."""
+    """Return the texts of a column, one row at least, in which equal rows stand together."""
     begin = np.flatnonzero(np.append(True, column[1:] != column[:-1]))
     return words_of(list(map(orjson.dumps, column[begin].tolist()))).repeat(np.diff(begin, append=len(column)), 0)

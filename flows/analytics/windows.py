@@ -92,7 +92,7 @@ class _Pane:
 
     @property
     def frames(self) -> Frames:
-        """All frames so far: views, which stay what they are when more are added."""
+        """Return all frames so far, as views that do not change when more are added."""
         return Frames._make(column[: self.count] for column in self._columns)
 
     def add(self, frames: Frames) -> None:
@@ -110,7 +110,7 @@ _NONE: Final = Summaries(np.empty(0, np.int32), np.empty((0, len(Column))))
 
 
 def pane_of(arrival: float, slide_ms: int) -> int:
-    """The pane of an arrival (epoch seconds), exact against the boundaries as they are written out.
+    """Return the pane of an arrival (epoch seconds), exact against the boundaries as they are written out.
 
     >>> [pane_of(arrival, 5000) for arrival in (14.999999999999998, 15.0, -0.1)]
     [2, 3, -1]
@@ -124,7 +124,7 @@ def pane_of(arrival: float, slide_ms: int) -> int:
 
 
 def _by_pane(arrival: Floats, slide_ms: int) -> Iterator[tuple[int, slice]]:
-    """The panes of arrivals that come in order, one at least, and which rows are in each."""
+    """Return the panes of ordered arrivals, one at least, and the rows of each."""
     first, last = pane_of(float(arrival[0]), slide_ms), pane_of(float(arrival[-1]), slide_ms)
     begin = 0
     while first < last:
@@ -164,11 +164,11 @@ class OpenWindows:
                 self._pending.append(_Pane(pane, part))
 
     def ends_at(self, arrival: float) -> float:
-        """The end of the last window that holds a frame of this arrival (epoch seconds)."""
+        """Return the end of the last window that holds a frame of this arrival (epoch seconds)."""
         return (pane_of(arrival, self.slide_ms) + self.panes) * self.slide_ms / 1000.0
 
     def oldest(self, now: float) -> float:
-        """The start of the earliest window that has not ended at `now`."""
+        """Return the start of the earliest window that has not ended at `now`."""
         if now == -math.inf:
             return now
         return (pane_of(now, self.slide_ms) - self.panes + 1) * self.slide_ms / 1000.0
@@ -184,7 +184,7 @@ class OpenWindows:
         return self._close(self._pending[-1].pane, traits) if self._pending else by_end([])
 
     def snapshot(self) -> tuple[Any, ...]:
-        """A plain value that `restore` takes; it shares only what is never changed."""
+        """Return a plain value that `restore` takes; it shares only what is never changed."""
         return (self._closed, [(pane.pane, _narrowed(pane.frames)) for pane in self._pending])
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
@@ -193,7 +193,7 @@ class OpenWindows:
         self._pending = [_Pane(pane, _widened(*columns)) for pane, columns in snapshot[1]]
 
     def _first(self) -> int:
-        """The number of the window that ends next, of those that hold a waiting frame."""
+        """Return the number of the window that ends next, of those that hold a waiting frame."""
         first = self._pending[0].pane - self.panes + 1
         return first if self._closed is None else max(first, self._closed + 1)
 
@@ -218,7 +218,7 @@ def open_windows(settings: WindowSettings) -> OpenWindows:
 
 
 def _narrowed(frames: Frames) -> tuple[NDArray[Any], ...]:
-    """The columns, with latencies in four bytes each if they fit, as most do: a sixth of a snapshot is latencies."""
+    """Return the columns, with latencies in four bytes each if they fit: a sixth of a snapshot is latencies."""
     with np.errstate(invalid="ignore"):
         narrow = frames.latency_us.astype(np.int32)
     fits = np.array_equal(narrow, frames.latency_us)
@@ -230,7 +230,7 @@ def _widened(slot: NDArray[np.int32], latency_us: NDArray[Any], packet_loss: Flo
 
 
 def by_end(parts: list[Summaries]) -> Summaries:
-    """All rows together, by their ends; of windows that end together, those of the earlier part first."""
+    """Return all rows by their ends; of windows that end together, those of the earlier part first."""
     parts = [part for part in parts if len(part.slot)]
     if not parts:
         return _NONE
@@ -285,7 +285,7 @@ def _rate(closed: Summaries, default: int, traits: Traits | None) -> None:
 
 
 def _ranks(key: Ints) -> tuple[Ints, Ints]:
-    """The distinct keys in order, and for each row the place of its key among them. Keys are not negative."""
+    """Return the distinct keys in order, and for each row the place of its key. Keys are not negative."""
     span = int(key.max()) + 1
     if span > 8 * len(key) + 65536:
         distinct, rank = np.unique(key, return_inverse=True)
