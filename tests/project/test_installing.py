@@ -88,8 +88,9 @@ def test_the_metadata_says_what_it_is_and_where_it_runs(built: Mapping[str, Path
 def test_it_installs_as_a_tool(built: Mapping[str, Path], tmp_path: Path, installer: str, form: str) -> None:
     """`voicewatch` runs from an environment that holds nothing else, and replays without a network."""
     places = {"UV_TOOL_DIR": "tools", "UV_TOOL_BIN_DIR": "bin", "PIPX_HOME": "pipx", "PIPX_BIN_DIR": "bin"}
-    variables = {name: str(tmp_path / place) for name, place in places.items()}
-    uv = [UV, "tool", "install"] if installer == "uv" else [UV, "tool", "run", "pipx", "install"]
+    variables = {"PATH": f"{UV.parent}{os.pathsep}{os.environ['PATH']}"}  # pipx looks for uv: its pip takes minutes
+    variables |= {name: str(tmp_path / place) for name, place in places.items()}
+    uv = [UV, "tool", "install"] if installer == "uv" else [UV, "tool", "run", "pipx", "install", "--backend", "uv"]
     done = run(*uv, "--python", sys.executable, built[form], **variables)  # type: ignore[arg-type]
     assert done.returncode == 0, done.stderr
     command = tmp_path / "bin/voicewatch"
