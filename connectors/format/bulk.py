@@ -124,7 +124,7 @@ class Lines(NamedTuple):
 
 
 def learn(line: bytes) -> Layout | None:
-    """The layout of a frame's line, journalled or bare; None for a line of another kind, or of too unusual a form."""
+    """Return the layout of a frame's line, journalled or bare; None for a line of another kind or an unusual form."""
     values = _values(line)
     if values is None or not _is_frame(line):
         return None
@@ -159,7 +159,7 @@ def _is_frame(line: bytes) -> bool:
 
 
 def _values(line: bytes) -> list[tuple[tuple[str, ...], int, int, bool]] | None:
-    """The strings and numbers in nested objects: path, begin, end, whether a number.
+    """Return the strings and numbers in nested objects: path, begin, end, whether a number.
 
     None if there is anything else, or a key twice, of which JSON decoders drop the first, with all that is in it.
     """
@@ -190,7 +190,7 @@ def _values(line: bytes) -> list[tuple[tuple[str, ...], int, int, bool]] | None:
 
 
 def read(data: bytes, layout: Layout) -> tuple[Rows, Lines] | None:
-    """The lines of a block that agree with the layout, and the others; None if fewer than three in four agree.
+    """Return the lines of a block that agree with the layout, and the others; None if fewer than three in four agree.
 
     A last line without its newline is one of the others.
     """
@@ -221,7 +221,7 @@ def lines_at(data: bytes, end: Ints, left: Ints) -> Lines:
 
 
 def together(some: Rows, more: Rows) -> Rows:
-    """The rows of both, in order of their lines."""
+    """Return the rows of both, in order of their lines."""
     if not len(more.line):
         return some
     line = np.concatenate([some.line, more.line])
@@ -364,7 +364,7 @@ class QuickWalk(Walk):
 
 
 def _with_its_event(layout: Layout) -> tuple[bytes, Layout]:
-    """The event of the sample, and the layout of lines that have the same."""
+    """Return the event of the sample, and the layout of lines that have the same."""
     at = [field.role for field in layout.fields].index("event")
     runs, fields, event = layout.runs, layout.fields, layout.fields[at].sample
     run = runs[at] + event + runs[at + 1]
@@ -372,7 +372,7 @@ def _with_its_event(layout: Layout) -> tuple[bytes, Layout]:
 
 
 def _is_ended(words: list[Words]) -> Mask:
-    """Which strings are the event that ends a conversation."""
+    """Return which strings are the event that ends a conversation."""
     expected = np.frombuffer(_ENDED.ljust(8 * max(3, len(words)), b"\0"), np.uint64)
     if len(words) < 3:
         return np.zeros(len(words[0]), np.bool_)

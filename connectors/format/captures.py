@@ -122,7 +122,7 @@ def description_of(head: bytes) -> str:
 
 
 def media_records(conversation_id: str, details: Any) -> Iterator[dict[str, Any]]:
-    """A media record for each of the `mediaEndpointStats` in what analytics says, oldest first.
+    """Yield a media record for each of the `mediaEndpointStats` in what analytics says, oldest first.
 
     >>> stats = {"maxLatencyMs": 30, "receivedPackets": 229}
     >>> session = {"sessionId": "s", "mediaType": "voice", "mediaEndpointStats": [stats]}
@@ -177,7 +177,7 @@ def _is_details(item: Any) -> bool:
 
 
 def _export_lines(text: bytes) -> bytes | None:
-    """The lines of a details export that has one conversation a line."""
+    """Return the lines of a details export that has one conversation a line."""
     items = []
     for line in text.split(b"\n"):
         if line.strip():

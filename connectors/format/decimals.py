@@ -27,7 +27,7 @@ _U: Final = np.uint64
 
 
 def number_texts(values: Floats, decimals: int) -> Words:
-    """What orjson writes for each of the numbers, shape (n,), one at least, as words (n, w).
+    """Return what orjson writes for each of the numbers, shape (n,), one at least, as words (n, w).
 
     Fast if all are short, see `scaled`. With no `decimals` they must be whole and fit into an int64, and are written
     without a dot.
@@ -43,7 +43,7 @@ def number_texts(values: Floats, decimals: int) -> Words:
 
 
 def scaled(values: Floats, decimals: int) -> tuple[Floats, Mask]:
-    """The numbers times 10^decimals, and which are short: whole then, of 15 digits, and written without an exponent.
+    """Return the numbers times 10^decimals, and which are whole then, of 15 digits, written without an exponent.
 
     A decimal of 15 digits is the shortest text of the float that is nearest to it, which a division finds.
     """
@@ -55,14 +55,14 @@ def scaled(values: Floats, decimals: int) -> tuple[Floats, Mask]:
 
 
 def _digits(value: Words, decimals: int) -> list[Words]:
-    """The digits of integers below 10^15, behind zeros, one a byte: eight of them if there is room for a dot."""
+    """Return the digits of integers below 10^15, behind zeros, one a byte: eight of them if there is room for a dot."""
     if decimals < 7 and int(value.max()) < 10**7:
         return [_eight_digits(value)]
     return [_eight_digits(half) for half in np.divmod(value, _U(10**8))]
 
 
 def _eight_digits(value: Words) -> Words:
-    """The digits of integers below 10^8, one a byte, the first in the lowest."""
+    """Return the digits of integers below 10^8, one a byte, the first in the lowest."""
     high = value // _U(10_000)
     pairs = high | ((value - high * _U(10_000)) << _U(32))
     high = ((pairs * _U(10_486)) >> _U(20)) & _U(0x0000_007F_0000_007F)
@@ -94,7 +94,7 @@ def _spelled(digits: list[Words], decimals: int) -> list[Words]:
 
 
 def _from_first(words: Sequence[Words], latest: int) -> list[Words]:
-    """The bytes from the first that is not zero, and not from a later one than `latest`, as masks.
+    """Return the bytes from the first that is not zero, and not from a later one than `latest`, as masks.
 
     Of that first byte, bits below its lowest are left out, which a digit's character does not have either.
     """
@@ -108,7 +108,7 @@ def _from_first(words: Sequence[Words], latest: int) -> list[Words]:
 
 
 def _to_last(words: Sequence[Words], earliest: int) -> list[Words]:
-    """The bytes up to the last that is not zero, and not to an earlier one than `earliest`, as masks."""
+    """Return the bytes up to the last that is not zero, and not to an earlier one than `earliest`, as masks."""
     masks: list[Words] = []
     found = np.zeros_like(words[0])
     for word, mark in reversed(list(zip(words, _constant(_one(earliest, 8 * len(words))), strict=True))):

@@ -226,7 +226,7 @@ def _all_lines(data: bytes) -> Lines:
 
 
 def _in_bulk(data: bytes, share: Share) -> Narrowed | None:
-    """The frames of a large block of one layout, and what other lines are in it; None if there is no such layout."""
+    """Return the frames of a large block of one layout, and its other lines; None if there is no such layout."""
     if len(data) < BULK_BYTES:
         return None
     middle = data.find(b"\n", len(data) // 2) + 1
@@ -373,7 +373,7 @@ def _decoded(
 
 
 def _running_time(frames: Floats, place: Ints, controls: Floats) -> tuple[Floats, Floats, float]:
-    """The time at each frame and at each control, which has `place` frames before it: the largest so far. And at last.
+    """Return the largest time so far at each frame, at each control (with `place` frames before it), and at the end.
 
     Shapes (n,), (m,), (m,); epoch seconds as written.
     """

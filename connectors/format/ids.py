@@ -56,7 +56,7 @@ class Ids:
 
     @classmethod
     def of(cls, ids: Sequence[str]) -> Ids:
-        """The rows of some ids.
+        """Return the rows of some ids.
 
         >>> Ids.of(["c1", ""]).texts()
         ['c1', '']
@@ -73,7 +73,7 @@ class Ids:
 
     @classmethod
     def of_key(cls, key: Words, long: dict[bytes, str] | None = None) -> Ids:
-        """The rows of keys that are known to be right."""
+        """Return the rows of keys that are known to be right."""
         return cls(key, _hashes(key), long or {})
 
     def __len__(self) -> int:
@@ -81,30 +81,30 @@ class Ids:
 
     @property
     def is_long(self) -> NDArray[np.bool_]:
-        """Which rows have a digest for their key, shape (n,)."""
+        """Return which rows have a digest for their key, shape (n,)."""
         long: NDArray[np.bool_] = (self.key[:, 0] & np.uint64(0xFF)) == np.uint64(LONG[0])
         return long
 
     def take(self, rows: NDArray[np.int64]) -> Ids:
-        """Some of the rows."""
+        """Return some of the rows."""
         return Ids(self.key.take(rows, 0), self.hash.take(rows), self.long)
 
     def part(self, rows: slice) -> Ids:
-        """A stretch of rows, which is not copied."""
+        """Return a view of consecutive rows."""
         return Ids(self.key[rows], self.hash[rows], self.long)
 
     def key_text(self, row: int) -> bytes:
-        """The key of a row without its end of zeros."""
+        """Return the key of a row without its end of zeros."""
         text: bytes = self.key[row].tobytes().rstrip(b"\0")
         return text
 
     def text(self, row: int) -> str:
-        """The id of a row."""
+        """Return the id of a row."""
         key = self.key_text(row)
         return self.long[key] if key.startswith(LONG) else str(orjson.loads(b'"%b"' % key))
 
     def texts(self) -> list[str]:
-        """The ids of all rows."""
+        """Return the ids of all rows."""
         return [self.text(row) for row in range(len(self))]
 
     def written_out(self, text: bytes) -> bytes:
@@ -112,7 +112,7 @@ class Ids:
         return _DIGEST.sub(lambda key: orjson.dumps(self.long[key[0]])[1:-1], text) if self.long else text
 
     def order(self) -> NDArray[np.int64]:
-        """The rows in the order of their ids, those of one id as they come.
+        """Return the rows in the order of their ids, those of one id as they come.
 
         >>> Ids.of(["b", "a", "b"]).order().tolist()
         [1, 0, 2]
@@ -123,14 +123,14 @@ class Ids:
         return np.argsort(text, kind="stable")
 
     def concat(self, more: Ids) -> Ids:
-        """These rows, and behind them others."""
+        """Return these rows, and behind them others."""
         words = max(self.key.shape[1], more.key.shape[1])
         key = np.concatenate([widened(self.key, words), widened(more.key, words)])
         return Ids(key, np.concatenate([self.hash, more.hash]), {**self.long, **more.long})
 
 
 def alike(ids: Ids, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """The rows of each conversation among some rows, each in their order."""
+    """Return the rows of each conversation among some rows, each in their order."""
     key = ids.key.take(rows, 0)
     _, first, group = np.unique(ids.hash.take(rows), return_index=True, return_inverse=True)
     if not are_same(key, key[first[group]]).all():  # ids of one hash; to sort by keys takes ten times as long
@@ -140,7 +140,7 @@ def alike(ids: Ids, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 
 def are_same(some: Words, others: Words) -> NDArray[np.bool_]:
-    """Whether the keys in each row, (n, w) of one and (n, v) of the other, are those of the same id."""
+    """Return whether the keys in each row, (n, w) of one and (n, v) of the other, are those of the same id."""
     if some.shape[1] > others.shape[1]:
         some, others = others, some
     differ = np.zeros(len(some), np.uint64)

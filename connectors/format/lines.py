@@ -61,7 +61,7 @@ def record_line(received_at: float, record: Mapping[str, Any]) -> bytes:
 
 
 def message_head(received_at: float, via: str | None, arrived_at: float | None = None) -> bytes:
-    """The beginning of a message's line; `via` is the name of its feed, `arrived_at` the wall clock if it differs."""
+    """Return the beginning of a message's line: `via` names its feed, `arrived_at` is the wall clock if it differs."""
     head = b'{"received_at":%b,' % repr(received_at).encode()
     if arrived_at is not None:
         head += b'"arrived_at":%b,' % repr(arrived_at).encode()
@@ -69,7 +69,7 @@ def message_head(received_at: float, via: str | None, arrived_at: float | None =
 
 
 def frame_lines(head: bytes, messages: Sequence[bytes]) -> bytes:
-    """The lines of frames, at least one, behind the same `head`."""
+    """Return the lines of frames, at least one, behind the same `head`."""
     text = b"".join(messages)
     if b"\n" in text or b"\r" in text:
         # Between tokens only: inside a string they are not JSON.
@@ -152,7 +152,7 @@ def _without_signals(record: FrameLine | BareFrame | Control | Signalled) -> Fra
 
 
 def time_of(record: FrameLine | BareFrame | Control) -> float | None:
-    """The place of a record in time, epoch seconds; None for a captured notification that names no time."""
+    """Return the place of a record in time, epoch seconds; None for a captured notification that names no time."""
     if isinstance(record, FrameLine):
         return record.received_at
     if isinstance(record, BareFrame):
@@ -185,7 +185,7 @@ def _is_clock(line: bytes) -> bool:
 
 
 def line_time(line: bytes) -> float | None:
-    """The place of a line in time, epoch seconds; None if it is not a record, which moves no other line.
+    """Return the place of a line in time, epoch seconds; None if it is not a record, which moves no other line.
 
     >>> line_time(b'{"event":"x","entity":{"id":"c"},"timestamp":3.5,"receivedAt":4}'), line_time(b"{}")
     (4.0, None)

@@ -70,7 +70,7 @@ class Heard(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether this is the last message of the conversation."""
+        """Return whether this is the last message of the conversation."""
         return self.event == ENDED
 
 

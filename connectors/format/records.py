@@ -256,7 +256,7 @@ def is_ignored(frame: Frame) -> bool:
 
 
 def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalled:
-    """A notification that was captured as it is; without a time to place it at, it tells nothing."""
+    """Read a notification that was captured as it is; one without any time is ignored."""
     arrival, sent = place_in_time(record)
     placed = sent if np.isnan(arrival) else arrival
     if np.isnan(placed):
@@ -273,7 +273,7 @@ def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalle
 
 
 def _frame_of(heard: Heard) -> Frame:
-    """A message as a frame; its timestamp is NaN if its latency is unknown."""
+    """Return a message as a frame; its timestamp is NaN if its latency is unknown."""
     return Frame(heard.event, Entity(heard.conversation_id), heard.timestamp)
 
 
@@ -284,7 +284,7 @@ def _reported(record: dict[str, Any]) -> list[Signal | LegMedia]:
 
 
 def _with_unread_numbers(line: bytes) -> FrameLine | BareFrame | Control | None:
-    """A record that orjson refuses for a number that no float64 holds, even under a key that is not read."""
+    """Return a record that orjson refuses for a number that no float64 holds, even under a key that is not read."""
     with suppress(UnicodeDecodeError):
         line.decode()  # msgspec does not look into strings that it skips
         for decode in (decode_frame_line, decode_bare_frame, decode_watch_line):
@@ -295,7 +295,7 @@ def _with_unread_numbers(line: bytes) -> FrameLine | BareFrame | Control | None:
 
 
 def _control_value(kind: str, record: dict[str, Any]) -> Any:
-    """The checked value of a control record; `invalid` comes with its reason."""
+    """Return the checked value of a control record; `invalid` comes with its reason."""
     value = record[kind]
     if kind == "invalid":
         if not isinstance(value, str):
@@ -335,7 +335,7 @@ def _object(value: Any, name: str) -> dict[str, Any]:
 
 
 def _as_frame(record: dict[str, Any]) -> Frame:
-    """The contract's definition of a valid frame; raises InvalidFrameError."""
+    """Return a frame that the contract calls valid. Raises InvalidFrameError for any other."""
     event = record.get("event")
     if not isinstance(event, str):
         raise InvalidFrameError("event is missing" if event is None else "event must be a string")

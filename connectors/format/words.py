@@ -49,7 +49,7 @@ _U: Final = np.uint64
 
 
 def repeat(byte: int) -> np.uint64:
-    """The byte eight times."""
+    """Return a word of the byte, eight times."""
     return _U(byte * 0x0101010101010101)
 
 
@@ -57,7 +57,7 @@ _NO_DIGIT: Final = repeat(0xF0)
 
 
 def byte_index(flags: Words) -> Ints:
-    """The index of the lowest byte that is not zero, in words that are not zero.
+    """Return the index of the lowest byte that is not zero, in words that are not zero.
 
     >>> byte_index(np.array([0x80, 0x800100], np.uint64)).tolist()
     [0, 1]
@@ -71,7 +71,7 @@ def _zeros(word: Words) -> Words:
 
 
 def find(words: Sequence[Words], byte: int) -> Ints:
-    """Where the byte is first; 8 · len(words) where it is not."""
+    """Return where the byte is first; 8 · len(words) where it is not."""
     place = np.full(len(words[0]), 8 * len(words))
     for index in reversed(range(len(words))):
         flags = _zeros(words[index] ^ repeat(byte))
@@ -80,13 +80,13 @@ def find(words: Sequence[Words], byte: int) -> Ints:
 
 
 def keep_first(word: Words, count: Ints | int, filler: int = 0) -> Words:
-    """The first `count` of eight characters (0 to 8, or beyond), the filler in place of the others."""
+    """Return the first `count` of eight characters (0 to 8, or beyond), the filler in place of the others."""
     kept: Words = FIRST_BYTES[np.clip(count, 0, 8)]
     return (word & kept) | (repeat(filler) & ~kept)
 
 
 def json_text(words: Sequence[Words], length: Ints | int) -> Mask:
-    """Whether the first `length` characters are printable ASCII, none a quote or a backslash: JSON text as it is."""
+    """Return whether the first `length` characters are printable ASCII without quotes and backslashes: JSON text."""
     strange = np.zeros(len(words[0]), np.uint64)
     printable = np.full(len(words[0]), repeat(0x40))
     for index, word in enumerate(words):
@@ -100,7 +100,7 @@ def json_text(words: Sequence[Words], length: Ints | int) -> Mask:
 
 
 def all_json_text(words: Words) -> bool:
-    """Whether all characters of all rows, words (n, w), are what `json_text` asks for: a quarter of its work.
+    """Return whether all characters of all rows, words (n, w), are what `json_text` asks for: a quarter of its work.
 
     >>> [all_json_text(np.frombuffer(text, np.uint64)[:, None]) for text in (b"eight of", b'a "quote')]
     [True, False]
@@ -112,7 +112,7 @@ def all_json_text(words: Words) -> bool:
 
 
 def decimal(words: Sequence[Words], length: Ints) -> tuple[Floats, Mask]:
-    """The numbers that the first `length` characters of three words spell, and whether they do.
+    """Return the numbers that the first `length` characters of three words spell, and whether they do.
 
     Only the plain form is read, `digits` or `digits.digits`, up to ten before the dot and eight behind it. The result
     is the float nearest to the decimal: see `EXACT_SUM`.
@@ -132,7 +132,7 @@ def decimal(words: Sequence[Words], length: Ints) -> tuple[Floats, Mask]:
 
 
 def long_decimal(words: Sequence[Words], sample: bytes, terminator: int) -> tuple[Floats, Ints, Mask]:
-    """The numbers at the beginning of three words that look like the sample: their values, their lengths, whether so.
+    """Return the numbers that begin three words and look like the sample: values, lengths, and which do.
 
     So are those with as many digits before the dot (nine or ten), the same of them before the last eight, and one to
     seven behind it. For what is so, the value is that of `decimal`, for half of the work.
@@ -159,7 +159,7 @@ def short_value(digits: Words, decimals: Ints) -> Floats:
 
 
 def short_digits(words: Sequence[Words], terminator: int) -> tuple[Words, Ints, Ints, Mask]:
-    """The digits of numbers at the beginning of two words that have a dot and two to seven digits.
+    """Return the digits of numbers at the beginning of two words that have a dot and two to seven digits.
 
     That is: all digits, how many are behind the dot, how long the text is, and whether there is such a number.
     """
@@ -173,7 +173,7 @@ def short_digits(words: Sequence[Words], terminator: int) -> tuple[Words, Ints, 
 
 
 def _up_to(word: Words, byte: int) -> tuple[Words, Ints, Mask]:
-    """The bytes before the first such byte, as a mask; how many; and whether there are some, and then such a byte."""
+    """Return a mask of the bytes before the first such byte, their number, and whether both exist."""
     flags = _zeros(word ^ repeat(byte))
     before = (flags ^ (flags - _U(1))) >> _U(8)
     found: Mask = (flags != 0) & (before != 0)
@@ -181,7 +181,7 @@ def _up_to(word: Words, byte: int) -> tuple[Words, Ints, Mask]:
 
 
 def _integer(words: Sequence[Words], digits: Ints) -> tuple[Floats, Mask]:
-    """The integers that the first `digits` characters spell, without a leading zero, and whether they do."""
+    """Return the integers that the first `digits` characters spell, without a leading zero, and whether they do."""
     short = digits <= 8
     left = (8 * (np.where(short, 8, 16) - digits)).astype(np.uint64)
     carried = np.where(short, _U(0), words[0] >> (_U(64) - left))
@@ -195,19 +195,19 @@ def _integer(words: Sequence[Words], digits: Ints) -> tuple[Floats, Mask]:
 
 
 def _pad(word: Words, count: Ints) -> Words:
-    """The word with zeros written into its first `count` characters."""
+    """Return the word with zeros written into its first `count` characters."""
     gone = FIRST_BYTES[np.clip(count, 0, 8)]
     return (word & ~gone) | (repeat(ZERO) & gone)
 
 
 def _eight_digits(word: Words) -> tuple[Floats, Mask]:
-    """The numbers that eight characters spell, and whether all of them are digits."""
+    """Return the numbers that eight characters spell, and whether all of them are digits."""
     values = _values(word)
     return _number(values), (_strange(values) & _NO_DIGIT) == 0
 
 
 def _values(word: Words) -> Words:
-    """The values of eight characters as digits, below ten for those that are some."""
+    """Return the values of eight characters as digits: 10 or more for a character that is not a digit."""
     return word ^ repeat(ZERO)
 
 
@@ -217,7 +217,7 @@ def _strange(values: Words) -> Words:
 
 
 def _number(values: Words) -> Floats:
-    """The numbers that eight values of digits make."""
+    """Return the numbers that eight values of digits make."""
     word = (values * _U(2561)) >> _U(8)
     word = ((word & _U(0x00FF00FF00FF00FF)) * _U(6553601)) >> _U(16)
     word = ((word & _U(0x0000FFFF0000FFFF)) * _U(42949672960001)) >> _U(32)
@@ -225,13 +225,13 @@ def _number(values: Words) -> Floats:
 
 
 def words_of(texts: Sequence[bytes]) -> Words:
-    """Some texts as rows of words, zeros behind the end of each."""
+    """Return some texts as rows of words, zeros behind the end of each."""
     size = max(1, max(map(len, texts), default=0) + 7 >> 3) << 3
     return np.array(texts, f"S{size}").view(np.uint64).reshape(len(texts), size >> 3)
 
 
 def beside(count: int, parts: Sequence[bytes | Words]) -> Words:
-    """The texts of `count` rows, which all consist of these parts: a constant, or words (count, w).
+    """Return the texts of `count` rows, which all consist of these parts: a constant, or words (count, w).
 
     >>> text_of(beside(2, [b"<", words_of([b"a", b"bc"]), b">"]))
     b'<a><bc>'
@@ -246,7 +246,7 @@ def beside(count: int, parts: Sequence[bytes | Words]) -> Words:
 
 
 def text_of(words: Words) -> bytes:
-    """The texts of all rows together, one behind the other."""
+    """Return the texts of all rows together, one behind the other."""
     return words.tobytes().translate(None, b"\0")
 
 

@@ -66,11 +66,11 @@ class JournalClock:
 
     @property
     def time(self) -> float:
-        """The journal's time, as of the last reading."""
+        """Return the journal's time, as of the last reading."""
         return self._time
 
     def at(self, reading: Reading, *, wall: float | None = None) -> Moment:
-        """The moment of a reading, not before the last one; `wall` is when it was, if that was a little before.
+        """Return the moment of a reading, not before the last one; `wall` is when it was, if that was a little before.
 
         A reading that is older than the one before, of a thread that had to wait, moves nothing.
         """

@@ -26,7 +26,7 @@ class Lag(NamedTuple):
 
     @property
     def is_none(self) -> bool:
-        """Whether the reader is at the end, give or take what the last milliseconds brought."""
+        """Tell whether the reader has read all but what the last milliseconds brought."""
         return self.bytes < CAUGHT_UP_BYTES
 
 
@@ -65,7 +65,7 @@ class SourceProgress:
         messages: Mapping[tuple[str | None, str], int] | None = None,
         clock_steps: Callable[[], int] = lambda: 0,
     ) -> None:
-        """The source is built, and will read from here; what the journal's writer counts are messages and steps."""
+        """Note that the source will read from here, with the writer's counts of messages and steps."""
         self._clock_steps = clock_steps
         self._position = position
         self._polled_at = self._monotonic()
@@ -73,7 +73,7 @@ class SourceProgress:
         self.began.set()
 
     def polled(self, position: Position, data: bytes) -> None:
-        """The source was asked for more; it had read `data`, and is at `position` now."""
+        """Note that the source was polled: it has read `data`, and is at `position` now."""
         self._polled_at = self._monotonic()
         if not data:
             return
@@ -82,7 +82,7 @@ class SourceProgress:
 
     @property
     def messages(self) -> dict[tuple[str, str], int]:
-        """Messages received since the start, by feed and kind, which is `frame` or `invalid`."""
+        """Return the number of messages since the start, by feed and kind, which is `frame` or `invalid`."""
         counts = Counter({(name, kind): 0 for name in self._feeds for kind in MESSAGE_KINDS})
         for (via, kind), count in dict(self._messages).items():
             counts[via or self._default_feed, kind] += count
@@ -90,25 +90,25 @@ class SourceProgress:
 
     @property
     def clock_steps(self) -> int:
-        """How often the journal's time has stepped since the start."""
+        """Return the number of steps of the journal's time since the start."""
         return self._clock_steps()
 
     @property
     def idle_s(self) -> float | None:
-        """Seconds since the source was polled; None while there is none."""
+        """Return the seconds since the source was polled; None while there is no source."""
         return self._monotonic() - self._polled_at if self.began.is_set() else None
 
     def lag(self) -> Lag:
-        """What is still to be read, by the sizes of the segments. Raises OSError."""
+        """Return the bytes that are still to be read, by the sizes of the segments. Raises OSError."""
         position, last_line = self._position, self._last_line
         behind = bytes_behind(self._journal, position)
         return Lag(behind, self._age_s(last_line) if behind >= CAUGHT_UP_BYTES else 0.0)
 
     def journal_bytes(self) -> int:
-        """What all segments take on the disk. Raises OSError."""
+        """Return the bytes that all segments take on the disk. Raises OSError."""
         return sum(map(size_of, segments(self._journal)))
 
     def _age_s(self, line: bytes) -> float:
-        """How long ago the line arrived that was read last: the next one is hardly younger."""
+        """Return the age of the line that was read last, in seconds; the next one is hardly younger."""
         received_at = line_time(line)
         return 0.0 if received_at is None else max(self._now() - received_at, 0.0)

@@ -70,7 +70,7 @@ class Recording:
         return self._done, sum(self._sizes)
 
     def chunks(self, index: int, offset: int, size: int) -> Iterator[bytes]:
-        """File `index` from a byte offset of its text, as chunks of complete lines of about `size` bytes each."""
+        """Yield file `index` from a byte offset of its text on, as chunks of complete lines of about `size` bytes."""
         path = self.paths[index]
         try:
             with _open(path) as stream:
@@ -83,7 +83,7 @@ class Recording:
             raise _unreadable(path, error) from error
 
     def lines(self, index: int) -> Iterator[bytes]:
-        """The lines of file `index`, without a byte order mark. Raises RecordingError where it cannot be read."""
+        """Yield the lines of file `index`, without a byte order mark. Raises RecordingError where it cannot be read."""
         is_first = True
         for chunk in self.chunks(index, 0, LINES_BYTES):
             # BytesIO ends lines at \n only, as the decoder does.
@@ -91,14 +91,14 @@ class Recording:
             is_first = False
 
     def refusal(self) -> str | None:
-        """Why nothing of the recording can be read, and what its first file looks like; None if a line can be."""
+        """Return why no line of the recording can be read, and what its first file looks like; None if one can."""
         heads = [_head(path) for path in self.paths]
         if any(line_time(line) is not None for head in heads for line in head.split(b"\n")):
             return None
         return f"{self.paths[0]}: every line was rejected; {description_of(heads[0])}"
 
     def is_plain(self, index: int) -> bool:
-        """Whether offsets in the text of file `index` are offsets in the file. Raises RecordingError."""
+        """Return whether offsets in the text of file `index` are offsets in the file. Raises RecordingError."""
         path = self.paths[index]
         try:
             with _open(path) as stream:
@@ -108,7 +108,7 @@ class Recording:
 
 
 def read_again(path: Path, offset: int, size: int) -> bytes:
-    """Bytes of a plain file that were read before. Raises RecordingError if they cannot be, or are not all there."""
+    """Return bytes of a plain file that were read before. Raises RecordingError if they are not all there."""
     try:
         with path.open("rb") as stream:
             stream.seek(offset)
@@ -128,7 +128,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _open(path: Path) -> BinaryIO:
-    """The text of a file, as lines: an array or a details export comes converted."""
+    """Open the text of a file as lines; an array or a details export is converted to lines."""
     with _unpacked(path) as stream:
         head = stream.read(SNIFF_BYTES)
         if _may_need_conversion(head):
@@ -173,19 +173,19 @@ class _Span:
 
     @property
     def end(self) -> float:
-        """The time of the last record, which takes a whole read of a compressed file."""
+        """Return the time of the last record, which takes a whole read of a compressed file."""
         if self._end is None:
             self._end = _end(self.path)
         return self._end
 
 
 def _number(span: _Span) -> tuple[str, int] | tuple[()]:
-    """The place of a segment among those of its journal; nothing for a file that is not named like one."""
+    """Return the place of a segment among those of its journal; nothing for a file that is not named like one."""
     return (str(span.path.parent), number_of(span.path.name)) if SEGMENT_NAME.fullmatch(span.path.name) else ()
 
 
 def _overlap(spans: Sequence[_Span]) -> tuple[_Span, _Span] | None:
-    """The first two neighbours of which the second begins before the first ends."""
+    """Return the first two neighbours of which the second begins before the first ends."""
     pairs = itertools.pairwise(spans)
     return next(((earlier, later) for earlier, later in pairs if earlier.end > later.begin), None)
 
@@ -247,7 +247,7 @@ def _is_plain(stream: BinaryIO) -> bool:
 
 
 def _to_line_end(stream: BinaryIO, size: int) -> int:
-    """How far it is to the end of the line in which `size` bytes end: read in one piece, they need not be copied."""
+    """Return the bytes to the end of the line in which `size` bytes end; one piece need not be copied."""
     if not _is_plain(stream):
         return size
     begin = stream.tell()
@@ -266,7 +266,7 @@ def _skip(stream: BinaryIO, offset: int) -> None:
 
 
 def _head(path: Path) -> bytes:
-    """The beginning of a file's text. Raises RecordingError."""
+    """Return the beginning of a file's text. Raises RecordingError."""
     try:
         with _open(path) as stream:
             return stream.read(HEAD_BYTES).removeprefix(UTF8_MARK)
@@ -275,7 +275,7 @@ def _head(path: Path) -> bytes:
 
 
 def _begin(path: Path) -> float:
-    """The time of a file's first record; -inf if its beginning holds none. Raises RecordingError if it is unfit."""
+    """Return the time of a file's first record, -inf if its beginning holds none. Raises RecordingError."""
     head = _head(path)
     lines = head.split(b"\n")
     if not any(line.strip() for line in lines):
@@ -292,7 +292,7 @@ def _begin(path: Path) -> float:
 
 
 def _end(path: Path) -> float:
-    """The time of a file's last record; -inf if its end holds none."""
+    """Return the time of a file's last record; -inf if its end holds none."""
     try:
         with _open(path) as stream:
             tail = _tail(stream)

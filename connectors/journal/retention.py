@@ -36,7 +36,7 @@ class SegmentAges:
         self._before: Reading | None = None
 
     def update(self, paths: Sequence[Path], reading: Reading) -> dict[int, float]:
-        """The age of each of the segments, which are all there are, oldest first. Raises OSError, StateError."""
+        """Return the age of each of all segments, `paths`, by its number. Raises OSError, StateError."""
         if self._before is None:
             known, gap_s = self._load(reading)
             # Of a segment that no run has counted yet, the file system tells when it was written.
@@ -54,7 +54,7 @@ class SegmentAges:
         return dict(ages)
 
     def _load(self, reading: Reading) -> tuple[dict[int, float], float]:
-        """The ages of the run before, and how long ago that was."""
+        """Return the ages of the run before, and how long ago that was."""
         try:
             kept: dict[str, Any] = json.loads(self._path.read_bytes())
             ages = {int(number): float(age_s) for number, age_s in kept["ages"].items()}

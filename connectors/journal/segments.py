@@ -41,7 +41,7 @@ class Position(NamedTuple):
 
 
 def number_of(segment: str) -> int:
-    """The number of a segment, from its name."""
+    """Return the number of a segment, from its name."""
     return int(segment.partition(".")[0])
 
 
@@ -87,7 +87,7 @@ class JournalTail:
         self._open()
 
     def read(self, max_bytes: int) -> tuple[Position, bytes]:
-        """The next complete lines, about `max_bytes` of them at most, with the place of the first; b"" for none yet."""
+        """Return the next complete lines, about `max_bytes` at most, with the place of the first; b"" for none yet."""
         while True:
             begin = self.position
             with state_errors(f"reading the journal segment {begin.segment}"):
@@ -163,7 +163,7 @@ class SafePlace:
         self._recent: deque[int] = deque(maxlen=SNAPSHOTS_BACK)
 
     def note(self, segment: str) -> None:
-        """A snapshot was taken in this segment."""
+        """Note that a snapshot was taken in this segment."""
         self._recent.append(number_of(segment))
 
     @property

@@ -50,7 +50,7 @@ class Feed(Protocol):
 
     @property
     def failure(self) -> BaseException | None:
-        """Why it has given up, if it has."""
+        """Return the error that ended the feed, None while it runs."""
 
     def start(self) -> None:
         """Begin to listen."""
@@ -89,7 +89,7 @@ class JournalSource(FixedPartitionedSource[Block, LiveState]):
         self._progress = progress
 
     def list_parts(self) -> list[str]:
-        """The one partition."""
+        """Return the name of the one partition."""
         return ["journal"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: LiveState | None) -> _LivePartition:  # noqa: ARG002
@@ -154,7 +154,7 @@ class _LivePartition(PolledPartition[Block, LiveState]):
         return self.nothing_yet()
 
     def _next_lines(self) -> tuple[Position, bytes]:
-        """What has been written since the last time, if it is time to read it."""
+        """Return what has been written since the last call, if it is time to read it."""
         now = time.monotonic()
         if self._listening and not self._behind:
             if now < self._read_at + SPACING_S:
@@ -241,7 +241,7 @@ class RecordingSource(FixedPartitionedSource[Block, ReplayState]):
         self.stopped_at: StoppedAt | None = None
 
     def list_parts(self) -> list[str]:
-        """The one partition."""
+        """Return the name of the one partition."""
         return ["recording"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: ReplayState | None) -> _RecordedPartition:  # noqa: ARG002
@@ -292,7 +292,7 @@ class _RecordedPartition(PolledPartition[Block, ReplayState]):
         return (self._file, self._offset, self._lines, self._number)
 
     def _next_blocks(self) -> list[Block]:
-        """The next chunk of lines, if its time has come; behind all of them an empty block that says it is the last."""
+        """Return the next chunk of lines, if its time has come; after all of them an empty block marked as the last."""
         while self._file < len(self._recording.paths):
             if self._chunks is None:
                 self._chunks = self._open_file()
@@ -336,7 +336,7 @@ class _Pace:
         self._reached = float("-inf")
 
     def hold_back(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """The lines of the chunks that are due, and b"" where the next one is not yet."""
+        """Yield the lines of the chunks that are due, and b"" where the next one is not yet."""
         for chunk in chunks:
             ready: list[bytes] = []
             for line in io.BytesIO(chunk):  # which ends lines at \n only, as the flow does

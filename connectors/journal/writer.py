@@ -50,12 +50,12 @@ class Recorder(Protocol):
     """What a feed writes to; safe to call from any thread."""
 
     def frame(self, text: str | bytes, *, at: float | None = None) -> None:
-        """A message as received, now or `at` epoch seconds; it becomes a `frame` record, or an `invalid` one with the
+        """Record a message as received, now or `at` epoch seconds: as a `frame`, or as an `invalid` record with the
         reason.
         """
 
     def frames(self, messages: Sequence[bytes]) -> None:
-        """Messages that arrived together, now, in order; each is recorded as by `frame`."""
+        """Record messages that arrived together, now, in order, each as by `frame`."""
 
     def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
         """Record a message that cannot be a frame, such as a binary one: its text, or, if it is `private`, its length
@@ -63,19 +63,19 @@ class Recorder(Protocol):
         """
 
     def feed(self, name: str, state: Literal["up", "down"], reason: str) -> None:
-        """A feed connected or was lost."""
+        """Record that a feed connected or was lost."""
 
     def watch(self, settings: dict[str, Any]) -> None:
-        """A conversation is to be watched from here on, under these settings; or these are its new limits."""
+        """Record that a conversation is watched from here on under these settings, or its new limits."""
 
     def is_watching(self, conversation_id: str) -> bool:
-        """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
+        """Tell whether this conversation is watched: its watch is written, and it has not ended since."""
 
     def watched_by(self, feed: str) -> list[str]:
-        """The conversations whose watch a feed of this name began, also in an earlier run."""
+        """Return the conversations whose watch a feed of this name began, also in an earlier run."""
 
     def watch_feed(self, conversation_id: str) -> str | None:
-        """The feed that began the watch in force of this conversation; None without one, or if no feed began it."""
+        """Return the feed that began the current watch of this conversation, None without such a feed."""
 
     def watch_settings(self, conversation_id: str) -> Mapping[str, Any] | None:
         """Return the value of the watch record in force of this conversation, None without one."""
@@ -147,12 +147,12 @@ class Journal:
 
     @property
     def directory(self) -> Path:
-        """Where the segments are."""
+        """Return the directory of the segments."""
         return self._directory
 
     @property
     def writes(self) -> int:
-        """Number of writes so far; a reader compares it to detect new data."""
+        """Return the number of writes so far; a reader compares it to detect new data."""
         return self._writes
 
     def wait_for_write(self, seen: int, timeout_s: float) -> None:
@@ -162,15 +162,15 @@ class Journal:
                 self._written.wait(timeout_s)
 
     def is_watching(self, conversation_id: str) -> bool:
-        """Whether a watch of this conversation is in force: written, and the conversation has not ended since."""
+        """Tell whether this conversation is watched: its watch is written, and it has not ended since."""
         return conversation_id in self._state.watches.settings
 
     def watched_by(self, feed: str | None) -> list[str]:
-        """The conversations whose watch a feed of this name began, also in an earlier run; None: no named feed."""
+        """Return the conversations whose watch a feed of this name began, also in an earlier run; None for no feed."""
         return [one for one, settings in list(self._state.watches.settings.items()) if settings.get("feed") == feed]
 
     def watch_feed(self, conversation_id: str) -> str | None:
-        """The feed that began the watch in force of this conversation; None without one, or if no feed began it."""
+        """Return the feed that began the current watch of this conversation, None without such a feed."""
         return self._state.watches.settings.get(conversation_id, {}).get("feed")
 
     def watch_settings(self, conversation_id: str) -> Mapping[str, Any] | None:
@@ -178,7 +178,7 @@ class Journal:
         return self._state.watches.settings.get(conversation_id)
 
     def recorder(self, name: str) -> Recorder:
-        """This journal for one feed of several: its name is `via` in the frames and invalid messages it records."""
+        """Return a recorder for one feed of several, whose name is `via` in its frames and invalid messages."""
         return _NamedRecorder(self, name)
 
     def frame(self, text: str | bytes, *, at: float | None = None, via: str | None = None) -> None:
@@ -268,7 +268,7 @@ class Journal:
             self._append(message_lines(message_head(moment.received_at, via, moment.arrived_at), messages, invalid))
 
     def _moment(self, reading: Reading, wall: float | None = None, *, reason: str | None = None) -> Moment:
-        """The moment of a reading of the clocks, behind a `clock` record if the time has stepped."""
+        """Return the moment of a reading of the clocks, behind a `clock` record if the time has stepped."""
         moment = self._clock.at(reading, wall=wall)
         before, self._state.time = self._state.time, moment.received_at
         if not moment.step_s:

@@ -73,7 +73,7 @@ class AuditLog:
 
     @property
     def path(self) -> Path:
-        """The file."""
+        """Return the path of the file."""
         return self._path
 
     def append(self, action: str, *, conversation: str | None, outcome: str, **details: object) -> None:
@@ -100,7 +100,7 @@ class AuditLog:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
     def size(self) -> int:
-        """The length of the log in bytes."""
+        """Return the length of the log in bytes."""
         with self._lock, state_errors(f"reading the audit log {self._path}"):
             return os.fstat(self._opened()).st_size
 
@@ -130,7 +130,7 @@ class AuditLog:
         return self._fd
 
     def _in_place(self, fd: int) -> bool:
-        """Whether the path still leads to the open file: a log rotation may have moved it away."""
+        """Return whether the path still leads to the open file: a log rotation may have moved it away."""
         try:
             return os.path.samestat(os.fstat(fd), self._path.stat())
         except FileNotFoundError:
@@ -196,7 +196,7 @@ class AuditVerdict:
 
     @property
     def ok(self) -> bool:
-        """Whether no line was changed, removed or inserted."""
+        """Return whether no line was changed, removed or inserted."""
         return not self.faults
 
 
@@ -249,7 +249,7 @@ def verify_lines(lines: Iterable[bytes], head: tuple[int, str] | None = None) ->
 
 
 def read(path: Path, *, start: int = 0) -> Iterator[dict[str, Any]]:
-    """The records of the log at `path` from byte `start` on, which must begin a line.
+    """Return the records of the log at `path` from byte `start` on, which must begin a line.
 
     Lines that are not JSON objects are skipped; `verify` names them. Raises StateError if it cannot be read.
     """
@@ -262,7 +262,7 @@ def read(path: Path, *, start: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of the whole log at `path`, as `read` gives them. Raises UsageError if none of its lines is one."""
+    """Return the records of the whole log at `path`, as `read` does. Raises UsageError if no line is a record."""
     records = read(path)
     first = next(records, None)
     if first is not None:

@@ -151,7 +151,7 @@ class DailyLinesSink(FixedPartitionedSink[bytes, DailyState]):
         self._arguments = (path, field, keep_days, now)
 
     def list_parts(self) -> list[str]:
-        """One partition, whatever the number of workers."""
+        """Return the name of the one partition, whatever the number of workers."""
         return ["file"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: DailyState | None) -> _DailyPartition:  # noqa: ARG002

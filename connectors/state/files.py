@@ -127,7 +127,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def last_line(fd: int, size: int) -> tuple[int, bytes]:
-    """Where the last line of a file of `size` bytes begins, and the line, with its newline if it has one."""
+    """Return where the last line of a file of `size` bytes begins, and the line, with its newline if it has one."""
     pieces: list[bytes] = []
     begin = size
     while begin > 0:

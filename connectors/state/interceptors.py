@@ -48,7 +48,7 @@ class InterceptorRegistry:
         self._entries = self._load()
 
     def get(self, conversation_id: str) -> InterceptorEntry | None:
-        """The entry of a conversation, or None if none was ever asked for."""
+        """Return the entry of a conversation, or None if none was ever asked for."""
         return self._entries.get(conversation_id)
 
     def put(self, conversation_id: str, entry: InterceptorEntry) -> None:

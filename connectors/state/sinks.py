@@ -86,7 +86,7 @@ class JsonLinesSink(FixedPartitionedSink[bytes, int]):
         self._path = Path(path)
 
     def list_parts(self) -> list[str]:
-        """One partition, whatever the number of workers."""
+        """Return the name of the one partition, whatever the number of workers."""
         return ["file"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> JsonLinesPartition:  # noqa: ARG002
@@ -140,7 +140,7 @@ class AuditSink(FixedPartitionedSink[AuditEntry, int]):
         self._now = now
 
     def list_parts(self) -> list[str]:
-        """One partition, whatever the number of workers."""
+        """Return the name of the one partition, whatever the number of workers."""
         return ["log"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _AuditPartition:  # noqa: ARG002
