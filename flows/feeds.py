@@ -22,7 +22,7 @@ from connectors.journal.writer import Journal, Recorder
 from connectors.state.actions import Action
 from connectors.state.audit import AuditLog
 from connectors.state.interceptors import InterceptorRegistry
-from flows.interceptors import DiscoveredInterceptors
+from flows.interceptors import DiscoveredInterceptors, InterceptorCreator
 from flows.monitoring.instruments import Instruments
 from flows.settings.feeds import event_keys
 from flows.settings.models import FeedSettings, Settings, audiohook_keys
@@ -149,9 +149,10 @@ class _FeedFactory:
         feed = name if self.settings.feeds else None  # as in the watch records of interceptors
         platform = GenesysPlatform(GenesysClient(self.endpoints, tokens))
         registry = InterceptorRegistry(StateLayout(self.settings.state.dir).interceptors)
+        creator = InterceptorCreator(self.settings, platform, registry, journal, events.audit)
         return CallDiscovery(
             name,
-            DiscoveredInterceptors(self.settings, platform, registry, journal, events.audit, names),
+            DiscoveredInterceptors(creator, platform, names),
             Selection(self._rules, watching=lambda: len(journal.watched_by(feed)), refused=refused),
             budget_of(self.endpoints.api_url),
             max_concurrent=self.settings.genesys.max_concurrent,

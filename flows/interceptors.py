@@ -88,7 +88,7 @@ class DiscoveryPlatform(Platform, Protocol):
 
 
 class InterceptorCreator:
-    """Creates interceptors one by one; used by one thread."""
+    """Create interceptors one by one; used by one thread."""
 
     def __init__(
         self,
@@ -98,11 +98,11 @@ class InterceptorCreator:
         journal: WatchJournal,
         audit: AuditTrail,
     ) -> None:
-        self._settings = settings
-        self._platform = platform
-        self._registry = registry
-        self._journal = journal
-        self._audit = audit
+        self.settings = settings
+        self.platform = platform
+        self.registry = registry
+        self.journal = journal
+        self.audit = audit
 
     def create(self, interceptor: InterceptorSettings, *, discovered: bool = False) -> str | None:
         """Create an interceptor and journal its watch; returns the reason if that failed.
@@ -110,19 +110,19 @@ class InterceptorCreator:
         Raises CredentialsError or AccessDeniedError, with which no other one can be created, once it is reported.
         """
         conversation_id = interceptor.conversation_id
-        before = self._registry.get(conversation_id)
+        before = self.registry.get(conversation_id)
         watch = before.watch if before is not None else None
-        self._registry.put(conversation_id, InterceptorEntry(phase="creating", watch=watch, discovered=discovered))
+        self.registry.put(conversation_id, InterceptorEntry(phase="creating", watch=watch, discovered=discovered))
         try:
-            answer = self._platform.create_interceptor(
-                conversation_id, create_body(interceptor, self._settings.genesys.interceptor)
+            answer = self.platform.create_interceptor(
+                conversation_id, create_body(interceptor, self.settings.genesys.interceptor)
             )
         except OutcomeUnknownError as error:
             entry = InterceptorEntry(phase="creating", reason=str(error), watch=watch, discovered=discovered)
-            self._registry.put(conversation_id, entry)
+            self.registry.put(conversation_id, entry)
             return self.report_failure(conversation_id, obstacle_of(entry) or str(error))
         except GenesysError as error:
-            self._registry.put(
+            self.registry.put(
                 conversation_id, InterceptorEntry(phase="failed", reason=str(error), watch=watch, discovered=discovered)
             )
             self.report_failure(conversation_id, str(error))
@@ -138,11 +138,11 @@ class InterceptorCreator:
                 watch=watch,
                 discovered=discovered,
             )
-            self._registry.put(conversation_id, entry)
+            self.registry.put(conversation_id, entry)
             return self.report_failure(conversation_id, mismatch)
         entry = InterceptorEntry(phase="created", interceptor_id=interceptor_id, discovered=discovered)
-        self._registry.put(conversation_id, entry)
-        self._audit.append(
+        self.registry.put(conversation_id, entry)
+        self.audit.append(
             Action.INTERCEPTOR_CREATED, conversation=conversation_id, outcome="ok", interceptor_id=interceptor_id
         )
         self.watch(interceptor, entry)
@@ -150,47 +150,40 @@ class InterceptorCreator:
 
     def watch(self, interceptor: InterceptorSettings, entry: InterceptorEntry) -> None:
         """Journal the watch of an interceptor that exists, if it is new or has changed."""
-        record = self._settings.watch_of(interceptor)
+        record = self.settings.watch_of(interceptor)
         if entry.watch == record:
             return
         # In this order: a crash in between journals the same watch once more, which changes nothing.
-        self._journal.watch(record)
-        self._registry.put(interceptor.conversation_id, replace(entry, watch=record))
+        self.journal.watch(record)
+        self.registry.put(interceptor.conversation_id, replace(entry, watch=record))
 
     def report_failure(self, conversation_id: str, reason: str) -> str:
         """Audit that a conversation has no usable interceptor, and return the reason."""
-        self._audit.append(Action.INTERCEPTOR_FAILED, conversation=conversation_id, outcome="failed", reason=reason)
+        self.audit.append(Action.INTERCEPTOR_FAILED, conversation=conversation_id, outcome="failed", reason=reason)
         return reason
 
 
 class DiscoveredInterceptors:
-    """What discovery asks for interceptors; `platform` lists the calls in progress, too."""
+    """Serve discovery: list the calls in progress from `platform`, and have their interceptors created."""
 
     def __init__(
         self,
-        settings: Settings,
+        creator: InterceptorCreator,
         platform: DiscoveryPlatform,
-        registry: InterceptorRegistry,
-        journal: WatchJournal,
-        audit: AuditTrail,
         names: Names = Names(),  # noqa: B008 - without state
     ) -> None:
-        self._settings = settings
+        self._creator = creator
         self._platform = platform
-        self._registry = registry
-        self._journal = journal
-        self._audit = audit
         self._names = names
-        self._creator = InterceptorCreator(settings, platform, registry, journal, audit)
         self._saturated: bool | None = None
 
     def active(self) -> list[ActiveConversation]:
         """Return the calls in progress, and audit the load when it becomes too high or low enough."""
         active = [self._named(one) for one in self._platform.active_conversations()]
-        allowed = self._settings.genesys.max_concurrent
+        allowed = self._creator.settings.genesys.max_concurrent
         if (saturated := len(active) >= allowed) != self._saturated:
             self._saturated = saturated
-            self._audit.append(
+            self._creator.audit.append(
                 Action.INTERCEPTOR_VALIDATION,
                 conversation=None,
                 outcome="refused" if saturated else "ok",
@@ -209,8 +202,8 @@ class DiscoveredInterceptors:
 
         Raises CredentialsError or AccessDeniedError.
         """
-        interceptor = self._settings.discovered_interceptor(conversation_id, labels)
-        entry = self._registry.get(conversation_id)
+        interceptor = self._creator.settings.discovered_interceptor(conversation_id, labels)
+        entry = self._creator.registry.get(conversation_id)
         if entry is not None and entry.phase == "created":
             self._creator.watch(interceptor, entry)
             return None
@@ -220,23 +213,25 @@ class DiscoveredInterceptors:
 
     def label(self, conversation_id: str, labels: Mapping[str, str]) -> None:
         """Journal the labels that a conversation has now, if discovery has found it and they have changed."""
-        entry = self._registry.get(conversation_id)
+        entry = self._creator.registry.get(conversation_id)
         if entry is not None and entry.discovered and entry.phase == "created":
-            self._creator.watch(self._settings.discovered_interceptor(conversation_id, labels), entry)
+            self._creator.watch(self._creator.settings.discovered_interceptor(conversation_id, labels), entry)
 
     def is_watching(self, conversation_id: str) -> bool:
         """Tell whether a conversation is watched already."""
-        return self._journal.is_watching(conversation_id)
+        return self._creator.journal.is_watching(conversation_id)
 
     def forget_others(self, active: Collection[str]) -> None:
         """Forget the discovered interceptors of conversations that are over: they are not asked for again."""
         over = [
             conversation_id
-            for conversation_id, entry in self._registry.items()
-            if entry.discovered and conversation_id not in active and not self._journal.is_watching(conversation_id)
+            for conversation_id, entry in self._creator.registry.items()
+            if entry.discovered
+            and conversation_id not in active
+            and not self._creator.journal.is_watching(conversation_id)
         ]
         if over:
-            self._registry.remove(over)
+            self._creator.registry.remove(over)
 
 
 def obstacle_of(entry: InterceptorEntry) -> str | None:

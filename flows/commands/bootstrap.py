@@ -70,7 +70,8 @@ def bootstrap(
     access), nothing more is tried, and what exists is watched nevertheless. Raises `StateError` if the state
     directory fails.
     """
-    return _Bootstrap(settings, platform, registry, journal, audit, shield).run(retry_unknown=retry_unknown)
+    creator = InterceptorCreator(settings, platform, registry, journal, audit)
+    return _Bootstrap(creator, shield).run(retry_unknown=retry_unknown)
 
 
 def run_bootstrap(
@@ -102,30 +103,17 @@ def run_bootstrap(
 
 
 class _Bootstrap:
-    def __init__(
-        self,
-        settings: Settings,
-        platform: Platform,
-        registry: InterceptorRegistry,
-        journal: WatchJournal,
-        audit: AuditTrail,
-        shield: Shield,
-    ) -> None:
-        self._settings = settings
-        self._platform = platform
-        self._registry = registry
-        self._journal = journal
-        self._audit = audit
+    def __init__(self, creator: InterceptorCreator, shield: Shield) -> None:
+        self._creator = creator
         self._shield = shield
-        self._creator = InterceptorCreator(settings, platform, registry, journal, audit)
         self._created: list[str] = []
         self._existing: list[str] = []
         self._failed: dict[str, str] = {}
 
     def run(self, *, retry_unknown: bool) -> BootstrapReport:
         missing = []
-        for interceptor in self._settings.interceptors:
-            entry = self._registry.get(interceptor.conversation_id)
+        for interceptor in self._creator.settings.interceptors:
+            entry = self._creator.registry.get(interceptor.conversation_id)
             if entry is not None and entry.phase == "created":
                 self._existing.append(interceptor.conversation_id)
                 self._creator.watch(interceptor, entry)
@@ -135,12 +123,12 @@ class _Bootstrap:
                 missing.append(interceptor)
         if missing:
             self._create_all(missing)
-        ids = [interceptor.conversation_id for interceptor in self._settings.interceptors]
+        ids = [interceptor.conversation_id for interceptor in self._creator.settings.interceptors]
         return BootstrapReport(
             created=tuple(self._created),
             existing=tuple(self._existing),
             failed=tuple(Failure(each, self._failed[each]) for each in ids if each in self._failed),
-            watched=tuple(each for each in ids if each not in self._failed and self._journal.is_watching(each)),
+            watched=tuple(each for each in ids if each not in self._failed and self._creator.journal.is_watching(each)),
         )
 
     def _create_all(self, missing: list[InterceptorSettings]) -> None:
@@ -161,9 +149,9 @@ class _Bootstrap:
 
     def _check_load(self) -> str | None:
         """Return why nothing can be created now, None if it can."""
-        allowed = self._settings.genesys.max_concurrent
+        allowed = self._creator.settings.genesys.max_concurrent
         try:
-            active = self._platform.check_load(allowed)
+            active = self._creator.platform.check_load(allowed)
         except SaturationError as error:
             self._audit_load("refused", active_load=error.active, reason=str(error))
             return str(error)
@@ -174,12 +162,12 @@ class _Bootstrap:
         return None
 
     def _audit_load(self, outcome: str, *, active_load: int | None, **details: object) -> None:
-        self._audit.append(
+        self._creator.audit.append(
             Action.INTERCEPTOR_VALIDATION,
             conversation=None,
             outcome=outcome,
             active_load=active_load,
-            max_concurrent=self._settings.genesys.max_concurrent,
+            max_concurrent=self._creator.settings.genesys.max_concurrent,
             **details,
         )
 
