@@ -86,15 +86,18 @@ def test_a_recorded_journal(tmp_path: Path) -> None:
         (35, 10, 10, 200.0),
         (40, 7, 6, 200.0),
         (45, 2, 1, 200.0),
-        (50, 2, 2, 120.0),
-        (55, 2, 2, 120.0),
+        (50, 2, 0, None),
+        (55, 2, 0, None),
     ]
-    assert [window["packet_loss"] for window in windows][-1] == {"count": 2, "mean": 0.025, "max": 0.05}
+    assert windows[-1]["packet_loss"] is None  # Genesys' figures are the leg's
+    [leg] = windows[-1]["legs"]
+    assert leg["packet_loss"] == {"count": 2, "mean": 0.025, "max": 0.05}
+    assert leg["latency_ms"] == {"count": 2, "min": 40.0, "mean": 80.0, "max": 120.0}
     assert told(alerts) == [
         (CALL, LATENCY, "raised", None, 450.0, 20.25),
         (CALL, LATENCY, "resolved", "recovered", 200.0, 32.25),
         (CALL, LOSS, "raised", None, 0.05, 55.25),
-        (CALL, LOSS, "resolved", "ended", 0.0, 55.25),
+        (CALL, LOSS, "resolved", "ended", 0.05, 55.25),
     ]
 
 

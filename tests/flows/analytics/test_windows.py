@@ -208,8 +208,8 @@ def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any]
     texts = LabelTexts()
     for labels in ({"queue": "é"}, {"agent": "x" * 128, "queue": "y" * 128}, {"edge": "\x00"}):
         texts.number(labels)
-    values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec, n] for _, v, c, codec, n in rows])
-    values = values.reshape(-1, 16)
+    values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec, n, 0] for _, v, c, codec, n in rows])
+    values = values.reshape(-1, 17)
     expected = [
         orjson.dumps(window_object(one, row, texts.text(int(row[-1]))))
         for one, row in zip(ids, values.tolist(), strict=True)
@@ -224,6 +224,6 @@ def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any]
 def test_one_long_id_makes_no_other_line_longer(windows: int) -> None:
     """Otherwise the name of one conversation would cost a megabyte of memory for each window of all others."""
     ids = Ids.of(["x" * 1_000_000, *map(str, range(windows - 1))])
-    lines = window_lines(ids, np.zeros((windows, 16)) + ([1.0] * 15 + [0.0]), LabelTexts()).text
+    lines = window_lines(ids, np.zeros((windows, 17)) + ([1.0] * 15 + [0.0, 0.0]), LabelTexts()).text
     assert lines.nbytes < windows * 1000
     assert ids.written_out(text_of(lines[0])).startswith(b'{"conversation_id":"xxx')
