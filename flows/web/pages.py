@@ -233,8 +233,8 @@ class _Pages:
         form = dict(parse_qsl((await request.body()).decode("utf-8", "replace")))
         rules = rules_of(form)
         with self._reading() as model:
-            span = queries.span_of(model, form)
-        job = await run_in_threadpool(self._what_if.start, rules, span.start)
+            span, recorded = queries.span_of(model, form), model.settings
+        job = await run_in_threadpool(self._what_if.start, rules, span.start, recorded)
         shared: dict[str, str] = {key: form[key] for key in SHARED if key in form}
         return RedirectResponse(link("/what-if", shared, job=job.id), 303)
 

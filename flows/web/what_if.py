@@ -53,12 +53,23 @@ RULES: Final = {
     "clear_after_s": Rule("alerts", 0, 86_400, 1, "Clear after quiet", "s"),
 }
 
+# A configuration replaces the recorded tables as a whole, so what is not tried out is written down as it was recorded.
+KEPT: Final = {
+    "windows": ("length_s", "slide_s"),
+    "alerts": (
+        *("policy", "raise_n", "raise_m", "clear_ratio", "clear_after_s", "unwatched"),
+        *("mos_below", "genesys_mos_below", "stalled_after_s", "max_per_minute"),
+    ),
+    "groups": ("by", "min_conversations", "raise_ratio", "clear_ratio", "clear_after_s", "inhibit"),
+}
+
 
 @dataclass
 class Job:
     """Hold a backtest that runs or has run. `result` or `failure` is set when it has ended."""
 
     rules: dict[str, float]
+    recorded: Mapping[str, Any]
     files: list[Path]
     sizes: list[int]
     id: str = field(default_factory=lambda: secrets.token_hex(6))
@@ -122,10 +133,38 @@ def toml_of(rules: Mapping[str, float]) -> str:
     raise_n = 2
     raise_m = 3
     """
-    tables: dict[str, list[str]] = {}
+    tables: dict[str, dict[str, Any]] = {}
     for name, value in rules.items():
-        tables.setdefault(RULES[name].table, []).append(f"{name} = {value!r}")
-    return "\n".join(f"[{table}]\n" + "".join(f"{line}\n" for line in lines) for table, lines in tables.items())
+        tables.setdefault(RULES[name].table, {})[name] = value
+    return _toml(tables)
+
+
+def proposed(rules: Mapping[str, float], recorded: Mapping[str, Any]) -> str:
+    """Return the whole configuration to try out: the recorded settings, changed by some.
+
+    >>> print(proposed({"raise_n": 2}, {"alerts": {"raise_n": 3, "raise_m": 5, "policy": "incident"}}), end="")
+    [alerts]
+    policy = "incident"
+    raise_n = 2
+    raise_m = 5
+    """
+    tables = {
+        table: {name: found[name] for name in names if found.get(name) is not None}
+        for table, names in KEPT.items()
+        if isinstance(found := recorded.get(table), Mapping)
+    }
+    for name, value in rules.items():
+        tables.setdefault(RULES[name].table, {})[name] = value
+    return _toml(tables)
+
+
+def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    # Numbers, texts, booleans and lists of texts are written in TOML as in JSON.
+    return "\n".join(
+        f"[{table}]\n" + "".join(f"{name} = {orjson.dumps(value).decode()}\n" for name, value in lines.items())
+        for table, lines in tables.items()
+        if lines
+    )
 
 
 class WhatIf:
@@ -146,8 +185,11 @@ class WhatIf:
         with self._lock:
             return self._jobs.get(id_)
 
-    def start(self, rules: dict[str, float], since: float) -> Job:
-        """Start a backtest over the segments that were written since a time. Raises HTTPException."""
+    def start(self, rules: dict[str, float], since: float, recorded: Mapping[str, Any]) -> Job:
+        """Start a backtest over the segments that were written since a time. Raises HTTPException.
+
+        `recorded` are the settings of the journal, which hold for everything but `rules`.
+        """
         files = (
             [path for path in segments(self._journal) if path.stat().st_mtime >= since]
             if self._journal.is_dir()
@@ -157,7 +199,7 @@ class WhatIf:
             raise HTTPException(404, "there is no journal to try limits on")
         if not rules:
             raise HTTPException(400, "change at least one setting")
-        job = Job(rules, files, [path.stat().st_size for path in files])
+        job = Job(rules, recorded, files, [path.stat().st_size for path in files])
         with self._lock:
             if self._running is not None:
                 raise HTTPException(409, "another one is running; wait until it is done")
@@ -187,7 +229,7 @@ class WhatIf:
 
     def _backtest(self, job: Job, directory: Path) -> None:
         config = directory / "proposed.toml"
-        config.write_text(job.toml)
+        config.write_text(proposed(job.rules, job.recorded))
         nice = [found, "-n", "15"] if (found := shutil.which("nice")) else []
         command = [sys.executable, "-m", "flows", "backtest", *map(str, job.files), "--config", str(config), "--json"]
         with (directory / "out").open("w+b") as out, (directory / "err").open("w+b") as err:

@@ -31,7 +31,11 @@ Record = tuple[float, dict[str, Any]]
 def journal(seed: int, calls: int) -> list[Record]:
     """An hour of calls: for ten minutes one edge is slow, for seven one queue loses packets, the feed is lost once."""
     chance = random.Random(seed)
-    settings = {"windows": {"length_s": 10.0, "slide_s": 5.0}, "alerts": {"raise_m": 5, "raise_n": 3}}
+    settings = {
+        "windows": {"length_s": 10.0, "slide_s": 5.0},
+        "alerts": {"raise_m": 5, "raise_n": 3},
+        "groups": {"by": ["edge", "queue"], "min_conversations": 3, "raise_ratio": 0.5},
+    }
     records: list[Record] = [(0.0, {"settings": settings})]
     feed = {"name": "voice-events"}
     records.append((0.0, {"feed": feed | {"state": "up", "reason": "connected"}}))
@@ -81,12 +85,11 @@ def make_state(directory: Path) -> str:
     segment.write_bytes(b"\n".join(lines) + b"\n")
     out = directory / "out"
     replay([segment], out, settings=None, environ={}, speed=None, deliver=False, stop=Shutdown().requested)
-    for name in ("windows.jsonl", "alerts.jsonl"):
+    for name in ("windows.jsonl", "alerts.jsonl", "groups.jsonl"):
         (out / name).rename(directory / name)
     shutil.rmtree(out)
-    ids: list[str] = [
-        orjson.loads(line)["conversationId"] for line in (directory / "alerts.jsonl").read_bytes().splitlines()
-    ]
+    alerts = [orjson.loads(line) for line in (directory / "alerts.jsonl").read_bytes().splitlines()]
+    ids: list[str] = [alert["conversationId"] for alert in alerts if alert["conversationId"] is not None]
     return max(sorted(set(ids)), key=ids.count)
 
 
@@ -105,14 +108,16 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_context(viewport={"width": 1280, "height": 760}, timezone_id="UTC").new_page()
         page.goto(served.url)
-        page.wait_for_function("!document.getElementById('loading') && document.querySelector('.heat')")
+        page.wait_for_selector(".heat")
+        page.wait_for_selector("#loading", state="hidden")
         views = ("fleet?by=edge", "conversations", f"conversation?id={id_}", "incidents", "feeds", "what-if")
         for view in views:
+            page.set_viewport_size({"width": 1280, "height": 760})
             page.goto(served.url + view)
             page.wait_for_selector('#live[data-state="live"]')
             if view.startswith("conversation?"):
-                page.wait_for_selector(".uplot canvas")
-                page.set_viewport_size({"width": 1280, "height": 1200})
+                page.wait_for_selector("[data-chart=lanes] canvas")
+                page.set_viewport_size({"width": 1280, "height": 1500})
             if view == "what-if":
                 page.set_viewport_size({"width": 1280, "height": 900})
                 page.get_by_label("Latency limit").fill("200")

@@ -28,7 +28,7 @@ def journal(tmp_path: Path) -> Path:
 
 
 def run(what_if: WhatIf, rules: dict[str, float]) -> Job:
-    job = what_if.start(rules, 0.0)
+    job = what_if.start(rules, 0.0, {})
     eventually(lambda: job.result is not None or job.failure is not None, WAIT_S)
     return job
 
@@ -50,12 +50,25 @@ def test_the_figures_are_those_of_a_backtest(journal: Path, tmp_path: Path) -> N
     assert orjson.dumps(job.result)
 
 
+def test_what_is_not_tried_out_stays_as_recorded(journal: Path) -> None:
+    """The proposed configuration replaces tables as a whole, so it repeats what the journal's settings say."""
+    what_if = WhatIf(journal, os.environ)
+    recorded = {"windows": {"length_s": 10.0, "slide_s": 5.0, "codec": "x"}, "alerts": {"raise_n": 2, "raise_m": 3}}
+    job = what_if.start({"max_latency_ms": 100.0}, 0.0, recorded)
+    eventually(lambda: job.result is not None or job.failure is not None, WAIT_S)
+    same = run(WhatIf(journal, os.environ), {"max_latency_ms": 100.0, "raise_n": 2, "raise_m": 3})
+    assert job.result is not None
+    assert same.result is not None
+    assert job.result["proposed"] == same.result["proposed"]
+    assert "raise_n" not in job.toml
+
+
 def test_one_at_a_time_and_the_last_few_are_kept(journal: Path) -> None:
     """A second one is refused while one runs; old results make room."""
     what_if = WhatIf(journal, os.environ)
-    job = what_if.start({"max_latency_ms": 100.0}, 0.0)
+    job = what_if.start({"max_latency_ms": 100.0}, 0.0, {})
     with pytest.raises(HTTPException) as refused:
-        what_if.start({"max_latency_ms": 200.0}, 0.0)
+        what_if.start({"max_latency_ms": 200.0}, 0.0, {})
     assert refused.value.status_code == 409
     eventually(lambda: job.result is not None, WAIT_S)
     assert what_if.get(job.id) is job
@@ -72,16 +85,16 @@ def test_what_goes_wrong_is_said(journal: Path, tmp_path: Path) -> None:
     assert "00000001.jsonl.zst" in (job.failure or "")
     for directory in (tmp_path / "none", tmp_path):
         with pytest.raises(HTTPException) as refused:
-            WhatIf(directory, os.environ).start({"max_latency_ms": 100.0}, 0.0)
+            WhatIf(directory, os.environ).start({"max_latency_ms": 100.0}, 0.0, {})
         assert refused.value.status_code == 404
     with pytest.raises(HTTPException):
-        what_if.start({}, 0.0)
+        what_if.start({}, 0.0, {})
 
 
 def test_a_stop_ends_what_runs(journal: Path) -> None:
     """No process is left behind when the page stops."""
     what_if = WhatIf(journal, os.environ)
-    job = what_if.start({"max_latency_ms": 100.0}, 0.0)
+    job = what_if.start({"max_latency_ms": 100.0}, 0.0, {})
     eventually(lambda: job.process is not None, WAIT_S)
     what_if.stop()
     eventually(lambda: job.failure is not None or job.result is not None, WAIT_S)
