@@ -46,7 +46,7 @@ LOG_JSON: Final = "VOICEWATCH_LOG_JSON"
 
 
 def run_id_of(environ: MutableMapping[str, str]) -> str:
-    """The id of this run, 12 hexadecimal digits; made up and left in `environ` for child processes if it has none."""
+    """Return the id of this run, 12 hexadecimal digits; a new one is put into `environ` for child processes."""
     return environ.setdefault(RUN_ID, uuid4().hex[:12])
 
 

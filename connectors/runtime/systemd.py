@@ -31,7 +31,7 @@ def notify(message: str, environ: Mapping[str, str]) -> bool:
 
 
 def watchdog_s(environ: Mapping[str, str], pid: int) -> float | None:
-    """How often, in seconds, systemd wants a sign of life from process `pid`: half of WATCHDOG_USEC; None if never."""
+    """Return the seconds between signs of life of process `pid`, half of WATCHDOG_USEC; None if systemd wants none."""
     usec = environ.get("WATCHDOG_USEC", "")
     if not usec.isdigit() or int(usec) == 0 or environ.get("WATCHDOG_PID", str(pid)) != str(pid):
         return None

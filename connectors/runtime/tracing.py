@@ -21,7 +21,7 @@ _tracer: Any = None
 
 
 def tracing_wanted(environ: Mapping[str, str]) -> str | None:
-    """The exporter that the variables ask for, `otlp` or `console`; None if tracing is off.
+    """Return the exporter that the variables ask for, `otlp` or `console`; None if tracing is off.
 
     Raises ConfigurationError for an exporter or a protocol that is not there.
     """
@@ -75,7 +75,7 @@ def _console(exporter: Callable[..., Any]) -> Any:
 
 @contextlib.contextmanager
 def span(name: str, **attributes: str | int) -> Iterator[Callable[[str, str | int], None]]:
-    """A span around a block; what it yields adds an attribute. Underscores of names become dots.
+    """Trace a block as a span; yield a function that adds an attribute. Underscores of names become dots.
 
     An exception that leaves the block is noted in the span. Nothing happens while tracing is off.
     """

@@ -25,7 +25,7 @@ class Overrides:
 
 
 def tables_of(model: type[BaseModel]) -> dict[Key, type[BaseModel]]:
-    """The model of every table, by its key; a list of tables has the key of the list."""
+    """Return the model of every table, by its key; a list of tables has the key of the list."""
     tables: dict[Key, type[BaseModel]] = {(): model}
     for name, info in model.model_fields.items():
         for kind in (info.annotation, *get_args(info.annotation)):
@@ -35,7 +35,7 @@ def tables_of(model: type[BaseModel]) -> dict[Key, type[BaseModel]]:
 
 
 def read_overrides(model: type[BaseModel], environ: Mapping[str, str], not_settings: frozenset[str]) -> Overrides:
-    """What the variables VOICEWATCH_<TABLE>__<KEY> set; one underscore between table and key will do.
+    """Return what the variables VOICEWATCH_<TABLE>__<KEY> set; one underscore between table and key will do.
 
     A variable of that prefix that is neither a setting nor one of `not_settings` is a mistake. An empty one
     counts as unset. Values get the type of their key if they can; if not, they stay text, which the model will refuse.
@@ -64,7 +64,7 @@ def _did_you_mean(asked: str, keys: Iterable[str]) -> str:
 
 
 def _scalar_keys(model: type[BaseModel]) -> list[tuple[str, ...]]:
-    """The keys of all tables but those in lists."""
+    """Return the keys of all tables but those in lists."""
     keys: list[tuple[str, ...]] = []
     for name, info in model.model_fields.items():
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):

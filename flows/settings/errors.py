@@ -36,7 +36,7 @@ _MAX_SHOWN = 60
 
 
 def explain_error(error: ErrorDetails, known: Iterable[str]) -> str:
-    """What one of Pydantic's errors means to the author of the file; `known` are the keys of the table it is in."""
+    """Explain one of Pydantic's errors to the author of the file; `known` are the keys of the table it is in."""
     kind, value = error["type"], error["input"]
     if kind == "missing":
         return "required key is missing"
@@ -71,7 +71,7 @@ def credential_advice(name: str) -> str | None:
 
 
 def toml_key(key: Key) -> str:
-    """A key as its author would write it.
+    """Write a key as its author would.
 
     >>> toml_key(("interceptor", 0, "max_latency_ms")), toml_key(("genesys", "base url"))
     ('interceptor[0].max_latency_ms', 'genesys."base url"')
@@ -86,7 +86,7 @@ def toml_key(key: Key) -> str:
 
 
 def toml_repr(value: object) -> str:
-    """A value as its author would write it, cut to what fits in a line.
+    """Write a value as its author would, cut to what fits in a line.
 
     >>> toml_repr("fast"), toml_repr(True), toml_repr(20.0), toml_repr([1]), toml_repr({})
     ('"fast"', 'true', '20', 'a list', 'a table')

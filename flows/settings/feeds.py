@@ -255,7 +255,7 @@ class AudioHookSettings(Table):
 
 
 def complete_feeds(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """The tables with `feed` as a list of which every one has a name, and with a mistake where two contradict."""
+    """Return the tables with `feed` as a list of named feeds, and with a mistake where two contradict each other."""
     rows = tables.get("feed")
     if isinstance(rows, Mapping):
         rows = [rows]

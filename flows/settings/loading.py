@@ -30,10 +30,10 @@ _NOT_SETTINGS = frozenset(
 
 
 def load_settings(path: Path | str, environ: Mapping[str, str]) -> Settings:
-    """The configuration in a TOML file, with the variables of `environ` on top.
+    """Return the configuration in a TOML file, with the variables of `environ` on top.
 
-    Raises ConfigurationError, which names the file and lists every mistake in it and in the variables, each with its
-    key; a file that cannot be read or is no TOML is one mistake.
+    Raise ConfigurationError, which names the file and lists every mistake in it and in the variables, each with its
+    key; a file that cannot be read or is not TOML is one mistake.
     """
     try:
         tables = _parse_toml(Path(path).read_bytes())
@@ -47,7 +47,7 @@ def load_settings(path: Path | str, environ: Mapping[str, str]) -> Settings:
 def parse_settings(
     tables: Mapping[str, Any], where: str, environ: Mapping[str, str] = MappingProxyType({})
 ) -> Settings:
-    """The configuration in tables as `tomllib` gives them; `where` is what a ConfigurationError calls it.
+    """Return the configuration in tables as `tomllib` gives them; a ConfigurationError names it by `where`.
 
     Raises ConfigurationError, which lists every mistake in the tables and in the variables of `environ`.
     """
@@ -64,7 +64,7 @@ def parse_settings(
 
 
 def _parse_toml(raw: bytes) -> dict[str, Any]:
-    """The tables in a file's bytes. Raises ValueError, which names line and column."""
+    """Return the tables in a file's bytes. Raise ValueError, which names line and column."""
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -98,7 +98,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def _mistakes(error: ValidationError, tables: Mapping[str, Any], overrides: Overrides) -> Iterator[str]:
-    """A line for each of Pydantic's errors; those of a default only once, where it was written."""
+    """Yield a line for each of Pydantic's errors; those of a default only once, where it was written."""
     models = tables_of(Settings)
     defaults = tables.get("defaults")
     for details in error.errors(include_url=False):

@@ -236,7 +236,7 @@ def _check_host(host: str) -> None:
 
 
 def is_loopback(url: str) -> bool:
-    """Whether a URL's host is this machine, as far as its text tells."""
+    """Return whether a URL's host is this machine, as far as its text shows."""
     host = urlsplit(url).hostname or ""
     if host == "localhost" or host.endswith(".localhost"):
         return True
@@ -245,7 +245,7 @@ def is_loopback(url: str) -> bool:
 
 
 def is_private(url: str) -> bool:
-    """Whether a URL's host is this machine or an address that is not public, as far as its text tells."""
+    """Return whether a URL's host is this machine or an address that is not public, as far as its text shows."""
     address = _address(urlsplit(url).hostname or "")
     return is_loopback(url) or (address is not None and not address.is_global)
 
