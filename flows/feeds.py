@@ -125,6 +125,7 @@ class _FeedFactory:
             recorder=recorder,
             name=row.name,
             on_state=events.changed,
+            share=self.settings.shard.share,
             discovery=self._discovery(row.name, tokens, journal, events, names) if self._discovers else None,
         )
 
@@ -156,6 +157,7 @@ class _FeedFactory:
             Selection(self._rules, watching=lambda: len(journal.watched_by(feed)), refused=refused),
             budget_of(self.endpoints.api_url),
             max_concurrent=self.settings.genesys.max_concurrent,
+            share=self.settings.shard.share,
             refused=refused,
             labels=self.settings.defaults.labels,
         )
@@ -229,6 +231,7 @@ class _FeedFactory:
             recorder=recorder,
             limits=self._limits(row),
             rules=self._rules,
+            share=self.settings.shard.share,
             keep_raw=self.settings.privacy.keep_raw,
             names=names,
             on_state=events.changed,

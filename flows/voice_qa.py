@@ -7,6 +7,7 @@ package called `flows` or `connectors`, which Bytewax' runner would import.
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,13 +45,14 @@ def _flow(arguments: Sequence[str]) -> Dataflow:
     from flows.live import live_flow
     from flows.monitoring.monitor import instruments_of, process_number
     from flows.settings.loading import load_settings
+    from flows.settings.shard import of_instance
     from flows.state import StateLayout
 
     configure_logs(as_json=os.environ.get(LOG_JSON) == "1", run_id=run_id_of(os.environ))
     path = os.environ.get("VOICEWATCH_CONFIG")
     if path is None:
         raise ConfigurationError("VOICEWATCH_CONFIG", ["is not set; it names the configuration file"])
-    settings = load_settings(Path(path), os.environ)
+    settings = of_instance(load_settings(Path(path), os.environ), socket.gethostname())
     shutdown = Shutdown(StateLayout(settings.state.dir).stop)
     shutdown.on_signals()
     process, port_offset = process_number(arguments, os.environ)

@@ -42,7 +42,10 @@ class LabelLimits(msgspec.Struct, gc=False):
 
 
 class GroupSettings(msgspec.Struct, gc=False):
-    """The `[groups]` table: the labels that groups are made by, and when a group's incident is raised and resolved."""
+    """The `[groups]` table: the labels that groups are made by, and when a group's incident is raised and resolved.
+
+    `part`: the number of this instance and how many divide the conversations, so that groups are not whole.
+    """
 
     by: Annotated[tuple[LabelName, ...], msgspec.Meta(max_length=limits.MAX_GROUP_LABELS)] = ()
     min_conversations: Annotated[int, within(limits.GROUP_CONVERSATIONS)] = limits.DEFAULT_MIN_CONVERSATIONS
@@ -51,6 +54,7 @@ class GroupSettings(msgspec.Struct, gc=False):
     clear_after_s: Annotated[float, within(limits.CLEAR_AFTER_S)] = limits.DEFAULT_GROUP_CLEAR_AFTER_S
     inhibit: bool = True
     qa_callback_url: str | None = None
+    part: tuple[int, int] | None = None
 
 
 def joined_labels(earlier: Mapping[str, str], later: Mapping[str, str]) -> dict[str, str]:

@@ -146,10 +146,13 @@ def all_frames(rows: Rows, foreign: Begun | None) -> AllFrames:
     time = np.where(np.isnan(rows.received_at), rows.timestamp, rows.received_at)
     if foreign is None or not len(foreign.line):
         return AllFrames(rows.line, time, np.arange(len(rows.line)))
-    line = np.concatenate([rows.line, foreign.line])
-    order = np.argsort(line, kind="stable")
-    time = np.concatenate([time, foreign.received_at])
-    return AllFrames(line[order], time[order], np.flatnonzero(order < len(rows.line)))
+    # By marks on lines, which takes less time than to sort.
+    lines = int(max(rows.line.max(initial=-1), foreign.line[-1])) + 1
+    is_row, is_frame, times = np.zeros(lines, np.bool_), np.zeros(lines, np.bool_), np.empty(lines)
+    is_row[rows.line] = is_frame[rows.line] = is_frame[foreign.line] = True
+    times[rows.line], times[foreign.line] = time, foreign.received_at
+    line = np.flatnonzero(is_frame)
+    return AllFrames(line, times.take(line), np.flatnonzero(is_row.take(line)))
 
 
 def part_of(decoded: Decoded, share: Share) -> Decoded:

@@ -51,9 +51,12 @@ class Share:
 
     def owns(self, ids: Ids) -> NDArray[np.bool_]:
         """Return for each row whether its conversation is in this share, shape (n,)."""
-        if self.count == 1:
-            return np.ones(len(ids), np.bool_)
-        mine: NDArray[np.bool_] = owners_of(ids, self.count) == self.index
+        mine = np.ones(len(ids), np.bool_)
+        score = _scores(ids.hash, self.index)
+        for other in range(self.count):
+            if other != self.index:
+                theirs = _scores(ids.hash, other)
+                mine &= score > theirs if other < self.index else score >= theirs
         return mine
 
     def owns_text(self, conversation_id: str) -> bool:

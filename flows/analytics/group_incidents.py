@@ -74,7 +74,7 @@ class GroupIncidents:
             if span.step_s is not None:
                 self._step_clock(span, judged)
         if last:
-            self._write_pending(judged)
+            self._write_pending(spans[-1], judged)
             self._end_minute(spans[-1], judged)
         return judged
 
@@ -109,7 +109,7 @@ class GroupIncidents:
         return min(ends, default=math.inf)
 
     def _judge(self, end: float, span: Span, judged: Judged) -> None:
-        windows = self._take_windows(end, judged)
+        windows = self._take_windows(end, span, judged)
         self._judged_at = end
         for group in sorted({*windows, *self._open}):
             window = windows.get(group)
@@ -118,6 +118,7 @@ class GroupIncidents:
             if state is None:
                 if (
                     window is not None
+                    and span.groups.part is None  # else another process judges, which knows all parts
                     and window.conversations >= span.groups.min_conversations
                     and share >= span.groups.raise_ratio
                 ):
@@ -130,16 +131,16 @@ class GroupIncidents:
                 del self._open[group]
                 judged.alerts.append(_group_alert(group, state.incident, "resolved", end, share, window, span))
 
-    def _take_windows(self, end: float, judged: Judged) -> dict[Group, GroupWindow]:
+    def _take_windows(self, end: float, span: Span, judged: Judged) -> dict[Group, GroupWindow]:
         windows: dict[Group, GroupWindow] = {}
         for key in sorted(key for key in self._pending if key[0] == end):
-            windows[key[2:]] = group_window(self._pending.pop(key))
+            windows[key[2:]] = group_window(self._pending.pop(key), span.groups.part)
             judged.lines.append(windows[key[2:]].line)
         return windows
 
-    def _write_pending(self, judged: Judged) -> None:
+    def _write_pending(self, span: Span, judged: Judged) -> None:
         for key in sorted(self._pending):
-            judged.lines.append(group_window(self._pending[key]).line)
+            judged.lines.append(group_window(self._pending[key], span.groups.part).line)
         self._pending = {}
 
     def _new_incident(self, group: Group, end: float) -> str:
@@ -187,7 +188,7 @@ class GroupIncidents:
     def _step_clock(self, span: Span, judged: Judged) -> None:
         """Go on at another time: what has not ended is written, what waits keeps what it has waited."""
         assert span.step_s is not None
-        self._write_pending(judged)
+        self._write_pending(span, judged)
         self._end_minute(span, judged)
         self._minute = -math.inf
         self._judged_at += min(0.0, span.step_s)

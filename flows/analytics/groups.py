@@ -7,8 +7,9 @@ so that quantiles of a group are within 0.5 %.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import orjson
@@ -22,10 +23,21 @@ from flows.analytics.stalls import Stalls
 from flows.analytics.voice_quality import CODECS, MODELS
 from flows.analytics.windows import Column, Summaries
 
-__all__ = ["Breaches", "GroupPart", "GroupTracker", "GroupWindow", "Span", "group_parts", "group_window"]
+__all__ = [
+    "Breaches",
+    "GroupPart",
+    "GroupTracker",
+    "GroupWindow",
+    "Span",
+    "group_parts",
+    "group_window",
+    "part_of_line",
+]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+
+_SUMS: Final = ("latency", "loss", "mos", "codecs")
 
 
 class Span(NamedTuple):
@@ -251,8 +263,12 @@ def _part(
     )
 
 
-def group_window(parts: Sequence[GroupPart]) -> GroupWindow:
-    """Return the window of one group from the parts of all shards, one at least."""
+def group_window(parts: Sequence[GroupPart], part: tuple[int, int] | None = None) -> GroupWindow:
+    """Return the window of one group from the parts of all shards, one at least.
+
+    With `part`, the number of an instance and how many there are, the line also has the sums that make it one of a
+    whole: see `part_of_line`.
+    """
     first = parts[0]
     conversations, breaching = sum(part.conversations for part in parts), sum(part.breaching for part in parts)
     losses = sum(part.loss[0] for part in parts)
@@ -281,7 +297,72 @@ def group_window(parts: Sequence[GroupPart]) -> GroupWindow:
         if rated
         else None,
     }
+    if part is not None:
+        sums = joined_part(parts)
+        line["part"] = {
+            "index": part[0],
+            "count": part[1],
+            **{name: getattr(sums, name) for name in _SUMS},
+            "histogram": {str(bucket): times for bucket, times in sorted(sums.histogram.items())},
+        }
     return GroupWindow(conversations, breaching, line)
+
+
+def joined_part(parts: Sequence[GroupPart]) -> GroupPart:
+    """Return the sum of parts of one window of one group, one at least."""
+    histogram: dict[int, int] = {}
+    for part in parts:
+        for bucket, times in part.histogram.items():
+            histogram[bucket] = histogram.get(bucket, 0) + times
+    return parts[0]._replace(
+        conversations=sum(part.conversations for part in parts),
+        breaching=sum(part.breaching for part in parts),
+        frames=sum(part.frames for part in parts),
+        latency=(
+            sum(part.latency[0] for part in parts),
+            sum(part.latency[1] for part in parts),
+            min(part.latency[2] for part in parts),
+            max(part.latency[3] for part in parts),
+        ),
+        loss=(
+            sum(part.loss[0] for part in parts),
+            sum(part.loss[1] for part in parts),
+            max(part.loss[2] for part in parts),
+        ),
+        mos=(
+            sum(part.mos[0] for part in parts),
+            sum(part.mos[1] for part in parts),
+            min(part.mos[2] for part in parts),
+        ),
+        codecs=tuple(map(any, zip(*(part.codecs for part in parts), strict=True))),
+        histogram=histogram,
+    )
+
+
+def part_of_line(line: Mapping[str, Any]) -> GroupPart:
+    """Return what a line with a `part` adds to its group's window: the inverse of `group_window`."""
+    [(name, value)] = line["group"].items()
+    sums = line["part"]
+    return GroupPart(
+        name,
+        value,
+        float(line["start"]),
+        float(line["end"]),
+        line["conversations"],
+        line["breaching"],
+        line["frames"],
+        _floats(sums["latency"], (0, 0.0, math.inf, -math.inf)),
+        _floats(sums["loss"], (0, 0.0, 0.0)),
+        _floats(sums["mos"], (0, 0.0, math.inf)),
+        tuple(sums["codecs"]),
+        {int(bucket): times for bucket, times in sums["histogram"].items()},
+    )
+
+
+def _floats(values: Sequence[Any], empty: tuple[Any, ...]) -> Any:
+    """Return a count and floats; JSON has null for the infinite ones of an empty sum."""
+    pairs = zip(values, empty, strict=True)
+    return tuple(none if value is None else type(none)(value) for value, none in pairs)
 
 
 def _latency(parts: Sequence[GroupPart]) -> dict[str, Any] | None:

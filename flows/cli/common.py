@@ -20,6 +20,7 @@ __all__ = [
     "Config",
     "Kind",
     "configure_logging",
+    "read_instance",
     "read_settings",
     "stop_on_signals",
 ]
@@ -81,6 +82,15 @@ def read_settings(path: Path) -> Settings:
     from flows.settings.loading import load_settings
 
     return load_settings(path, os.environ)
+
+
+def read_instance(path: Path) -> Settings:
+    """Return the settings of this instance of a partitioned deployment. Raises ConfigurationError."""
+    import socket
+
+    from flows.settings.shard import of_instance
+
+    return of_instance(read_settings(path), socket.gethostname())
 
 
 def stop_on_signals() -> Shutdown:

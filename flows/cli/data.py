@@ -1,4 +1,4 @@
-"""Define the commands that show or hand out results: report, top, export, schema."""
+"""Define the commands that show or hand out results: report, top, export, merge, schema."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import AsJson, Command, stop_on_signals
+from flows.cli.common import AsJson, Command, read_settings, stop_on_signals
 from flows.cli.progress import progress_bar
 
 __all__ = ["app"]
@@ -38,6 +38,32 @@ def export(
     span = parse_time(begin, "--from"), parse_time(end, "--to")
     counts = export_files(source, out, begin=span[0], end=span[1], file_format=file_format)
     print(", ".join(f"{count} {kind}" for kind, count in counts.items()) + f" written to {out}")
+
+
+@app.command(cls=Command)
+def merge(
+    sources: Annotated[
+        list[Path],
+        typer.Argument(metavar="DIR...", help="The state directories of all instances.", show_default=False),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False)],
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG", help="Judge the incidents of groups by its [groups].")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Merge the results of instances that divide the conversations ([shard]); add up their groups."""
+    from flows.commands.merge import merge as merge_results
+    from flows.commands.output import print_json
+
+    merged = merge_results(sources, out, None if config is None else read_settings(config))
+    if as_json:
+        print_json(merged)
+        return
+    print(", ".join(f"{count} {kind}" for kind, count in merged.counts.items()) + f" written to {out}")
+    for index in merged.missing:
+        print(f"no group has a part of instance {index}")
 
 
 @app.command(cls=Command)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.common import AsJson, Command, Config, Kind, read_settings, stop_on_signals
+from flows.cli.common import AsJson, Command, Config, Kind, read_instance, read_settings, stop_on_signals
 
 __all__ = ["app"]
 
@@ -76,7 +76,7 @@ def bootstrap(
     from flows.commands.bootstrap import run_bootstrap
     from flows.commands.output import print_bootstrap, print_json
 
-    report = run_bootstrap(read_settings(config), os.environ, retry_unknown=retry_unknown)
+    report = run_bootstrap(read_instance(config), os.environ, retry_unknown=retry_unknown)
     (print_json if as_json else print_bootstrap)(report)
     if report.failed:
         raise typer.Exit(1)
@@ -91,7 +91,7 @@ def run(config: Config, *, no_bootstrap: NoBootstrap = False) -> None:
     from flows.commands.run import run_live
     from flows.state import StateLayout
 
-    settings = read_settings(config)
+    settings = read_instance(config)
     on_bootstrap = None if no_bootstrap else print_bootstrap
     with status_line(StateLayout(settings.state.dir).outbox) as totals:
         counts = run_live(settings, os.environ, shutdown, on_bootstrap=on_bootstrap, warns=True, totals=totals)
@@ -110,6 +110,6 @@ def cluster(
     from flows.commands.cluster import run_cluster
     from flows.commands.output import print_bootstrap, print_counts
 
-    settings = read_settings(config)
+    settings = read_instance(config)
     on_bootstrap = None if no_bootstrap else print_bootstrap
     print_counts(run_cluster(config, settings, os.environ, processes, shutdown, on_bootstrap=on_bootstrap))

@@ -97,6 +97,23 @@ def _leg() -> dict[str, Any]:
     )
 
 
+def _part() -> dict[str, Any]:
+    sums = {"type": "array", "items": _or_null(_NUMBER)}
+    return _object(
+        {
+            "index": _COUNT,
+            "count": {"type": "integer", "minimum": 2},
+            "latency": {**sums, "minItems": 4, "maxItems": 4},
+            "loss": {**sums, "minItems": 3, "maxItems": 3},
+            "mos": {**sums, "minItems": 3, "maxItems": 3},
+            "codecs": {"type": "array", "items": {"type": "boolean"}},
+            "histogram": {"type": "object", "additionalProperties": _COUNT},
+        },
+        about="sums to add up: of latency_ms the count, whole microseconds, minimum and maximum; of losses the count, "
+        "billionths and maximum; of MOS values the count, thousandths and minimum; codecs; latencies by bucket",
+    )
+
+
 def _group() -> dict[str, Any]:
     mos = _object({"min": _NUMBER, "mean": _NUMBER, "model": _TEXT})
     return _object(
@@ -111,7 +128,8 @@ def _group() -> dict[str, Any]:
             "packet_loss": _or_null(_loss()),
             "mos": _or_null(mos),
         },
-        about="a line of groups.jsonl",
+        {"part": _part()},
+        about="a line of groups.jsonl; part is there if the group is one instance's of several, and has exact sums",
     )
 
 

@@ -41,6 +41,7 @@ from flows.settings.interceptors import InterceptorDefaults, InterceptorSettings
 from flows.settings.labels import LimitsSettings
 from flows.settings.metrics import MetricsSettings
 from flows.settings.notify import NotifyTables
+from flows.settings.shard import ShardSettings
 from flows.settings.values import (
     Between,
     CrossTableError,
@@ -257,6 +258,9 @@ class Settings(Table):
     groups: GroupSettings = Field(
         default=GroupSettings(), description="windows and incidents of groups of conversations, by their labels"
     )
+    shard: ShardSettings = Field(
+        default=ShardSettings(), description="the conversations divided among several instances of voicewatch"
+    )
     feeds: Annotated[tuple[FeedSettings, ...], Field(strict=False, alias="feed")] = Field(
         default=(),
         description="one table for each feed; without any, one feed of kind `voice-events`. A single feed may be "
@@ -329,6 +333,8 @@ class Settings(Table):
             record["feeds"] = feeds
         if self.groups.model_fields_set:
             record["groups"] = self.groups.model_dump(exclude_none=True)
+            if (share := self.shard.share).count > 1:
+                record["groups"]["part"] = [share.index, share.count]
         return record
 
     @property

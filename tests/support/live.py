@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
 from connectors.callbacks.outbox import Outbox
 from connectors.genesys.simulator.calls import conversation_ids
 from connectors.genesys.simulator.voice_events import VoiceEventsSimulator
@@ -22,7 +24,7 @@ from flows.settings.loading import load_settings
 from flows.state import StateLayout
 from tests.support.cli import DEADLINE_S, Running, configuration, environ, running, started
 
-__all__ = ["Live"]
+__all__ = ["Live", "feed_is_up", "frames_in", "text_of"]
 
 
 @dataclass
@@ -81,13 +83,13 @@ class Live:
     def records(self) -> Iterator[dict[str, Any]]:
         """What is in the journal, whole lines of it."""
         for segment in segments(self.state.journal):
-            for line in segment.read_bytes().splitlines(keepends=True):
+            for line in text_of(segment).splitlines(keepends=True):
                 if line.endswith(b"\n"):
                     yield json.loads(line)
 
     def frames(self) -> int:
         """How many frames the journal holds."""
-        return sum(segment.read_bytes().count(b',"frame":') for segment in segments(self.state.journal))
+        return frames_in(self.state.journal)
 
     def wait_for_frames(self, more: int) -> None:
         """Wait until the journal holds `more` frames more than now, or fail with the log of the process."""
@@ -144,6 +146,23 @@ class Live:
         told = [line["id"] for line in lines if line["action"] in ("ALERT_RAISED", "ALERT_RESOLVED")]
         assert len(set(told)) == len(told)
         assert set(told) == self.alert_ids()
+
+
+def text_of(segment: Path) -> bytes:
+    """Return the text of a segment, which may be packed."""
+    data = segment.read_bytes()
+    if segment.suffix != ".zst":
+        return data
+    return zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+
+
+def frames_in(journal: Path) -> int:
+    """Count the frames in a journal, which may be written and packed meanwhile."""
+    while True:
+        try:
+            return sum(text_of(segment).count(b',"frame":') for segment in segments(journal))
+        except FileNotFoundError:  # packed since it was listed
+            continue
 
 
 def feed_is_up(simulator: VoiceEventsSimulator) -> None:

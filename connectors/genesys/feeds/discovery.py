@@ -19,6 +19,7 @@ from typing import Final, Protocol
 import msgspec
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError
+from connectors.format.owners import ALL, Share
 from connectors.genesys.client import RequestBudget
 from connectors.genesys.entities import ActiveConversation
 from connectors.genesys.feeds.base import RecentIds, Selection
@@ -83,8 +84,9 @@ class CallDiscovery:
 
     While `max_concurrent` calls or more are in progress, none is created, as at the bootstrap: `refused` gets the
     reason `max_concurrent`, or `failed`, and the id, once for each. Calls that could not be served are tried again
-    after the next load check. `labels` are those of all calls. An exception that is not Genesys' (a full disk) ends the
-    thread: see `failure`.
+    after the next load check. Of the calls that it lists, those of `share` are served; `observe` must be given frames
+    of these only. `labels` are those of all calls. An exception that is not Genesys' (a full disk) ends the thread: see
+    `failure`.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class CallDiscovery:
         budget: RequestBudget,
         *,
         max_concurrent: int,
+        share: Share = ALL,
         refused: Callable[[str, str], None],
         labels: Mapping[str, str] = MappingProxyType({}),
         timing: DiscoveryTiming = DiscoveryTiming(),
@@ -105,6 +108,7 @@ class CallDiscovery:
         self._selection = selection
         self._budget = budget
         self._max_concurrent = max_concurrent
+        self._share = share
         self._refused = refused
         self._of_all = labels
         self._timing = timing
@@ -191,7 +195,7 @@ class CallDiscovery:
         watched = [id_ for id_ in active if self._interceptors.is_watching(id_)]
         for id_ in watched:
             self._interceptors.label(id_, self._labels[id_])
-        self._offer(id_ for id_ in active if id_ not in waiting and id_ not in watched)
+        self._offer(id_ for id_ in active if id_ not in waiting and id_ not in watched and self._share.owns_text(id_))
         return True
 
     def _next(self, wait_s: float) -> str | None:

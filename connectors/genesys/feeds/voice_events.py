@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -23,6 +23,8 @@ from websockets.http11 import Response
 from websockets.protocol import Event
 
 from connectors.errors import GenesysError
+from connectors.format.owners import ALL, Share
+from connectors.format.ownership import OwnMessages
 from connectors.format.privacy import can_be_private
 from connectors.genesys.auth import TokenProvider
 from connectors.genesys.client import Clock, tls_context
@@ -73,7 +75,8 @@ class VoiceEventsFeed(FeedBase):
 
     Every text message goes to `recorder.frames` or `recorder.frame` as bytes, a binary one to `recorder.invalid`; the
     recorder writes after each read. A failed connection is logged and tried again, for as long as the feed runs. With a
-    `discovery`, the conversations of the frames are offered to it.
+    `discovery`, the conversations of the frames are offered to it. Messages about conversations outside of `share` are
+    dropped unread.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class VoiceEventsFeed(FeedBase):
         name: str = "voice-events",
         on_state: OnState | None = None,
         discovery: CallDiscovery | None = None,
+        share: Share = ALL,
         timing: FeedTiming = FeedTiming(),
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
@@ -95,6 +99,7 @@ class VoiceEventsFeed(FeedBase):
         self._now = clock.now
         self._u = clock.u
         self._discovery = discovery
+        self._own = OwnMessages(share)
         self._session: asyncio.Task[_Ended] | None = None
 
     @property
@@ -187,7 +192,7 @@ class VoiceEventsFeed(FeedBase):
 
     async def _open(self, token: str) -> _Connection:
         def connection(*args: Any, **kwargs: Any) -> _Connection:
-            return _Connection(self._recorder, self._discovery, *args, **kwargs)
+            return _Connection(self._recorder, self._discovery, self._own, *args, **kwargs)
 
         # Off: compression (inflating adds half of the cost of receiving a frame, to save bandwidth that is not
         # scarce), and websockets' keepalive, which pings however much arrives and takes a pong that is queued behind a
@@ -249,7 +254,12 @@ class _Connection(ClientConnection):
     """A connection that hands messages to the recorder as they are parsed, and has it write after each of them."""
 
     def __init__(
-        self, recorder: Recorder, discovery: CallDiscovery | None, protocol: ClientProtocol, **kwargs: Any
+        self,
+        recorder: Recorder,
+        discovery: CallDiscovery | None,
+        own: OwnMessages,
+        protocol: ClientProtocol,
+        **kwargs: Any,
     ) -> None:
         hand_over_texts(protocol)
         super().__init__(protocol, **kwargs)
@@ -257,6 +267,7 @@ class _Connection(ClientConnection):
         self.failure: Exception | None = None
         self._recorder = recorder
         self._discovery = discovery
+        self._own = own
         self._fragments: list[Frame] = []
 
     def data_received(self, data: bytes) -> None:
@@ -267,9 +278,7 @@ class _Connection(ClientConnection):
     def process_event(self, event: Event | TextMessages) -> None:
         """Record messages; leave anything else to the library."""
         if isinstance(event, TextMessages):
-            self._record(self._recorder.frames, event)
-            if self._discovery is not None:
-                self._discovery.observe(event)
+            self._record_texts(event)
         elif isinstance(event, Frame) and event.opcode in (TEXT, BINARY, CONT):
             self._fragments.append(event)
             if event.fin:
@@ -289,12 +298,16 @@ class _Connection(ClientConnection):
     def _record_whole(self, fragments: list[Frame]) -> None:
         message = b"".join(fragment.data for fragment in fragments)
         if fragments[0].opcode is TEXT:
-            self._record(self._recorder.frame, message)
-            if self._discovery is not None:
-                self._discovery.observe([message])
-        else:
+            self._record_texts([message])
+        elif self._own.share.index == 0:
             private = can_be_private(message)
             self._record(partial(self._recorder.invalid, private=private), message, "binary message")
+
+    def _record_texts(self, messages: Sequence[bytes]) -> None:
+        if messages := self._own.of(messages):
+            self._record(self._recorder.frames, messages)
+            if self._discovery is not None:
+                self._discovery.observe(messages)
 
     def _record(self, record: Callable[..., None], *message: object) -> None:
         if self.failure is None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from connectors.format.owners import ALL, Share
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget
 from connectors.genesys.feeds.base import FeedLimits
 from connectors.genesys.feeds.notifications.statistics import StatisticsPoller, StatisticsTiming
@@ -30,7 +31,9 @@ class Extras:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The feed that the requests are made for; `enriches` if it fetches the media of the calls that it watches."""
+    """The feed that the requests are made for; `enriches` if it fetches the media of the calls that it watches.
+    Calls outside of `share` are another instance's.
+    """
 
     name: str
     recorder: Recorder
@@ -38,6 +41,7 @@ class Surroundings:
     budget: RequestBudget
     clock: Clock
     enriches: bool
+    share: Share = ALL
 
 
 def make_workers(extras: Extras, feed: Surroundings, new_client: Callable[[], GenesysClient]) -> list[Worker]:
@@ -53,6 +57,7 @@ def make_workers(extras: Extras, feed: Surroundings, new_client: Callable[[], Ge
                 name=feed.name,
                 limits=feed.limits,
                 leaves_watched=feed.enriches,
+                share=feed.share,
                 timing=extras.sweep_timing,
                 clock=feed.clock,
             )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from connectors.errors import GenesysError
+from connectors.format.owners import ALL, Share
 from connectors.genesys.client import Clock, GenesysClient, RetryPolicy, Tokens, budget_of
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.base import (
@@ -67,6 +68,7 @@ class NotificationsFeed(FeedBase):
     """Keep as many channels connected as `topics` and those of `sources` need, and record their messages.
 
     A conversation is watched from its first message on, under `limits`, if `rules` take it; see `MessageRecorder`.
+    Messages about conversations outside of `share` are dropped.
     Heartbeats and pongs are not recorded; messages that are not JSON, or cannot be handled, become `invalid` records
     with the reason. The feed is up while every channel is connected. A failed connection is logged and tried again, for
     as long as the feed runs. A topic that Genesys refuses goes to `on_event`, and the others are subscribed.
@@ -87,6 +89,7 @@ class NotificationsFeed(FeedBase):
         recorder: Recorder,
         limits: FeedLimits,
         rules: WatchRules = WatchRules(),  # noqa: B008 - frozen
+        share: Share = ALL,
         keep_raw: bool = False,
         names: Names = Names(),  # noqa: B008 - without state
         on_state: OnState | None = None,
@@ -114,7 +117,9 @@ class NotificationsFeed(FeedBase):
         self._rest = NotificationsRest(client)
         watching = self._recorder.is_watching
         selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=self._not_watched)
-        self._messages = MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw, names=names)
+        self._messages = MessageRecorder(
+            name, recorder, limits, selection=selection, share=share, keep_raw=keep_raw, names=names
+        )
         self._names = names
         found = CallFinder(name, self, Directory(client), self._rest, self._messages, watching, sources, self._budget)
         self._messages.hooks = WatchHooks(found.started, found.ended)
@@ -162,8 +167,10 @@ class NotificationsFeed(FeedBase):
 
     def _run(self, runner: asyncio.Runner) -> None:
         enriches = self._enrich_queue is not None
-        surroundings = Surroundings(self._name, self._recorder, self._limits, self._budget, self._clock, enriches)
-        self._workers = make_workers(self._extras, surroundings, self._new_client)
+        feed = Surroundings(
+            self._name, self._recorder, self._limits, self._budget, self._clock, enriches, self._messages.share
+        )
+        self._workers = make_workers(self._extras, feed, self._new_client)
         sweeper = next((worker for worker in self._workers if isinstance(worker, Sweeper)), None)
         if self._enrich_queue is not None:
             self._enricher = self._messages.enricher = Enricher(

@@ -18,6 +18,7 @@ from connectors.format.notifications import (
     read_notification,
     topic_of,
 )
+from connectors.format.owners import ALL, Share
 from connectors.format.privacy import redacted
 from connectors.genesys.feeds.base import FeedLimits, Selection
 from connectors.genesys.feeds.notifications.enrichment import Enricher
@@ -71,6 +72,7 @@ class MessageRecorder:
         limits: FeedLimits,
         *,
         selection: Selection,
+        share: Share = ALL,
         keep_raw: bool = False,
         names: Names = Names(),  # noqa: B008 - without state
     ) -> None:
@@ -79,6 +81,7 @@ class MessageRecorder:
         self._recorder = recorder
         self._limits = limits
         self._selection = selection
+        self.share = share
         self.hooks = WatchHooks()
         self._keep_raw = keep_raw
         self._conversations = Conversations()
@@ -108,6 +111,9 @@ class MessageRecorder:
         except Exception as error:  # whatever it is, it is about this message alone
             self.cannot_handle(message, error)
             return
+        # What is about no conversation is the first instance's.
+        if not (self.share.index == 0 if read.heard is None else self.share.owns_text(read.heard.conversation_id)):
+            return
         notes = {} if read.heard is None else self._follow(read, read.heard)
         self._recorder.frame(orjson.dumps({**read.kept, **notes}))
 
@@ -118,7 +124,9 @@ class MessageRecorder:
         self.invalid(message, reason)
 
     def found(self, conversation_id: str, labels: Mapping[str, str]) -> None:
-        """Watch a conversation that a query has found in progress, unless it is known to be over."""
+        """Watch a conversation that a query has found in progress, unless it is known to be over, or not ours."""
+        if not self.share.owns_text(conversation_id):
+            return
         known = self._conversations.of(conversation_id)
         if not known.is_over:
             self._add_labels(known, labels)

@@ -20,6 +20,7 @@ import orjson
 
 from connectors.errors import GenesysError, StateError
 from connectors.format.labels import joined_labels
+from connectors.format.owners import ALL, Share
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget
 from connectors.genesys.endpoints import DETAILS_QUERY_PATH
 from connectors.genesys.feeds.base import FeedLimits
@@ -135,6 +136,7 @@ class Sweeper(Worker):
         name: str,
         limits: FeedLimits,
         leaves_watched: bool,
+        share: Share = ALL,
         timing: SweepTiming = SweepTiming(),
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
@@ -144,6 +146,7 @@ class Sweeper(Worker):
         self._recorder = recorder
         self._limits = limits
         self._leaves_watched = leaves_watched
+        self._share = share
         self._timing = timing
         self._now = clock.now
 
@@ -197,7 +200,7 @@ class Sweeper(Worker):
     def _take(self, details: Mapping[str, Any]) -> None:
         """Record the media of a conversation that has not been recorded."""
         id_ = details.get("conversationId")
-        if not isinstance(id_, str) or not details.get("conversationEnd"):
+        if not isinstance(id_, str) or not details.get("conversationEnd") or not self._share.owns_text(id_):
             return
         if self._leaves_watched and self._recorder.is_watching(id_):
             return
