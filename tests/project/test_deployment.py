@@ -25,7 +25,9 @@ from flows.settings.loading import parse_settings
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 MANIFESTS = sorted(
-    path for path in (DOCKER / "kubernetes").rglob("*.yaml") if path.name not in ("kustomization.yaml", "spread.yaml")
+    path
+    for path in (DOCKER / "kubernetes").rglob("*.yaml")
+    if path.name not in ("kustomization.yaml", "spread.yaml", "instance.yaml")
 )
 DASHBOARD = json.loads((DOCKER / "grafana/dashboards/voicewatch.json").read_text())
 RULES = yaml.safe_load((DOCKER / "prometheus/rules.yml").read_text())["groups"][0]["rules"]
@@ -206,6 +208,36 @@ def test_the_manifests_fit_together() -> None:
     merged = {**workload, "spec": json.loads(json.dumps(workload["spec"]))}
     merged["spec"]["template"]["spec"] |= spread["spec"]["template"]["spec"]
     check_manifest(merged)
+
+
+def test_the_instances_of_a_partitioned_deployment_agree() -> None:
+    """In Kubernetes and in Compose their number is the count that each has; one at a time may go."""
+    overlay = DOCKER / "kubernetes/overlays/partitioned"
+    kustomization = load(overlay / "kustomization.yaml")
+    listed = [*kustomization["resources"], *(patch["path"] for patch in kustomization["patches"])]
+    assert all((overlay / name).exists() for name in listed)
+    assert {path.name for path in overlay.iterdir()} == {"kustomization.yaml", *listed} - {"../../base"}
+    [count] = [row["count"] for row in kustomization["replicas"]]
+    workload, patch = load(DOCKER / "kubernetes/base/statefulset.yaml"), load(overlay / "instance.yaml")
+    pod, changes = workload["spec"]["template"]["spec"], patch["spec"]["template"]["spec"]
+    for kind in ("initContainers", "containers"):
+        [container], [change] = pod[kind], changes[kind]
+        assert change["name"] == container["name"]
+        container |= {**change, "env": [*container["env"], *change["env"]]}
+        environ = {row["name"]: row["value"] for row in container["env"] if "value" in row}
+        shard = parse_settings({}, "", shard_variables(environ)).shard
+        assert (shard.count, shard.index_from) == (count, "hostname")
+    pod["topologySpreadConstraints"] = changes["topologySpreadConstraints"]
+    check_manifest(workload)
+    assert load(overlay / "budget.yaml")["spec"]["maxUnavailable"] == 1
+    services = load(DOCKER / "compose.partitioned.yaml")["services"]
+    found = [parse_settings({}, "", shard_variables(service["environment"])).shard for service in services.values()]
+    assert [(shard.index, shard.count) for shard in found] == [(number, len(services)) for number in range(3)]
+    assert len({service["volumes"][-1] for service in services.values()}) == len(services)
+
+
+def shard_variables(environment: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in environment.items() if "_SHARD_" in name}
 
 
 @pytest.mark.parametrize("path", sorted(DOCKER.rglob("*.toml")), ids=lambda path: str(path.relative_to(DOCKER)))
