@@ -43,7 +43,7 @@ class Analytics:
         self.details: dict[str, Any] = {}
 
     def routes(self) -> list[Route]:
-        """The routes of analytics; the query of details comes before the route of one conversation."""
+        """Return the routes of analytics; the query of details comes before the route of one conversation."""
         return [
             route("activity", ACTIVITY_PATH, {"POST": self._activity}),
             route("details-query", DETAILS_QUERY_PATH, {"POST": self._query}),

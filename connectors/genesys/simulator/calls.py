@@ -94,7 +94,7 @@ def conversation_id(seed: int, slot: int, call: int) -> str:
 
 
 def conversation_ids(seed: int, conversations: int) -> list[str]:
-    """The ids of the first call of each slot, so that a configuration can name them before anything runs.
+    """Return the ids of the first call of each slot, so that a configuration can name them before anything runs.
 
     >>> conversation_ids(1, 2) == [conversation_id(1, 0, 0), conversation_id(1, 1, 0)]
     True
@@ -103,7 +103,7 @@ def conversation_ids(seed: int, conversations: int) -> list[str]:
 
 
 def slot_order(seed: int, conversations: int) -> list[int]:
-    """The slots in the order in which the scripted parts are given out."""
+    """Return the slots in the order in which the scripted parts are given out."""
     order = list(range(conversations))
     _chance(seed, "order").shuffle(order)
     return order
@@ -150,7 +150,7 @@ def call_frames(seed: int, conversations: int, rate: float, script: Script | Non
 
 
 def encode_frame(frame: CallFrame, start: float) -> bytes:
-    """The frame as it goes over the wire, in a run that started at `start` (epoch seconds)."""
+    """Return the frame as it goes over the wire, in a run that started at `start` (epoch seconds)."""
     message: dict[str, object] = {
         "event": frame.event,
         "entity": {"id": frame.conversation_id},

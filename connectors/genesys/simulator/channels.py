@@ -88,7 +88,7 @@ class Channels:
         return [channel for channel in list(self.by_id.values()) if channel.connection is not None]
 
     def routes(self) -> list[Route]:
-        """The routes of channels and their subscriptions."""
+        """Return the routes of channels and their subscriptions."""
         one = CHANNELS_PATH + "/{channelId}"
         topics = {"GET": self._topics, "POST": self._subscribe, "PUT": self._replace, "DELETE": self._unsubscribe}
         return [

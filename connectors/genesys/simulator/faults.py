@@ -262,24 +262,24 @@ class Faults(_Table):
     fault: list[_AnyFault] = Field(default_factory=list)
 
     def of_stream(self) -> list[StreamFault]:
-        """The faults of the event stream, earliest first."""
+        """Return the faults of the event stream, earliest first."""
         return sorted((f for f in self.fault if isinstance(f, StreamFault)), key=lambda f: f.after_frames)
 
     def of_calls(self) -> list[Impairment]:
-        """The faults that worsen calls."""
+        """Return the faults that worsen calls."""
         return [f for f in self.fault if isinstance(f, Impairment)]
 
     def of_platform(self) -> list[PlatformEvent]:
-        """The operational events, earliest first."""
+        """Return the operational events, earliest first."""
         return sorted((f for f in self.fault if isinstance(f, PlatformEvent)), key=lambda f: f.after_s)
 
     def of_requests(self) -> list[RequestFault]:
-        """The faults of requests; those of one kind strike in this order."""
+        """Return the faults of requests; those of one kind strike in this order."""
         return [f for f in self.fault if isinstance(f, RequestFault)]
 
 
 def load_faults(path: Path) -> Faults:
-    """The faults in a TOML file; raises ConfigurationError with every mistake in it."""
+    """Read the faults in a TOML file; raises ConfigurationError with every mistake in it."""
     try:
         return parse_faults(path.read_text(encoding="utf-8"), where=str(path))
     except OSError as error:
@@ -289,7 +289,7 @@ def load_faults(path: Path) -> Faults:
 
 
 def parse_faults(text: str, *, where: str = "faults") -> Faults:
-    """The faults in a TOML text; raises ConfigurationError, naming `where`, with every mistake in it."""
+    """Read the faults in a TOML text; raises ConfigurationError, naming `where`, with every mistake in it."""
     try:
         tables = tomllib.loads(text)
     except RecursionError as error:

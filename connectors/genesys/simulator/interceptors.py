@@ -37,7 +37,7 @@ class Interceptors:
         self.created: list[CreatedInterceptor] = []
 
     def routes(self) -> list[Route]:
-        """The routes of both."""
+        """Return the routes of both."""
         return [
             route("load", LOAD_PATH, {"GET": self._load}),
             route("create", INTERCEPTOR_PATH, {"POST": self._create}),

@@ -58,7 +58,7 @@ class Calls:
         return [call.id for call in self._traffic.book.in_progress()]
 
     def steps(self, start: float) -> Iterator[Step]:
-        """The frames of the calls."""
+        """Yield the frames of the calls."""
         for frame, _ in self._traffic.frames(start):
             yield Step(frame.due_s, encode_frame(frame, start).decode(), is_frame=True)
 
@@ -87,7 +87,7 @@ class Playback:
         self.skipped = 0
 
     def steps(self, start: float) -> Iterator[Step]:
-        """What the recording's feed received, in its order."""
+        """Yield what the recording's feed received, in its order."""
         first = reached = -math.inf
         for record, content in self._records():
             arrived = time_of(record)
@@ -127,7 +127,7 @@ class Playback:
             self.active[name] = None
 
     def _records(self) -> Iterator[tuple[FrameLine | BareFrame | Control, dict[str, Any]]]:
-        """The records, each as it is understood and as it is written."""
+        """Yield the records, each as it is understood and as it is written."""
         for line in self._recording.lines(0):
             try:
                 record, content = read_line(line), orjson.loads(line)

@@ -176,7 +176,7 @@ def _refusal(fault: Refuse) -> Answer:
 
 
 def error_answer(status: int, code: str, message: str, headers: dict[str, str] | None = None) -> Answer:
-    """An error with a body of the form that Genesys gives it."""
+    """Return an error with a body of the form that Genesys gives it."""
     body = {
         "message": message,
         "code": code,

@@ -37,7 +37,7 @@ class Telephony:
         self._now = now
 
     def routes(self) -> list[Route]:
-        """The route of media statistics."""
+        """Return the route of media statistics."""
         return [route("mediastatistics", MEDIA_STATISTICS_PATH, {"GET": self._statistics})]
 
     def trunk_metrics(self) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -100,12 +100,12 @@ class StreamMetrics:
             self._unaccounted_s = position_s - self.position_s
 
     def glance(self, now: float) -> Sample:
-        """What is known now, without a loss; the interval goes on."""
+        """Return what is known now, without a loss; the interval goes on."""
         self._wait(now)
         return self._sample(None, 0.0, 0.0)
 
     def sample(self, now: float) -> Sample:
-        """The measurements of the interval that ends now; the next one begins."""
+        """Return the measurements of the interval that ends now; the next one begins."""
         self._wait(now)
         audio_s = (self._samples - self._sampled_until) / RATE_HZ
         total_s = audio_s + self._discarded_s

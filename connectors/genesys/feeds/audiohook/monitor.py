@@ -117,7 +117,7 @@ class Monitor:
             self._end(conversation_id, None, {"event": "not reconnected"})
 
     def enter(self, conversation_id: str, session_id: str, details: dict[str, Any], texts: Mapping[str, str]) -> None:
-        """A session of a conversation has opened; for the sessions."""
+        """Take that a session of a conversation has opened; for the sessions."""
         event = "updated" if conversation_id in self._sessions else "started"
         self._sessions[conversation_id] = self._sessions.get(conversation_id, 0) + 1
         self._over_at.pop(conversation_id, None)
@@ -130,7 +130,7 @@ class Monitor:
     def leave(
         self, conversation_id: str, sample: Sample, details: dict[str, Any], now: float, *, comes_back: bool
     ) -> None:
-        """A session of a conversation is over; for the sessions."""
+        """Take that a session of a conversation has ended; for the sessions."""
         self._sessions[conversation_id] -= 1
         if not self._sessions[conversation_id]:
             if not comes_back:
@@ -219,7 +219,7 @@ class MonitoredSession:
         self._stop_waiting()
 
     def lost(self, now: float) -> None:
-        """The connection is over, whatever was said before."""
+        """Take that the connection has ended, whatever was said before."""
         if self._conversation_id is not None:
             self._monitor.counts.lost += 1
             get_logger(__name__).warning("audiohook_session_lost", session=self.session.session_id)
@@ -306,7 +306,7 @@ class MonitoredSession:
             self._monitor.audio_changed(self._conversation_id, self.session.session_id, change)
 
     def _stop_waiting(self) -> None:
-        """The session takes no more audio, so that none is late."""
+        """Take that the session takes no more audio, so that none is late."""
         if self._metrics is not None:
             self._metrics.paused()
 

@@ -75,7 +75,7 @@ class _ProtocolError(Exception):
 
 
 def duration_s(text: object) -> float:
-    """The seconds of a duration of the protocol. Raises ValueError.
+    """Return the seconds of a duration of the protocol. Raises ValueError.
 
     >>> duration_s("PT1.3S")
     1.3
@@ -164,7 +164,7 @@ class Session:
             self._send("disconnect", {"reason": reason, "info": info})
 
     def to_send(self) -> list[bytes]:
-        """The text messages that are due, once."""
+        """Return the text messages that are due, once."""
         outgoing, self._outgoing = self._outgoing, []
         return outgoing
 
@@ -195,7 +195,7 @@ class Session:
         return self._on_other(kind, parameters, position_s)
 
     def _parse(self, text: str) -> dict[str, Any]:
-        """A well-formed message in its turn. Raises _ProtocolError."""
+        """Handle a well-formed message in its turn. Raises _ProtocolError."""
         if len(text) > MAX_TEXT_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_TEXT_BYTES:
             raise _ProtocolError(f"a text message of more than {MAX_TEXT_BYTES} bytes")
         try:
@@ -338,7 +338,7 @@ def _texts(parameters: dict[str, Any]) -> dict[str, str]:
 
 
 def _select(offered: list[Any]) -> list[str] | None:
-    """The channels of the first offer of 8 kHz PCMU with the most of them."""
+    """Return the channels of the first offer of 8 kHz PCMU with the most of them."""
     fit = [
         media["channels"]
         for media in offered

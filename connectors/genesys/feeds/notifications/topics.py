@@ -26,7 +26,7 @@ DETAIL_EVENTS: Final = (
 
 
 def topics_of(conversations: Sequence[str], queues: Sequence[str], users: Sequence[str]) -> list[str]:
-    """The topics that tell of these conversations, and of the calls of these queues and users.
+    """Return the topics about these conversations, and about the calls of these queues and users.
 
     >>> topics_of([], ["q"], ["u"])
     ['v2.routing.queues.q.conversations.calls', 'v2.users.u.conversations.calls']
@@ -37,7 +37,7 @@ def topics_of(conversations: Sequence[str], queues: Sequence[str], users: Sequen
 
 
 def in_channels(topics: Sequence[str]) -> list[list[str]]:
-    """The topics of each channel, as few channels as can be. Raises ValueError if 20 of them are not enough."""
+    """Return the topics of each channel, on as few channels as possible. Raises ValueError if 20 do not suffice."""
     if len(topics) > MAX_TOPICS:
         raise ValueError(f"{len(topics)} topics; {MAX_CHANNELS} channels take {MAX_TOPICS}")
     return [list(topics[at : at + TOPICS_PER_CHANNEL]) for at in range(0, len(topics), TOPICS_PER_CHANNEL)]
