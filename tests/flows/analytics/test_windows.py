@@ -202,16 +202,18 @@ def test_no_portion_and_no_restart_changes_a_window(
     st.sampled_from([1, FEW_WINDOWS]),
 )
 def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any], times: int) -> None:
-    """Byte for byte, whatever the conversation is called and whichever metrics are missing."""
+    """Byte for byte, whatever the conversation is called and whichever metrics are missing; some with legs."""
     rows = rows * times
     ids = [conversation_id for conversation_id, *_ in rows]
     texts = LabelTexts()
     for labels in ({"queue": "é"}, {"agent": "x" * 128, "queue": "y" * 128}, {"edge": "\x00"}):
         texts.number(labels)
-    values = np.array([[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec, n, 0] for _, v, c, codec, n in rows])
+    values = np.array(
+        [[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec, n, n * (codec == 1)] for _, v, c, codec, n in rows]
+    )
     values = values.reshape(-1, 17)
     expected = [
-        orjson.dumps(window_object(one, row, texts.text(int(row[-1]))))
+        orjson.dumps(window_object(one, row, texts.text(int(row[-2])), texts.text(int(row[-1]))))
         for one, row in zip(ids, values.tolist(), strict=True)
     ]
     keys = Ids.of(ids)
