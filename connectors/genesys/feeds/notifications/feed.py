@@ -102,31 +102,28 @@ class NotificationsFeed(FeedBase):
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
         super().__init__(name, recorder, on_state)
-        self._on_event = on_event
+        self._on_event, self._clock = on_event, clock
         self._timing, self._enrich_timing = timing, enrich_timing
-        self._clock = clock
         self._waits = Waits(timing, clock)
         self._timeline = Timeline(clock.now, clock.monotonic)
-        self._topics, self._sources = topics, sources
+        self._topics, self._sources, self._names = topics, sources, names
         self._enrich_queue, self._extras, self._limits = enrich_queue, extras, limits
         self._workers: list[Worker] = []
         self._budget = budget_of(endpoints.api_url)
-        waiting = replace(clock, sleep=self._sleep)
-        self._new_client = partial(GenesysClient, endpoints, tokens, policy=policy, clock=waiting)
-        client = self._new_client()
-        self._rest = NotificationsRest(client)
+        self._new_client = partial(
+            GenesysClient, endpoints, tokens, policy=policy, clock=replace(clock, sleep=self._sleep)
+        )
+        self._rest = NotificationsRest(client := self._new_client())
         watching = self._recorder.is_watching
         selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=self._not_watched)
         self._messages = MessageRecorder(
             name, recorder, limits, selection=selection, share=share, keep_raw=keep_raw, names=names
         )
-        self._names = names
         found = CallFinder(name, self, Directory(client), self._rest, self._messages, watching, sources, self._budget)
         self._messages.hooks = WatchHooks(found.started, found.ended)
         self._finder = found
         self._enricher: Enricher | None = None
-        self._recent = RecentlyHeard(timing.duplicate_s)
-        self._refused: set[str] = set()
+        self._recent, self._refused = RecentlyHeard(timing.duplicate_s), set[str]()
         self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
         self._main: asyncio.Task[None] | None = None
         self._working: set[asyncio.Task[None]] = set()
