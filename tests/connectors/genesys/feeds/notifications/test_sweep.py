@@ -126,6 +126,7 @@ def test_a_failed_page_is_asked_for_again_from_the_same_time(tmp_path: Path) -> 
 def test_a_restart_asks_from_the_last_sweep_on(tmp_path: Path) -> None:
     """With the overlap, and no further back than a day; what was recorded before is known."""
     asked: list[str] = []
+    closed: list[Any] = []
     path = tmp_path / "sweep.sqlite3"
 
     class Client:
@@ -134,6 +135,9 @@ def test_a_restart_asks_from_the_last_sweep_on(tmp_path: Path) -> None:
         def ask(self, method: str, path: str, *, what: str, body: Any) -> Any:
             asked.append(body["interval"])
             return {}
+
+        def close(self) -> None:
+            closed.append(self)
 
     def once(now: float) -> None:
         store = SweepStore(path)
@@ -144,7 +148,7 @@ def test_a_restart_asks_from_the_last_sweep_on(tmp_path: Path) -> None:
         sweeper.start()
         eventually(lambda: store.until() == now)
         sweeper.stop(15)
-        assert len(asked) == before + 1
+        assert (len(asked), closed[-1]) == (before + 1, client)
 
     once(NOW)
     once(NOW + 600)
