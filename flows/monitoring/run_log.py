@@ -88,7 +88,7 @@ class RunLog(Instruments):
         body = orjson.loads(alert.body)
         details = {"value": body.get("metricValue"), "limit": body.get("threshold"), "reason": alert.reason}
         get_logger(__name__).info(
-            f"alert_{alert.state}",
+            "alert_raised" if alert.state == "raised" else "alert_resolved",
             conversation=alert.conversation_id,
             rule=alert.rule,
             **{key: value for key, value in details.items() if value is not None},

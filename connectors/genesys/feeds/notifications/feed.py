@@ -268,7 +268,7 @@ class NotificationsFeed(FeedBase):
             return
         if topic is not None:
             self._refused.add(topic)
-            get_logger(__name__).warning(what, feed=self._name, **details)
+            get_logger(__name__).warning("topic_refused", feed=self._name, **details)
         self._on_event(self._name, what, details)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
