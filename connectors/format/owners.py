@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 from connectors.format.ids import Ids
 from connectors.format.words import Words
 
-__all__ = ["ALL", "MAX_COUNT", "MisleadingLineError", "Share", "owners_of"]
+__all__ = ["ALL", "MisleadingLineError", "Share", "owners_of"]
 
-MAX_COUNT: Final = 1000
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _SHIFT: Final = np.uint64(33)
 _FACTORS: Final = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))

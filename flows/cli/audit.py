@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.common import AsJson, Command
+from flows.cli.common import AsJson, Command, Group
 
 __all__ = ["app"]
 
-app = typer.Typer(help="The audit log: read it, check its chain.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="The audit log: read it, check its chain.", no_args_is_help=True)
 
 
 @app.command("show", cls=Command)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperArgument, TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 if TYPE_CHECKING:
     from connectors.runtime.shutdown import Shutdown
@@ -18,6 +18,7 @@ __all__ = [
     "AsJson",
     "Command",
     "Config",
+    "Group",
     "Kind",
     "configure_logging",
     "read_instance",
@@ -54,6 +55,20 @@ class Command(TyperCommand):
             if not (first.endswith(".toml") or Path(first).is_file()):
                 args = [configured, *args]
         return super().parse_args(ctx, args)
+
+
+class Group(TyperGroup):
+    """List each command with its whole summary; Typer cuts it at the end of the line."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the commands and their summaries."""
+        rows = [
+            (name, command.get_short_help_str(len(command.help or "")))
+            for name in self.list_commands(ctx)
+            if (command := self.get_command(ctx, name)) is not None and not command.hidden
+        ]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def _log_json_option() -> TyperOption:

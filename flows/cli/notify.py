@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.common import AsJson, Command, Config, read_settings, stop_on_signals
+from flows.cli.common import AsJson, Command, Config, Group, read_settings, stop_on_signals
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Targets of alerts besides the callback: try them, receive callbacks.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="Targets of alerts besides the callback: try them, receive callbacks.", no_args_is_help=True
+)
 
 
 @app.command("test", cls=Command)

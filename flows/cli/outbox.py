@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import AsJson, Command, Config, read_settings
+from flows.cli.common import AsJson, Command, Config, Group, read_settings
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Pending and dead callbacks: look at them, send them again.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Pending and dead callbacks: look at them, send them again.", no_args_is_help=True)
 
 
 @app.command("list", cls=Command)

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.common import AsJson, Command
+from flows.cli.common import AsJson, Command, Group
 
 __all__ = ["app", "recovery_app"]
 
 app = typer.Typer()
-recovery_app = typer.Typer(help="Bytewax' recovery store: create one.", no_args_is_help=True)
+recovery_app = typer.Typer(cls=Group, help="Bytewax' recovery store: create one.", no_args_is_help=True)
 
 
 @recovery_app.command("init")

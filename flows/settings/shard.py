@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from connectors.errors import ConfigurationError
-from connectors.format.owners import ALL, MAX_COUNT, Share
 from flows.settings.values import Between, Table
 
 if TYPE_CHECKING:
+    from connectors.format.owners import Share
     from flows.settings.models import Settings
 
 __all__ = ["ShardSettings", "of_instance"]
 
+MAX_COUNT: Final = 1000
 _ORDINAL: Final = re.compile(r"-([0-9]{1,4})\Z")
 
 
@@ -46,7 +47,9 @@ class ShardSettings(Table):
 
     @property
     def share(self) -> Share:
-        """The conversations of this instance; `index` must be known."""
+        """Return the share of the conversations of this instance; `index` must be known."""
+        from connectors.format.owners import ALL, Share  # it imports NumPy, which checking a file does without
+
         return ALL if self.count == 1 or self.index is None else Share(self.index, self.count)
 
 

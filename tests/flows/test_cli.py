@@ -106,6 +106,7 @@ def test_help_and_usage_in_a_process_of_their_own() -> None:
     assert done.returncode == 0
     assert "Usage: voicewatch" in done.stdout
     assert "\x1b" not in done.stdout
+    assert "divide the conversations ([shard]); add up their groups." in " ".join(done.stdout.split())
     assert done.stderr == ""
     for done in several([["explode"], ["replay"], ["replay", RECORDING], ["simulate", "--rate", "often"]]):
         assert done.returncode == 2

@@ -80,9 +80,15 @@ def loaded(*arguments: object) -> set[str]:
     return set(names)
 
 
+def test_help_needs_neither_settings_nor_rich() -> None:
+    """The help of the program and of a group is plain text."""
+    for arguments in (["--help"], ["outbox", "--help"]):
+        assert loaded(*arguments) & (HEAVY | TABLES_AND_SETTINGS) == set()
+
+
 def test_check_loads_the_settings_only(config: Path) -> None:
     """Checking a file imports Pydantic, and neither the flow nor anything that opens a connection."""
-    assert loaded("check", config) & HEAVY == set()
+    assert loaded("check", config) & (HEAVY | {"rich"}) == set()
 
 
 def test_the_outbox_is_listed_without_what_sends(config: Path) -> None:
