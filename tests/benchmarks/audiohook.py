@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, NamedTuple
@@ -216,7 +217,7 @@ async def load(url: str, server: _Server, sessions: int, rate: float, seconds: f
     host, port = url.split("/")[2].split(":")
     clients = []
     for slot in range(sessions):
-        _, client = await loop.create_connection(lambda n=slot: _Client(url, plan_call(9, n), delays), host, int(port))
+        _, client = await loop.create_connection(partial(_Client, url, plan_call(9, slot), delays), host, int(port))
         clients.append(client)
         await client.ready
     before, cpu_s, began = server.audio_messages(), server.cpu_s(), time.perf_counter()
@@ -242,13 +243,15 @@ async def load(url: str, server: _Server, sessions: int, rate: float, seconds: f
     for client in clients:
         client.transport.close()
     ordered = sorted(delays) or [float("inf")]
-    quantiles = [ordered[min(len(ordered) - 1, int(len(ordered) * q))] * 1000 for q in (0.5, 0.99, 1.0)]
+    p50_ms, p99_ms, max_ms = (ordered[min(len(ordered) - 1, int(len(ordered) * q))] * 1000 for q in (0.5, 0.99, 1.0))
     return Load(
         sessions,
         sessions * rate,
         sent / lasted_s,
         cpu,
-        *quantiles,
+        p50_ms,
+        p99_ms,
+        max_ms,
         len(delays),
         sum(overs),
         unread,

@@ -118,7 +118,9 @@ def documented(recording: Path, out: Path) -> None:
 
     def frame(record: Record) -> tuple[str, Frame] | None:
         one = record.frame
-        return one and (one.entity.id, _frame(record.received_at, one.timestamp, one.metrics.packetLoss))
+        if one is None:
+            return None
+        return one.entity.id, _frame(record.received_at, one.timestamp, one.metrics.packetLoss)
 
     flow = Dataflow("documented")
     lines = op.input("lines", flow, FileSource(recording))

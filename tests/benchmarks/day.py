@@ -10,7 +10,6 @@ import argparse
 import heapq
 import json
 import shutil
-import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -89,4 +88,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

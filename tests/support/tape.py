@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from connectors.format.decode import ended_conversation
@@ -39,6 +39,10 @@ class Tape:
             self._watches.pop(over, None)
         self._add("frame", json.loads(message))
 
+    def frames(self, messages: Sequence[bytes]) -> None:
+        for message in messages:
+            self.frame(message)
+
     def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
         self._add("invalid", (fingerprint(encoded(message)) if private else beginning_of(message), reason))
 
@@ -55,6 +59,9 @@ class Tape:
 
     def watched_by(self, feed: str) -> list[str]:
         return [id_ for id_, settings in self._watches.items() if settings.get("feed") == feed]
+
+    def watch_feed(self, conversation_id: str) -> str | None:
+        return self._watches.get(conversation_id, {}).get("feed")
 
     def watch_settings(self, conversation_id: str) -> dict[str, Any] | None:
         return self._watches.get(conversation_id)

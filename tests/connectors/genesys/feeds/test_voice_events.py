@@ -6,9 +6,10 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import structlog
@@ -34,9 +35,11 @@ class Tape:
         self.records: list[tuple[object, ...]] = []
         self.flushed = 0
         self._full_after = full_after
+        self._watches: dict[str, dict[str, Any]] = {}
         self._changed = threading.Condition()
 
-    def frame(self, text: str | bytes) -> None:
+    def frame(self, text: str | bytes, *, at: float | None = None) -> None:
+        assert at is None  # voice events are recorded as they arrive
         if self._full_after is not None and len(self.of("frame")) >= self._full_after:
             raise OSError(28, "No space left on device")
         self._add("frame", text if isinstance(text, str) else text.decode())
@@ -51,6 +54,25 @@ class Tape:
 
     def feed(self, name: str, state: str, reason: str) -> None:
         self._add("feed", name, state, reason)
+
+    def watch(self, settings: dict[str, Any]) -> None:
+        self._watches[settings["conversation_id"]] = settings
+        self._add("watch", settings)
+
+    def is_watching(self, conversation_id: str) -> bool:
+        return conversation_id in self._watches
+
+    def watched_by(self, feed: str) -> list[str]:
+        return [id_ for id_ in self._watches if self.watch_feed(id_) == feed]
+
+    def watch_feed(self, conversation_id: str) -> str | None:
+        return self._watches.get(conversation_id, {}).get("feed")
+
+    def watch_settings(self, conversation_id: str) -> Mapping[str, Any] | None:
+        return self._watches.get(conversation_id)
+
+    def sync(self) -> None:
+        self.flush()
 
     def flush(self) -> None:
         with self._changed:
@@ -99,8 +121,10 @@ def running(url: str, tokens: TokenProvider, tape: Tape, timing: FeedTiming = FA
     assert not any(thread.name == "feed-voice-events" for thread in threading.enumerate())
 
 
-def saying(*messages: str | bytes | list[str] | list[bytes], then: Callable[[ServerConnection], None] = stay_open):
-    """A session that sends messages (a list: one message in fragments) and goes on with `then`."""
+def saying(
+    *messages: str | bytes | list[str] | list[bytes], then: Callable[[ServerConnection], None] = stay_open
+) -> Callable[[ServerConnection], None]:
+    """Return a session that sends messages (a list: one message in fragments) and goes on with `then`."""
 
     def session(connection: ServerConnection) -> None:
         for message in messages:
@@ -152,7 +176,8 @@ class TestRecording:
     def test_fragments(self, tokens: TokenProvider) -> None:
         """A message in fragments is recorded as one, text or not, and in its place among the others."""
         tape = Tape()
-        messages = [FRAME, [FRAME[:5], FRAME[5:9], FRAME[9:]], "after", [b"\x00", b"b", b""], "last"]
+        parts = [FRAME[:5], FRAME[5:9], FRAME[9:]]
+        messages: list[str | list[str] | list[bytes]] = [FRAME, parts, "after", [b"\x00", b"b", b""], "last"]
         with EventsServer(saying(*messages)) as server, running(server.url, tokens, tape):
             tape.wait_for(lambda t: ("last",) in t.of("frame"))
         assert [record[:2] for record in tape.records if record[0] != "feed"] == [
@@ -382,7 +407,7 @@ class TestStopping:
             server.wait_for(lambda s: len(s.upgrades) == 1)
             tape.wait_for(lambda t: t.states() == ["down"])
         ((_, _, _, reason),) = tape.records
-        assert "refused with 503" in reason
+        assert "refused with 503" in str(reason)
 
     def test_never_started(self, tokens: TokenProvider) -> None:
         """Stopping a feed that was not started does nothing."""

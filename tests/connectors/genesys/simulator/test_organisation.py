@@ -41,10 +41,10 @@ def test_an_organisation_without_a_queue_is_refused() -> None:
 
 def stories() -> dict[str, Story]:
     here = organisation_for(12)
-    told = {(story := story_of(here, 1, slot, 0)).kind: story for slot in range(5)}
+    told: dict[str, Story] = {(story := story_of(here, 1, slot, 0)).kind: story for slot in range(5)}
     assert set(told) == set(KINDS)
     assert told["transfer"] == story_of(here, 1, [*told].index("transfer"), 0)
-    return dict(told)
+    return told
 
 
 def test_every_story_has_one_agent_at_a_time_with_the_customer() -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ def api(simulator: VoiceEventsSimulator) -> httpx.Client:
     )
 
 
-def events(simulator: VoiceEventsSimulator, *, bearer: str | None = None) -> connect:
+def events(simulator: VoiceEventsSimulator, *, bearer: str | None = None) -> ClientConnection:
     # The queue is unbounded because this client, when its queue is full, leaves only after its close timeout.
     headers = {"Authorization": f"Bearer {bearer or token(simulator)}"}
     url = f"ws{simulator.base_url.removeprefix('http')}{EVENTS}"
@@ -597,9 +597,10 @@ class TestPlayback:
     @pytest.fixture(params=["jsonl", "jsonl.gz", "jsonl.zst"])
     def recording(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         data = "\n".join(self.RECORDS).encode()
-        pack = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zstandard.compress}[request.param]
+        packs: dict[str, Callable[[bytes], bytes]]
+        packs = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zstandard.compress}
         path = tmp_path / f"r.{request.param}"
-        path.write_bytes(pack(data))
+        path.write_bytes(packs[request.param](data))
         return path
 
     def test_frames_keep_their_latency_against_the_live_clock(self, recording: Path) -> None:

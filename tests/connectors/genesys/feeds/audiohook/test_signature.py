@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from typing import Any
 
 import pytest
 
@@ -26,14 +27,14 @@ PUBLISHED_SIGNATURE = "sig1=:NZBwyBHRRyRoeLqy1IzOa9VYBuI8TgMFt2GRDkDuJh4=:"
 
 
 def signed(request: UpgradeRequest = PUBLISHED, /, **changes: object) -> UpgradeRequest:
-    options: dict = {"key": KEY, "secret": SECRET, "nonce": NONCE, "created": int(NOW), "expires": 3282026430}
+    options: dict[str, Any] = {"key": KEY, "secret": SECRET, "nonce": NONCE, "created": int(NOW), "expires": 3282026430}
     headers = sign(request, **(options | changes))
-    return request._replace(headers=request.headers | {name.lower(): value for name, value in headers.items()})
+    return request._replace(headers={**request.headers, **{name.lower(): value for name, value in headers.items()}})
 
 
 def with_header(name: str, value: str) -> UpgradeRequest:
     request = signed()
-    return request._replace(headers=request.headers | {name: value})
+    return request._replace(headers={**request.headers, name: value})
 
 
 def without_header(name: str) -> UpgradeRequest:
@@ -91,7 +92,7 @@ def test_the_order_of_the_components_is_that_of_the_signature_input() -> None:
         (signed(expires=int(NOW) - 4), "expired"),
         (signed(expires=None), None),
         (PUBLISHED, "unsigned"),
-        (PUBLISHED._replace(headers=PUBLISHED.headers | {"x-api-key": "other"}), "unknown key"),
+        (PUBLISHED._replace(headers={**PUBLISHED.headers, "x-api-key": "other"}), "unknown key"),
         (UpgradeRequest("/", {}), "unknown key"),
     ],
 )
@@ -111,7 +112,7 @@ def test_a_nonce_is_good_once() -> None:
     gate = Gate({KEY: SECRET, "two": SECRET})
     assert gate.check(signed(), NOW, NOW) is None
     assert reason(gate.check(signed(), NOW + 12.9, NOW + 12.9)) == "replayed nonce"
-    other = PUBLISHED._replace(headers=PUBLISHED.headers | {"x-api-key": "two"})
+    other = PUBLISHED._replace(headers={**PUBLISHED.headers, "x-api-key": "two"})
     assert gate.check(signed(other, key="two"), NOW, NOW) is None
 
 

@@ -534,7 +534,7 @@ class TestLosses:
         assert f"/channels/{channel.id} " not in said
 
 
-MEDIA = {
+MEDIA: dict[str, Any] = {
     "conversationEnd": "2026-11-23T10:00:00Z",
     "participants": [
         {
