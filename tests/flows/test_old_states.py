@@ -46,13 +46,14 @@ def test_a_state_of_the_version_before_is_continued(tmp_path: Path, lines: list[
         assert 0 < before < len(continued)
 
 
-def test_a_snapshot_of_the_layout_before_is_continued(lines: list[bytes]) -> None:
+@pytest.mark.parametrize("layout", [8, 11])
+def test_a_snapshot_of_an_earlier_layout_is_continued(lines: list[bytes], layout: int) -> None:
     """A shard goes on from it as one that was never stopped: the same windows, alerts and parts of groups."""
     lines = with_groups(lines)
     whole, continued = Shard(), Shard()
     for begin, end in ((0, STOPPED_LINES // 2), (STOPPED_LINES // 2, STOPPED_LINES)):
         whole.apply(block_of(lines[begin:end]))
-    continued.restore(pickle.loads((DATA / "snapshots/layout-8.pickle").read_bytes()))
+    continued.restore(pickle.loads((DATA / f"snapshots/layout-{layout}.pickle").read_bytes()))
     rest = block_of(lines[STOPPED_LINES:])
     expected, found = whole.apply(rest), continued.apply(rest)
     assert found.alerts == expected.alerts
