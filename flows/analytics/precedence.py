@@ -137,7 +137,8 @@ class Precedence:
         if self._is_plain:
             return labels
         for table in reversed(self._tables(watch.conversation_id, watch.feed)):
-            labels = joined_labels(labels, table.get("labels", {}))
+            if table.get("labels"):
+                labels = joined_labels(labels, table["labels"])
         return labels
 
     def _tables(self, conversation_id: str, feed: str | None) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from flows.analytics.merge import Merger, block_stats
 from flows.analytics.precedence import Overrides
 from flows.analytics.shard import Shard
 from flows.analytics.shards import split_pieces
+from flows.analytics.sharing import Alone, Following, Leading, sharing_key
 from flows.analytics.window_lines import NO_WINDOW_LINES, WindowLines
 from flows.analytics.windows import Summaries
 
@@ -70,7 +71,10 @@ class RuleSets:
 
     def __init__(self, overrides: Sequence[Overrides], shards: int) -> None:
         self._count = shards
-        self._shards = [[_Judge(override) for _ in range(shards)] for override in overrides]
+        leaders = dict[bytes, list[Leading]]()
+        self._shards = [
+            [_Judge(override, one) for one in _sharing(override, leaders, shards)] for override in overrides
+        ]
         self._mergers = [Merger(shards) for _ in overrides]
         self.alerts: list[list[Alert]] = [[] for _ in overrides]
         self.end = float("-inf")
@@ -86,6 +90,18 @@ class RuleSets:
                 merger.add_results(number, [shard.apply(part) for part in mine])
             for report in merger.results():
                 alerts.extend(report.alerts)
+
+
+def _sharing(overrides: Overrides, leaders: dict[bytes, list[Leading]], shards: int) -> Sequence[Alone]:
+    """Return what each shard of a rule set shares; the first rule set of a key leads those that come after it."""
+    key = sharing_key(overrides)
+    if key not in leaders:
+        leaders[key] = [Leading() for _ in range(shards)]
+        return leaders[key]
+    following = [Following() for _ in range(shards)]
+    for leader, follower in zip(leaders[key], following, strict=True):
+        leader.followers.append(follower)
+    return following
 
 
 def incidents_of(alerts: Iterable[Alert]) -> list[Incident]:

@@ -23,6 +23,7 @@ from flows.analytics.legs import Legs
 from flows.analytics.precedence import Overrides, Precedence, flow_settings
 from flows.analytics.rules import NO_FRAME, RULES, Rule, RuleId, Transition, Values, evaluate_windows
 from flows.analytics.shards import ShardBlock, last_frames, rows_of, split_at_controls, split_by_time
+from flows.analytics.sharing import Alone
 from flows.analytics.signals import Signals
 from flows.analytics.silence import FirstFrames, Silence
 from flows.analytics.slot_columns import SlotColumns
@@ -31,7 +32,7 @@ from flows.analytics.snapshots import VERSION, check_shard, converted
 from flows.analytics.stalls import Arrivals, Stalls, limit_of, limits_of, waited
 from flows.analytics.watch_table import REMEMBER_S, Watch, WatchTable
 from flows.analytics.window_lines import WindowLines, closed_lines
-from flows.analytics.windows import Column, Frames, Summaries, by_end, open_windows
+from flows.analytics.windows import Column, Frames, Summaries, by_end
 
 __all__ = ["Shard"]
 
@@ -39,7 +40,8 @@ __all__ = ["Shard"]
 class Shard:
     """Applies blocks in journal order, by plain calls and without a clock."""
 
-    def __init__(self, overrides: Overrides | None = None) -> None:
+    def __init__(self, overrides: Overrides | None = None, sharing: Alone | None = None) -> None:
+        self._sharing = sharing or Alone()
         self._overrides = overrides or Overrides()
         self._precedence = Precedence(self._overrides)
         self._is_checked = True
@@ -60,7 +62,7 @@ class Shard:
         self._mos_below = np.nan
         settings = flow_settings(self._overrides.settings or {})
         self._silence = Silence(columns, settings.silent_after_s)
-        self._windows = open_windows(settings.windows)
+        self._windows = self._sharing.open_windows(settings.windows)
         self._put_in_force(settings, self._now)
 
     @property
@@ -182,7 +184,7 @@ class Shard:
         if step_s < 0:  # the same times come again
             self._closed(self._windows.close_all(self._watch_table.traits), done)
             self._legs.clear()
-            self._windows = open_windows(self._settings.windows)
+            self._windows = self._sharing.open_windows(self._settings.windows)
             self._windows.keeps_histogram = bool(self._groups.by)
             self._closed_early = by_end([])
             self._latest_windows.forget_after(now)
@@ -240,7 +242,7 @@ class Shard:
             self._closed(closing, done)
             self._legs.clear()
             self._closed_early = by_end([self._closed_early, closing])
-            self._windows = open_windows(settings.windows)
+            self._windows = self._sharing.open_windows(settings.windows)
         self._put_in_force(settings, now)
 
     def _put_in_force(self, settings: FlowSettings, now: float) -> None:
@@ -256,7 +258,7 @@ class Shard:
 
     def _frames(self, frames: ShardBlock, done: Done) -> tuple[int, int]:
         """Apply frames without a control between them; return how many are unwatched, and conversations first seen."""
-        slot = self._watch_table.slots(frames.ids)
+        slot = self._sharing.slots(self._watch_table, frames.ids)
         at = self._silence.first_return(slot, slot != NO_SLOT, frames.arrival)
         if at is not None:
             before = self._frames(rows_of(frames, 0, at), done) if at else (0, 0)
@@ -391,7 +393,7 @@ class Shard:
             rule.restore(state)
         self._silence.restored(self._settings.silent_after_s)
         self._frozen.values = self._watch_table.affected_by(self._feeds_down)
-        self._windows = open_windows(self._settings.windows)
+        self._windows = self._sharing.open_windows(self._settings.windows)
         self._windows.restore(windows)
         self._groups.by = self._settings.groups.by
         self._windows.keeps_histogram = bool(self._groups.by)

@@ -31,9 +31,9 @@ class Silence:
 
         One that would have been silent for too long already begins at `now`.
         """
-        last_at = now if last_frame_at is None else min(last_frame_at, now)
-        if silent_at(last_at, self.after_s) <= now:
-            last_at = now
+        last_at = now
+        if last_frame_at is not None and silent_at(min(last_frame_at, now), self.after_s) > now:
+            last_at = min(last_frame_at, now)
         self._last_at.values[slot] = last_at
         self._earliest = min(self._earliest, last_at + self.after_s)
 

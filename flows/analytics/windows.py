@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import IntEnum, auto
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -211,10 +211,13 @@ class OpenWindows:
         return closed
 
 
-def open_windows(settings: WindowSettings) -> OpenWindows:
+W = TypeVar("W", bound=OpenWindows)
+
+
+def open_windows(settings: WindowSettings, kind: type[W] = OpenWindows) -> W:  # type: ignore[assignment]
     """Return the windows of a `[windows]` table, without frames yet."""
     codec = list(CODECS).index(settings.codec)
-    return OpenWindows(round(settings.length_s * 1000), round(settings.slide_s * 1000), codec)
+    return kind(round(settings.length_s * 1000), round(settings.slide_s * 1000), codec)
 
 
 def _narrowed(frames: Frames) -> tuple[NDArray[Any], ...]:

@@ -11,10 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
+from bytewax.inputs import AbortExecution
+
 from connectors.errors import UsageError
 from connectors.format.decode import decode_pieces
-from connectors.journal.recording import UTF8_MARK, Progress, Recording, no_progress
-from connectors.journal.source import REPLAY_BLOCK_BYTES
+from connectors.journal.blocks import Block
+from connectors.journal.recording import Progress, Recording, no_progress
+from connectors.journal.source import RecordingSource
 from flows.analytics.precedence import Overrides
 from flows.analytics.rule_sets import Change, Figures, Incident, RuleSets, changes, figures, incidents_of
 from flows.commands.inputs import readable_files
@@ -125,23 +128,22 @@ def backtest(
     running = RuleSets([one.overrides for one in sets], len(SHARDS))
     frames = 0
     with TemporaryDirectory(prefix="voicewatch-") as scratch, readable_files(paths, Path(scratch)) as files:
-        recording = Recording(files)
-        for number, data in enumerate(_blocks(recording, stop)):
-            pieces = [decoded for _, decoded in decode_pieces(data)]
-            running.apply(number, pieces, last=not data)
+        for block in _blocks(RecordingSource(Recording(files), stop=stop, progress=progress)):
+            pieces = [decoded for _, decoded in decode_pieces(block.data)]
+            running.apply(block.number, pieces, last=block.last)
             frames += sum(len(decoded.arrival) for decoded in pieces)
-            progress(*recording.progress)
     incidents = [incidents_of(alerts) for alerts in running.alerts]
     return Backtest([one.name for one in sets], incidents, running.end, frames, not stop.is_set())
 
 
-def _blocks(recording: Recording, stop: threading.Event) -> Iterator[bytes]:
-    """Yield the blocks of a replay; after the last one an empty block marks the end, unless it was stopped."""
-    for index in range(len(recording.paths)):
-        is_first = True
-        for chunk in recording.chunks(index, 0, REPLAY_BLOCK_BYTES):
-            if stop.is_set():
-                return
-            yield chunk.removeprefix(UTF8_MARK) if is_first else chunk
-            is_first = False
-    yield b""
+def _blocks(source: RecordingSource) -> Iterator[Block]:
+    """Yield the blocks of a replay; the last one is marked, unless it was stopped. Raises RecordingError."""
+    part = source.build_part("journal", "recording", None)
+    while True:
+        try:
+            blocks = part.next_batch()
+        except StopIteration:
+            return
+        except AbortExecution as error:
+            raise source.failure or error from None
+        yield from blocks

@@ -221,6 +221,21 @@ def report(scale: Scale) -> Iterator[Measured]:
     yield Measured(f"{of}, its size", "MB", 5, at_least=False, samples=[page.stat().st_size / 1e6])
 
 
+def backtest(scale: Scale) -> Iterator[Measured]:
+    """Ten rule sets over a recording against one replay of it."""
+    path = recording(scale.frames, 1000)
+    sweep = "alerts.max_latency_ms=100:280:20"
+    runs = [
+        Run("backtest", scale.frames, lambda: voicewatch("backtest", path, "--sweep", sweep)),
+        Run("replay", scale.frames, lambda: replay(path)),
+    ]
+    costs = interleaved(runs, scale.rounds)
+    pairs = list(zip(costs["backtest"], costs["replay"], strict=True))
+    wall = [one.wall_s / base.wall_s for (_, one), (_, base) in pairs]
+    cpu = [one.cpu_s / base.cpu_s for (_, one), (_, base) in pairs]
+    yield Measured("cost of 10 rule sets / one replay", "x", 2.5, at_least=False, samples=wall, by_cpu=cpu)
+
+
 # Run in this order. Memory comes first, for the peak of a child counts from what this process has taken by then.
 ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
     "memory": memory,
@@ -237,6 +252,7 @@ ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
     "idle": idle,
     "start": start,
     "report": report,
+    "backtest": backtest,
 }
 
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from connectors.errors import UsageError
 from connectors.format.decode import decode_block, decode_pieces
+from flows.analytics.precedence import Overrides
 from flows.analytics.rule_sets import RuleSets, changes, figures, incidents_of
+from flows.analytics.sharing import sharing_key
 from flows.commands.backtest import backtest, parse_sweep, rule_sets
 from flows.commands.replay import replay
 from flows.settings.loading import load_settings
@@ -42,13 +44,25 @@ def test_each_rule_set_raises_what_it_would_raise_alone(data: st.DataObject) -> 
 
     lines = nasty_lines(pick, data.draw(st.integers(0, 30)))
     blocks = blocks_of(lines, [min(place, len(lines)) for place in data.draw(st.lists(st.integers(0, 33), max_size=6))])
-    overrides = [nasty_overrides(pick) for _ in range(4)]
+    overrides = [nasty_overrides(pick) for _ in range(3)]
+    overrides += [with_other_rules(override) for override in overrides]
     together = RuleSets(overrides, 3)
     for number, block in enumerate(blocks):
         pieces = [decoded for _, decoded in decode_pieces(b"".join(line + b"\n" for line in block))]
         together.apply(number, pieces, last=number == len(blocks) - 1)
     for override, alerts in zip(overrides, together.alerts, strict=True):
         assert alerts == replay_blocks(blocks, 3, override).alerts
+
+
+def with_other_rules(overrides: Overrides) -> Overrides:
+    """Return a rule set whose limits and rules differ, and whose windows do not."""
+    settings = overrides.settings
+    if settings is not None:
+        alerts = {**settings.get("alerts", {}), "raise_n": 1, "raise_m": 2, "clear_after_s": 1.5, "clear_ratio": 0.5}
+        settings = {**settings, "alerts": alerts}
+    other = overrides._replace(settings=settings, defaults={**overrides.defaults, "max_latency_ms": 40})
+    assert sharing_key(other) == sharing_key(overrides)
+    return other
 
 
 def test_each_column_is_a_replay_with_that_configuration(tmp_path: Path) -> None:
@@ -125,8 +139,6 @@ def test_an_open_incident_lasts_until_the_end() -> None:
         b'{"received_at":12,"frame":{"event":"e","entity":{"id":"c"},"timestamp":11}}',
         b'{"received_at":42,"tick":true}',
     ]
-    from flows.analytics.precedence import Overrides
-
     running = RuleSets([Overrides()], 1)
     running.apply(0, [decode_block(b"\n".join(lines) + b"\n")], last=True)
     [incident] = incidents_of(running.alerts[0])
