@@ -76,7 +76,7 @@ def build(
     instruments: Instruments | None = None,
     notify: Callable[[Alert], list[Callback]] | None = None,
 ) -> Dataflow:
-    """The dataflow from a source of journal blocks to the outputs.
+    """Build the dataflow from a source of journal blocks to the outputs.
 
     `overrides` is what a replay's configuration puts before the recording's. `instruments` measure the steps. `notify`
     gives the callbacks that an alert leads to besides the one of its conversation.
@@ -100,7 +100,7 @@ def build_outputs(
     *,
     notify: Callable[[Alert], list[Callback]] | None = None,
 ) -> Dataflow:
-    """The dataflow from a source of results, which are under the key `ALL`, to the outputs."""
+    """Build the dataflow from a source of results, which have the key `ALL`, to the outputs."""
     dataflow = Dataflow(FLOW_ID)
     _connect(op.input("results", dataflow, source), outputs, notify)
     return dataflow
@@ -265,7 +265,7 @@ class CountsSink(FixedPartitionedSink[Counts, tuple[int, ...]]):
         self._lock = threading.Lock()
 
     def list_parts(self) -> list[str]:
-        """The one partition."""
+        """Return the only partition."""
         return ["tally"]
 
     def build_part(self, step_id: str, for_part: str, resume_state: tuple[int, ...] | None) -> _CountsPartition:  # noqa: ARG002

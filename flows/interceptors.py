@@ -58,7 +58,7 @@ class AuditTrail(Protocol):
 
 
 def create_body(interceptor: InterceptorSettings, texts: InterceptorTexts) -> dict[str, Any]:
-    """The body of the request that creates an interceptor."""
+    """Return the body of the request that creates an interceptor."""
     return {
         "interceptorType": "SIP",
         "interceptorAddress": interceptor.interceptor_address,

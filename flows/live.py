@@ -59,7 +59,7 @@ def policy_of(settings: Settings) -> DeliveryPolicy:
 
 
 def open_journal(settings: Settings) -> Journal:
-    """The journal of the state directory, to be written; the feeds that a crash lost are audited. Raises StateError."""
+    """Open the journal of the state directory for writing; audit the feeds that a crash lost. Raise StateError."""
     state = StateLayout(settings.state.dir)
     audit = AuditLog(state.audit)
 
@@ -113,7 +113,7 @@ def live_flow(
     counts: CountsSink | None = None,
     instruments: Instruments | None = None,
 ) -> Dataflow:
-    """The live flow. Nothing is opened before a worker builds it. A shutdown ends it with a last snapshot.
+    """Build the live flow. Workers open what it needs when they build it. A shutdown ends it with a last snapshot.
 
     Raises CredentialsError if the environment holds no credentials and a feed needs them, ConfigurationError for bad
     callback secrets, AudioHook secrets or TLS files.

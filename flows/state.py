@@ -47,11 +47,11 @@ class StateLayout:
         return self.dir / "recovery"
 
     def enrichment(self, feed: str) -> Path:
-        """The conversations whose media a feed has yet to ask for."""
+        """Return the file of the conversations whose media a feed has yet to ask for."""
         return self.dir / "enrichment" / f"{feed}.sqlite3"
 
     def sweep(self, feed: str) -> Path:
-        """The ended calls that a feed's sweep has recorded."""
+        """Return the file of the ended calls that a feed's sweep has recorded."""
         return self.dir / "sweep" / f"{feed}.sqlite3"
 
     @property

@@ -66,7 +66,7 @@ def byte_index(flags: Words) -> Ints:
 
 
 def _zeros(word: Words) -> Words:
-    """Flags whose lowest is in the lowest byte that is zero; no flag means that none is."""
+    """Return flags, the lowest of which marks the lowest zero byte; 0 if no byte is zero."""
     return (word - repeat(1)) & ~word & repeat(0x80)
 
 

@@ -81,7 +81,7 @@ class Signals:
         self._open.pop(slot, None)
 
     def snapshot(self) -> tuple[Any, ...]:
-        """A plain value that `restore` takes."""
+        """Return the state as a plain value, for `restore`."""
         opened = {
             slot: {key: (began_at, tuple(signal)) for key, (began_at, signal) in faults.items()}
             for slot, faults in self._open.items()

@@ -93,7 +93,7 @@ class _Hidden:
 
 
 def _numbers(labels: Sequence[tuple[str, Sequence[Ranked]]], incidents: Sequence[Incident]) -> dict[str, str]:
-    """Number the agents: those that are ranked in their order, then those that only incidents name."""
+    """Return a number for each agent: first the ranked ones in order, then those that only incidents name."""
     ranked_agents = next(([row.value for row in rows] for name, rows in labels if name == "agent"), [])
     others = Counter(one.labels["agent"] for one in incidents if "agent" in one.labels)
     agents = dict.fromkeys([*ranked_agents, *(agent for agent, _ in others.most_common())])

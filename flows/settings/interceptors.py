@@ -80,6 +80,6 @@ class InterceptorSettings(InterceptorDefaults):
         return self._own
 
     def watch_record(self) -> dict[str, Any]:
-        """The value of the journal's `watch` record: all settings, as JSON types; labels only if there are any."""
+        """Return the value of the journal's `watch` record: all settings, as JSON types; labels only if it has any."""
         unset = None if self.labels else {"labels"}
         return {"conversation_id": self.conversation_id, **self.model_dump(mode="json", exclude=unset)}

@@ -313,7 +313,7 @@ class Settings(Table):
         return used
 
     def flow_record(self) -> dict[str, Any]:
-        """The value of the journal's `settings` record: `windows`, `alerts`, and `defaults` if they are used.
+        """Return the value of the journal's `settings` record: `windows`, `alerts`, and `defaults` if they are used.
 
         What is optional (the codec, the limits of optional rules, limits by label) is there only if it is set.
         """
@@ -351,7 +351,7 @@ class Settings(Table):
         return record | ({"feed": heard_by[0]} if heard_by else {})
 
     def _default_limits(self, own: frozenset[str] = frozenset()) -> list[str]:
-        """The limits that `[[limits]]` overrides, if there is one: all but those that are a conversation's own."""
+        """Return the limits that a `[[limits]]` table overrides: all but those that a conversation has of its own."""
         return [name for name in get_args(LimitName) if name not in own] if self.limits else []
 
     def discovered_interceptor(self, conversation_id: str, labels: Mapping[str, str]) -> InterceptorSettings:

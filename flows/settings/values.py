@@ -199,7 +199,7 @@ class UrlRule:
     base: bool = False
 
     def __call__(self, url: str) -> str:
-        """The URL, without the trailing slashes of a base.
+        """Return the URL, without the trailing slashes of a base.
 
         Raises ValueError, which says what is wrong and shows nothing of the URL: it may hold a password.
         """

@@ -31,9 +31,10 @@ def hand_over_texts(protocol: ClientProtocol) -> None:
 
 
 def cut(data: bytes) -> tuple[TextMessages, int]:
-    r"""The whole plain text messages that `data`, which begins with a frame, begins with; and where the rest is.
+    r"""Return the whole plain text messages at the start of `data`, and where the rest begins.
 
-    A message of 64 KiB or more is not plain, nor is one that is masked, compressed or in fragments.
+    `data` begins with a frame. A message of 64 KiB or more is not plain, nor is one that is masked, compressed or in
+    fragments.
 
     >>> cut(b"\x81\x02hi\x81\x00\x81\x05not")
     ([b'hi', b''], 6)

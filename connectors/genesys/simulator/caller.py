@@ -311,7 +311,7 @@ class Caller:
 
 
 def _steps(plan: CallPlan) -> Iterator[tuple[float, str, float]]:
-    """What happens in a call: when (seconds from its opening), what, and the seconds of media that it is about."""
+    """Yield what happens in a call: when (seconds from its opening), what, and the seconds of media concerned."""
     faults = [(at_s, kind, 0.0) for at_s, kind in plan.faults]
     return heapq.merge(_media(plan), faults, key=lambda step: step[0])
 

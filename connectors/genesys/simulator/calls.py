@@ -88,7 +88,7 @@ class Script:
 
 
 def conversation_id(seed: int, slot: int, call: int) -> str:
-    """The id of a slot's call number `call` (0, 1, …): looks like a random UUID, depends on the arguments alone."""
+    """Return the id of a slot's call number `call` (0, 1, …): like a random UUID, the same for the same arguments."""
     digest = hashlib.blake2b(f"{seed}/{slot}/{call}".encode(), digest_size=16, person=b"voicewatch-call").digest()
     return str(uuid.UUID(bytes=digest, version=4))
 
@@ -110,7 +110,7 @@ def slot_order(seed: int, conversations: int) -> list[int]:
 
 
 def opening_script(seed: int, conversations: int) -> Script:
-    """The start of every run, so that a demo of fifteen seconds has something to show.
+    """Return the start of every run, so that a demo of fifteen seconds has something to show.
 
     Within the first 7 seconds one slot has a latency incident and one a burst of loss, each of at least 2.5 s and
     followed by 12 s without another of its kind. With four conversations or more, a third slot's first call ends

@@ -267,7 +267,7 @@ class Session:
         return self._on_close(parameters if isinstance(parameters, dict) else {}, now)
 
     def _on_other(self, kind: str, parameters: dict[str, Any], position_s: float) -> list[Event]:
-        """A message of an open session; types that we do not know are ignored, as new ones come without a notice."""
+        """Take a message of an open session; ignore unknown types, because Genesys adds new ones without notice."""
         try:
             match kind:
                 case "ping":

@@ -79,7 +79,7 @@ class Details(Protocol):
     """Who is asked; `connectors.genesys.feeds.notifications.channels.NotificationsRest` is one."""
 
     def conversation_details(self, conversation_id: str) -> Any:
-        """What analytics knows, as JSON; raises `httpx.HTTPStatusError`, `httpx.RequestError`, `GenesysError`."""
+        """Return what analytics knows, as JSON; raise `httpx.HTTPStatusError`, `httpx.RequestError`, `GenesysError`."""
 
 
 class MediaQueue:
@@ -357,7 +357,7 @@ def marked(conversation_id: str, details: Any) -> dict[str, dict[str, Any]]:
 
 
 def _mark(record: Mapping[str, Any]) -> str:
-    """What tells a record from every other one of its conversation."""
+    """Return a digest that differs for each media record of a conversation."""
     canonical = orjson.dumps(
         [record["sessionId"], record["mediaEndpointStats"]], option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
     )
