@@ -16,7 +16,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
@@ -27,15 +27,14 @@ from connectors.genesys.simulator.analytics import Analytics
 from connectors.genesys.simulator.channels import Channels, SimulatedChannel
 from connectors.genesys.simulator.connection import Answer, Connection, HttpRequest, Silence, encode_message
 from connectors.genesys.simulator.directory import Directory
-from connectors.genesys.simulator.faults import Faults
 from connectors.genesys.simulator.notification_events import Notification
 from connectors.genesys.simulator.organisation import FIRST_AGENT_ID, FIRST_QUEUE_ID
 from connectors.genesys.simulator.pacing import notifications_in_time
-from connectors.genesys.simulator.rest import RestApi, error_answer
+from connectors.genesys.simulator.platform import PlatformOptions, begin_calls, rest_api
+from connectors.genesys.simulator.rest import error_answer
 from connectors.genesys.simulator.server import SimulatorServer
 from connectors.genesys.simulator.stories import KINDS, Kind
 from connectors.genesys.simulator.telephony import Telephony, operational_event
-from connectors.genesys.simulator.traffic import Traffic
 
 __all__ = ["QUEUE_ID", "USER_ID", "NotificationsOptions", "NotificationsSimulator", "SimulatedChannel"]
 
@@ -46,35 +45,25 @@ _SOCKET = re.compile(r"/channels/([^/]+)")
 
 
 @dataclass(frozen=True, slots=True)
-class NotificationsOptions:
-    """What to simulate: the calls of `SimulatorOptions`, unless `calls` is false, and the timing of Genesys.
+class NotificationsOptions(PlatformOptions):
+    """What to simulate: the calls of `PlatformOptions`, unless `calls` is false, and the timing of Genesys.
 
     The calls are of these `kinds`. With `premature`, a snapshot shows only the leg of an agent who did not answer,
     although the call goes on. Topics of queues and users that the organisation does not have are refused if there are
     calls. Of the `faults`, those of the event stream do not apply.
 
     Heartbeats are sent every `heartbeat_s`, a channel lives `channel_life_s`, and a socket is closed `closing_s` after
-    that was announced. Topics that start with one of `forbidden` are not permitted. Analytics knows a call
-    `analytics_after_s` after its end. `dead_status` is the answer to an upgrade for a channel that does not exist.
-    Trunks publish metrics every `metrics_s`.
+    that was announced. Topics that start with one of `forbidden` are not permitted. `dead_status` is the answer to an
+    upgrade for a channel that does not exist. Trunks publish metrics every `metrics_s`.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 0
-    conversations: int = 5
-    rate: float = 10.0
-    seed: int = 1
     calls: bool = True
-    faults: Faults = field(default_factory=Faults)
     kinds: tuple[Kind, ...] = KINDS
     premature: bool = False
-    credentials: tuple[str, str] | None = None
-    token_life_s: float = 86_399
     heartbeat_s: float = 30.0
     channel_life_s: float = 86_400.0
     closing_s: float = 60.0
     forbidden: tuple[str, ...] = ()
-    analytics_after_s: float = 2.0
     dead_status: int = 404
     metrics_s: float = 5.0
 
@@ -92,10 +81,7 @@ class NotificationsSimulator:
         self.options = options = options or NotificationsOptions(**more)
         self._now = now
         self.server = SimulatorServer(self, options.host, options.port)
-        faults = options.faults.of_calls()
-        self.traffic = Traffic(options.seed, options.conversations, options.rate, faults=faults, kinds=options.kinds)
-        if options.calls:
-            self.traffic.plan(now())
+        self.traffic = begin_calls(options, now() if options.calls else None, options.kinds)
         directory = Directory(self.traffic.book.organisation)
         self._analytics = Analytics(self.traffic.book, now=now, after_s=options.analytics_after_s)
         self._telephony = Telephony(self.traffic.book, now=now)
@@ -106,18 +92,8 @@ class NotificationsSimulator:
             forbidden=options.forbidden,
             exists=directory.has_topic if options.calls else lambda _: True,
         )
-        self._rest = RestApi(
-            [
-                *self._channels.routes(),
-                *directory.routes(),
-                *self._analytics.routes(),
-                *self._telephony.routes(),
-            ],
-            now=now,
-            faults=options.faults.of_requests(),
-            credentials=options.credentials,
-            token_life_s=options.token_life_s,
-        )
+        answering = (self._channels, directory, self._analytics, self._telephony)
+        self._rest = rest_api(options, [route for each in answering for route in each.routes()], now)
         self._first_client = asyncio.Event()
         self.frames_sent = 0
         self.pings = 0

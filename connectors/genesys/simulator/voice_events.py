@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -32,18 +32,17 @@ from connectors.genesys.simulator.faults import (
     Abort,
     CloseSockets,
     Duplicate,
-    Faults,
     Garbage,
     Oversize,
     Stall,
     StreamFault,
 )
 from connectors.genesys.simulator.interceptors import CreatedInterceptor, Interceptors, is_subscription
+from connectors.genesys.simulator.platform import PlatformOptions, begin_calls, rest_api
 from connectors.genesys.simulator.playback import Calls, Playback, Source
-from connectors.genesys.simulator.rest import RestApi, error_answer
+from connectors.genesys.simulator.rest import error_answer
 from connectors.genesys.simulator.server import SimulatorServer, announce, running, serve
 from connectors.genesys.simulator.telephony import Telephony
-from connectors.genesys.simulator.traffic import Traffic
 from connectors.runtime.logs import get_logger
 
 __all__ = [
@@ -62,31 +61,20 @@ _OVERSIZE_STEM = '{"event":"conversation.updated","entity":{"id":"oversize"},"ti
 
 
 @dataclass(frozen=True, slots=True)
-class SimulatorOptions:
+class SimulatorOptions(PlatformOptions):
     """What to simulate.
 
-    Generated calls come from `seed`, `conversations` at a time, each with `rate` frames/s. With a `recording`, that is
-    played instead, at `speed` times its own pace. Either begins with the first subscriber unless `wait_for_subscriber`
-    is false. Port 0 takes any free one. `credentials` (id, secret) are required if given, tokens live
-    `token_life_s`, and the load check shows `active_conversations` instead of the calls in progress.
-    Analytics knows the media of a call `analytics_after_s` after its end.
+    With a `recording`, that is played instead of generated calls, at `speed` times its own pace. Either begins with the
+    first subscriber unless `wait_for_subscriber` is false. The load check shows `active_conversations`, if given,
+    instead of the calls in progress.
 
     `VoiceEventsSimulator` raises ValueError for what cannot be simulated, such as no conversations or a speed of zero.
     """
 
-    host: str = "127.0.0.1"
-    port: int = 0
-    conversations: int = 5
-    rate: float = 10.0
-    seed: int = 1
-    faults: Faults = field(default_factory=Faults)
     recording: Path | None = None
     speed: float = 1.0
     wait_for_subscriber: bool = True
-    credentials: tuple[str, str] | None = None
-    token_life_s: float = 86_399
     active_conversations: int | None = None
-    analytics_after_s: float = 2.0
 
 
 class UpgradeAttempt(NamedTuple):
@@ -107,25 +95,20 @@ class VoiceEventsSimulator:
     def __init__(self, options: SimulatorOptions | None = None, *, now: Callable[[], float] = time.time) -> None:
         self.options = options = options or SimulatorOptions()
         self._now = now
-        faults = options.faults.of_calls()
-        self.traffic = Traffic(options.seed, options.conversations, options.rate, faults=faults)
+        self.traffic = begin_calls(options, now() if options.recording is None else None)
         self._source: Source = (
             Calls(self.traffic) if options.recording is None else Playback(options.recording, options.speed)
         )
-        if options.recording is None:
-            self.traffic.plan(now())
         self._interceptors = Interceptors(self._entities, now)
-        self._rest = RestApi(
+        self._rest = rest_api(
+            options,
             [
                 *self._interceptors.routes(),
                 *Directory(self.traffic.book.organisation).routes(),
                 *Telephony(self.traffic.book, now=now).routes(),
                 *Analytics(self.traffic.book, now=now, after_s=options.analytics_after_s).routes(),
             ],
-            now=now,
-            faults=options.faults.of_requests(),
-            credentials=options.credentials,
-            token_life_s=options.token_life_s,
+            now,
         )
         self.server = SimulatorServer(self, options.host, options.port)
         self._stream_faults: deque[StreamFault] = deque(options.faults.of_stream())
