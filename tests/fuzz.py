@@ -132,7 +132,7 @@ def _seed(corpus: Path) -> None:
     """Lines of every kind to begin with, plain and packed."""
     import gzip
 
-    import zstandard
+    from backports import zstd
 
     from tests.soak.calls import HOSTILE
 
@@ -146,7 +146,7 @@ def _seed(corpus: Path) -> None:
     for number, text in enumerate(texts):
         (corpus / f"{number}").write_bytes(text[:65536])
         (corpus / f"{number}.gz").write_bytes(gzip.compress(text))
-        (corpus / f"{number}.zst").write_bytes(zstandard.compress(text))
+        (corpus / f"{number}.zst").write_bytes(zstd.compress(text))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import io
 import itertools
+import os
 import re
 import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import BinaryIO, Final, cast
 
-import zstandard
+from backports import zstd
 
 from connectors.errors import RecordingError
 from connectors.format.captures import as_lines, description_of
@@ -30,7 +31,6 @@ HEAD_BYTES: Final = 1 << 20
 SNIFF_BYTES: Final = 1 << 12
 _EXPORTS: Final = (b'"conversationStart"', b'"conversations"')
 SEGMENT_NAME: Final = re.compile(r"[0-9]{8,}\.jsonl(\.zst)?")
-PACKED_BYTES: Final = 1 << 15
 LINES_BYTES: Final = 1 << 16
 
 
@@ -79,7 +79,7 @@ class Recording:
                 while data := stream.read(_to_line_end(stream, size)):
                     self._done = before + _place(stream, self._sizes[index])
                     yield data if data.endswith(b"\n") else data + stream.readline()
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        except (OSError, EOFError, zlib.error, zstd.ZstdError) as error:
             raise _unreadable(path, error) from error
 
     def lines(self, index: int) -> Iterator[bytes]:
@@ -151,12 +151,13 @@ def _unpacked(path: Path) -> BinaryIO:
         raise RecordingError(f"{path}: is {kind}, which can be read once only; write its content to a file first")
     stream = path.open("rb")
     magic = stream.read(4)
-    stream.seek(0)
     if magic.startswith(GZIP_MAGIC):
         stream.close()
         return cast("BinaryIO", gzip.open(path))
     if magic == ZSTD_MAGIC:
-        return io.BufferedReader(_ZstdFile(stream), 1 << 18)
+        stream.close()
+        return cast("BinaryIO", zstd.open(path))
+    stream.seek(0)
     return stream
 
 
@@ -190,56 +191,11 @@ def _overlap(spans: Sequence[_Span]) -> tuple[_Span, _Span] | None:
     return next(((earlier, later) for earlier, later in pairs if earlier.end > later.begin), None)
 
 
-class _ZstdFile(io.RawIOBase):
-    """The text of a Zstandard file of any number of frames; EOFError where it was cut, which zstandard's own reader
-    takes for the end.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._decompressor = zstandard.ZstdDecompressor()
-        self._frame: zstandard.ZstdDecompressionObj | None = None
-        self._packed = b""
-        self._text = memoryview(b"")
-
-    @property
-    def place(self) -> int:
-        """Return how many packed bytes were read."""
-        return self._file.tell()
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._text:
-            self._packed = self._packed or self._file.read(PACKED_BYTES)
-            if not self._packed:
-                if self._frame is not None:
-                    raise EOFError("the file ends in the middle of a Zstandard frame")
-                return 0
-            self._frame = self._frame or self._decompressor.decompressobj()
-            self._text = memoryview(self._frame.decompress(self._packed))
-            self._packed = b""
-            if self._frame.eof:
-                self._packed = self._frame.unused_data
-                self._frame = None
-        taken = min(len(buffer), len(self._text))
-        buffer[:taken] = self._text[:taken]
-        self._text = self._text[taken:]
-        return taken
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 def _place(stream: BinaryIO, size: int) -> int:
     """Return how far a file was read, in bytes on the disk; `size` for one that was converted as a whole."""
-    if isinstance(stream, gzip.GzipFile):
-        return int(stream.fileobj.tell())
-    if not isinstance(stream, io.BufferedReader):
-        return size
-    return stream.raw.place if isinstance(stream.raw, _ZstdFile) else stream.tell()
+    if isinstance(stream, gzip.GzipFile | zstd.ZstdFile):
+        return os.lseek(stream.fileno(), 0, os.SEEK_CUR)
+    return stream.tell() if isinstance(stream, io.BufferedReader) else size
 
 
 def _is_plain(stream: BinaryIO) -> bool:
@@ -270,7 +226,7 @@ def _head(path: Path) -> bytes:
     try:
         with _open(path) as stream:
             return stream.read(HEAD_BYTES).removeprefix(UTF8_MARK)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error, zstd.ZstdError) as error:
         raise _unreadable(path, error) from error
 
 
@@ -296,7 +252,7 @@ def _end(path: Path) -> float:
     try:
         with _open(path) as stream:
             tail = _tail(stream)
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except (OSError, EOFError, zlib.error, zstd.ZstdError) as error:
         raise _unreadable(path, error) from error
     times = (line_time(line) for line in reversed(tail.split(b"\n")))
     return next((time for time in times if time is not None), float("-inf"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections import deque
 from collections.abc import Collection
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import zstandard
+from backports import zstd
 
 from connectors.errors import StateError
 from connectors.runtime.platform import memory_file
@@ -138,10 +139,10 @@ class JournalTail:
 def _unpacked(path: Path) -> int:
     """Return a descriptor of a compressed segment's text, in memory."""
     fd = memory_file(path.name)
-    with path.open("rb") as packed, os.fdopen(os.dup(fd), "wb") as text:
+    with zstd.open(path) as packed, os.fdopen(os.dup(fd), "wb") as text:
         try:
-            zstandard.ZstdDecompressor().copy_stream(packed, text)
-        except zstandard.ZstdError as error:
+            shutil.copyfileobj(packed, text, CHUNK_BYTES)
+        except (EOFError, zstd.ZstdError) as error:
             os.close(fd)
             raise StateError(f"the journal segment {path} is damaged ({error}); restore it from a backup") from error
     return fd
@@ -192,8 +193,12 @@ def compress(segment: Path) -> Path:
     status = segment.stat()
 
     def write(descriptor: int) -> None:
-        with segment.open("rb") as plain, os.fdopen(os.dup(descriptor), "wb") as packed:
-            zstandard.ZstdCompressor(level=LEVEL).copy_stream(plain, packed, read_size=CHUNK_BYTES)
+        with (
+            segment.open("rb") as plain,
+            os.fdopen(os.dup(descriptor), "wb") as file,
+            zstd.open(file, "wb", level=LEVEL) as packed,
+        ):
+            shutil.copyfileobj(plain, packed, CHUNK_BYTES)
         os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     os.close(replace_durably(target, write))

@@ -11,7 +11,7 @@ from typing import Final, TypeVar
 
 import msgspec
 import orjson
-import zstandard
+from backports import zstd
 
 from connectors.journal.segments import COMPRESSED, segments
 from connectors.runtime.logs import get_logger
@@ -62,7 +62,7 @@ class StateReader:
         self._close()
 
     def read_once(self) -> None:
-        """Read everything that is there. Raises OSError and zstandard.ZstdError."""
+        """Read everything that is there. Raises OSError, EOFError and zstd.ZstdError."""
         while self._read_piece():
             self._stop.wait(PAUSE_S)
             if self._stop.is_set():
@@ -75,7 +75,7 @@ class StateReader:
             before = self.model, self.model.version
             try:
                 self.read_once()
-            except (OSError, zstandard.ZstdError) as error:
+            except (OSError, EOFError, zstd.ZstdError) as error:
                 if str(error) != reported:  # once, not twice a second
                     get_logger(__name__).warning("web_reader_failed", error=str(error))
                 reported = str(error)
@@ -218,11 +218,11 @@ def segment_before(directory: Path, since: float) -> str:
 
 def first_line(segment: Path) -> bytes:
     """Return the first line of a segment, plain or compressed."""
-    with segment.open("rb") as file:
-        if segment.suffix != COMPRESSED:
+    if segment.suffix != COMPRESSED:
+        with segment.open("rb") as file:
             return file.readline()
-        with zstandard.ZstdDecompressor().stream_reader(file) as stream:
-            return stream.read(CHUNK_BYTES).partition(b"\n")[0]
+    with zstd.open(segment) as stream:
+        return stream.read(CHUNK_BYTES).partition(b"\n")[0]
 
 
 def _time_of(line: bytes, field: str) -> float | None:

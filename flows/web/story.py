@@ -183,7 +183,7 @@ class _Pieces:
                         return
                     if at is not None and at > self._until:
                         return
-            except FileNotFoundError:  # compressed or removed meanwhile
+            except (FileNotFoundError, EOFError):  # compressed or removed meanwhile, or cut
                 self.complete = False
 
     def _segments(self) -> list[Path]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import zstandard
+from backports import zstd
 
 from connectors.journal.segments import COMPRESSED, number_of, segments
 
@@ -84,7 +84,7 @@ class JournalFollower:
         self._unpacked: Iterator[bytes] | None = None
 
     def read(self) -> bytes:
-        """Return the next complete lines, b"" for none yet. Raises OSError, zstandard.ZstdError and EOFError."""
+        """Return the next complete lines, b"" for none yet. Raises OSError, zstd.ZstdError and EOFError."""
         while True:
             if self._lines is None and self._unpacked is None and not self._next():
                 return b""
@@ -140,7 +140,7 @@ class JournalFollower:
 def compressed_lines(path: Path) -> Iterator[bytes]:
     """Yield the lines of a compressed segment, in pieces."""
     rest = b""
-    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
+    with zstd.open(path) as stream:
         while piece := stream.read(CHUNK_BYTES):
             data = rest + piece
             end = data.rfind(b"\n") + 1

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-import zstandard
+from backports import zstd
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +61,7 @@ def directory() -> Iterator[Path]:
 def packed(data: bytes, how: str) -> bytes:
     if how == "gzip":
         return gzip.compress(data)
-    return zstandard.compress(data) if how == "zstd" else data
+    return zstd.compress(data) if how == "zstd" else data
 
 
 def changed(data: bytes, at: float, gone: int, new: bytes) -> bytes:

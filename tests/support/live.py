@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import zstandard
+from backports import zstd
 
 from connectors.callbacks.outbox import Outbox
 from connectors.genesys.simulator.calls import conversation_ids
@@ -153,7 +153,7 @@ def text_of(segment: Path) -> bytes:
     data = segment.read_bytes()
     if segment.suffix != ".zst":
         return data
-    return zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+    return zstd.decompress(data)
 
 
 def frames_in(journal: Path) -> int:

@@ -95,6 +95,15 @@ def test_a_damaged_segment_is_named(tmp_path):
         JournalTail(tmp_path, None)
 
 
+def test_a_segment_that_was_cut_is_damaged(tmp_path):
+    """A compressed segment without its last bytes is refused, and not taken for a shorter one."""
+    write_segments(tmp_path, 2)
+    packed = compress(segments(tmp_path)[0])
+    packed.write_bytes(packed.read_bytes()[:-1])
+    with pytest.raises(StateError, match=r"00000001\.jsonl\.zst is damaged"):
+        JournalTail(tmp_path, None)
+
+
 def test_the_safe_place_lags_behind_the_snapshots():
     """Nothing is safe before enough snapshots were taken; then it is the segment of one some snapshots ago."""
     safe = SafePlace()

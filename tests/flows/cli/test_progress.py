@@ -73,10 +73,10 @@ def test_bytes_on_the_disk_are_counted(tmp_path: Path) -> None:
     """Plain, gzip and Zstandard: at the end as many bytes are done as the files have."""
     import gzip
 
-    import zstandard
+    from backports import zstd
 
     data = RECORDING.read_bytes()
-    packed = {"r.jsonl": data, "r.jsonl.gz": gzip.compress(data), "r.jsonl.zst": zstandard.compress(data)}
+    packed = {"r.jsonl": data, "r.jsonl.gz": gzip.compress(data), "r.jsonl.zst": zstd.compress(data)}
     for name, content in packed.items():
         (tmp_path / name).write_bytes(content)
         recording = Recording([tmp_path / name])

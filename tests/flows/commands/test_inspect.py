@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-import zstandard
+from backports import zstd
 
 from connectors.errors import RecordingError, UsageError
 from flows.commands.inputs import readable_files
@@ -37,7 +37,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("pack", [bytes, zstandard.compress])
+@pytest.mark.parametrize("pack", [bytes, zstd.compress])
 def test_standard_input(results: Path, tmp_path: Path, pack: Any) -> None:
     """What comes through a pipe, packed or not, gives the same results; no copy of it is left."""
     out = tmp_path / "out"

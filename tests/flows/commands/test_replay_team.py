@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import zstandard
+from backports import zstd
 
 from connectors.format.decode import BULK_BYTES
 from connectors.format.owners import Share
@@ -91,7 +91,7 @@ def recording(directory: Path, *, misleading: bool) -> Path:
         third[3000:3000] = [third[3000][:-1] + b',"received_at":9e9}']
     (directory / "00000001.jsonl").write_bytes(gzip.compress(b"\n".join(first) + b"\n"))
     (directory / "00000002.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join(second) + b"\n")
-    (directory / "00000003.jsonl.zst").write_bytes(zstandard.compress(b"\n".join(third) + b'\n{"received_at":17'))
+    (directory / "00000003.jsonl.zst").write_bytes(zstd.compress(b"\n".join(third) + b'\n{"received_at":17'))
     return directory
 
 

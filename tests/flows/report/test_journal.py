@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import orjson
-import zstandard
+from backports import zstd
 
 from flows.report.journal import JournalFacts, Stretch, journal_files, read_journal
 
@@ -13,7 +13,7 @@ from flows.report.journal import JournalFacts, Stretch, journal_files, read_jour
 def journal(directory: Path, *records: dict[str, object], name: str = "00000001.jsonl") -> Path:
     path = directory / name
     data = b"".join(orjson.dumps(record) + b"\n" for record in records)
-    path.write_bytes(zstandard.compress(data) if name.endswith(".zst") else data)
+    path.write_bytes(zstd.compress(data) if name.endswith(".zst") else data)
     return path
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import orjson
 import pytest
-import zstandard
+from backports import zstd
 
 from connectors.runtime.shutdown import Shutdown
 from flows.web import queries
@@ -272,7 +272,7 @@ def test_compressed_segments_are_read_like_plain_ones(tmp_path: Path) -> None:
     state.feed(0, "up")
     state.watch(0, "a", max_latency_ms=77.0)
     plain = state.dir / "journal" / "00000001.jsonl"
-    plain.with_name("00000001.jsonl.zst").write_bytes(zstandard.compress(plain.read_bytes()))
+    plain.with_name("00000001.jsonl.zst").write_bytes(zstd.compress(plain.read_bytes()))
     plain.write_bytes(b"")
     plain.rename(plain.with_name("00000002.jsonl"))
     reader = reader_of(state)

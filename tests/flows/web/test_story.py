@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-import zstandard
+from backports import zstd
 
 from flows.web import story
 from flows.web.story import lines_of, story_of
@@ -86,7 +86,7 @@ def test_compressed_segments_are_read_and_a_long_journal_is_cut(
     state = StateDir(tmp_path / "state")
     snapshot(state, 0, party("1", "customer", "connected"))
     plain = state.dir / "journal" / "00000001.jsonl"
-    plain.with_suffix(".jsonl.zst").write_bytes(zstandard.compress(plain.read_bytes()))
+    plain.with_suffix(".jsonl.zst").write_bytes(zstd.compress(plain.read_bytes()))
     plain.unlink()
     assert parts(state) == {"customer": [(0, None, "connected")]}
     assert story_of(state.dir / "journal", ID, BEGAN, BEGAN + 100).complete

@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx
 import pytest
-import zstandard
+from backports import zstd
 from websockets.asyncio.client import connect as connect_async
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -598,7 +598,7 @@ class TestPlayback:
     def recording(self, request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         data = "\n".join(self.RECORDS).encode()
         packs: dict[str, Callable[[bytes], bytes]]
-        packs = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zstandard.compress}
+        packs = {"jsonl": bytes, "jsonl.gz": gzip.compress, "jsonl.zst": zstd.compress}
         path = tmp_path / f"r.{request.param}"
         path.write_bytes(packs[request.param](data))
         return path
@@ -685,12 +685,12 @@ class TestPlayback:
     def test_a_recording_is_read_as_replay_reads_it(self, tmp_path: Path, name: str) -> None:
         """Compression is found by content, whatever the name; a Zstandard file that was cut is an error."""
         path = tmp_path / name
-        path.write_bytes(zstandard.compress("\n".join(self.RECORDS).encode()))
+        path.write_bytes(zstd.compress("\n".join(self.RECORDS).encode()))
         assert len(list(Playback(path).steps(0.0))) == 7
         frame = {"event": "x", "entity": {"id": "c"}, "timestamp": 1.0}
         text = "".join(json.dumps({"received_at": n, "frame": {**frame, "n": n}}) + "\n" for n in range(30_000))
-        path.write_bytes(zstandard.compress(text.encode())[:-1000])
-        with pytest.raises(RecordingError, match="middle of a Zstandard frame"):
+        path.write_bytes(zstd.compress(text.encode())[:-1000])
+        with pytest.raises(RecordingError, match="ended before the end-of-stream marker"):
             list(Playback(path).steps(0.0))
 
     def test_what_replay_rejects_is_not_played(self, tmp_path: Path) -> None:
