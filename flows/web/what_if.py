@@ -55,10 +55,11 @@ RULES: Final = {
 
 # A configuration replaces the recorded tables as a whole, so what is not tried out is written down as it was recorded.
 KEPT: Final = {
-    "windows": ("length_s", "slide_s"),
+    "windows": ("length_s", "slide_s", "codec"),
     "alerts": (
         *("policy", "raise_n", "raise_m", "clear_ratio", "clear_after_s", "unwatched"),
         *("mos_below", "genesys_mos_below", "stalled_after_s", "max_per_minute"),
+        "trunk_mismatch_above",
     ),
     "groups": ("by", "min_conversations", "raise_ratio", "clear_ratio", "clear_after_s", "inhibit"),
 }

@@ -30,6 +30,13 @@ def test_every_folder_is_on_the_map() -> None:
     assert folders <= rows, "describe the new folder in docs/architecture.md"
 
 
+def test_every_path_on_the_page_exists() -> None:
+    """Modules and folders that the page names are where it says."""
+    paths = set(re.findall(r"`((?:connectors|flows|tests|docker)/[\w/.-]+)`", PAGE))
+    assert len(paths) > 40
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
 def thread_names(tree: ast.AST) -> Iterator[str]:
     """Yield the names that a module gives to threads, `feed-` for `f"feed-{name}"`."""
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
