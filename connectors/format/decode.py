@@ -52,6 +52,7 @@ from connectors.format.records import (
     parse_frame,
     parse_line,
 )
+from connectors.format.session_events import NO_EVENTS, Events, events_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -86,7 +87,7 @@ class Decoded(NamedTuple):
     `packet_loss` float64 ratio; NaN where the frame carries none.
     `ended` bool: the row is the conversation's last.
     `ids`: the conversations that they are frames of.
-    `events` int64: the rows that were read from notifications, in order; as a rule there are none.
+    `events`: those that were read from notifications.
     `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
     `row` int64: the frame's place among all frames of the block. In a block that was decoded for a share, the rows are
     those of its conversations only, and times are still those of the whole block.
@@ -99,7 +100,7 @@ class Decoded(NamedTuple):
     packet_loss: NDArray[np.float64]
     ended: NDArray[np.bool_]
     ids: Ids
-    events: Ints
+    events: Events
     controls: list[Control]
     rejected: list[Rejected]
     time: float
@@ -107,7 +108,6 @@ class Decoded(NamedTuple):
     row: NDArray[np.int64]
 
 
-_NO_EVENTS: Final = np.empty(0, np.int64)
 # The index of a line, whether behind its frame or before it, and a control record.
 _Placed = tuple[int, bool, Control]
 
@@ -196,8 +196,8 @@ def decode_block(data: bytes, share: Share = ALL, *, narrow: bool = True) -> Dec
     frames = all_frames(rows, None if bulk is None else bulk.foreign)
     place = np.searchsorted(frames.line, number) + is_behind
     decoded = _decoded(rows, frames, [control for _, _, control in placed], place, rejected, torn)
-    if len(events):
-        decoded = decoded._replace(events=np.searchsorted(frames.line, events))
+    if len(events.row):
+        decoded = decoded._replace(events=events._replace(row=np.searchsorted(frames.line, events.row)))
     return decoded if share.count == 1 else part_of(decoded, share)
 
 
@@ -250,9 +250,9 @@ def _is_utf8(data: bytes) -> bool:
     return True
 
 
-def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], list[_Placed], dict[int, str], Ints]:
-    """Return the frames, by index in `lines` the controls, signals and reasons, and the numbers of notifications."""
-    events: list[int] = []
+def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], list[_Placed], dict[int, str], Events]:
+    """Return the frames, by index in `lines` the controls, signals and reasons, the notifications by lines."""
+    events: dict[int, EventLine | BareEvent] = {}
     signals: list[_Placed] = []
     silent: list[int] = []
     received: list[float] = []
@@ -293,12 +293,12 @@ def _line_by_line(lines: Lines) -> tuple[Rows, dict[int, Control], list[_Placed]
                 decode = decode_watch_line if record.kind == "watch" else decode
             else:
                 if isinstance(record, EventLine | BareEvent):
-                    events.append(at)
+                    events[at] = record
                 _take([record], received, arrived, frames)
                 decode = decode_bare_frame if isinstance(record, BareFrame) else decode_frame_line
         at += 1
     number = np.delete(lines.number, [*controls, *silent, *unread])
-    return _rows(number, received, arrived, frames), controls, signals, unread, lines.number[events]
+    return _rows(number, received, arrived, frames), controls, signals, unread, events_of(events, lines.number)
 
 
 def _signals(at: int, message: Signalled) -> list[_Placed]:
@@ -363,7 +363,7 @@ def _decoded(
         packet_loss=rows.packet_loss,
         ended=rows.ended,
         ids=rows.ids,
-        events=_NO_EVENTS,
+        events=NO_EVENTS,
         controls=[Control(before, at, control.kind, control.value) for before, at, control in timed],
         rejected=rejected,
         time=time,

@@ -59,7 +59,7 @@ class Heard(NamedTuple):
 
     `event` is the voice event that it amounts to. `timestamp` (epoch seconds) is the moment that its latency is
     measured from, NaN without one. `leg_id` is the participant or session that it is about. `begins` is false also for
-    messages that follow a conversation's end.
+    messages that follow a conversation's end. `session_id` is the session of an event with its own time, "" without.
     """
 
     event: str
@@ -67,6 +67,7 @@ class Heard(NamedTuple):
     timestamp: float = np.nan
     leg_id: str | None = None
     begins: bool = True
+    session_id: str = ""
 
     @property
     def ended(self) -> bool:
@@ -250,12 +251,14 @@ def _detail_event(kind: str, body: Mapping[str, Any]) -> Heard | None:
         return None
     event = {"customer.start": STARTED, "customer.end": ENDED}.get(kind, UPDATED)
     leg_ids = (body.get(key) for key in ("participantId", "sessionId", "communicationId"))
+    session_ids = (body.get(key) for key in ("sessionId", "communicationId"))
     return Heard(
         event,
         conversation_id,
         timestamp=epoch_seconds(body.get("eventTime")),
         leg_id=next((id_ for id_ in leg_ids if isinstance(id_, str)), None),
         begins=event != ENDED and kind not in _AFTERWARDS,
+        session_id=next((id_ for id_ in session_ids if isinstance(id_, str)), ""),
     )
 
 

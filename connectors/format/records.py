@@ -115,11 +115,20 @@ class BareFrame(msgspec.Struct, gc=False):
 
 
 class EventLine(FrameLine, gc=False):
-    """A journal line whose frame was read from a notification: an event, of which a healthy call may have few."""
+    """A journal line whose frame was read from a notification: an event, of which a healthy call may have few.
+
+    `session_id` is the session that the event is about, "" without one; `sent_at` is the event's own time.
+    """
+
+    session_id: str = ""
+    sent_at: float = np.nan
 
 
 class BareEvent(BareFrame, gc=False):
-    """A notification or an EventBridge record outside a journal, as the frame that it amounts to."""
+    """A notification or an EventBridge record outside a journal, as the frame that it amounts to; see `EventLine`."""
+
+    session_id: str = ""
+    sent_at: float = np.nan
 
 
 class InvalidFrameError(ValueError):
@@ -230,7 +239,10 @@ def parse_line(line: bytes) -> FrameLine | BareFrame | Control | Signalled:
         if not is_notification(message):
             return FrameLine(received_at, _as_frame(message), None, arrived_at)
         heard = read_notification(message)
-        framed = None if heard is None else EventLine(received_at, _frame_of(heard), None, arrived_at)
+        framed = None
+        if heard is not None:
+            placed = (received_at, _frame_of(heard), None, arrived_at)
+            framed = EventLine(*placed, heard.session_id, heard.timestamp)
         if signals := _reported(message):
             return Signalled(framed, received_at, signals)
         return framed or Control(0, received_at, IGNORED, topic_of(message))
@@ -266,7 +278,8 @@ def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalle
     if heard is not None:
         frame = _frame_of(heard)
         timestamp, arrived = (placed, None) if np.isnan(arrival) else (frame.timestamp, arrival)
-        bare = BareEvent(frame.event, frame.entity, timestamp, frame.metrics, arrived)
+        event = (frame.event, frame.entity, timestamp, frame.metrics, arrived)
+        bare = BareEvent(*event, heard.session_id, heard.timestamp)
     if signals:
         return Signalled(bare, placed, signals)
     return bare or Control(0, placed, IGNORED, topic_of(record))

@@ -21,7 +21,8 @@ class ShardResult(NamedTuple):
     """What a block did in a shard: windows closed, alerts, unwatched frames, conversations first seen.
 
     `groups`: what its windows add to groups. `spans`: the settings of the block's time, the same in every shard.
-    `silent`: the watches that ended without a frame, each with the moment, in epoch seconds.
+    `silent`: the watches that ended without a frame, each with the moment, in epoch seconds. `late_us`: how long each
+    late event took, in whole microseconds.
     """
 
     windows: WindowLines
@@ -32,6 +33,7 @@ class ShardResult(NamedTuple):
     spans: list[Span]
     last: bool
     silent: list[tuple[float, str]]
+    late_us: list[int]
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Done:
     closed: list[Summaries] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     silent: list[tuple[float, str]] = field(default_factory=list)
+    late_us: list[int] = field(default_factory=list)
 
 
 class Kept(NamedTuple):

@@ -35,7 +35,8 @@ class Counts(NamedTuple):
     `invalid` are messages that were not frames, `rejected` are lines that are not records,
     `ignored` are notifications that tell nothing of a voice conversation. `no_latency` are frames that do not tell when
     they arrived or were sent. `inhibited` are alerts that were not sent,
-    `silent` watches that ended without a frame.
+    `silent` watches that ended without a frame. `late` are events older than one of their session before them, and
+    `late_us` is how long they took together, in microseconds.
     """
 
     frames: int = 0
@@ -51,6 +52,8 @@ class Counts(NamedTuple):
     no_latency: int = 0
     inhibited: int = 0
     silent: int = 0
+    late: int = 0
+    late_us: int = 0
 
 
 class BlockStats(NamedTuple):
@@ -142,6 +145,7 @@ def _result_of(stats: BlockStats, results: Sequence[ShardResult], groups: GroupI
     group_parts = [part for result in results for part in result.groups]
     lines, alerts = groups.apply(results[0].spans, group_parts, in_order, last=results[0].last)
     silent = tuple(sorted(one for result in results for one in result.silent))
+    late_us = [one for result in results for one in result.late_us]
     raised = sum(alert.state == "raised" for alert in alerts)
     return BlockResult(
         windows=_in_order([result.windows for result in results]),
@@ -163,6 +167,8 @@ def _result_of(stats: BlockStats, results: Sequence[ShardResult], groups: GroupI
             no_latency=stats.no_latency,
             inhibited=sum(not alert.is_sent for alert in alerts),
             silent=len(silent),
+            late=len(late_us),
+            late_us=sum(late_us),
         ),
         silent=silent,
     )

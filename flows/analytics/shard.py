@@ -19,6 +19,7 @@ from connectors.format.signals import LEG_RULES
 from flows.analytics.alerts import Change, LatestWindows
 from flows.analytics.block_results import Done, Kept, ShardResult, span_of
 from flows.analytics.groups import GroupTracker
+from flows.analytics.late_events import LateEvents
 from flows.analytics.legs import Legs
 from flows.analytics.precedence import Overrides, Precedence, flow_settings
 from flows.analytics.rules import NO_FRAME, RULES, Rule, RuleId, Transition, Values, evaluate_windows
@@ -31,7 +32,7 @@ from flows.analytics.slots import NO_SLOT
 from flows.analytics.snapshots import VERSION, check_shard, converted
 from flows.analytics.stalls import Arrivals, Stalls, limit_of, limits_of, waited
 from flows.analytics.watch_table import REMEMBER_S, Watch, WatchTable
-from flows.analytics.window_lines import WindowLines, closed_lines
+from flows.analytics.window_lines import closed_lines
 from flows.analytics.windows import Column, Frames, Summaries, by_end
 
 __all__ = ["Shard"]
@@ -54,6 +55,7 @@ class Shard:
         self._latest_windows = LatestWindows(columns)
         self._signals = Signals()
         self._legs = Legs()
+        self._late_events = LateEvents()
         self._first_frames = FirstFrames(columns)
         # Whether the feed of the conversation is lost.
         self._frozen = columns.add("frozen", np.bool_, initial=False, is_kept=False)
@@ -92,7 +94,7 @@ class Shard:
         if block.last:
             # They are emitted and not judged: the journal may go on, and then their ends come with more frames in them.
             self._closed(self._windows.close_all(self._watch_table.traits), done)
-        windows = self._window_lines(by_end(done.closed))
+        windows = closed_lines(by_end(done.closed), self._watch_table)
         ending = by_end([closed_early, *done.closed])
         alerts = self._latest_windows.alerts(done.changes, ending, self._watch_table.label_texts)
         if len(ending.slot):
@@ -105,7 +107,8 @@ class Shard:
             early = self._closed_early.values[:, [Column.LABELS, Column.LEGS]]
             self._watch_table.sweep_labels(self._latest_windows.texts, early.ravel())
         done.spans.append(span_of(self._settings, self._now, len(block.row)))
-        return ShardResult(windows, alerts, unwatched, conversations, groups, done.spans, block.last, done.silent)
+        found = (windows, alerts, unwatched, conversations, groups, done.spans)
+        return ShardResult(*found, block.last, done.silent, done.late_us)
 
     def _closed(self, windows: Summaries, done: Done) -> None:
         self._legs.attach(windows, self._watch_table.label_texts)
@@ -216,9 +219,6 @@ class Shard:
             self._silence.begin(slot, now, last_frame_at)
         return slot
 
-    def _watch_by_default(self, conversation_id: str, now: float) -> int:
-        return self._watch(self._precedence.watch_by_default(conversation_id, self._settings.defaults), now)
-
     def _feed(self, name: str, state: str, now: float) -> None:
         if state == "down":
             self._feeds_down.add(name)
@@ -271,6 +271,7 @@ class Shard:
             last = np.full(self._columns.capacity, len(slot))
             last[list(ends)] = list(ends.values())
             watched = watched & (np.arange(len(slot)) <= last[slot])
+        frames = self._late_events.without_latency(frames, slot, watched, done.late_us)
         kept = Kept(frames.row, slot, frames.arrival, frames.latency_us, frames.packet_loss, frames.ended)
         if not watched.all():
             kept = Kept._make(column[watched] for column in kept)
@@ -279,7 +280,7 @@ class Shard:
         for rule, value in ((RuleId.LATENCY, kept.latency_us / 1000.0), (RuleId.LOSS, kept.packet_loss)):
             self._evaluate(rule, kept, value, done)
         if not self._stalls.is_idle:
-            is_waited = waited(kept.row, kept.slot, frames.events, self._settings, self._watch_table)
+            is_waited = waited(kept.row, kept.slot, frames.events.row, self._settings, self._watch_table)
             arrivals = Arrivals(kept.row, kept.slot, kept.arrival, kept.ended, is_waited)
             changes = self._stalls.hear(arrivals, keep_open=self._settings.keeps_open, frozen=self._frozen_slots)
             self._add(RuleId.STALLS, changes, done)
@@ -303,7 +304,8 @@ class Shard:
                 conversation_id = frames.ids.text(int(rows[0]))
                 heard = rows[frames.arrival[rows] >= self._watch_table.over_until(conversation_id)]
                 if len(heard):
-                    slot[rows] = self._watch_by_default(conversation_id, float(frames.arrival[heard[0]]))
+                    watch = self._precedence.watch_by_default(conversation_id, self._settings.defaults)
+                    slot[rows] = self._watch(watch, float(frames.arrival[heard[0]]))
                     watched[heard] = True
         return watched
 
@@ -353,12 +355,10 @@ class Shard:
         if reason == "ended" and self._settings.alerts.unwatched == "default":
             table.remember(table.watch_at(slot).conversation_id, at)
 
-    def _window_lines(self, closed: Summaries) -> WindowLines:
-        return closed_lines(closed, self._watch_table)
-
     def _forget(self, slot: int) -> None:
         self._signals.forget(slot)
         self._legs.forget(slot)
+        self._late_events.forget(slot)
         self._groups.breaches.forget(slot=slot)
         early = self._closed_early
         self._closed_early = Summaries(early.slot[early.slot != slot], early.values[early.slot != slot])
@@ -367,27 +367,26 @@ class Shard:
 
     @property
     def _parts(self) -> tuple[Any, ...]:
-        breaches = self._groups.breaches
-        return self._watch_table, self._precedence, self._stalls, self._signals, breaches, self._legs
+        of_frames = self._stalls, self._signals, self._groups.breaches, self._legs, self._late_events
+        return self._watch_table, self._precedence, *of_frames
 
     def snapshot(self) -> tuple[Any, ...]:
         """Return all of the state as plain values and arrays, with a version; it shares nothing that changes."""
-        watch_table, recorded, stalls, signals, breaches, legs = (part.snapshot() for part in self._parts)
+        watch_table, recorded, stalls, *of_frames = (part.snapshot() for part in self._parts)
         columns, rules = self._columns.snapshot(self._watch_table.used), [rule.snapshot() for rule in self._rules]
         settings = msgspec.to_builtins(self._settings)
         head = (VERSION, self._now, sorted(self._feeds_down), settings, columns, watch_table, self._mos_below)
-        early = tuple(self._closed_early)
-        return (*head, recorded, rules, stalls, self._windows.snapshot(), early, signals, breaches, legs)
+        return (*head, recorded, rules, stalls, self._windows.snapshot(), tuple(self._closed_early), *of_frames)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
         """Take over a snapshot. Raises SnapshotError for one of a version that cannot be continued."""
         _, self._now, feeds_down, settings, columns, watch_table, self._mos_below, *kept = converted(snapshot)
-        recorded, rules, stalls, windows, early, signals, breaches, legs = kept
+        recorded, rules, stalls, windows, early, *of_frames = kept
         self._is_checked = False
         self._feeds_down = set(feeds_down)
         self._settings = flow_settings(settings)
         self._columns.restore(columns)
-        for part, state in zip(self._parts, (watch_table, recorded, stalls, signals, breaches, legs), strict=True):
+        for part, state in zip(self._parts, (watch_table, recorded, stalls, *of_frames), strict=True):
             part.restore(state)
         for rule, state in zip(self._rules, rules, strict=True):
             rule.restore(state)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from connectors.format.decode import Decoded
 from connectors.format.ids import Ids
 from connectors.format.records import CLOCK, MEDIA, SIGNAL, Control
+from connectors.format.session_events import Events
 
 __all__ = [
     "ShardBlock",
@@ -49,7 +50,7 @@ class ShardBlock(NamedTuple):
     packet_loss: NDArray[np.float64]
     ended: NDArray[np.bool_]
     ids: Ids
-    events: NDArray[np.int64]
+    events: Events
     controls: list[Control]
     time: float
     last: bool

@@ -26,9 +26,9 @@ from flows.analytics.windows import Column
 __all__ = ["VERSION", "SnapshotError", "check_shard", "converted"]
 
 # Raised by hand when the layout of a snapshot changes in a way that the fingerprint cannot see.
-_LAYOUT: Final = 12
+_LAYOUT: Final = 13
 # Earlier layouts: with labels only, then with signals, audio, groups, stall limits by feed; since then columns are one
-# table; last without the media of legs, then without the time of the last frame.
+# table; last without the media of legs, the time of the last frame, the newest event of each session.
 _ONLY_LABELS: Final = "5-14048c10d7bf"
 _WITH_SIGNALS: Final = "6-14048c10d7bf"
 _WITHOUT_GROUPS: Final = "7-14048c10d7bf"
@@ -36,6 +36,7 @@ _ONE_STALL_LIMIT: Final = "8-14048c10d7bf"
 _WITHOUT_COLUMNS: Final = "9-14048c10d7bf"
 _WITHOUT_LEGS: Final = "10-14048c10d7bf"
 _WITHOUT_LAST_FRAME: Final = "11-c10c884d5155"
+_WITHOUT_SESSIONS: Final = "12-c10c884d5155"
 _BEFORE_COLUMNS: Final = (4, _ONLY_LABELS, _WITH_SIGNALS, _WITHOUT_GROUPS, _ONE_STALL_LIMIT, _WITHOUT_COLUMNS)
 # Where the stalls were, without the version before them.
 _STALLS: Final = 7
@@ -60,10 +61,12 @@ def converted(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     version, *kept = snapshot
     if version == VERSION:
         return snapshot
-    if version not in (*_BEFORE_COLUMNS, _WITHOUT_LEGS, _WITHOUT_LAST_FRAME):
+    if version not in (*_BEFORE_COLUMNS, _WITHOUT_LEGS, _WITHOUT_LAST_FRAME, _WITHOUT_SESSIONS):
         raise SnapshotError(f"the snapshot is of version {version}, and this program reads version {VERSION}")
+    if version == _WITHOUT_SESSIONS:
+        return (VERSION, *kept, {})
     if version == _WITHOUT_LAST_FRAME:
-        return (VERSION, *_with_last_frame(kept))
+        return (VERSION, *_with_last_frame(kept), {})
     if version == 4:
         kept = _with_labels(kept)
     if version in (4, _ONLY_LABELS):
@@ -76,7 +79,7 @@ def converted(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
         kept = _with_stall_limits(kept)
     if version != _WITHOUT_LEGS:
         kept = _with_columns(kept)
-    return (VERSION, *_with_last_frame(_with_legs(kept)))
+    return (VERSION, *_with_last_frame(_with_legs(kept)), {})
 
 
 def check_shard(watches: Sequence[Watch | None], block: ShardBlock) -> None:

@@ -44,11 +44,17 @@ def print_counts(counts: Counts, calls_not_watched: Mapping[str, int] = MappingP
         f"{counts.invalid + counts.rejected} invalid"
         + (f", {counts.ignored} ignored" if counts.ignored else "")
         + (f"; {counts.silent} no longer watched, without frames" if counts.silent else "")
+        + (f"; {_late_text(counts)}" if counts.late else "")
     )
 
     if calls_not_watched:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(calls_not_watched.items()))
         print(f"calls found and not watched: {reasons}")
+
+
+def _late_text(counts: Counts) -> str:
+    lag_ms = counts.late_us / 1e3
+    return f"{counts.late} late event(s), older than the newest of their session; their lag is {lag_ms:.3f} ms together"
 
 
 def print_bootstrap(report: BootstrapReport) -> None:
@@ -93,6 +99,8 @@ def print_replay(replayed: Replayed) -> None:
             variable = f"VOICEWATCH_STATE__DIR={replayed.out}"
             print(f"why: `{variable} voicewatch outbox list CONFIG`")
             print(f"send them again: `{variable} voicewatch outbox retry CONFIG`")
+    if counts.late:
+        print(f"no latency taken from {_late_text(counts)}")
     if counts.no_latency:
         print(
             f"no latency known for {counts.no_latency} frames: their lines do not tell when they arrived or were sent"

@@ -123,6 +123,8 @@ class Metrics(DeliveryMetrics):
         self._rejected = Counter("voicewatch_rejected_lines", "Lines of the journal that are not records.", **own)
         self._windows = Counter("voicewatch_windows", "Windows written.", **own)
         self._silent = Counter("voicewatch_watches_silent", "Watches that ended without a frame for too long.", **own)
+        self._late = Counter("voicewatch_late_events", "Events older than the newest of their session.", **own)
+        self._late_s = Counter("voicewatch_late_event_lag_seconds", "Time that late events took, summed.", **own)
         self._alerts = Counter("voicewatch_alerts", "Alerts raised and resolved.", ["rule", "state"], **own)
         self._decode = Histogram("voicewatch_decode_seconds", "Time to decode a block.", buckets=WORK_BUCKETS_S, **own)
         self._shard = Histogram(
@@ -182,6 +184,11 @@ class Metrics(DeliveryMetrics):
         self._frames.labels("unwatched").inc(unwatched)
         self._rejected.inc(rejected)
         self._windows.inc(windows)
+
+    def late(self, events: int, seconds: float) -> None:
+        """Count events older than the newest of their session, and how long they took together."""
+        self._late.inc(events)
+        self._late_s.inc(max(seconds, 0.0))
 
     def expect_alerts(self, rules: Iterable[str]) -> None:
         """Show a zero for each of these rules until it alerts."""

@@ -165,6 +165,7 @@ class Monitor(RunLog):
                 windows=counts.windows,
                 silent=counts.silent,
             )
+            self.metrics.late(counts.late, counts.late_us / 1e6)
             for alert in report.alerts:
                 self.metrics.alert(alert.rule, alert.state)
 

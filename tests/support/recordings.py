@@ -250,6 +250,7 @@ class Replayed:
     unwatched: int = 0
     conversations: int = 0
     silent: list[tuple[float, str]] = field(default_factory=list)
+    late_us: list[int] = field(default_factory=list)
 
 
 def blocks_of(lines: Sequence[bytes], cuts: Sequence[int]) -> list[list[bytes]]:
@@ -282,6 +283,7 @@ def replay_blocks(
             replayed.alerts += alerts
             replayed.alert_blocks += [number] * len(alerts)
             replayed.silent += sorted(one for result in results for one in result.silent)
+            replayed.late_us += sorted(one for result in results for one in result.late_us)
             replayed.unwatched += sum(result.unwatched for result in results)
             replayed.conversations += sum(result.conversations for result in results)
         first_line += len(lines)

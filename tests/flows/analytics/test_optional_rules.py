@@ -154,7 +154,7 @@ AFTER_5 = settings(stalled_after_s=5)
             id="turned off while stalled",
         ),
         pytest.param(
-            [settings(stalled_after_s=0.1), watch(), frame(1700000000.1), tick(1700000000.2)],
+            [settings(stalled_after_s=0.1), watch(1700000000.0), frame(1700000000.1), tick(1700000000.2)],
             [(RAISED, 0.1, 1700000000.2)],
             id="no floating-point dust",
         ),

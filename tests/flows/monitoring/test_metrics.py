@@ -58,6 +58,7 @@ def test_what_the_flow_reports_is_counted() -> None:
     metrics = Metrics("1.2.3", 2)
     metrics.expect_alerts(["LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED"])
     metrics.reported(frames=10, unwatched=3, rejected=1, windows=4, silent=2)
+    metrics.late(2, 60.5)
     metrics.alert("PACKET_LOSS_DETECTED", "raised")
     metrics.shard_done(1, 5, 0.001)
     metrics.shard_done(2, 6, 0.001)
@@ -69,6 +70,8 @@ def test_what_the_flow_reports_is_counted() -> None:
     assert found["voicewatch_rejected_lines_total"] == 1
     assert found["voicewatch_windows_total"] == 4
     assert found["voicewatch_watches_silent_total"] == 2
+    assert found["voicewatch_late_events_total"] == 2
+    assert found["voicewatch_late_event_lag_seconds_total"] == 60.5
     assert found['voicewatch_alerts_total{rule="PACKET_LOSS_DETECTED",state="raised"}'] == 1
     assert found['voicewatch_alerts_total{rule="LATENCY_THRESHOLD_EXCEEDED",state="raised"}'] == 0
     assert found["voicewatch_watched_conversations"] == 10
