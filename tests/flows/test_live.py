@@ -84,6 +84,34 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
     assert len(live.alert_ids()) > 10
 
 
+def test_kill_9_changes_no_group(tmp_path: Path) -> None:
+    """Killed at random moments, the run writes each window and alert of a group once, as its replay."""
+    chance = random.Random(15)
+    groups = {"by": ["queue"], "min_conversations": 1, "raise_ratio": 0.5, "clear_after_s": 1.0}
+    with running_simulator(**MANY) as simulator, CallbackReceiver() as receiver:
+        live = Live(tmp_path, simulator.base_url, receiver.url, groups=groups)
+        live.bootstrap()
+        for _ in range(3):
+            with live.running("run", "--no-bootstrap") as process:
+                feed_is_up(simulator)
+                live.wait_for_frames(chance.randrange(1, 250))
+                assert process.stop(signal.SIGKILL) == -signal.SIGKILL, process.log
+        with live.running("run", "--no-bootstrap") as process:
+            feed_is_up(simulator)
+            eventually(lambda: b'"inhibitedBy"' in live.state.alerts.read_bytes(), DEADLINE_S)
+            live.wait_for_frames(50)
+            assert process.stop() == 0, process.log
+    live.assert_equals_its_replay()
+    live.assert_audit_is_intact()
+    alerts = live.alerts()
+    degraded = {alert["incidentId"] for alert in alerts if alert["alertType"] == "GROUP_DEGRADED"}
+    assert degraded
+    assert {alert["inhibitedBy"] for alert in alerts if "inhibitedBy" in alert} <= degraded
+    assert any("inhibitedBy" in alert for alert in alerts)
+    values = {json.loads(line)["group"]["queue"] for line in live.state.groups.read_bytes().splitlines()}
+    assert values == {"q0", "q1"}
+
+
 def test_callbacks_outlive_a_dead_receiver_and_the_run(tmp_path: Path) -> None:
     """Without a receiver for the callbacks, a stop is clean; the next run delivers them, even without new frames."""
     with socket.create_server(("127.0.0.1", 0)) as reserved:

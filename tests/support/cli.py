@@ -146,4 +146,8 @@ def configuration(path: Path, tables: Mapping[str, Any]) -> Path:
 def _toml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return repr(value) if isinstance(value, int | float) else '"' + str(value).replace("\\", "\\\\") + '"'

@@ -29,7 +29,10 @@ __all__ = ["Live", "feed_is_up", "frames_in", "text_of"]
 
 @dataclass
 class Live:
-    """A state directory with its configuration: limits so low that alerts come all the time."""
+    """A state directory with its configuration: limits so low that alerts come all the time.
+
+    With `groups`, the table of that name, the conversations are in the queues q0 and q1 by turns.
+    """
 
     directory: Path
     base_url: str
@@ -37,6 +40,7 @@ class Live:
     seed: int = 1
     conversations: int = 5
     process: Running | None = None
+    groups: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         tables: dict[str, Any] = {
@@ -56,6 +60,10 @@ class Live:
                 for number, one in enumerate(conversation_ids(self.seed, self.conversations))
             ],
         }
+        if self.groups is not None:
+            tables["groups"] = self.groups
+            for number, table in enumerate(tables["interceptor"]):
+                table["labels"] = {"queue": f"q{number % 2}"}
         self.config = configuration(self.directory / "voicewatch.toml", tables)
 
     @property
@@ -126,7 +134,7 @@ class Live:
         return counts["pending"]
 
     def assert_equals_its_replay(self) -> None:
-        """Windows and alerts are those of one replay of the journal, but for windows that are open still."""
+        """Results are those of one replay of the journal, but for windows, also of groups, that are open still."""
         out = self.directory / "replayed"
         paths = segments(self.state.journal)
         replay(paths, out, settings=None, environ={}, speed=None, deliver=False, stop=threading.Event())
@@ -134,9 +142,10 @@ class Live:
         expected = (out / "alerts.jsonl").read_bytes().splitlines()
         assert self.state.alerts.read_bytes().splitlines() == expected
         end = max(record["received_at"] for record in self.records())
-        replayed = (out / "windows.jsonl").read_bytes().splitlines()
-        found = self.state.windows.read_bytes().splitlines()
-        assert found == [line for line in replayed if json.loads(line)["end"] <= end]
+        for path in (self.state.windows, self.state.groups):
+            replayed = (out / path.name).read_bytes().splitlines()
+            found = path.read_bytes().splitlines()
+            assert found == [line for line in replayed if json.loads(line)["end"] <= end]
 
     def assert_audit_is_intact(self) -> None:
         """The chain of the audit log holds, and every alert is in it once."""
