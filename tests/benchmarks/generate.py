@@ -2,6 +2,7 @@
 
 20,000 frames of about 200 bytes arrive each second, spread evenly over the conversations. Each conversation has an
 incident in about one of fifty stretches of ten seconds: high latency and loss. In a storm, every frame breaches.
+On demand each watch has five labels, and groups are made by one of them.
 """
 
 from __future__ import annotations
@@ -35,24 +36,37 @@ def conversation_ids(seed: int, conversations: int) -> list[str]:
     return [str(uuid.UUID(int=chance.getrandbits(128), version=4)) for _ in range(conversations)]
 
 
-def generate(path: Path, frames: int, conversations: int, *, storm: bool = False, seed: int = 1) -> None:
+def generate(
+    path: Path,
+    frames: int,
+    conversations: int,
+    *,
+    storm: bool = False,
+    labels: bool = False,
+    groups: bool = False,
+    seed: int = 1,
+) -> None:
     """Write a recording; it has its name only when it is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".new")
     ids = conversation_ids(seed, conversations)
     with unfinished.open("w", buffering=1 << 20) as file:
-        file.writelines(_record(value) for value in _head(ids))
+        file.writelines(_record(value) for value in _head(ids, labels=labels, groups=groups))
         for first in range(0, frames, CHUNK):
             file.writelines(_lines(ids, first, min(CHUNK, frames - first), storm=storm, seed=seed))
     unfinished.rename(path)
 
 
-def _head(ids: list[str]) -> Iterator[dict[str, Any]]:
-    yield {"settings": {"windows": {"length_s": 10.0, "slide_s": 5.0}, "alerts": {"policy": "incident"}}}
+def _head(ids: list[str], *, labels: bool, groups: bool) -> Iterator[dict[str, Any]]:
+    settings: dict[str, Any] = {"windows": {"length_s": 10.0, "slide_s": 5.0}, "alerts": {"policy": "incident"}}
+    if groups:
+        settings["groups"] = {"by": ["queue"]}
+    yield {"settings": settings}
     yield {"feed": {"name": "voice-events", "state": "up", "reason": "connected"}}
-    for one in ids:
+    for number, one in enumerate(ids):
         yield {
             "watch": {
+                **({"labels": _labels(number)} if labels else {}),
                 "conversation_id": one,
                 "leg_id": f"leg-{one[:8]}",
                 "interceptor_address": "sip:qa@monitoring.internal",
@@ -65,6 +79,17 @@ def _head(ids: list[str]) -> Iterator[dict[str, Any]]:
                 "qa_callback_url": "https://qa.example.com/alerts",
             }
         }
+
+
+def _labels(number: int) -> dict[str, str]:
+    """Return the labels of a conversation: 20 queues, 8 edges, 4 divisions, an agent for two conversations."""
+    return {
+        "agent": f"agent-{number // 2}",
+        "direction": "inbound" if number % 5 else "outbound",
+        "division": f"division-{number % 4}",
+        "edge": f"edge-{number % 8}",
+        "queue": f"queue-{number % 20}",
+    }
 
 
 def _record(value: dict[str, Any], at: float = START) -> str:
@@ -119,14 +144,14 @@ def _incidents(seed: int, arrival: np.ndarray[Any, Any], conversation: np.ndarra
 
 
 def main() -> None:
-    """`python -m tests.benchmarks.generate PATH FRAMES CONVERSATIONS [--storm]`."""
+    """`python -m tests.benchmarks.generate PATH FRAMES CONVERSATIONS [--storm] [--labels] [--groups]`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("path", type=Path)
     parser.add_argument("frames", type=int)
     parser.add_argument("conversations", type=int)
-    parser.add_argument("--storm", action="store_true")
-    options = parser.parse_args()
-    generate(options.path, options.frames, options.conversations, storm=options.storm)
+    for name in ("--storm", "--labels", "--groups"):
+        parser.add_argument(name, action="store_true")
+    generate(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":

@@ -76,8 +76,8 @@ def twenty_thousand(scale: Scale) -> Iterator[Measured]:
 
 def shapes(scale: Scale) -> Iterator[Measured]:
     """Few and many conversations, and a storm of alerts."""
-    names = {"50": (50, False), "1000": (1000, False), "20000": (20_000, False), "storm": (1000, True)}
-    paths = {name: recording(scale.frames, count, storm=storm) for name, (count, storm) in names.items()}
+    paths = {str(count): recording(scale.frames, count) for count in (50, 1000, 20_000)}
+    paths["storm"] = recording(scale.frames, 1000, "storm")
     runs = [Run(name, scale.frames, lambda path=path: replay(path)) for name, path in paths.items()]  # type: ignore[misc]
     costs = interleaved(runs, scale.rounds)
     yield measured(Ratio("cost a frame, 20,000 / 50 conversations", "50", "20000", 2.0, at_least=False), costs)
@@ -208,6 +208,16 @@ def start(scale: Scale) -> Iterator[Measured]:
     yield Measured("replay of ten frames", "s", 1.0, at_least=False, samples=samples["ten"])
 
 
+def labels(scale: Scale) -> Iterator[Measured]:
+    """Five labels a watch against none, and groups of the conversations of a queue against none."""
+    options = {"plain": (), "labels": ("labels",), "groups": ("labels", "groups")}
+    paths = {name: recording(scale.frames, 1000, *more) for name, more in options.items()}
+    runs = [Run(name, scale.frames, lambda path=path: replay(path)) for name, path in paths.items()]  # type: ignore[misc]
+    costs = interleaved(runs, scale.rounds)
+    yield measured(Ratio("5 labels a watch / none", "labels", "plain", 0.95), costs)
+    yield measured(Ratio("groups by queue / none", "groups", "labels", 0.9), costs)
+
+
 def report(scale: Scale) -> Iterator[Measured]:
     """The report of a day of calls, as a page and as a file."""
     day = BENCH / f"day-{scale.frames}"
@@ -242,6 +252,7 @@ ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
     "1000": thousand,
     "20000": twenty_thousand,
     "shapes": shapes,
+    "labels": labels,
     "recovery": recovery,
     "journal": journal,
     "cluster": cluster,
@@ -256,12 +267,12 @@ ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
 }
 
 
-def recording(frames: int, conversations: int, *, storm: bool = False) -> Path:
-    """A recording, made on first use and kept."""
-    path = BENCH / f"{'storm' if storm else 'healthy'}-{conversations}-{frames}.jsonl"
+def recording(frames: int, conversations: int, *options: str) -> Path:
+    """Return a recording, made on first use with these options of `generate` and kept."""
+    path = BENCH / f"{'-'.join(options) or 'healthy'}-{conversations}-{frames}.jsonl"
     if not path.exists():
         BENCH.mkdir(parents=True, exist_ok=True)
-        more = ["--storm"] if storm else []
+        more = [f"--{option}" for option in options]
         spent(python("-m", "tests.benchmarks.generate", path, frames, conversations, *more))
     return path
 
