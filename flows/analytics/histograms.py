@@ -31,7 +31,7 @@ class Histogram(NamedTuple):
         bucket = bucket_of(latency_us[known])
         first = int(bucket.min())
         buckets = int(bucket.max()) - first + 1
-        # One number for each pair, for those sort twenty times faster than pairs do.
+        # One number for each pair, for those sort ten times faster than pairs do.
         pair, times = np.unique(row[known] * buckets + (bucket - first), return_counts=True)
         return cls(pair // buckets, pair % buckets + first, times)
 
