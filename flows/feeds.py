@@ -226,7 +226,7 @@ class _FeedFactory:
             name=row.name,
             tokens=tokens,
             endpoints=self.endpoints,
-            topics=topics_of(row.conversations, [], []),
+            topics=[*topics_of(row.conversations, [], []), *row.topics],
             sources=Sources(row.queues, row.users, discover=self._discovers, edges="edge" in self.settings.labels_used),
             recorder=recorder,
             limits=self._limits(row),

@@ -25,6 +25,7 @@ from flows.settings.values import (
     host_and_port,
     is_loopback,
     path_text,
+    platform_topic,
     queue_or_user,
     refuse_cross_table_error,
     split_host,
@@ -54,6 +55,12 @@ Ids = Annotated[
 ]
 Names = Annotated[
     tuple[Annotated[str, AfterValidator(queue_or_user)], ...],
+    Field(strict=False),
+    AfterValidator(_distinct),
+    BeforeValidator(refuse_cross_table_error),
+]
+Topics = Annotated[
+    tuple[Annotated[str, AfterValidator(platform_topic)], ...],
     Field(strict=False),
     AfterValidator(_distinct),
     BeforeValidator(refuse_cross_table_error),
@@ -98,6 +105,12 @@ class FeedSettings(Table):
     name: Annotated[str, AfterValidator(feed_name), BeforeValidator(refuse_cross_table_error)] = Field(
         default="voice-events",
         description="name in journal records, audit log and metric labels; unique; by default the `kind`",
+    )
+    topics: Topics = Field(
+        default=(),
+        description="kind `notifications`: topics of the platform to subscribe to, for the rule `PLATFORM_EVENT`: "
+        "`v2.operations.events.{id}` with the id of the organisation, and "
+        "`v2.telephony.providers.edges.trunks.{id}.metrics`",
     )
     conversations: Ids = Field(
         default=(), description="kind `notifications`: conversations to subscribe to, ten topics each"
@@ -168,7 +181,7 @@ class FeedSettings(Table):
         default=FeedDefaults(), description="limits of the conversations of this feed; not for kind `voice-events`"
     )
 
-    @field_validator("conversations", "queues", "users", "enrich", "sweep", "media_statistics")
+    @field_validator("topics", "conversations", "queues", "users", "enrich", "sweep", "media_statistics")
     @classmethod
     def _of_notifications(cls, value: Any, info: ValidationInfo) -> Any:
         if value and info.data.get("kind", "notifications") != "notifications":
@@ -198,7 +211,7 @@ class FeedSettings(Table):
     @classmethod
     def _within_channels(cls, ids: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         named = {key: info.data.get(key, ()) for key in _SOURCES} | {str(info.field_name): ids}
-        topics = len(topics_of(**named))
+        topics = len(info.data.get("topics", ())) + len(topics_of(**named))
         if topics > MAX_TOPICS:
             raise ValueError(f"the feed would need {topics} topics (allowed: {MAX_TOPICS}); name fewer ids")
         return ids

@@ -35,6 +35,7 @@ __all__ = [
     "language_tag",
     "non_empty",
     "path_text",
+    "platform_topic",
     "queue_or_user",
     "refuse_cross_table_error",
     "sip_address",
@@ -148,6 +149,17 @@ def topic_id(value: str) -> str:
     """Return the id. Raises ValueError if it cannot be a part of a topic's name."""
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", value):
         raise ValueError(f"must be an id like 1a2b3c4d-5e6f-4a8b-9c0d-1e2f3a4b5c6d, not {toml_repr(value)}")
+    return value
+
+
+def platform_topic(value: str) -> str:
+    """Return the name of a topic. Raises ValueError unless the topic is one that `PLATFORM_EVENT` is raised by."""
+    id_ = "[A-Za-z0-9_-]{1,100}"
+    if not re.fullmatch(rf"v2\.(operations\.events\.{id_}|telephony\.providers\.edges\.trunks\.{id_}\.metrics)", value):
+        raise ValueError(
+            "must be v2.operations.events.{id} or v2.telephony.providers.edges.trunks.{id}.metrics with an id, "
+            f"not {toml_repr(value)}"
+        )
     return value
 
 

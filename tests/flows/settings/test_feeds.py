@@ -7,14 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from connectors.errors import ConfigurationError, CredentialsError
+from connectors.format.signals import signals_of
 from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.client import RequestBudget, budget_of
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.notifications.feed import NotificationsFeed
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
+from connectors.genesys.simulator.faults import parse_faults
+from connectors.genesys.simulator.notifications import NotificationsSimulator
+from connectors.genesys.simulator.server import running
+from connectors.genesys.simulator.telephony import ORGANISATION_ID
 from connectors.journal.writer import Journal
 from connectors.state.audit import AuditLog
 from flows.commands.check import check_online
@@ -26,6 +32,7 @@ from flows.settings.models import Settings, audiohook_keys
 from flows.settings.warnings import warnings_of
 from tests.support.cli import environ
 from tests.support.genesys_server import RestServer
+from tests.support.tape import until
 
 SECRET = "TXlTdXBlclNlY3JldEtleVRlbGxOby0xITJAMyM0JDU="
 HOOK = "[feed]\nkind = 'audiohook'\n[audiohook]\napi_keys = ['SGVsbG8=', 'SGVsbG8']\n"
@@ -171,6 +178,23 @@ def test_too_many_topics() -> None:
     ]
 
 
+def test_topics_of_the_platform() -> None:
+    """Topics count among those that channels hold; only those that voicewatch reads are accepted, of notifications."""
+    operations = "v2.operations.events.o-1"
+    feed = "[feed]\nkind = 'notifications'\nqueues = ['q']\n"
+    assert parsed(f"{feed}topics = ['{operations}']").feeds[0].topics == (operations,)
+    for wrong in ("v2.operations.events.{id}", "v2.users.u.presence", operations + "\\n"):
+        (mistake,) = mistakes_in(f'{feed}topics = ["{wrong}"]')
+        assert mistake.startswith("feed.topics[0]: must be v2.operations.events.{id} or v2.telephony.providers.edges.")
+    ids = [f"q{number}" for number in range(20_000)]
+    assert mistakes_in(f"[feed]\nkind = 'notifications'\ntopics = ['{operations}']\nqueues = {ids}") == [
+        "feed.queues: the feed would need 20001 topics (allowed: 20000); name fewer ids"
+    ]
+    assert mistakes_in(f"[[feed]]\ntopics = ['{operations}']") == [
+        'feed[0].topics: belongs to kind = "notifications", not to "voice-events"'
+    ]
+
+
 def test_variables() -> None:
     """The `[audiohook]` table can be set by variables; the secrets are not a setting; the list of feeds has none."""
     variables = {
@@ -275,6 +299,30 @@ class TestMaking:
         feeds[0]._recorder.frame(b'{"event":"x","entity":{"id":"c"},"timestamp":1}')
         journal.close()
         assert b'"via":"a"' in (tmp_path / "journal" / "00000001.jsonl").read_bytes()
+
+    def test_events_of_the_platform_are_recorded(self, tmp_path: Path) -> None:
+        """A feed with the topic of operational events, subscribed at the simulator, records what is published there."""
+        faults = parse_faults('[[fault]]\non = "platform"\nevent = "AUDIOHOOK-0001"\nafter_s = 0.05')
+        topic = f"v2.operations.events.{ORGANISATION_ID}"
+        segment = tmp_path / "journal" / "00000001.jsonl"
+        with running(NotificationsSimulator(conversations=1, rate=1, faults=faults)) as simulator:
+            toml = f"""
+                genesys = {{base_url = "{simulator.base_url}"}}
+                feed = {{kind = "notifications", conversations = ["c"], topics = ["{topic}"]}}
+            """
+            (feed,), journal = self.made(toml, tmp_path, environ({}))
+            feed.start()
+            try:
+                until(lambda: b'"AUDIOHOOK-0001"' in segment.read_bytes())
+            finally:
+                feed.stop("test over")
+                journal.close()
+        (line,) = [line for line in segment.read_bytes().splitlines() if b"AUDIOHOOK-0001" in line]
+        record = orjson.loads(line)
+        assert record["frame"]["topicName"] == topic
+        assert [(signal.rule, signal.conversation_id) for signal in signals_of(record["frame"])] == [
+            ("PLATFORM_EVENT", None)
+        ]
 
     def test_credentials(self, tmp_path: Path) -> None:
         """Only a feed that talks to Genesys needs credentials; AudioHook needs its secrets and its certificate."""
