@@ -35,7 +35,7 @@ _ALLOWED: dict[Any, str] = {
     values.host_and_port: "host and port",
     values.feed_name: "letters, digits, `.`, `-` and `_`, at most 64",
     values.topic_id: "id",
-    values.platform_topic: "name of a topic",
+    values.platform_topic: "topic",
     values.api_key: "API key",
 }
 
