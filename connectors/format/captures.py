@@ -88,7 +88,15 @@ def as_lines(text: bytes) -> bytes | None:
         return _export_lines(text)
     if items and all(map(_is_details, items)):
         return _lines_of_details(items)
-    return b"".join(orjson.dumps(item) + b"\n" for item in items)
+    return b"".join(map(_line_of, items))
+
+
+def _line_of(item: Any) -> bytes:
+    """Return an item as a line; one that is nested more deeply than orjson writes as a line that is rejected."""
+    try:
+        return orjson.dumps(item) + b"\n"
+    except TypeError:
+        return b'"an item of the file that is nested too deeply"\n'
 
 
 def description_of(head: bytes) -> str:
@@ -205,4 +213,4 @@ def _lines_of_details(conversations: list[dict[str, Any]]) -> bytes:
             records.append({"conversationId": id_, "mediaEndpointStats": None, **end})
         timed += [(at, {**record, "receivedAt": at}) for record in records]
     timed.sort(key=lambda one: one[0])
-    return b"".join(orjson.dumps(record) + b"\n" for _, record in timed)
+    return b"".join(_line_of(record) for _, record in timed)

@@ -111,8 +111,13 @@ class Playback:
         if "event" in message:
             frame = {**message, "timestamp": round(start + due_s - (arrived - message["timestamp"]), 6)}
             frame.pop("receivedAt", None)
+            try:
+                text = orjson.dumps(frame).decode()
+            except TypeError:  # orjson reads more levels than it writes
+                self.skipped += 1
+                return None
             self._follow(frame)
-            return Step(due_s, orjson.dumps(frame).decode(), is_frame=True)
+            return Step(due_s, text, is_frame=True)
         if "invalid" in content:
             return Step(due_s, content["invalid"], is_frame=False)
         if "feed" in content and content["feed"]["state"] == "down":

@@ -103,6 +103,17 @@ def test_an_array_becomes_lines(indent: int | None) -> None:
     assert [rejected.line for rejected in decode_block(lines).rejected] == [3]
 
 
+@pytest.mark.parametrize("levels", [260, 900])
+def test_an_item_that_is_nested_too_deeply_is_rejected(levels: int) -> None:
+    """In its place among the others, which are read."""
+    deep = json.dumps(FRAME)[:-1] + ',"x":' + "[" * levels + "]" * levels + "}"
+    lines = as_lines(f"[{json.dumps(FRAME)},{deep},{json.dumps(FRAME)}]".encode())
+    assert lines is not None
+    decoded = decode_block(lines)
+    assert [rejected.line for rejected in decoded.rejected] == [1]
+    assert len(decoded.ids.texts()) == 2
+
+
 @pytest.mark.parametrize(
     "text",
     [

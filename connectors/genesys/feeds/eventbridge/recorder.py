@@ -55,15 +55,18 @@ class EventRecorder:
         items = content if isinstance(content, list) else [content]
         if not 0 < len(items) <= _MAX_EVENTS:
             return self._refuse(message, f"an array of {len(items)} events (allowed: 1 to {_MAX_EVENTS})")
-        taken = [self._take(item, message if item is content else None) for item in items]
+        taken = [self._take(item, message, is_alone=item is content) for item in items]
         return Taken(
             sum(one.recorded for one in taken),
             sum(one.known for one in taken),
             tuple(reason for one in taken for reason in one.invalid),
         )
 
-    def _take(self, item: Any, message: bytes | None) -> Taken:
-        text = orjson.dumps(item) if message is None else message
+    def _take(self, item: Any, message: bytes, *, is_alone: bool) -> Taken:
+        try:
+            text = message if is_alone else orjson.dumps(item)
+        except TypeError:  # orjson reads more levels than it writes
+            return self._refuse(message, "not an event: it is nested too deeply")
         if not isinstance(item, dict):
             return self._refuse(text, "not an event: it is not a JSON object")
         try:

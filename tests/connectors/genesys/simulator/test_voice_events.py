@@ -694,13 +694,15 @@ class TestPlayback:
             list(Playback(path).steps(0.0))
 
     def test_what_replay_rejects_is_not_played(self, tmp_path: Path) -> None:
-        """A line that `replay` rejects is skipped and counted, also behind a byte order mark."""
+        """A line that `replay` rejects, or that cannot be written again, is skipped and counted, also behind a mark."""
         path = tmp_path / "r"
+        deep = "[" * 300 + "]" * 300
+        deep = f'{{"received_at":1005.5,"frame":{{"event":"x","entity":{{"id":"c"}},"timestamp":1.0,"x":{deep}}}}}'
         lines = (*self.RECORDS, '{"received_at":1005.0,"frame":{"event":"x"}}', "", '{"received_at":1e11,"tick":true}')
-        path.write_bytes(b"\xef\xbb\xbf" + "\n".join(lines).encode())
+        path.write_bytes(b"\xef\xbb\xbf" + "\n".join((*lines, deep)).encode())
         playback = Playback(path)
         assert len(list(playback.steps(0.0))) == 7
-        assert playback.skipped == 3
+        assert playback.skipped == 4
 
 
 class TestProcess:

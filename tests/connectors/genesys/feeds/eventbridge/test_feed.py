@@ -189,6 +189,21 @@ def test_what_is_not_an_event() -> None:
     assert PRIVATE not in str(tape.of("invalid"))
 
 
+def test_an_event_that_is_nested_too_deeply() -> None:
+    """It is recorded as invalid, alone and among others, and the feed goes on."""
+    tape = Tape()
+    with feeding(tape) as feed:
+        event = json.dumps(detail_event("c1", "customer.start"))
+        deep = event[:-1] + ',"x":' + "[" * 300 + f'"{PRIVATE}"' + "]" * 300 + "}"
+        assert post(feed, f"[{deep}]".encode()).status_code == 400
+        mixed = post(feed, f"[{event},{deep}]".encode())
+        assert (mixed.status_code, mixed.text) == (200, "recorded 1, known 0, invalid 1\n")
+        assert post(feed, deep.encode()).status_code == 200  # its event is known
+        assert post(feed, detail_event("c2", "customer.start")).text == "recorded 1, known 0, invalid 0\n"
+    assert [reason for _, reason in tape.of("invalid")] == ["not an event: it is nested too deeply"] * 2
+    assert PRIVATE not in str(tape.of("invalid"))
+
+
 def test_wrapped_events() -> None:
     """The body of an SQS message, or of an SNS notification, is unwrapped."""
     tape = Tape()
