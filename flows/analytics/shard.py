@@ -6,7 +6,7 @@ went on) is kept out of the state: what happens to a frame depends on the record
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -84,9 +84,10 @@ class Shard:
         for segment, controls in split_at_controls(block):
             # So short that no conversation that ends, or is silent for too long, in one can be watched again in it.
             for frames in split_by_time(segment, min(REMEMBER_S, self._silence.after_s / 2)):
-                dropped, first_seen = self._frames(frames, done)
-                unwatched += dropped
-                conversations += first_seen
+                for part, slot in self._parts_between_returns(frames, done):
+                    dropped, first_seen = self._frames(part, slot, done)
+                    unwatched += dropped
+                    conversations += first_seen
             for control in controls:
                 self._control(control, done)
         self._now = max(self._now, block.time)
@@ -150,10 +151,8 @@ class Shard:
         in_watch = (end > watch_table.on_since.values[ended.slot]) & (end <= watch_table.over_at.values[ended.slot])
         found = evaluate_windows(rule, ended, in_watch, alerts, alerts.mos_below, frozen=self._frozen_slots)
         for transition, window in found:
-            self._change(
-                Change(int(RuleId.QUALITY), RuleId.QUALITY, transition, watch_table.watch_at(transition.slot), window),
-                done,
-            )
+            watch = watch_table.watch_at(transition.slot)
+            self._change(Change(int(RuleId.QUALITY), RuleId.QUALITY, transition, watch, window), done)
 
     def _control(self, control: Control, done: Done) -> None:
         now = max(self._now, control.time)
@@ -256,21 +255,26 @@ class Shard:
         self._stalls.limit(limits, is_live, now)
         self._silence.change(settings.silent_after_s, now)
 
-    def _frames(self, frames: ShardBlock, done: Done) -> tuple[int, int]:
+    def _parts_between_returns(self, frames: ShardBlock, done: Done) -> Iterator[tuple[ShardBlock, NDArray[np.int32]]]:
+        """Yield parts of frames with their slots. Time passes to the frame behind a part, whose watch that ends."""
+        at: int | None = 0
+        while at is not None:
+            slot = self._sharing.slots(self._watch_table, frames.ids)
+            at = self._silence.first_return(slot, slot != NO_SLOT, frames.arrival)
+            if at != 0:
+                yield rows_of(frames, 0, len(slot) if at is None else at), slot[:at]
+            if at is not None:
+                self._pass_time(float(frames.arrival[at]), done)
+                frames = rows_of(frames, at, len(slot))
+
+    def _frames(self, frames: ShardBlock, slot: NDArray[np.int32], done: Done) -> tuple[int, int]:
         """Apply frames without a control between them; return how many are unwatched, and conversations first seen."""
-        slot = self._sharing.slots(self._watch_table, frames.ids)
-        at = self._silence.first_return(slot, slot != NO_SLOT, frames.arrival)
-        if at is not None:
-            before = self._frames(rows_of(frames, 0, at), done) if at else (0, 0)
-            self._pass_time(float(frames.arrival[at]), done)
-            behind = self._frames(rows_of(frames, at, len(slot)), done)
-            return before[0] + behind[0], before[1] + behind[1]
         watched = self._watched(frames, slot)
         ends = last_frames(slot, watched, frames.ended)
         if ends:
-            last = np.full(self._columns.capacity, len(slot))
-            last[list(ends)] = list(ends.values())
-            watched = watched & (np.arange(len(slot)) <= last[slot])
+            final = np.full(self._columns.capacity, len(slot))
+            final[list(ends)] = list(ends.values())
+            watched = watched & (np.arange(len(slot)) <= final[slot])
         frames = self._late_events.without_latency(frames, slot, watched, done.late_us)
         kept = Kept(frames.row, slot, frames.arrival, frames.latency_us, frames.packet_loss, frames.ended)
         if not watched.all():
@@ -289,11 +293,8 @@ class Shard:
         if self._settings.alerts.mos_below is not None:
             self._close_windows(float(frames.arrival[-1]), done)
         for ended, at in ends.items():
-            values: dict[int, float] = {
-                RuleId.LATENCY: frames.latency_us[at] / 1000.0,
-                RuleId.LOSS: frames.packet_loss[at],
-            }
-            self._end(ended, int(frames.row[at]), float(frames.arrival[at]), values, "ended", done)
+            last: dict[int, float] = {RuleId.LATENCY: frames.latency_us[at] / 1000, RuleId.LOSS: frames.packet_loss[at]}
+            self._end(ended, int(frames.row[at]), float(frames.arrival[at]), last, "ended", done)
         return len(slot) - len(kept.slot), self._first_frames.count(kept.slot)
 
     def _watched(self, frames: ShardBlock, slot: NDArray[np.int32]) -> NDArray[np.bool_]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.flows.analytics.test_optional_rules import end, frame, record, replayed, tick, told, watch
+from tests.support.recordings import replay_blocks
 
 HOUR = 3600.0
 
@@ -81,6 +82,16 @@ def test_a_conversation_that_none_lists_is_watched_again() -> None:
     lines = [settings(60, unwatched="default"), frame(1), frame(100), frame(120), tick(200)]
     whole = replayed(lines)
     assert (whole.silent, whole.unwatched, whole.conversations) == ([(61, "c"), (180, "c")], 0, 2)
+
+
+def test_many_conversations_return_in_one_block() -> None:
+    """However many frames of a block are the first of their conversation after a silence, each ends one watch."""
+    names = [f"c{number}" for number in range(1100)]
+    lines = [settings(10, unwatched="default")]
+    lines += [frame(at + number / 1000, name=name) for at in (1, 11.0005) for number, name in enumerate(names)]
+    whole = replay_blocks([lines], 1)
+    assert [name for _, name in whole.silent] == names
+    assert (whole.unwatched, whole.conversations) == (0, 2 * len(names))
 
 
 def test_without_a_setting_it_is_six_hours() -> None:
