@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from connectors.errors import UnusableStateError
 from connectors.genesys.simulator.voice_events import running_simulator
 from connectors.state.files import StateLock
+from connectors.state.recovery import make_recovery_store
 from flows.commands.status import as_json, read_status
+from flows.state import JOURNAL_STEP, StateLayout
 from tests.support.callbacks import eventually
 from tests.support.cli import voicewatch
 from tests.support.live import Live
@@ -85,6 +93,31 @@ def test_a_damaged_outbox_is_a_failure(tmp_path: Path) -> None:
     done = voicewatch("status", state.dir)
     assert done.returncode == 1
     assert "outbox.sqlite3 cannot be read" in done.stderr
+
+
+class _Touch:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+def test_nothing_in_a_state_directory_is_run(tmp_path: Path) -> None:
+    """A snapshot of the journal's place that would run something as it is unpickled is an error that names it."""
+    state, proof = StateDir(tmp_path / "state"), tmp_path / "it-ran"
+    state.feed(1, "up", "connected")
+    recovery = StateLayout(state.dir).recovery
+    make_recovery_store(recovery)
+    with closing(sqlite3.connect(recovery / "part-0.sqlite3")) as store, store:
+        crafted = pickle.dumps(_Touch(proof))
+        row = (JOURNAL_STEP, "journal", 1, crafted)
+        store.execute("INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES (?, ?, ?, ?)", row)
+    with pytest.raises(UnusableStateError, match="which is not plain data"):
+        status_of(state.dir)
+    assert not proof.exists()
+    pickle.loads(crafted)
+    assert proof.exists()
 
 
 def test_a_run_is_seen_while_it_goes_on_and_after(tmp_path: Path) -> None:
