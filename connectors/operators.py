@@ -8,6 +8,7 @@ These names are stable. `docs/connectors.md` shows flows that use them::
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -189,7 +190,10 @@ def _items(data: bytes) -> Iterator[Frame | RejectedMessage]:
         except InvalidFrameError as error:
             yield RejectedMessage(None, str(error), line.decode("utf-8", "replace"))
             continue
-        if isinstance(record, FrameLine):
+        if isinstance(record, FrameLine) and math.isnan(record.frame.timestamp):
+            # A notification without a time is a record of a journal, and not a voice event.
+            yield RejectedMessage(record.received_at, "it has no time", line.decode("utf-8", "replace"))
+        elif isinstance(record, FrameLine):
             yield _frame(record)
         elif isinstance(record, Control) and record.kind == "invalid":
             yield RejectedMessage(record.time, record.value["reason"], record.value["text"])
