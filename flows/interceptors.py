@@ -148,10 +148,14 @@ class InterceptorCreator:
         self.watch(interceptor, entry)
         return None
 
-    def watch(self, interceptor: InterceptorSettings, entry: InterceptorEntry) -> None:
-        """Journal the watch of an interceptor that exists, if it is new or has changed."""
+    def watch(self, interceptor: InterceptorSettings, entry: InterceptorEntry, *, goes_on: bool = False) -> None:
+        """Journal the watch of an interceptor that exists, if it is new or has changed.
+
+        With `goes_on`, the call is known to be in progress, and a watch that ended as silent is journaled again.
+        """
         record = self.settings.watch_of(interceptor)
-        if entry.watch == record:
+        is_lost = goes_on and not self.journal.is_watching(interceptor.conversation_id)
+        if entry.watch == record and not is_lost:
             return
         # In this order: a crash in between journals the same watch once more, which changes nothing.
         self.journal.watch(record)
@@ -205,7 +209,7 @@ class DiscoveredInterceptors:
         interceptor = self._creator.settings.discovered_interceptor(conversation_id, labels)
         entry = self._creator.registry.get(conversation_id)
         if entry is not None and entry.phase == "created":
-            self._creator.watch(interceptor, entry)
+            self._creator.watch(interceptor, entry, goes_on=True)
             return None
         if entry is not None and (obstacle := obstacle_of(entry)):
             return self._creator.report_failure(conversation_id, obstacle)

@@ -116,7 +116,7 @@ class CallDiscovery:
         self._in_progress: set[str] = set()
         self._labels: dict[str, dict[str, str]] = {}
         self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
-        self._seen = RecentIds(100_000)
+        self._seen, self._ended = RecentIds(100_000), RecentIds(100_000)
         self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}
         self._changed = threading.Condition()
         self._stopping = False
@@ -144,6 +144,7 @@ class CallDiscovery:
                 id_ = frame.entity.id
                 if frame.event == _ENDED:
                     self._seen.add(id_)
+                    self._ended.add(id_)  # although a list that was asked for before may have it
                     self._in_progress.discard(id_)
                 elif id_ not in self._seen:
                     self._seen.add(id_)
@@ -207,7 +208,7 @@ class CallDiscovery:
     def _take(self, id_: str) -> bool:
         """Have a call watched, if it is to be; False if Genesys lets no interceptor be created."""
         labels = {**self._of_all, **self._labels.get(id_, {})}
-        if id_ not in self._in_progress or self._interceptors.is_watching(id_):
+        if id_ in self._ended or id_ not in self._in_progress or self._interceptors.is_watching(id_):
             return True
         if not self._selection.takes(id_, labels):
             return True

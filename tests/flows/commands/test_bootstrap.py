@@ -16,9 +16,11 @@ from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.state.interceptors import InterceptorEntry, InterceptorRegistry
 from flows.commands.bootstrap import BootstrapReport, bootstrap
-from flows.interceptors import create_body
+from flows.interceptors import DiscoveredInterceptors, InterceptorCreator, create_body
 from flows.settings.models import Settings
 from tests.support.genesys_server import CREATE, DROP, LOAD, TOKEN, Answer, RestServer
+
+URL = "https://qa.example.com/alerts"
 
 
 def interceptor(conversation_id: str, **more: object) -> dict[str, object]:
@@ -26,7 +28,7 @@ def interceptor(conversation_id: str, **more: object) -> dict[str, object]:
         "conversation_id": conversation_id,
         "leg_id": f"leg-{conversation_id}",
         "interceptor_address": "sip:qa@monitoring.internal",
-        "qa_callback_url": "https://qa.example.com/alerts",
+        "qa_callback_url": URL,
         **more,
     }
 
@@ -297,3 +299,17 @@ class TestFailing:
         with pytest.raises(StateError, match="damaged"):
             bench.run(interceptor("a"))
         assert bench.server.requests == []
+
+
+def test_a_discovered_call_whose_watch_has_ended_is_watched_again(bench: Bench) -> None:
+    """Without another interceptor: Genesys lists the call, so that it is in progress and was only silent."""
+    settings = Settings.model_validate({"defaults": {"interceptor_address": "sip:a@b", "qa_callback_url": URL}})
+    creator = InterceptorCreator(settings, bench.platform, InterceptorRegistry(bench.path), bench.journal, bench.audit)
+    found = DiscoveredInterceptors(creator, bench.platform)
+    assert found.create("c1", {}) is None
+    assert found.create("c1", {}) is None
+    assert len(bench.journal.records) == 1
+    bench.journal.ended.add("c1")
+    assert found.create("c1", {}) is None
+    assert bench.journal.records == [bench.journal.records[0]] * 2
+    assert bench.server.count(CREATE) == 1
