@@ -87,7 +87,8 @@ def _converted(text: bytes) -> list[bytes]:
 
 def test_the_worked_example() -> None:
     """The numbers of docs/semantics.md, and the E-model's MOS of a leg of G.711."""
-    [window] = replayed([tables(), watch(1), media(2, "p-c", PCMU | {"minRFactor": 82.6}), record(20, tick=True)]).windows
+    measured = media(2, "p-c", PCMU | {"minRFactor": 82.6})
+    [window] = replayed([tables(), watch(1), measured, record(20, tick=True)]).windows
     [leg] = window["legs"]
     assert round(leg["packet_loss"]["mean"], 6) == 0.035398
     assert leg["mos"] == {"value": 4.033, "model": "G.107 narrowband, G.711+PLC"}
