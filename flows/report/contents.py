@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -42,7 +43,7 @@ def contents(gathered: Gathered, *, names_agents: bool, now: float) -> dict[str,
     sums = totals(windows)
     labels = _labels(windows)
     raised = [one for one in gathered.incidents if period.start <= one.raised < period.end]
-    hidden = _Hidden({} if names_agents else _numbers(labels, raised))
+    hidden = _Hidden(None if names_agents else _numbers(labels, raised))
     current = _side(gathered, sums, period.start, period.end)
     before = None
     if period.before is not None:
@@ -65,10 +66,10 @@ def contents(gathered: Gathered, *, names_agents: bool, now: float) -> dict[str,
         "lengths": [name for _, name in LENGTHS],
         "rules": by_rule(raised, period.end),
         "failures": failures_of(raised, hidden.labels),
-        "groups": [one for one in raised if one.group][:SHOWN_INCIDENTS],
+        "groups": [replace(one, group=hidden.labels(one.group)) for one in raised if one.group][:SHOWN_INCIDENTS],
         "worst": [_conversation(gathered, windows, place, hidden) for place in worst(windows, WORST)],
         "limits": Counter((one.max_latency_ms, one.packet_loss_threshold) for one in gathered.limits.values()),
-        "settings": _settings(gathered),
+        "settings": _settings(gathered, hidden),
         "has_journal": bool(gathered.journal.files),
         "bad_lines": gathered.windows.bad_lines,
         "verdict": gathered.audit.verdict,
@@ -77,13 +78,13 @@ def contents(gathered: Gathered, *, names_agents: bool, now: float) -> dict[str,
 
 
 class _Hidden:
-    """Numbers in the place of the names of agents."""
+    """Put numbers in the place of the names of agents; with None the names stay."""
 
-    def __init__(self, numbers: Mapping[str, str]) -> None:
+    def __init__(self, numbers: Mapping[str, str] | None) -> None:
         self._numbers = numbers
 
     def of(self, name: str, value: str) -> str:
-        return self._numbers.get(value, "other") if name == "agent" and self._numbers else value
+        return value if name != "agent" or self._numbers is None else self._numbers.get(value, "other")
 
     def rows(self, name: str, rows: Sequence[Ranked]) -> list[Ranked]:
         return [Ranked(self.of(name, row.value), row.rank, row.totals) for row in rows]
@@ -91,11 +92,15 @@ class _Hidden:
     def labels(self, labels: Mapping[str, str]) -> dict[str, str]:
         return {name: self.of(name, value) for name, value in labels.items()}
 
+    def setting(self, key: str, value: str | None) -> str | None:
+        return value if value is None else self.of(key.rpartition(".")[2], value)
+
 
 def _numbers(labels: Sequence[tuple[str, Sequence[Ranked]]], incidents: Sequence[Incident]) -> dict[str, str]:
     """Return a number for each agent: first the ranked ones in order, then those that only incidents name."""
     ranked_agents = next(([row.value for row in rows] for name, rows in labels if name == "agent"), [])
-    others = Counter(one.labels["agent"] for one in incidents if "agent" in one.labels)
+    named = [labels for one in incidents for labels in (one.labels, one.group or {}) if "agent" in labels]
+    others = Counter(labels["agent"] for labels in named)
     agents = dict.fromkeys([*ranked_agents, *(agent for agent, _ in others.most_common())])
     return {agent: f"no. {place}" for place, agent in enumerate(agents, 1)}
 
@@ -218,7 +223,7 @@ def _highest(values: Any) -> float | None:
     return float(known.max()) if len(known) else None
 
 
-def _settings(gathered: Gathered) -> dict[str, Any]:
+def _settings(gathered: Gathered, hidden: _Hidden) -> dict[str, Any]:
     """Return the settings in force at the end of the period, and when they changed within it."""
     period = gathered.period
     known = [(at, dict(_flat(settings))) for at, settings in gathered.journal.settings if at < period.end]
@@ -226,8 +231,9 @@ def _settings(gathered: Gathered) -> dict[str, Any]:
     for (_, old), (at, new) in itertools.pairwise(known):
         if at >= period.start:
             keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-            changes.append((at, [(key, old.get(key), new.get(key)) for key in keys]))
-    return {"rows": sorted(known[-1][1].items()) if known else [], "changes": changes}
+            changes.append((at, [(key, *(hidden.setting(key, one.get(key)) for one in (old, new))) for key in keys]))
+    rows = [(key, hidden.setting(key, value)) for key, value in sorted(known[-1][1].items())] if known else []
+    return {"rows": rows, "changes": changes}
 
 
 def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:

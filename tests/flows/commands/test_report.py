@@ -101,6 +101,35 @@ def test_agents_are_named_only_by_request(tmp_path: Path) -> None:
     assert "Cy Sole" in out.read_text()
 
 
+def test_agents_of_groups_and_settings_are_numbered_too(tmp_path: Path) -> None:
+    """Groups by agent, limits and labels of agents: without --agents no name is in the file, known or not."""
+    state = made(tmp_path / "state")
+    for at, name in ((1, "Dee Parts"), (2, "Eve Ning")):
+        match = {"queue": "Support", "agent": name}
+        state.record(at, settings={"limits": [{"match": match}], "defaults": {"labels": {"agent": "Flo Ot"}}})
+    more = {"group": {"agent": "Gus Tav"}, "alertType": "GROUP_DEGRADED", "metricValue": 0.5}
+    state.alert(120, None, "raised", 3, **more)
+    names = ("Dee Parts", "Eve Ning", "Flo Ot", "Gus Tav", "Ann Other")
+    out = tmp_path / "r.html"
+    write(tmp_path / "state", out)
+    assert [name for name in names if name in out.read_text()] == []
+    assert "agent <b><bdi>no. 3</bdi></b>" in out.read_text()
+    assert "<code>limits[1].match.agent</code> from <bdi>other</bdi> to <bdi>other</bdi>" in out.read_text()
+    assert "<code>limits[1].match.queue</code> <bdi>Support</bdi>" in out.read_text()
+    write(tmp_path / "state", out, names_agents=True)
+    assert [name for name in names if name not in out.read_text()] == []
+
+
+def test_agents_are_hidden_where_no_window_names_one(tmp_path: Path) -> None:
+    """Settings alone name an agent, whom nothing else does."""
+    state = StateDir(tmp_path / "state")
+    state.record(0, settings={"defaults": {"labels": {"agent": "Flo Ot"}}})
+    state.watch(0, "one")
+    state.window(0, "one")
+    write(tmp_path / "state", tmp_path / "r.html")
+    assert "Flo Ot" not in (tmp_path / "r.html").read_text()
+
+
 def test_a_gap_comes_before_any_figure(tmp_path: Path) -> None:
     """What was not heard, how long and why, stands above the first figure."""
     made(tmp_path / "state")
