@@ -46,6 +46,11 @@ class StateLayout:
         """Bytewax' snapshots."""
         return self.dir / "recovery"
 
+    @property
+    def files(self) -> list[Path]:
+        """All files that are in the directory now, those of its folders included."""
+        return [path for path in self.dir.rglob("*") if path.suffix != ".html" and path.is_file()]
+
     def enrichment(self, feed: str) -> Path:
         """Return the file of the conversations whose media a feed has yet to ask for."""
         return self.dir / "enrichment" / f"{feed}.sqlite3"

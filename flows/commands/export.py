@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import orjson
 
 from connectors.errors import UsageError
-from connectors.state.files import make_private_dir, state_errors
+from connectors.state.files import LOCK_NAME, make_private_dir, state_errors
 from flows.data.results import result_files
 
 __all__ = ["KINDS", "Format", "export", "import_parquet", "parse_time", "result_lines"]
@@ -25,12 +25,15 @@ def export(source: Path, out: Path, *, begin: float, end: float, file_format: Fo
     """Write the results in `source` from `begin` until before `end` (epoch seconds) into the directory `out`.
 
     A window counts by its end, an alert by its time. Returns the number of lines of each kind. Raises UsageError if
-    `source` holds no results or is `out`, StateError for files that cannot be read or written.
+    `source` holds no results or `out` is `source` or the state directory of a run, StateError for files that cannot be
+    read or written.
     """
     if not any(result_files(source, kind) for kind in KINDS):
         raise UsageError(f"{source} holds no results: neither windows.jsonl nor groups.jsonl nor alerts.jsonl")
     if out.exists() and out.samefile(source):
         raise UsageError(f"--out {out}: is the directory that is exported; choose another")
+    if (out / LOCK_NAME).exists():
+        raise UsageError(f"--out {out}: is the state directory of a run, whose results this would write over")
     parquet = import_parquet() if file_format == "parquet" else None
     make_private_dir(out)
     counts = {}

@@ -12,6 +12,7 @@ from connectors.state.files import state_errors
 from flows.report.contents import contents
 from flows.report.gather import gather, size_of
 from flows.report.page import page_of
+from flows.state import StateLayout
 
 __all__ = ["Reported", "report"]
 
@@ -41,7 +42,8 @@ def report(
     """Write the report of the results in `source` from `begin` until before `end` (epoch seconds) to the file `out`.
 
     `journal` are the recordings that a replay was of; a state directory has its own. Raises UsageError if `source`
-    holds no results, RecordingError and StateError for files that cannot be read or written.
+    holds no results or `out` is one of the files of `source` or `journal`, RecordingError and
+    StateError for files that cannot be read or written.
     """
     if out.is_dir():
         raise UsageError(f"--out {out}: is a directory; name the file to write, such as {out / 'report.html'}")
@@ -52,7 +54,11 @@ def report(
         done += size
         progress(min(done, total), total)
 
-    shown = contents(gather(source, journal, begin, end, read), names_agents=names_agents, now=now)
+    gathered = gather(source, journal, begin, end, read)
+    state = StateLayout(source)
+    if out.exists() and any(path.exists() and out.samefile(path) for path in (*gathered.files, *state.files)):
+        raise UsageError(f"--out {out}: is one of the files that a run wrote; choose another file")
+    shown = contents(gathered, names_agents=names_agents, now=now)
     page = page_of(shown).encode("utf-8", "backslashreplace")
     try:
         with state_errors(f"writing {out}"):

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 
+from connectors.errors import UsageError
 from flows.commands.report import Reported, report
 from tests.support.cli import ROOT, voicewatch
 from tests.support.state_dirs import BEGAN, HOSTILE, StateDir
@@ -128,6 +130,30 @@ def test_agents_are_hidden_where_no_window_names_one(tmp_path: Path) -> None:
     state.window(0, "one")
     write(tmp_path / "state", tmp_path / "r.html")
     assert "Flo Ot" not in (tmp_path / "r.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["alerts.jsonl", "windows.jsonl", "audit.jsonl", "journal/00000001.jsonl"])
+def test_a_file_of_a_run_is_not_written_over(tmp_path: Path, name: str) -> None:
+    """The file stays as it is, by whatever path it is named; a report of before may be written over."""
+    state = made(tmp_path / "state").dir
+    (tmp_path / "link").symlink_to(state)
+    before = (state / name).read_bytes()
+    for out in (state / name, tmp_path / "link" / name):
+        with pytest.raises(UsageError, match="is one of the files that a run wrote"):
+            write(state, out)
+    assert (state / name).read_bytes() == before
+    for _ in range(2):
+        write(state, state / "report.html")
+
+
+def test_a_recording_is_not_written_over(tmp_path: Path) -> None:
+    """The recording that a replay was of stays as it is."""
+    recording = made(tmp_path / "state").dir / "journal" / "00000001.jsonl"
+    kept = recording.rename(tmp_path / "recording.jsonl")
+    before = kept.read_bytes()
+    with pytest.raises(UsageError, match="is one of the files that a run wrote"):
+        write(tmp_path / "state", kept, journal=[kept])
+    assert kept.read_bytes() == before
 
 
 def test_a_gap_comes_before_any_figure(tmp_path: Path) -> None:

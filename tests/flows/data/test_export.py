@@ -98,6 +98,19 @@ def test_a_directory_without_results_is_refused(results: Path, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
+def test_the_state_directory_of_another_run_is_refused(results: Path, tmp_path: Path) -> None:
+    """Its results stay as they are."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "lock").touch()
+    (other / "windows.jsonl").write_text("kept\n")
+    done = voicewatch("export", results, "--out", other)
+    assert done.returncode == 2
+    assert "is the state directory of a run" in done.stderr
+    assert (other / "windows.jsonl").read_text() == "kept\n"
+    assert len(list(other.iterdir())) == 2
+
+
 def test_times_are_utc_without_an_offset() -> None:
     """An offset is respected."""
     assert parse_time("2026-01-01T01:00:00+01:00", "--from") == parse_time("2026-01-01", "--from") == 1767225600.0
