@@ -97,6 +97,8 @@ class Guard:
                 return _plain(403, "the request comes from another site")
             if not _is_small(headers):
                 return _plain(413, "the body is too large")
+        elif _is_embedded_elsewhere(headers):
+            return _plain(403, "the request comes from another site")
         elif headers.get("transfer-encoding") or headers.get("content-length", "0") != "0":
             return _plain(400, "a request without a body is expected")
         if self._token is None:
@@ -143,6 +145,12 @@ def _is_same_origin(headers: Headers) -> bool:
         return site == "same-origin"
     origin = headers.get("origin")
     return origin is None or urlsplit(origin).netloc == headers.get("host")
+
+
+def _is_embedded_elsewhere(headers: Headers) -> bool:
+    """Return whether a page of another site asks in the background; a link that is followed is not that."""
+    is_followed = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document"
+    return headers.get("sec-fetch-site") == "cross-site" and not is_followed
 
 
 def _is_small(headers: Headers) -> bool:

@@ -43,6 +43,7 @@ __all__ = ["make_app"]
 HERE: Final = Path(__file__).parent
 EVERY_S: Final = 1.0
 HEARTBEAT_S: Final = 10.0
+DAY_S: Final = 86_400.0
 SHOWN_GROUPS: Final = 12
 # What stays in the address when a view links to another one.
 SHARED: Final = ("range", "from", "to")
@@ -282,7 +283,7 @@ class _Pages:
     def _top(self, query: dict[str, str]) -> tuple[Span, dict[str, Any]]:
         """Return the range of a view, and the figures above it."""
         with self._reading() as model:
-            span = queries.span_of(model, query)
+            span = queries.span_of(model, query, longest_s=max(model.keep_s, DAY_S))
             figures = queries.figures(model, span)
         rows = self._receivers()
         at = figures["journal_at"]

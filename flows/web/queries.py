@@ -59,14 +59,20 @@ def now_of(model: Model) -> float:
     return max(model.newest, model.journal_at or 0.0)
 
 
-def span_of(model: Model, query: dict[str, str]) -> Span:
-    """Return the range that a query string asks for: `from` and `to` in epoch seconds, or the last `range`."""
+def span_of(model: Model, query: dict[str, str], *, longest_s: float = 1e9) -> Span:
+    """Return the range that a query string asks for: `from` and `to` in epoch seconds, or the last `range`.
+
+    Of a range that is longer than `longest_s` the newest part is returned.
+    """
     now = now_of(model)
     try:
         start, end = float(query["from"]), float(query.get("to", now))
     except (KeyError, ValueError):
         start = end = 0.0
-    if 0.0 < end - start < 1e9 and end < 1e11:
+    if end - start > longest_s:
+        end = min(end, now)
+        start = max(start, end - longest_s)
+    if 0.0 <= start < end <= start + 1e9 and end < 1e11:
         steps = (step for step in (60, 300, 900, 3600) if (end - start) / step <= 96)
         return Span("custom", start, end, next(steps, MINUTE_S * 24 * 60))
     name = query.get("range", "1h")

@@ -101,6 +101,33 @@ def test_every_view_is_served_as_a_page_and_as_json(state: StateDir) -> None:
         assert ask(address, "/conversations?page=x&from=nan&to=inf&order=;drop")[0] == 200
 
 
+@pytest.mark.parametrize("query", ["from=0&to=99999999", "from=0&to=1e9", "from=0", "from=-1e20", "from=-5&to=5"])
+def test_a_very_long_range_costs_no_more_than_a_kept_one(state: StateDir, query: str) -> None:
+    """The answer holds at most the columns of what is kept, and no query is an error of the server."""
+    with serving(state) as address:
+        status, _, text = ask(address, f"/api/fleet?{query}")
+        assert status == 200, text
+        assert ask(address, f"/fleet?{query}")[0] == 200
+    columns = json.loads(text)["map"]["columns"]
+    assert 0 < len(columns) <= 97
+
+
+def test_another_site_may_link_and_not_embed(state: StateDir) -> None:
+    """A link that is followed is answered; an image, a script, a frame or a fetch of another site is refused."""
+    with serving(state) as address:
+        for mode, kind, site, expected in (
+            ("navigate", "document", "cross-site", 200),
+            ("no-cors", "image", "cross-site", 403),
+            ("cors", "empty", "cross-site", 403),
+            ("navigate", "iframe", "cross-site", 403),
+            ("cors", "empty", "same-origin", 200),
+            ("navigate", "document", "none", 200),
+        ):
+            headers = {"Sec_Fetch_Mode": mode, "Sec_Fetch_Dest": kind, "Sec_Fetch_Site": site}
+            assert ask(address, "/api/fleet", **headers)[0] == expected, headers
+        assert ask(address, "/api/fleet")[0] == 200
+
+
 def test_a_receiver_is_named_by_its_origin_only(state: StateDir) -> None:
     """The rest of a callback's address may hold a key; addresses of one origin are one receiver."""
     with serving(state) as address:
