@@ -108,10 +108,10 @@ def test_agents_of_groups_and_settings_are_numbered_too(tmp_path: Path) -> None:
     state = made(tmp_path / "state")
     for at, name in ((1, "Dee Parts"), (2, "Eve Ning")):
         match = {"queue": "Support", "agent": name}
-        state.record(at, settings={"limits": [{"match": match}], "defaults": {"labels": {"agent": "Flo Ot"}}})
+        state.record(at, settings={"limits": [{"match": match}], "defaults": {"labels": {"agent": "Flo Werr"}}})
     more = {"group": {"agent": "Gus Tav"}, "alertType": "GROUP_DEGRADED", "metricValue": 0.5}
     state.alert(120, None, "raised", 3, **more)
-    names = ("Dee Parts", "Eve Ning", "Flo Ot", "Gus Tav", "Ann Other")
+    names = ("Dee Parts", "Eve Ning", "Flo Werr", "Gus Tav", "Ann Other")
     out = tmp_path / "r.html"
     write(tmp_path / "state", out)
     assert [name for name in names if name in out.read_text()] == []
@@ -125,11 +125,11 @@ def test_agents_of_groups_and_settings_are_numbered_too(tmp_path: Path) -> None:
 def test_agents_are_hidden_where_no_window_names_one(tmp_path: Path) -> None:
     """Settings alone name an agent, whom nothing else does."""
     state = StateDir(tmp_path / "state")
-    state.record(0, settings={"defaults": {"labels": {"agent": "Flo Ot"}}})
+    state.record(0, settings={"defaults": {"labels": {"agent": "Flo Werr"}}})
     state.watch(0, "one")
     state.window(0, "one")
     write(tmp_path / "state", tmp_path / "r.html")
-    assert "Flo Ot" not in (tmp_path / "r.html").read_text()
+    assert "Flo Werr" not in (tmp_path / "r.html").read_text()
 
 
 @pytest.mark.parametrize("name", ["alerts.jsonl", "windows.jsonl", "audit.jsonl", "journal/00000001.jsonl"])
