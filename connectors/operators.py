@@ -31,6 +31,7 @@ from connectors.genesys.feeds.voice_events import VoiceEventsFeed
 from connectors.journal.blocks import Block
 from connectors.journal.source import JournalSource, LiveState
 from connectors.journal.writer import Journal
+from connectors.runtime.polling import PolledPartition
 from connectors.runtime.shutdown import Shutdown
 from connectors.state.files import LOCK_NAME
 
@@ -139,7 +140,7 @@ class VoiceEventsSource(FixedPartitionedSource[Frame | RejectedMessage, object])
         return [VoiceEventsFeed(url=self._endpoints.events_url, tokens=tokens, recorder=journal)]
 
 
-class _FramesPartition(StatefulSourcePartition[Frame | RejectedMessage, object]):
+class _FramesPartition(PolledPartition[Frame | RejectedMessage, object]):
     def __init__(self, blocks: StatefulSourcePartition[Block, LiveState]) -> None:
         self._blocks = blocks
 

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from connectors.callbacks.receiver import CallbackReceiver
 from connectors.genesys.simulator.voice_events import VoiceEventsSimulator, running_simulator
 from connectors.journal.segments import segments
+from connectors.operators import VoiceEventsSource
 from tests.support.callbacks import eventually
 from tests.support.cli import ROOT, Running, started, voicewatch
 
@@ -111,3 +113,14 @@ def test_callbacks_survive_a_kill(tmp_path: Path) -> None:
 def ids(frames: Iterable[dict[str, Any]]) -> set[str]:
     """The ids of the callbacks of frames."""
     return {f"{frame['entity']['id']}:{float(frame['timestamp'])}" for frame in frames}
+
+
+def test_a_clock_that_is_set_back_delays_no_poll(tmp_path: Path, simulator: VoiceEventsSimulator) -> None:
+    """As of the journal's source: the time of the next poll has passed, whatever the system clock says."""
+    source = VoiceEventsSource(tmp_path, client_id="id", client_secret="secret", base_url=simulator.base_url)
+    part = source.build_part("step", "journal", None)
+    try:
+        part.next_batch()
+        assert part.next_awake() == datetime(1970, 1, 1, tzinfo=UTC)
+    finally:
+        part.close()
