@@ -7,11 +7,8 @@ recorded, and leaves it after its media was.
 from __future__ import annotations
 
 import hashlib
-import os
-import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,13 +16,13 @@ from typing import Any, Protocol
 import httpx
 import orjson
 
-from connectors.errors import GenesysError, StateError
+from connectors.errors import GenesysError
 from connectors.format.captures import media_records
 from connectors.genesys.client import Clock, RequestBudget
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
-from connectors.state.files import make_private_dir, open_private
+from connectors.state.stores import Store
 
 __all__ = ["EnrichTiming", "Enricher", "MediaQueue", "Wanted", "marked"]
 
@@ -91,24 +88,17 @@ class MediaQueue:
     """
 
     def __init__(self, path: Path, *, now: Callable[[], float], longest_wait_s: float = 300.0) -> None:
-        self._path = path
         self._now = now
-        self._lock = threading.Lock()
-        make_private_dir(path.parent)
-        os.close(open_private(path, os.O_RDWR))
-        with self._explained():
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
+        self._store = Store(path, _SCHEMA, name="queue", cost="the conversations in it end without their media")
+        with self._store.use() as db:
             # A step of the system clock between two runs must not make a wait longer than it can be.
             latest = now() + longest_wait_s
-            self._db.execute("UPDATE wanted SET due_at = ? WHERE due_at > ?", (latest, latest))
+            db.execute("UPDATE wanted SET due_at = ? WHERE due_at > ?", (latest, latest))
 
     def add(self, conversation_id: str, due_at: float, *, ended: bool) -> None:
         """Want a conversation's media from `due_at` (epoch seconds) on: a leg of it, or all of it, is over."""
-        with self._lock, self._explained():
-            self._db.execute(
+        with self._store.use() as db:
+            db.execute(
                 "INSERT INTO wanted (conversation, ended, due_at, changed_at) VALUES (?, ?, ?, ?)"
                 " ON CONFLICT (conversation) DO UPDATE SET attempts = 0, due_at = excluded.due_at,"
                 " ended = MAX(ended, excluded.ended), changed_at = excluded.changed_at",
@@ -117,29 +107,29 @@ class MediaQueue:
 
     def note(self, conversation_id: str) -> None:
         """Remember a conversation that goes on, for `wake`."""
-        with self._lock, self._explained():
-            self._db.execute(
+        with self._store.use() as db:
+            db.execute(
                 "INSERT INTO wanted (conversation, changed_at) VALUES (?, ?) ON CONFLICT (conversation) DO NOTHING",
                 (conversation_id, self._now()),
             )
 
     def resume(self, conversation_id: str) -> None:
         """Remember a conversation as going on that was thought to have ended; `wake` and its next end make it due."""
-        with self._lock, self._explained():
-            self._db.execute(
+        with self._store.use() as db:
+            db.execute(
                 "UPDATE wanted SET ended = 0, due_at = NULL, attempts = 0, changed_at = ? WHERE conversation = ?",
                 (self._now(), conversation_id),
             )
 
     def wake(self, due_at: float) -> None:
         """Want all that are remembered from `due_at` (epoch seconds) on: their ends may have gone unheard."""
-        with self._lock, self._explained():
-            self._db.execute("UPDATE wanted SET due_at = ?, attempts = 0 WHERE due_at IS NULL", (due_at,))
+        with self._store.use() as db:
+            db.execute("UPDATE wanted SET due_at = ?, attempts = 0 WHERE due_at IS NULL", (due_at,))
 
     def next(self) -> tuple[float, Wanted] | None:
         """When the next one is due (epoch seconds), and which it is; None if nothing is wanted."""
-        with self._lock, self._explained():
-            row = self._db.execute(
+        with self._store.use() as db:
+            row = db.execute(
                 "SELECT due_at, conversation, ended, attempts, seen FROM wanted WHERE due_at IS NOT NULL"
                 " ORDER BY due_at LIMIT 1"
             ).fetchone()
@@ -153,8 +143,8 @@ class MediaQueue:
 
         If the conversation has ended since `wanted` was read, it stays due as its end made it.
         """
-        with self._lock, self._explained():
-            self._db.execute(
+        with self._store.use() as db:
+            db.execute(
                 "UPDATE wanted SET seen = ?, changed_at = ?,"
                 " due_at = CASE WHEN ended = ? THEN ? ELSE due_at END,"
                 " attempts = CASE WHEN ended = ? THEN ? ELSE attempts END WHERE conversation = ?",
@@ -171,28 +161,17 @@ class MediaQueue:
 
     def remove(self, conversation_id: str) -> None:
         """Want a conversation's media no longer."""
-        with self._lock, self._explained():
-            self._db.execute("DELETE FROM wanted WHERE conversation = ?", (conversation_id,))
+        with self._store.use() as db:
+            db.execute("DELETE FROM wanted WHERE conversation = ?", (conversation_id,))
 
     def __len__(self) -> int:
-        with self._lock, self._explained():
-            (count,) = self._db.execute("SELECT COUNT(*) FROM wanted").fetchone()
+        with self._store.use() as db:
+            (count,) = db.execute("SELECT COUNT(*) FROM wanted").fetchone()
         return int(count)
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock, self._explained():
-            self._db.close()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StateError(
-                f"the queue {self._path} cannot be used: {error}; check its disk, or move the file away: then the "
-                "conversations in it end without their media"
-            ) from error
+        self._store.close()
 
 
 class Enricher:

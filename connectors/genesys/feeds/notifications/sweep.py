@@ -6,11 +6,7 @@ has been asked about moves on only when all pages have been read. After a crash,
 
 from __future__ import annotations
 
-import os
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from connectors.errors import GenesysError, StateError
+from connectors.errors import GenesysError
 from connectors.format.labels import joined_labels
 from connectors.format.owners import ALL, Share
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget
@@ -28,7 +24,7 @@ from connectors.genesys.feeds.notifications.enrichment import marked
 from connectors.genesys.feeds.notifications.workers import Worker
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
-from connectors.state.files import make_private_dir, open_private
+from connectors.state.stores import Store
 
 __all__ = ["SweepStore", "SweepTiming", "Sweeper", "labels_of_details"]
 
@@ -68,55 +64,35 @@ class SweepStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._lock = threading.Lock()
-        make_private_dir(path.parent)
-        os.close(open_private(path, os.O_RDWR))
-        with self._explained():
-            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
+        self._store = Store(path, _SCHEMA, name="store", cost="the calls of the last minutes are recorded again")
 
     def until(self) -> float | None:
         """Return the end of the last complete sweep, epoch seconds; None before the first."""
-        with self._explained():
-            row = self._db.execute("SELECT until FROM swept").fetchone()
+        with self._store.use() as db:
+            row = db.execute("SELECT until FROM swept").fetchone()
         return None if row is None else float(row[0])
 
     def known(self, conversation_id: str) -> set[str]:
         """Return the marks of a conversation's media that has been recorded."""
-        with self._explained():
-            rows = self._db.execute("SELECT mark FROM recorded WHERE conversation = ?", (conversation_id,)).fetchall()
+        with self._store.use() as db:
+            rows = db.execute("SELECT mark FROM recorded WHERE conversation = ?", (conversation_id,)).fetchall()
         return {row[0] for row in rows}
 
     def add(self, conversation_id: str, marks: Iterable[str], at: float) -> None:
         """Note media that has been recorded at that time, epoch seconds."""
         rows = [(conversation_id, mark, at) for mark in marks]
-        with self._explained():
-            self._db.executemany("INSERT OR REPLACE INTO recorded VALUES (?, ?, ?)", rows)
+        with self._store.use() as db:
+            db.executemany("INSERT OR REPLACE INTO recorded VALUES (?, ?, ?)", rows)
 
     def finish(self, until: float, forget_before: float) -> None:
         """Note that a sweep is complete, and forget what was recorded before a time; epoch seconds."""
-        with self._explained():
-            self._db.execute("INSERT OR REPLACE INTO swept VALUES (0, ?)", (until,))
-            self._db.execute("DELETE FROM recorded WHERE at < ?", (forget_before,))
+        with self._store.use() as db:
+            db.execute("INSERT OR REPLACE INTO swept VALUES (0, ?)", (until,))
+            db.execute("DELETE FROM recorded WHERE at < ?", (forget_before,))
 
     def close(self) -> None:
         """Close the file."""
-        with self._explained():
-            self._db.close()
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            with self._lock:
-                yield
-        except sqlite3.Error as error:
-            raise StateError(
-                f"the store {self._path} cannot be used: {error}; check its disk, or move the file away: then the "
-                "calls of the last minutes are recorded again"
-            ) from error
+        self._store.close()
 
 
 class Sweeper(Worker):
