@@ -13,7 +13,7 @@ import numpy as np
 
 from connectors.state.files import state_errors
 from flows.report.journal import Watched
-from flows.web.lines import decode_lines
+from flows.web.lines import Loss, Mos, decode_lines
 from flows.web.reader import offset_at
 
 __all__ = ["Windows", "WindowsReader"]
@@ -29,25 +29,14 @@ class _Latency(msgspec.Struct, gc=False):
     p95: float
 
 
-class _Loss(msgspec.Struct, gc=False):
-    count: int
-    mean: float
-    max: float
-
-
-class _Mos(msgspec.Struct, gc=False):
-    value: float
-    model: str
-
-
 class _Window(msgspec.Struct, gc=False):
     conversation_id: str
     start: float
     end: float
     frames: int
     latency_ms: _Latency | None = None
-    packet_loss: _Loss | None = None
-    mos: _Mos | None = None
+    packet_loss: Loss | None = None
+    mos: Mos | None = None
     labels: dict[str, str] = {}
 
 
@@ -95,7 +84,7 @@ _COLUMNS: Final = (
 _WHOLE: Final = frozenset({"conversation", "labelled", "model"})
 NAN: Final = float("nan")
 NO_LATENCY: Final = _Latency(NAN, NAN, NAN)
-NO_LOSS: Final = _Loss(0, NAN, NAN)
+NO_LOSS: Final = Loss(0, NAN, NAN)
 
 
 @dataclass
