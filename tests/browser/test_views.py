@@ -6,8 +6,6 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from flows.settings.web import WebSettings
 from flows.web.page import LivePage
 from tests.browser.conftest import Visit
 from tests.support.callbacks import eventually
+from tests.support.demo import running_demo
 from tests.support.state_dirs import HOSTILE, StateDir
 
 pytestmark = pytest.mark.timeout(300)
@@ -49,27 +48,10 @@ def visiting(browser: Any, base: str, **options: Any) -> Iterator[Visit]:
 def demo(tmp_path_factory: pytest.TempPathFactory, chromium: Any) -> Iterator[tuple[str, Path]]:
     """A real demo: its address and its state directory."""
     directory = tmp_path_factory.mktemp("demo")
-    log = directory / "log"
-    with log.open("wb") as err:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows", "demo", "--seconds", "1200"],
-            env={**os.environ, "TMPDIR": str(directory)},
-            stdout=subprocess.DEVNULL,
-            stderr=err,
-        )
-
-    def address() -> str | None:
-        found = re.search(r"live_page\s+url=(\S+)", log.read_text())
-        return found and found[1]
-
-    try:
-        eventually(lambda: address() is not None, WAIT_S)
+    with running_demo(directory, WAIT_S) as url:
         (state,) = directory.glob("voicewatch-demo-*/state")
         eventually(lambda: len(lines(state / "alerts.jsonl")) >= 4, WAIT_S)
-        yield address() or "", state
-    finally:
-        process.terminate()
-        process.wait(30)
+        yield url, state
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

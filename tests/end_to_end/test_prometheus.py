@@ -5,17 +5,15 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
-import re
 import shutil
 import subprocess
-import sys
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -23,6 +21,7 @@ import yaml
 from connectors.genesys.simulator.voice_events import running_simulator
 from tests.flows.monitoring.test_monitor import free_ports
 from tests.support.callbacks import eventually
+from tests.support.demo import running_demo
 from tests.support.live import Live
 from tests.support.receiver import Reply, ScriptedReceiver
 
@@ -106,34 +105,10 @@ def scraping(directory: Path, target: str) -> Iterator[Prometheus]:
         server.stop()
 
 
-@contextlib.contextmanager
-def demo(directory: Path) -> Iterator[str]:
-    """Run a demo; yields the address of its page, which serves the metrics too."""
-    log = directory / "demo.log"
-    with log.open("wb") as err:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows", "demo", "--seconds", "1200"],
-            env={**os.environ, "TMPDIR": str(directory)},
-            stdout=subprocess.DEVNULL,
-            stderr=err,
-        )
-
-    def address() -> str:
-        found = re.search(r"live_page\s+url=http://([^/\s]+)", log.read_text())
-        return found[1] if found else ""
-
-    try:
-        eventually(lambda: address() != "", WAIT_S)
-        yield address()
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 def test_every_panel_of_the_dashboard_has_data(tmp_path: Path) -> None:
     """Each query of each panel gives a series for a demo, scraped at its live page, and no rule is broken."""
     expressions = [target["expr"].replace("$instance", ".+") for panel in PANELS for target in panel.get("targets", ())]
-    with demo(tmp_path) as target, scraping(tmp_path / "prometheus", target) as prometheus:
+    with running_demo(tmp_path, WAIT_S) as page, scraping(tmp_path / "prometheus", urlsplit(page).netloc) as prometheus:
         missing = set(expressions)
 
         def found() -> bool:
