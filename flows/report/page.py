@@ -16,7 +16,8 @@ from flows.web.pages import HERE, environment
 __all__ = ["page_of"]
 
 STYLES: Final = ("static/app.css", "static/vendor/uplot/uPlot.min.css", "static/report.css")
-SCRIPTS: Final = ("static/vendor/uplot/uPlot.iife.min.js", "static/report.js")
+# Ours are one script, for the report uses what the drawing has.
+SCRIPTS: Final = (("static/vendor/uplot/uPlot.iife.min.js",), ("static/drawing.js", "static/report.js"))
 
 
 def page_of(contents: Mapping[str, Any]) -> str:
@@ -24,7 +25,8 @@ def page_of(contents: Mapping[str, Any]) -> str:
 
     Its policy for browsers allows nothing but the styles and the scripts in it, each by its hash.
     """
-    styles, scripts = [_text(name) for name in STYLES], [_text(name) for name in SCRIPTS]
+    styles = [_text(name) for name in STYLES]
+    scripts = ["".join(_text(name) for name in names) for names in SCRIPTS]
     charts = {
         "bars": [[bar.start, bar.end, bar.windows, bar.breaching] for bar in contents["bars"]],
         "silent": [[gap.start, gap.end] for gap in contents["now"]["coverage"].silent],

@@ -1,5 +1,5 @@
 // Histograms that help to choose a limit: bars, the limit now, and the proposed one, which follows the field of the form.
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const { axis, color } = drawing;
 const drawn = new Map();
 
 function line(chart, value, name, dash) {
@@ -48,14 +48,14 @@ function draw(element) {
   if (!element.clientWidth) return;
   const counts = JSON.parse(element.dataset.counts);
   const [low, width, scale] = [element.dataset.low, element.dataset.width, element.dataset.scale].map(Number);
-  const axis = { stroke: color("--weak"), grid: { stroke: color("--grid"), width: 1 }, ticks: { stroke: color("--grid"), width: 1 }, font: "11px system-ui, sans-serif" };
+  const lines = axis(11);
   drawn.set(element, new uPlot({
     width: element.clientWidth, height: 120, legend: { show: false }, cursor: { show: false }, select: { show: false },
     // Square roots, so that few minutes are still to be seen beside very many.
     scales: { x: { time: false, range: () => [low, low + counts.length * width] }, y: { range: (_, __, high) => [0, high * 1.05 || 1] } },
     axes: [
-      { ...axis, size: 28, values: (_, at) => at.map((value) => Number((value * scale).toPrecision(4))) },
-      { ...axis, size: 52, space: 30, values: (_, at) => at.map((value) => Math.round(value * value)) },
+      { ...lines, size: 28, values: (_, at) => at.map((value) => Number((value * scale).toPrecision(4))) },
+      { ...lines, size: 52, space: 30, values: (_, at) => at.map((value) => Math.round(value * value)) },
     ],
     series: [{}, { stroke: color("--meanc"), fill: color("--meanc"), width: 0, paths: uPlot.paths.bars({ size: [0.86, 60] }), points: { show: false } }],
     hooks: { draw: [(chart) => {

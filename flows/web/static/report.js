@@ -6,7 +6,7 @@
   // A page of A4 is about 700 CSS pixels wide within its margins.
   const PAPER = 650;
   let onPaper = false;
-  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const { axis, boxes, color, hatch, limit, tint, upTo } = drawing;
   const two = (number) => String(number).padStart(2, "0");
 
   function time(seconds, length) {
@@ -14,57 +14,6 @@
     const clock = `${two(at.getUTCHours())}:${two(at.getUTCMinutes())}`;
     if (length < 1200) return `${clock}:${two(at.getUTCSeconds())}`;
     return length < 2 * 86400 ? clock : `${two(at.getUTCMonth() + 1)}-${two(at.getUTCDate())} ${clock}`;
-  }
-
-  function boxes(chart, spans, paint) {
-    const { left, top, width, height } = chart.bbox;
-    for (const [start, end] of spans) {
-      const a = Math.max(chart.valToPos(start, "x", true), left);
-      const b = Math.min(chart.valToPos(end, "x", true), left + width);
-      if (b > a) paint(chart.ctx, a, top, Math.max(b - a, 2), height);
-    }
-  }
-
-  function hatch(context, left, top, width, height) {
-    context.save();
-    context.beginPath();
-    context.rect(left, top, width, height);
-    context.clip();
-    context.fillStyle = color("--hatch-a");
-    context.fillRect(left, top, width, height);
-    context.strokeStyle = color("--hatch-b");
-    context.lineWidth = 2 * devicePixelRatio;
-    for (let x = left - height; x < left + width; x += 8 * devicePixelRatio) {
-      context.beginPath();
-      context.moveTo(x, top + height);
-      context.lineTo(x + height, top);
-      context.stroke();
-    }
-    context.restore();
-  }
-
-  function tint(context, left, top, width, height) {
-    context.fillStyle = color("--span");
-    context.fillRect(left, top, width, height);
-  }
-
-  function limit(value) {
-    return (chart) => {
-      if (value == null) return;
-      const { left, top, width, height } = chart.bbox;
-      const y = chart.valToPos(value, "y", true);
-      if (y < top || y > top + height) return;
-      const context = chart.ctx;
-      context.save();
-      context.strokeStyle = color("--limit");
-      context.lineWidth = 2 * devicePixelRatio;
-      context.setLineDash([2 * devicePixelRatio, 4 * devicePixelRatio]);
-      context.beginPath();
-      context.moveTo(left, y);
-      context.lineTo(left + width, y);
-      context.stroke();
-      context.restore();
-    };
   }
 
   // A hole in the windows breaks the line: silence is not zero.
@@ -82,19 +31,18 @@
   }
 
   function add(element, width, height, from, to, columns, series, y, below, above) {
-    const axis = { stroke: color("--weak"), grid: { stroke: color("--grid"), width: 1 }, ticks: { stroke: color("--grid"), width: 1 }, font: "11px system-ui, sans-serif" };
+    const lines = axis(11);
     charts.push(new uPlot({
       width, height, legend: { show: false }, cursor: { show: false },
       tzDate: (at) => uPlot.tzDate(new Date(at * 1e3), "Etc/UTC"),
       scales: { x: { time: true, range: () => [from, to] }, y: { range: y.range } },
-      axes: [{ ...axis, size: 28, space: 74, values: (_, at) => at.map((t) => time(t, to - from)) }, { ...axis, size: 46, space: 26, splits: y.splits && (() => y.splits) }],
+      axes: [{ ...lines, size: 28, space: 74, values: (_, at) => at.map((t) => time(t, to - from)) }, { ...lines, size: 46, space: 26, splits: y.splits && (() => y.splits) }],
       series: [{}, ...series],
       hooks: { drawClear: [below], draw: above ? [above] : [] },
     }, columns, element));
   }
 
   const line = (stroke, more) => ({ stroke: color(stroke), width: 2, points: { show: false }, spanGaps: false, ...more });
-  const upTo = (least) => ({ range: (_, low, high) => [0, Math.max(high ?? 0, least ?? 0) * 1.12 || 1] });
 
   function conversation(element, width) {
     const one = data.worst[Number(element.dataset.of)];

@@ -1,5 +1,5 @@
 // Small charts without axes: the course of a figure or of an incident, from the data attributes of an element.
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const { color } = drawing;
 const drawn = new Map();
 
 function marks(element) {

@@ -6,7 +6,7 @@ const charts = [];
 let data = null;
 let range = null;
 
-const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const { axis, boxes, clipped, color, hatch, limit, tint, upTo } = drawing;
 
 function columns(windows) {
   // A window is drawn at its end. Where some are missing, a null breaks the line: silence is not zero.
@@ -34,69 +34,18 @@ function genesysMos(at) {
   return known.length ? Math.min(...known) : null;
 }
 
-function hatch(context, left, top, width, height) {
-  context.save();
-  context.beginPath();
-  context.rect(left, top, width, height);
-  context.clip();
-  context.fillStyle = color("--hatch-a");
-  context.fillRect(left, top, width, height);
-  context.strokeStyle = color("--hatch-b");
-  context.lineWidth = 2 * devicePixelRatio;
-  const step = 8 * devicePixelRatio;
-  for (let x = left - height; x < left + width; x += step) {
-    context.beginPath();
-    context.moveTo(x, top + height);
-    context.lineTo(x + height, top);
-    context.stroke();
-  }
-  context.restore();
-}
-
 function spans() {
   const end = Math.max(data.conversation.last, data.figures.now);
   return {
     gaps: data.gaps.map((gap) => [gap.start, gap.end ?? end]),
-    incidents: data.conversation.incidents.filter((i) => i.lasting).map((i) => [i.raised, i.resolved ?? end, i]),
+    incidents: data.conversation.incidents.filter((i) => i.lasting).map((i) => [i.raised, i.resolved ?? end]),
   };
-}
-
-function clipped(chart, start, end) {
-  const { left, width } = chart.bbox;
-  const a = Math.max(chart.valToPos(start, "x", true), left);
-  const b = Math.min(chart.valToPos(end, "x", true), left + width);
-  return b > a ? [a, Math.max(b - a, 2)] : null;
 }
 
 function background(chart) {
-  const { top, height } = chart.bbox;
-  for (const [start, end] of spans().gaps) {
-    const place = clipped(chart, start, end);
-    if (place) hatch(chart.ctx, place[0], top, place[1], height);
-  }
-  chart.ctx.fillStyle = color("--span");
-  for (const [start, end] of spans().incidents) {
-    const place = clipped(chart, start, end);
-    if (place) chart.ctx.fillRect(place[0], top, place[1], height);
-  }
-}
-
-function limit(value) {
-  return (chart) => {
-    if (value == null) return;
-    const y = chart.valToPos(value, "y", true);
-    const { left, top, width, height } = chart.bbox;
-    if (y < top || y > top + height) return;
-    chart.ctx.save();
-    chart.ctx.strokeStyle = color("--limit");
-    chart.ctx.lineWidth = 2 * devicePixelRatio;
-    chart.ctx.setLineDash([2 * devicePixelRatio, 4 * devicePixelRatio]);
-    chart.ctx.beginPath();
-    chart.ctx.moveTo(left, y);
-    chart.ctx.lineTo(left + width, y);
-    chart.ctx.stroke();
-    chart.ctx.restore();
-  };
+  const { gaps, incidents } = spans();
+  boxes(chart, gaps, hatch);
+  boxes(chart, incidents, tint);
 }
 
 function lanes(chart) {
@@ -188,15 +137,15 @@ function offerLines(chart) {
 }
 
 function options(element, height, series, hooks, y) {
-  const axis = { stroke: color("--weak"), grid: { stroke: color("--grid"), width: 1 }, ticks: { stroke: color("--grid"), width: 1 }, font: "12px system-ui, sans-serif" };
+  const lines = axis(12);
   return {
     width: element.clientWidth, height, legend: { show: false },
     cursor: { sync: { key: "timeline" }, drag: { x: true, y: false }, points: { size: 7 } },
     scales: { x: { time: true, range: () => range }, y },
     tzDate: (at) => (zoneName() === "UTC" ? uPlot.tzDate(new Date(at * 1e3), "Etc/UTC") : new Date(at * 1e3)),
     axes: [
-      { ...axis, space: element.clientWidth < 500 ? 52 : 70, values: (_, at) => at.map((t, i) => moment(t, at.length > 1 && at[1] - at[0] < 60 ? "time" : "minute")) },
-      { ...axis, size: 88, space: 24, values: y.hidden ? () => [] : undefined, grid: y.hidden ? { show: false } : axis.grid, ticks: y.hidden ? { show: false } : axis.ticks },
+      { ...lines, space: element.clientWidth < 500 ? 52 : 70, values: (_, at) => at.map((t, i) => moment(t, at.length > 1 && at[1] - at[0] < 60 ? "time" : "minute")) },
+      { ...lines, size: 88, space: 24, values: y.hidden ? () => [] : undefined, grid: y.hidden ? { show: false } : lines.grid, ticks: y.hidden ? { show: false } : lines.ticks },
     ],
     series: [{}, ...series],
     hooks: {
@@ -232,7 +181,6 @@ function draw() {
   for (const chart of charts.splice(0)) chart.destroy();
   const c = data.columns;
   const line = (stroke, dash, more = {}) => ({ stroke: color(stroke), width: 2, dash, points: { show: c.x.length < 40, size: 5 }, spanGaps: false, ...more });
-  const upTo = (least) => ({ range: (_, low, high) => [0, Math.max(high ?? 0, least ?? 0) * 1.12 || 1] });
   const ms = data.conversation.max_latency_ms;
   const loss = data.conversation.packet_loss_threshold == null ? null : data.conversation.packet_loss_threshold * 100;
   const narrow = box.clientWidth < 500;
