@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from markupsafe import Markup
 
+from connectors.format.rule_names import RATIOS, TITLES
+
 __all__ = ["FILTERS", "duration", "link", "percent", "rule_name", "utc"]
 
-RULES = {
+# The page says of these two which limit was exceeded.
+RULES: Final = {
+    **TITLES,
     "LATENCY_THRESHOLD_EXCEEDED": "Latency above limit",
     "PACKET_LOSS_DETECTED": "Packet loss above limit",
-    "LOW_MOS": "Low MOS",
-    "STREAM_STALLED": "Stream stalled",
-    "GROUP_DEGRADED": "Group degraded",
-    "CALL_FAILED": "Call failed",
-    "ONE_WAY_AUDIO": "One-way audio",
-    "DEAD_AIR": "Dead air",
-    "PLATFORM_EVENT": "Platform event",
-    "ALERT_STORM": "Alert storm",
 }
-RATIOS = frozenset({"PACKET_LOSS_DETECTED", "GROUP_DEGRADED"})
 
 
 def utc(at: float | None, form: str = "%Y-%m-%d %H:%M:%S") -> str:

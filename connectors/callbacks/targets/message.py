@@ -7,24 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from connectors.format.rule_names import RATIOS, TITLES
+
 __all__ = ["LINK", "Message", "iso_time", "message_of"]
 
 # The key under which an alert that is rendered holds the address of its view on the live page.
 LINK: Final = "link"
 
-_TITLES: Final = {
-    "LATENCY_THRESHOLD_EXCEEDED": "High latency",
-    "PACKET_LOSS_DETECTED": "Packet loss",
-    "LOW_MOS": "Low MOS",
-    "STREAM_STALLED": "Stream stalled",
-    "GROUP_DEGRADED": "Group degraded",
-    "CALL_FAILED": "Call failed",
-    "ONE_WAY_AUDIO": "One-way audio",
-    "DEAD_AIR": "Dead air",
-    "PLATFORM_EVENT": "Platform event",
-    "ALERT_STORM": "Alert storm",
-}
-_RATIOS: Final = frozenset({"PACKET_LOSS_DETECTED", "GROUP_DEGRADED"})
 _UNITS: Final = {"LATENCY_THRESHOLD_EXCEEDED": " ms", "STREAM_STALLED": " s"}
 
 
@@ -44,7 +33,7 @@ def message_of(alert: Mapping[str, Any]) -> Message:
     'High latency: conversation c1, 312.5 ms (limit 150 ms)'
     """
     rule = str(alert.get("alertType"))
-    title = _TITLES.get(rule, rule)
+    title = TITLES.get(rule, rule)
     resolved = alert.get("state") == "resolved"
     value, limit = _text(rule, alert.get("metricValue")), _text(rule, alert.get("threshold"))
     subject = _subject(alert)
@@ -94,4 +83,4 @@ def _texts(alert: Mapping[str, Any], key: str) -> dict[str, str]:
 def _text(rule: str, value: Any) -> str:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return ""
-    return f"{value * 100:.4g} %" if rule in _RATIOS else f"{value:.6g}{_UNITS.get(rule, '')}"
+    return f"{value * 100:.4g} %" if rule in RATIOS else f"{value:.6g}{_UNITS.get(rule, '')}"
