@@ -6,6 +6,7 @@ import json
 import threading
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from connectors.journal.segments import segments
 from connectors.journal.writer import BEHIND, SET_BACK, SET_FORWARD
 from flows.commands.replay import replay
 from tests.support.live import Live
+from tests.support.tape import until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -32,11 +34,26 @@ def test_a_clock_that_is_set_freezes_nothing(tmp_path: Path) -> None:
         unfinished.write_text(f"{seconds:+d}\n")
         unfinished.replace(offset)
 
+    def steps() -> list[dict[str, Any]]:
+        return [record["clock"] for record in live.records() if "clock" in record]
+
+    def windows() -> list[bytes]:
+        return live.state.windows.read_bytes().splitlines()
+
+    def step(seconds: int) -> None:
+        noticed = len(steps())
+        set_clock(seconds)
+        until(lambda: len(steps()) > noticed)
+        written = len(windows())
+        live.wait_for_frames(100)
+        until(lambda: len(windows()) > written)
+
+    # libfaketime reads the file again each second. Without its cache it would read it at each switch of threads.
     faked = {
         "LD_PRELOAD": str(LIBRARY),
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_CACHE_DURATION": "1",
     }
     with running_simulator(conversations=5, rate=20.0) as simulator, CallbackReceiver() as receiver:
         live = Live(tmp_path, simulator.base_url, receiver.url)
@@ -44,32 +61,28 @@ def test_a_clock_that_is_set_freezes_nothing(tmp_path: Path) -> None:
         set_clock(0)
         with live.running("run", "--no-bootstrap", **faked) as process:
             live.wait_for_frames(300)
-            set_clock(HOUR_S)
-            live.wait_for_frames(300)
-            set_clock(0)
-            live.wait_for_frames(600)
-            set_clock(HOUR_S)
-            live.wait_for_frames(100)
+            for seconds in (HOUR_S, 0, HOUR_S):
+                step(seconds)
             assert process.stop() == 0, process.log
         set_clock(0)
         with live.running("run", "--no-bootstrap", **faked) as process:
             live.wait_for_frames(300)
             assert process.stop() == 0, process.log
-    steps = [record["clock"] for record in live.records() if "clock" in record]
-    assert [step["reason"] for step in steps] == [SET_FORWARD, SET_BACK, SET_FORWARD, BEHIND]
-    assert [step["step_s"] for step in steps[:3]] == pytest.approx([HOUR_S, -HOUR_S, HOUR_S], abs=0.1)
+    reasons = [step["reason"] for step in steps()]
+    assert reasons == [SET_FORWARD, SET_BACK, SET_FORWARD, BEHIND]
+    lengths_s = [step["step_s"] for step in steps()]
+    assert lengths_s[:3] == pytest.approx([HOUR_S, -HOUR_S, HOUR_S], abs=0.1)
     audited = [json.loads(line) for line in live.state.audit.read_bytes().splitlines()]
-    assert [entry["step_s"] for entry in audited if entry["action"] == "CLOCK_STEPPED"] == [s["step_s"] for s in steps]
+    assert [entry["step_s"] for entry in audited if entry["action"] == "CLOCK_STEPPED"] == lengths_s
     for before, after in pairwise(live.records()):
         assert "clock" in after or after["received_at"] >= before["received_at"]
-    windows = live.state.windows.read_bytes().splitlines()
     alerts = live.state.alerts.read_bytes().splitlines()
     last = list(live.records())[-1]["received_at"]
-    assert last - 3 < json.loads(windows[-1])["end"] <= last
+    assert last - 3 < json.loads(windows()[-1])["end"] <= last
     resolved = [json.loads(line) for line in alerts if b'"resolved"' in line]
     assert any(alert["metricValue"] < 1000 and last - 60 < alert["timestamp"] <= last for alert in resolved)
     out = tmp_path / "replayed"
     paths = segments(live.state.journal)
     replay(paths, out, settings=None, environ={}, speed=None, deliver=False, stop=threading.Event())
     assert (out / "alerts.jsonl").read_bytes().splitlines() == alerts
-    assert (out / "windows.jsonl").read_bytes().splitlines()[: len(windows)] == windows
+    assert (out / "windows.jsonl").read_bytes().splitlines()[: len(windows())] == windows()
