@@ -18,14 +18,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from connectors.format.labels import joined_labels
+from connectors.format.labels import LimitName, joined_labels
 from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD
 from connectors.format.records import DefaultLimits, FlowSettings, LabelLimits, WatchSettings
 from flows.analytics.watch_table import Watch
 
 __all__ = ["Overrides", "Precedence", "flow_settings"]
 
-LIMITS: Final = {"max_latency_ms": DEFAULT_MAX_LATENCY_MS, "packet_loss_threshold": DEFAULT_PACKET_LOSS_THRESHOLD}
+LIMITS: Final[tuple[LimitName, LimitName]] = ("max_latency_ms", "packet_loss_threshold")
+DEFAULTS: Final = (DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD)
+NO_LABELS: Final[dict[str, str]] = {}  # never changed
 
 
 class Overrides(NamedTuple):
@@ -50,6 +52,7 @@ class Precedence:
         configured = (overrides.settings or {}).get("limits", [])
         self._configured = msgspec.convert(configured, list[LabelLimits])
         self._recorded: list[LabelLimits] = []
+        self._is_overridden = bool(overrides.watches or overrides.feeds or overrides.defaults)
 
     def follow(self, settings: FlowSettings) -> bool:
         """Take over the recorded `[[limits]]`; return whether they have changed."""
@@ -68,29 +71,18 @@ class Precedence:
 
     def watch(self, settings: WatchSettings, earlier: Watch | None) -> Watch:
         """Return the watch that a record leads to; `earlier` is that in force, None if the conversation begins."""
-        given = (settings.max_latency_ms, settings.packet_loss_threshold)
         if earlier is None:
-            tables = self._tables(settings.conversation_id, settings.feed)
-            url = next((table["qa_callback_url"] for table in tables if table.get("qa_callback_url")), None)
-            watch = Watch(
-                settings.conversation_id,
-                settings.leg_id,
-                (0.0, 0.0),
-                url or settings.qa_callback_url,
-                settings.feed,
-                settings.codec,
-                own=(None, None),
-                default=(DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD),
-            )
+            own, default = _set_limits(settings, (None, None), DEFAULTS)
+            labels = joined_labels({}, settings.labels) if settings.labels else NO_LABELS
+            conversation_id, feed = settings.conversation_id, settings.feed
+            url = self._url(conversation_id, feed) or settings.qa_callback_url
+            limits = _recorded_limits(own, default)
+            watch = Watch(conversation_id, settings.leg_id, limits, url, feed, settings.codec, labels, own, default)
         else:
-            watch = earlier
-        own, default = list(watch.own), list(watch.default)
-        for at, (name, value) in enumerate(zip(LIMITS, given, strict=True)):
-            if not isinstance(value, msgspec.UnsetType):
-                is_default = name in settings.default_limits
-                own[at], default[at] = (None, value) if is_default else (value, default[at])
-        labels = self._labels(watch, settings.labels)
-        return self.resolved(watch._replace(own=(own[0], own[1]), default=(default[0], default[1]), labels=labels))
+            own, default = _set_limits(settings, earlier.own, earlier.default)
+            labels = joined_labels(earlier.labels, settings.labels) if settings.labels else earlier.labels
+            watch = earlier._replace(limits=_recorded_limits(own, default), labels=labels, own=own, default=default)
+        return watch if self._is_plain else self.resolved(self._labelled(watch))
 
     def watch_by_default(self, conversation_id: str, defaults: DefaultLimits) -> Watch:
         """Return the watch of a conversation that has no `watch` record."""
@@ -108,19 +100,17 @@ class Precedence:
     @property
     def _is_plain(self) -> bool:
         """Return whether limits and labels come from `watch` records only."""
-        given = self._overrides
-        return not (self._recorded or self._configured or given.defaults or given.feeds or given.watches)
+        return not (self._recorded or self._configured or self._is_overridden)
 
     def resolved(self, watch: Watch) -> Watch:
         """Return the watch with the limits that hold for it."""
+        if self._is_plain:
+            return watch._replace(limits=_recorded_limits(watch.own, watch.default))
         return watch._replace(limits=(self._limit(watch, 0), self._limit(watch, 1)))
 
     def _limit(self, watch: Watch, at: int) -> float:
-        own = watch.own[at]
-        if self._is_plain:
-            return float(watch.default[at] if own is None else own)
-        name = tuple(LIMITS)[at]
-        return next(float(value) for value in self._candidates(watch, name, at) if value is not None)
+        candidates = self._candidates(watch, LIMITS[at], at)
+        return next(float(value) for value in candidates if value is not None)
 
     def _candidates(self, watch: Watch, name: str, at: int) -> Iterator[float | None]:
         overrides = self._overrides
@@ -132,14 +122,18 @@ class Precedence:
         yield _of_labels(self._recorded, watch.labels, name)
         yield watch.default[at]
 
-    def _labels(self, watch: Watch, more: Mapping[str, str]) -> dict[str, str]:
-        labels = joined_labels(watch.labels, more) if more else watch.labels
-        if self._is_plain:
-            return labels
+    def _labelled(self, watch: Watch) -> Watch:
+        labels = watch.labels
         for table in reversed(self._tables(watch.conversation_id, watch.feed)):
             if table.get("labels"):
                 labels = joined_labels(labels, table["labels"])
-        return labels
+        return watch._replace(labels=labels)
+
+    def _url(self, conversation_id: str, feed: str | None) -> str | None:
+        if not self._is_overridden:
+            return None
+        tables = self._tables(conversation_id, feed)
+        return next((table["qa_callback_url"] for table in tables if table.get("qa_callback_url")), None)
 
     def _tables(self, conversation_id: str, feed: str | None) -> list[dict[str, Any]]:
         """Return the configuration's tables about a conversation, the most specific first."""
@@ -154,6 +148,31 @@ class Precedence:
 def flow_settings(value: dict[str, Any]) -> FlowSettings:
     """Return the tables of a `settings` record's value."""
     return msgspec.convert(value, FlowSettings)
+
+
+def _set_limits(
+    settings: WatchSettings, own: tuple[float | None, float | None], default: tuple[float, float]
+) -> tuple[tuple[float | None, float | None], tuple[float, float]]:
+    """Return the conversation's own limits and its defaults, of which a record sets some."""
+    by_default = settings.default_limits
+    latency = _set_limit(settings.max_latency_ms, own[0], default[0], is_default=LIMITS[0] in by_default)
+    loss = _set_limit(settings.packet_loss_threshold, own[1], default[1], is_default=LIMITS[1] in by_default)
+    return (latency[0], loss[0]), (latency[1], loss[1])
+
+
+def _set_limit(
+    value: float | msgspec.UnsetType, own: float | None, default: float, *, is_default: bool
+) -> tuple[float | None, float]:
+    if isinstance(value, msgspec.UnsetType):
+        return own, default
+    return (None, value) if is_default else (value, default)
+
+
+def _recorded_limits(own: tuple[float | None, float | None], default: tuple[float, float]) -> tuple[float, float]:
+    return (
+        float(default[0] if own[0] is None else own[0]),
+        float(default[1] if own[1] is None else own[1]),
+    )
 
 
 def _of_labels(tables: Iterable[LabelLimits], labels: Mapping[str, str], name: str) -> float | None:
