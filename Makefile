@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types contracts check docs screenshots bench soak fuzz audit-deps check-lowest lock clean
+.PHONY: help venv demo test lint types contracts check docs screenshots bench soak fuzz audit-deps check-lowest canary lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -64,10 +64,13 @@ audit-deps: $(READY) ## known vulnerabilities of the locked versions; needs the 
 check-lowest: $(READY) ## the tests on the lowest versions that pyproject.toml allows; needs the network, so check does not
 	@./.ci/check-lowest $(BIN)/uv .lowest $(or $(TESTS),tests)
 
+canary: $(READY) ## the dataflow's tests on bytewax-fork, and what differs; needs the network, so check does not
+	@./.ci/canary $(BIN)/uv .canary $(or $(FORK),0.22.0rc9) $(or $(TESTS),tests/flows/test_dataflow.py tests/flows/test_group_flow.py)
+
 lock: $(READY) ## bring the locked versions in line with pyproject.toml (UPGRADE=--upgrade: the newest of all)
 	@$(UV_COMPILE) --group dev --extra otel --extra data --extra notify --extra sqs --output-file requirements.lock
 	@$(UV_COMPILE) --constraint requirements.lock --output-file requirements-runtime.lock
 
 clean: ## remove .venv, caches and builds
-	@rm -rf $(VENV) .lowest dist build .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .lowest .canary dist build .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find connectors flows tests -name __pycache__ -type d -prune -exec rm -rf {} +

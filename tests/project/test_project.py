@@ -74,7 +74,7 @@ def test_make_alone_lists_the_targets() -> None:
     """Make without a target does nothing but list what there is."""
     done = run_make()
     assert done.returncode == 0
-    targets = "venv demo test lint types contracts check docs bench soak fuzz audit-deps lock clean"
+    targets = "venv demo test lint types contracts check docs bench soak fuzz audit-deps check-lowest canary lock clean"
     for target in targets.split():
         assert re.search(rf"^make {target} +\w", done.stdout, re.MULTILINE)
 
@@ -159,6 +159,33 @@ def test_an_audit_that_could_not_ask_is_no_good_news(
     done = subprocess.run([ROOT / ".ci/audit-deps", uv], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == expected
     assert told in done.stdout + done.stderr
+
+
+PASSED = "PASSED tests/x.py::test_a"
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "installs", "expected", "said"),
+    [
+        (PASSED, PASSED, True, 0, "canary: 1 tests have the same results on bytewax-fork 9.9"),
+        (PASSED, "FAILED tests/x.py::test_a - boom", True, 1, "bytewax-fork: tests/x.py::test_a FAILED"),
+        (PASSED, "ImportError: bytewax", True, 1, "bytewax:      tests/x.py::test_a PASSED"),
+        ("no tests ran", "no tests ran", True, 2, "NOTHING WAS COMPARED"),
+        (PASSED, PASSED, False, 2, "NOTHING WAS COMPARED"),
+    ],
+)
+def test_the_canary_says_what_differs(
+    tmp_path: Path, here: str, there: str, installs: bool, expected: int, said: str
+) -> None:
+    """Other results on the fork fail, with the tests and both results; nothing that ran is not called the same."""
+    venv = tmp_path / "canary"
+    (venv / "bin").mkdir(parents=True)
+    fake_python(tmp_path / "python", f"echo '{here}'")
+    fake_python(venv / "bin/python", f"echo '{there}'")
+    uv = fake_python(tmp_path / "uv", "exit 0" if installs else "exit 1")
+    done = subprocess.run([ROOT / ".ci/canary", uv, venv, "9.9"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == expected, done.stderr
+    assert said in done.stdout + done.stderr
 
 
 def test_the_image_runs_the_command_as_nobody_special() -> None:
