@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
 
+from flows.cli import program
 from tests.support.cli import ROOT, configuration, environ, several, voicewatch
 from tests.support.state_dirs import StateDir
 
@@ -80,6 +83,13 @@ def loaded(*arguments: object) -> set[str]:
     return set(names)
 
 
+def commands_of(name: str | None) -> set[str]:
+    """The commands of the program that is started for a first argument."""
+    group = get_command(program(name))
+    assert isinstance(group, TyperGroup)
+    return set(group.commands)
+
+
 def test_help_needs_neither_settings_nor_rich() -> None:
     """The help of the program and of a group is plain text."""
     for arguments in (["--help"], ["outbox", "--help"]):
@@ -100,6 +110,15 @@ def test_status_needs_no_settings(state: StateDir) -> None:
     """The status of a directory is plain text from plain files: no configuration is read and no table is drawn."""
     for options in ([], ["--json"]):
         assert loaded("status", state.dir, *options) & (HEAVY | TABLES_AND_SETTINGS) == set()
+
+
+def test_only_the_command_that_is_called_is_inspected() -> None:
+    """A command or group comes alone; without a name, with an option or a mistake in its place, all of them do."""
+    everything = commands_of(None)
+    assert {"check", "outbox", "status", "schema"} < everything
+    assert commands_of("check") == {"check"}
+    assert commands_of("outbox") == {"outbox"}
+    assert commands_of("--help") == commands_of("chekc") == everything
 
 
 def test_tables_are_printed_as_json(config: Path, state: StateDir, tmp_path: Path) -> None:
