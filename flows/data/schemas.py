@@ -161,21 +161,9 @@ def _alert() -> dict[str, Any]:
 
 
 def _record() -> dict[str, Any]:
-    entity = _object({"id": _TEXT})
-    metrics = _object({}, {"packetLoss": _or_null(_RATIO), "jitter": _or_null(_NUMBER)})
-    frame = _object({"event": _TEXT, "entity": entity, "timestamp": _TIME}, {"metrics": _or_null(metrics)})
-    feed = _object({"name": _TEXT, "state": {"enum": ["up", "down"]}}, {"reason": _or_null(_TEXT)})
-    kinds = {
-        "frame": {"anyOf": [frame, {"type": "object", "description": "a message of Genesys, as it was received"}]},
-        "invalid": _or_null(_TEXT),
-        "tick": {"const": True},
-        "feed": feed,
-        "watch": _object({"conversation_id": _TEXT}, {"labels": _LABELS}),
-        "clock": _object({"step_s": _NUMBER}, {"reason": _or_null(_TEXT)}),
-        "settings": {"type": "object"},
-    }
-    schema = _object({"received_at": _TIME}, {**kinds, "via": _TEXT, "reason": _TEXT}, "a record of the journal")
-    return {**schema, "oneOf": [{"required": [kind]} for kind in kinds]}
+    from flows.data.record_schema import record_schema
+
+    return record_schema()
 
 
 def _audit() -> dict[str, Any]:

@@ -118,7 +118,7 @@ def test_only_the_command_that_is_called_is_inspected() -> None:
     assert {"check", "outbox", "status", "schema"} < everything
     assert commands_of("check") == {"check"}
     assert commands_of("outbox") == {"outbox"}
-    assert commands_of("--help") == commands_of("chekc") == everything
+    assert commands_of("--help") == commands_of("bogus") == everything
 
 
 def test_tables_are_printed_as_json(config: Path, state: StateDir, tmp_path: Path) -> None:
