@@ -12,6 +12,7 @@ from connectors.genesys.feeds.base import FeedLimits
 from connectors.genesys.feeds.notifications.statistics import StatisticsPoller, StatisticsTiming
 from connectors.genesys.feeds.notifications.sweep import Sweeper, SweepStore, SweepTiming
 from connectors.genesys.feeds.notifications.workers import Worker
+from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
 
 __all__ = ["Extras", "Surroundings", "make_workers"]
@@ -32,7 +33,7 @@ class Extras:
 @dataclass(frozen=True, slots=True)
 class Surroundings:
     """The feed that the requests are made for; `enriches` if it fetches the media of the calls that it watches.
-    Calls outside of `share` are another instance's.
+    Calls outside of `share` are another instance's. Labels have the names that `names` gives for ids.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Surroundings:
     clock: Clock
     enriches: bool
     share: Share = ALL
+    names: Names = Names()  # noqa: RUF009 - without state
 
 
 def make_workers(extras: Extras, feed: Surroundings, new_client: Callable[[], GenesysClient]) -> list[Worker]:
@@ -58,6 +60,7 @@ def make_workers(extras: Extras, feed: Surroundings, new_client: Callable[[], Ge
                 limits=feed.limits,
                 leaves_watched=feed.enriches,
                 share=feed.share,
+                names=feed.names,
                 timing=extras.sweep_timing,
                 clock=feed.clock,
             )

@@ -164,9 +164,8 @@ class NotificationsFeed(FeedBase):
 
     def _run(self, runner: asyncio.Runner) -> None:
         enriches = self._enrich_queue is not None
-        feed = Surroundings(
-            self._name, self._recorder, self._limits, self._budget, self._clock, enriches, self._messages.share
-        )
+        of_feed = (self._name, self._recorder, self._limits, self._budget, self._clock)
+        feed = Surroundings(*of_feed, enriches, self._messages.share, self._names)
         self._workers = make_workers(self._extras, feed, self._new_client)
         sweeper = next((worker for worker in self._workers if isinstance(worker, Sweeper)), None)
         if self._enrich_queue is not None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from connectors.errors import GenesysError
+from connectors.errors import AccessDeniedError, GenesysError
 from connectors.format.values import epoch_seconds, number_or_nan
 from connectors.genesys.client import GenesysClient, RequestBudget
 from connectors.genesys.endpoints import MEDIA_STATISTICS_PATH, path_of
@@ -105,6 +105,8 @@ class StatisticsPoller(Worker):
                 answer = self._client.ask(
                     "GET", path_of(MEDIA_STATISTICS_PATH, conversationId=id_), what="media statistics"
                 )
+            except AccessDeniedError:
+                raise
             except GenesysError as error:
                 if error.status != 404:  # a call that has just begun, or has just ended
                     get_logger(__name__).warning("statistics_missed", feed=self._feed, reason=str(error))

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from connectors.errors import GenesysError
+from connectors.errors import AccessDeniedError, GenesysError
 from connectors.format.labels import joined_labels
 from connectors.format.owners import ALL, Share
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget
@@ -22,6 +22,7 @@ from connectors.genesys.endpoints import DETAILS_QUERY_PATH
 from connectors.genesys.feeds.base import FeedLimits
 from connectors.genesys.feeds.notifications.enrichment import marked
 from connectors.genesys.feeds.notifications.workers import Worker
+from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
 from connectors.state.stores import Store
@@ -46,13 +47,15 @@ CREATE TABLE IF NOT EXISTS swept (only_row INTEGER PRIMARY KEY CHECK (only_row =
 @dataclass(frozen=True, slots=True)
 class SweepTiming:
     """When analytics is asked, in seconds: every `interval_s`, each time from `overlap_s` before the last time on,
-    because ends and media are known late; at most `longest_s` back. `page` conversations are asked for at a time.
+    because ends and media are known late; at most `longest_s` back. `page` conversations are asked for at a time. The
+    names for the labels of a call are waited for up to `names_s`.
     """
 
     interval_s: float = 300.0
     overlap_s: float = 1800.0
     longest_s: float = 86_400.0
     retry_s: float = 60.0
+    names_s: float = 5.0
     page: int = 100
     reserve: int = 60
 
@@ -98,8 +101,9 @@ class SweepStore:
 class Sweeper(Worker):
     """Asks `conversations/details/query` for the calls that ended since the last sweep, and records their media.
 
-    A call that is not watched gets a watch with the feed's limits and the labels of its details, its media records,
-    and an end. One that is watched and will be enriched is left to the enricher.
+    A call that is not watched gets a watch with the feed's limits and the labels of its details, with the names that
+    `names` gives for their ids, then its media records, and an end. One that is watched and will be enriched is left to
+    the enricher.
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Sweeper(Worker):
         limits: FeedLimits,
         leaves_watched: bool,
         share: Share = ALL,
+        names: Names = Names(),  # noqa: B008 - without state
         timing: SweepTiming = SweepTiming(),
         clock: Clock = Clock(),  # noqa: B008 - frozen
     ) -> None:
@@ -123,6 +128,7 @@ class Sweeper(Worker):
         self._limits = limits
         self._leaves_watched = leaves_watched
         self._share = share
+        self._names = names
         self._timing = timing
         self._now = clock.now
 
@@ -145,6 +151,8 @@ class Sweeper(Worker):
             number += 1
             try:
                 found = self._page(since, now, number)
+            except AccessDeniedError:
+                raise
             except GenesysError as error:
                 get_logger(__name__).warning("sweep_missed", feed=self._name, reason=str(error))
                 return timing.retry_s
@@ -191,13 +199,17 @@ class Sweeper(Worker):
         if ENRICHED in known or not fresh:
             return
         if not self._recorder.is_watching(id_):
-            labels = joined_labels(self._limits.labels, labels_of_details(details))
+            labels = joined_labels(self._limits.labels, self._named(labels_of_details(details)))
             self._recorder.watch(self._limits.watch(id_, None, **({"labels": labels} if labels else {})))
         for record in fresh.values():
             self._recorder.frame(orjson.dumps(record))
         self._recorder.frame(orjson.dumps({"conversationId": id_, "mediaEndpointStats": None, "ended": True}))
         self._recorder.flush()
         self._store.add(id_, fresh, self._now())
+
+    def _named(self, labels: Mapping[str, str]) -> dict[str, str]:
+        self._names.wait_for(labels, self._timing.names_s)
+        return {name: self._names.name_of(name, value) for name, value in labels.items()}
 
 
 def labels_of_details(details: Mapping[str, Any]) -> dict[str, str]:

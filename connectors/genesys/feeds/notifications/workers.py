@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 
+from connectors.errors import AccessDeniedError
 from connectors.genesys.client import RequestBudget
 from connectors.runtime.logs import get_logger
 
@@ -14,6 +15,7 @@ __all__ = ["Worker"]
 class Worker(ABC):
     """Does its `_work` again and again until it is stopped; an exception ends the thread: see `failure`.
 
+    What Genesys does not permit is logged once, and ends the thread without a failure: the feed goes on without it.
     Requests wait for the budget, of which they leave `reserve` a minute to everything else.
     """
 
@@ -39,7 +41,7 @@ class Worker(ABC):
 
     @abstractmethod
     def _work(self) -> float:
-        """Do one round; return the seconds until the next. Raises what ends the thread."""
+        """Do one round; return the seconds until the next. Raises what ends the thread, AccessDeniedError among it."""
 
     @abstractmethod
     def _close(self) -> None:
@@ -58,6 +60,9 @@ class Worker(ABC):
         try:
             while not self._stopped.is_set():
                 self._stopped.wait(self._work())
+        except AccessDeniedError as error:
+            name = self._thread.name
+            get_logger(__name__).warning("worker_not_permitted", feed=self._name, worker=name, reason=str(error))
         except Exception as error:
             self.failure = error
             get_logger(__name__).exception("worker_failed", feed=self._name, worker=self._thread.name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.client import GenesysClient, RequestBudget, RetryPolicy
@@ -15,7 +17,7 @@ from connectors.genesys.feeds.notifications.statistics import Differences, Stati
 from connectors.genesys.simulator.connection import Answer
 from connectors.genesys.simulator.notifications import NotificationsSimulator
 from connectors.genesys.simulator.server import running
-from tests.support.tape import Tape
+from tests.support.tape import Tape, until
 
 POLICY = RetryPolicy(timeout_s=5, attempts=1, base_s=0.001, cap_s=0.01)
 
@@ -130,6 +132,20 @@ def test_watched_calls_of_the_simulator_are_polled() -> None:
     assert {record["source"] for record in records} <= {"client", "server"}
     assert all(0 < record["mediaStatistics"]["seconds"] <= 15 for record in records)
     assert all(0 < record["mediaStatistics"]["packetsReceived"] <= 750 for record in records)
+
+
+def test_statistics_that_are_not_permitted_are_logged_once_and_not_asked_for_again() -> None:
+    """The thread ends without a failure; another call that is watched is not asked about either."""
+    tape = Tape()
+    for id_ in ("a", "b"):
+        tape.watch({"conversation_id": id_, "feed": "calls"})
+    with capture_logs() as logs, running(NotificationsSimulator(calls=False)) as simulator:
+        simulator.script("mediastatistics", Answer(403, {"message": "no", "status": 403}))
+        with polling(simulator, tape, RequestBudget(100_000)):
+            until(lambda: not any(one.name == "statistics-calls" for one in threading.enumerate()))
+        assert simulator.requests["mediastatistics"] == 1
+    [warning] = [one for one in logs if one["log_level"] == "warning"]
+    assert (warning["event"], warning["worker"]) == ("worker_not_permitted", "statistics-calls")
 
 
 def test_no_request_is_made_without_budget() -> None:

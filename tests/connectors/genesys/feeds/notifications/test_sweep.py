@@ -7,19 +7,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from structlog.testing import capture_logs
+
 from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget, RetryPolicy
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.base import FeedLimits
 from connectors.genesys.feeds.notifications.sweep import Sweeper, SweepStore, SweepTiming
+from connectors.genesys.names import NameBook, Names
 from connectors.genesys.simulator.connection import Answer
 from connectors.genesys.simulator.notifications import NotificationsSimulator
+from connectors.genesys.simulator.organisation import FIRST_AGENT_ID, FIRST_QUEUE_ID
 from connectors.genesys.simulator.server import running
 from connectors.journal.segments import segments
 from tests.support.callbacks import eventually
@@ -63,6 +68,7 @@ def sweeping(
         name="calls",
         limits=LIMITS,
         leaves_watched=more.get("leaves_watched", False),
+        names=more.get("names", Names()),
         timing=timing,
         clock=Clock(now=more.get("now", lambda: NOW)),
     )
@@ -205,6 +211,39 @@ def test_simulated_calls_are_swept_up(tmp_path: Path) -> None:
     assert sorted(ends(tape)) == over
     assert {watch["labels"]["direction"] for watch in tape.of("watch")} <= {"inbound", "outbound"}
     assert all(one["mediaEndpointStats"] for one in tape.of("frame") if not one.get("ended"))
+
+
+def test_labels_have_the_names_that_are_found(tmp_path: Path) -> None:
+    """A swept call is in the same groups as one that was watched: its queue and its agent have names."""
+    tape = Tape()
+    with running(NotificationsSimulator(calls=False)) as simulator:
+        call = ended_call("a")
+        [agent] = call["participants"]
+        agent["userId"], agent["sessions"][0]["segments"][0]["queueId"] = FIRST_AGENT_ID, FIRST_QUEUE_ID
+        simulator.script("details-query", page(call), page())
+        endpoints = Endpoints.from_base_url(simulator.base_url)
+        tokens = TokenProvider(endpoints, Credentials("id", "secret"), policy=POLICY)
+        names = NameBook(tmp_path / "names.json", endpoints, tokens, RequestBudget(100_000))
+        names.start()
+        try:
+            with sweeping(simulator, tape, tmp_path / "sweep.sqlite3", names=names):
+                tape.wait_for(lambda tape: ends(tape) == ["a"])
+        finally:
+            names.stop()
+            tokens.close()
+    [watch] = tape.of("watch")
+    assert watch["labels"] == {"agent": "Ada Abel", "provider": "Edge", "queue": "Support", "region": "eu"}
+
+
+def test_a_sweep_that_is_not_permitted_is_logged_once_and_ends(tmp_path: Path) -> None:
+    """The thread ends, the feed goes on, and analytics is not asked again."""
+    with capture_logs() as logs, running(NotificationsSimulator(calls=False)) as simulator:
+        simulator.script("details-query", Answer(403, {"message": "no", "status": 403}), page(ended_call("a")))
+        with sweeping(simulator, Tape(), tmp_path / "sweep.sqlite3"):
+            eventually(lambda: not any(one.name == "sweep-calls" for one in threading.enumerate()))
+        assert simulator.requests["details-query"] == 1
+    [warning] = [one for one in logs if one["log_level"] == "warning"]
+    assert (warning["event"], warning["worker"]) == ("worker_not_permitted", "sweep-calls")
 
 
 def test_kill_9_loses_no_call(tmp_path: Path) -> None:
