@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import itertools
 import os
 import sqlite3
+import zlib
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -154,8 +156,7 @@ def _sound(row: dict[str, Any]) -> bool:
 
 def _lost(alerts: Path, audit_path: Path, path: Path) -> list[bytes]:
     """Return the lines of alerts that neither the outbox nor the audit log knows a callback of."""
-    files = [file for file in daily_files(alerts).values() if file.suffix != ".gz"]  # those of gz are long delivered
-    lines = [line for file in [*files, alerts] if file.exists() for line in file.read_bytes().splitlines(keepends=True)]
+    lines = [line for file in [*daily_files(alerts).values(), alerts] if file.exists() for line in _lines_of(file)]
     with closing(sqlite3.connect(path)) as db:
         known = {id_.partition("/")[0] for (id_,) in db.execute("SELECT id FROM callbacks")}
     with contextlib.suppress(FileNotFoundError, StateError):
@@ -163,6 +164,17 @@ def _lost(alerts: Path, audit_path: Path, path: Path) -> list[bytes]:
             str(record.get("id")).partition("/")[0] for record in read(audit_path) if record.get("action") in _SETTLED
         }
     return [line for line in lines if line.endswith(b"\n") and (id_ := _alert_id(line)) and id_ not in known]
+
+
+def _lines_of(file: Path) -> list[bytes]:
+    """Return the lines of a file, which may be compressed; of one that is cut or damaged those before the place."""
+    lines: list[bytes] = []
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        try:
+            lines.extend(stream)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            get_logger(__name__).warning("alerts_unreadable", path=str(file), reason=type(error).__name__)
+    return lines
 
 
 def _alert_id(line: bytes) -> str | None:

@@ -59,7 +59,8 @@ def try_targets(settings: Settings, environ: Mapping[str, str], name: str | None
 
 
 async def _attempt(settings: Settings, environ: Mapping[str, str], target: Target, alert: dict[str, Any]) -> Tried:
-    callback = callback_of(target, alert, orjson.dumps(alert), settings.alerts.severity.get("TEST", "warning"))
+    severity = settings.alerts.severity.get(alert["alertType"], "warning")
+    callback = callback_of(target, alert, orjson.dumps(alert), severity, settings.web.link(alert))
     route = route_of(target)
     body, headers = route.request(callback.body)
     if route.signed:

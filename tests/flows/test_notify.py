@@ -147,6 +147,35 @@ def test_test_alerts_and_the_listener(tmp_path: Path) -> None:
     assert "ours: HOOK is not set in the environment" in missing.stderr
 
 
+def test_a_test_alert_is_what_an_alert_would_be(tmp_path: Path) -> None:
+    """The test has the severity of its rule and the link to the live page, as the alerts of a run have them."""
+    key = "R" * 32
+    with serving(vendors.pagerduty) as pagerduty:
+        config = tmp_path / "voicewatch.toml"
+        config.write_text(
+            f"""
+            [alerts.severity]
+            LATENCY_THRESHOLD_EXCEEDED = "critical"
+            [web]
+            public_url = "https://voice.example.com"
+            [[notify]]
+            name = "oncall"
+            kind = "pagerduty"
+            url_env = "PD_KEY"
+            url = "{pagerduty.url}/v2/enqueue"
+            allow_private_addresses = true
+            """
+        )
+        done = voicewatch("notify", "test", config, "--json", PD_KEY=key)
+        assert (done.returncode, done.stderr) == (0, "")
+        events = pagerduty.bodies()
+    assert [row["state"] for row in json.loads(done.stdout)] == ["raised", "resolved"]
+    assert [event["event_action"] for event in events] == ["trigger", "resolve"]
+    assert events[0]["payload"]["severity"] == "critical"
+    assert events[0]["links"][0]["href"].startswith("https://voice.example.com/")
+    assert key not in done.stdout
+
+
 def test_callbacks_name_their_incident() -> None:
     """The callback of a conversation has the incident of its alert, so that a stale pair can be sent as one."""
     from flows.dataflow import _incident_of

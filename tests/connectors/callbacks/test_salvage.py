@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import random
 import sqlite3
 
 import pytest
@@ -95,6 +97,23 @@ def test_an_empty_file_is_reported(tmp_path, audit):
         open_or_salvage(path, alerts=alerts, audit=audit).close()
         assert len(lost_ids(path)) == 438
     assert len(list(read(tmp_path / "audit.jsonl"))) == 1
+
+
+def test_compressed_days_are_read(tmp_path, audit):
+    """Alerts of past days are listed as those of today, from files that were compressed, as far as these can be read."""
+    path = tmp_path / "outbox.sqlite3"
+    alerts = fill(path, 9)
+    lines = alerts.read_bytes().splitlines(keepends=True)
+    alerts.write_bytes(b"".join(lines[6:]))
+    alerts.with_name("alerts-2026-11-27.jsonl.gz").write_bytes(gzip.compress(b"".join(lines[:3])))
+    noise = random.Random(1).randbytes(100_000).hex().encode()
+    cut = gzip.compress(b"".join(lines[3:6]) + noise)
+    alerts.with_name("alerts-2026-11-28.jsonl.gz").write_bytes(cut[: len(cut) // 2])
+    path.write_bytes(b"")
+    for name in ("-wal", "-shm"):
+        path.with_name(path.name + name).unlink(missing_ok=True)
+    open_or_salvage(path, alerts=alerts, audit=audit).close()
+    assert lost_ids(path) == [f"id-{n}" for n in range(9)]
 
 
 def test_a_first_run_reports_nothing(tmp_path, audit):
