@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection, serve
@@ -20,9 +21,11 @@ from connectors.genesys.simulator.notifications import NotificationsSimulator
 from connectors.genesys.simulator.server import running
 from tests.support.cli import DEADLINE_S, configuration, voicewatch
 from tests.support.cli import running as running_command
+from tests.support.sqs import AWS, sqs_server
 from tests.support.tape import until
 
 MARK = "MARKED-PERSONAL-TEXT"
+BUS_KEY = "key-of-the-connection"
 QUEUE = "5a1b7c3e-0000-4000-8000-00000000000a"
 CALLS = f"v2.routing.queues.{QUEUE}.conversations.calls"
 WHO = {"ani": f"tel:{MARK}", "dnis": MARK, "name": MARK, "address": MARK, "attributes": {"account": MARK}}
@@ -138,32 +141,75 @@ def said_by_client(session_id: str, seq: int, type_: str, parameters: dict[str, 
     return json.dumps({**head, "parameters": parameters})
 
 
-def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
-    """Voice events, notifications and AudioHook at once: what cannot be read, and every field that people fill in."""
+def free_address() -> str:
+    """Return an address of this machine that is free."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        hook = f"127.0.0.1:{probe.getsockname()[1]}"
-    with running(NotificationsSimulator(calls=False)) as simulator, serve(voice_events, "127.0.0.1", 0) as events:
-        port = events.socket.getsockname()[1]
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+def bus_messages(id_: str) -> list[str]:
+    """The messages as EventBridge delivers them, some of them broken: in events, arrays, SNS envelopes, and bare."""
+    bare = messages(id_)
+    events = []
+    for number, text in enumerate(bare[:7]):
+        message = json.loads(text)
+        event = {"id": f"e-{id_}-{number}", "source": f"aws.partner/{MARK}", "account": MARK, "resources": [MARK]}
+        type_ = message.get("topicName", "v2.detail.events.conversation.{id}.customer.start")
+        events.append({**event, "detail-type": type_, "time": MARK, "detail": {**message, **WHO}})
+    return [
+        *map(json.dumps, events),
+        json.dumps([{**event, "id": f"{event['id']}-again"} for event in events]),
+        json.dumps({"Type": "Notification", "Subject": MARK, "Message": json.dumps({**events[1], "id": f"of {MARK}"})}),
+        json.dumps({**events[1], "id": {"who": MARK}}),
+        json.dumps({**events[1], "id": f"e-{id_}-extra", MARK: MARK, "detail-type": f"{MARK} said"}),
+        *bare,
+    ]
+
+
+def post_all(url: str, texts: list[str]) -> str:
+    """Post texts to the feed; return all that it answers."""
+    with httpx.Client(headers={"X-Api-Key": BUS_KEY, "Content-Type": "application/json"}) as client:
+        answers = [client.post(url, content=text, params={"who": MARK}) for text in texts]
+        answers.append(client.get(f"{url}/{MARK}"))
+        answers.append(client.post(url, content="{}", headers={"X-Api-Key": MARK}))
+    assert {answer.status_code for answer in answers} == {200, 400, 401, 404}, [answer.text for answer in answers]
+    return "".join(answer.text for answer in answers)
+
+
+def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
+    """Voice events, notifications, AudioHook, and EventBridge by HTTP and by a queue at once: every field for texts."""
+    hook, bus = free_address(), free_address()
+    with (
+        running(NotificationsSimulator(calls=False)) as simulator,
+        serve(voice_events, "127.0.0.1", 0) as events,
+        sqs_server() as sqs,
+    ):
+        queue = sqs.queue("private")
         path = tmp_path / "voicewatch.toml"
         path.write_text(
-            f"[genesys]\nbase_url = '{simulator.base_url}'\nevents_url = 'ws://127.0.0.1:{port}'\n"
+            f"[genesys]\nbase_url = '{simulator.base_url}'\nevents_url = 'ws://127.0.0.1:{events.socket.getsockname()[1]}'\n"
             f"resolve_names = true\n[state]\ndir = '{tmp_path / 'state'}'\n[watch]\nmode = 'discover'\n"
             "[defaults]\ninterceptor_address = 'sip:qa@example.com'\nqa_callback_url = 'http://127.0.0.1:9/x'\n"
             f"[[feed]]\nkind = 'notifications'\nqueues = ['{QUEUE}']\n[[feed]]\nkind = 'voice-events'\n"
             f"[[feed]]\nkind = 'audiohook'\nlabels_from = {{queue = 'queue'}}\n"
+            f"[[feed]]\nname = 'bus'\nkind = 'eventbridge'\nlisten = '{bus}'\nkey_env = 'BUS_KEY'\n"
+            f"[[feed]]\nname = 'queue'\nkind = 'eventbridge'\nqueue_url = '{queue}'\n"
             f"[audiohook]\nlisten = '{hook}'\npath = '/hook'\napi_keys = ['key']\n"
         )
         answering = threading.Thread(target=events.serve_forever)
         answering.start()
-        secrets = {"VOICEWATCH_AUDIOHOOK_SECRETS": "key="}
+        secrets = {"VOICEWATCH_AUDIOHOOK_SECRETS": "key=", "BUS_KEY": BUS_KEY, **AWS}
         with running_command(tmp_path, "--log-json", "run", path, **secrets) as process:
-            until(lambda: simulator.connected and process.log.count('"up"') >= 3)
+            until(lambda: simulator.connected and process.log.count('"up"') >= 4)  # the queue's first poll is long
             simulator.send_to_all(*messages("c-1"), MARK.encode())
             url = f"ws://{hook}/hook"
             call_audiohook(url, 1, f"{MARK} is not JSON")
             call_audiohook(url, 2, said_by_client("SESSION", 2, MARK, {"text": MARK}), f'{{"{MARK}": 1}}')
             call_audiohook(url, 3, said_by_client("SESSION", 2, "error", {"code": 500, "message": MARK}), "[]")
             call_audiohook(url, 4, said_by_client("SESSION", 2, "update", {"language": MARK}), f'"{MARK}"')
+            assert MARK not in post_all(f"http://{bus}/events", bus_messages("c-3"))
+            sqs.send(queue, *bus_messages("c-4"))
+            until(lambda: sqs.count(queue) == 0)
             journal = tmp_path / "state" / "journal"
             until(lambda: sum(file.read_bytes().count(b'"invalid":') for file in journal.glob("*.jsonl")) >= 9)
             assert process.stop() == 0, process.log
@@ -173,8 +219,12 @@ def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
     assert holding_the_mark(tmp_path) == []
     segments = list((tmp_path / "state" / "journal").iterdir())
     assert {segment.suffix for segment in segments} == {".jsonl"}
-    records = b"".join(segment.read_bytes() for segment in segments)
-    assert plan_call(7, 4).conversation_id.encode() in records
+    records = [json.loads(line) for segment in segments for line in segment.read_bytes().splitlines()]
+    watched = {record["watch"]["conversation_id"] for record in records if "watch" in record}
+    assert {plan_call(7, 4).conversation_id, "c-3", "c-4"} <= watched
+    for feed in ("bus", "queue"):
+        kept = [record for record in records if record.get("via") == feed]
+        assert {"frame", "invalid"} <= {kind for record in kept for kind in record}
 
 
 def test_raw_notifications_are_kept_on_request_and_audited(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_an_empty_file_is_reported(tmp_path, audit):
 
 
 def test_compressed_days_are_read(tmp_path, audit):
-    """Alerts of past days are listed as those of today, from files that were compressed, as far as these can be read."""
+    """Alerts of past days are listed as those of today, from compressed files, as far as these can be read."""
     path = tmp_path / "outbox.sqlite3"
     alerts = fill(path, 9)
     lines = alerts.read_bytes().splitlines(keepends=True)
