@@ -109,11 +109,12 @@ def test_what_is_not_watched_is_counted_by_reason(tmp_path: Path) -> None:
 
 
 def test_labels_of_the_defaults_count_in_the_choice(tmp_path: Path) -> None:
-    """A label that all calls have from `[defaults]` matches, though the load check does not have it."""
+    """A label that all calls have from `[defaults]` matches, beside those of the load check."""
     with running_simulator(conversations=4, rate=5) as simulator:
         path = config(tmp_path, simulator.base_url)
-        site = '{"site": "north"}'
-        options = {"VOICEWATCH_WATCH__MATCH": site, "VOICEWATCH_DEFAULTS__LABELS": site}
+        match = '{"site": "north", "direction": ["inbound", "outbound"]}'
+        labels = '{"site": "north"}'
+        options = {"VOICEWATCH_WATCH__MATCH": match, "VOICEWATCH_DEFAULTS__LABELS": labels}
         with running(tmp_path, "run", path, **options) as process:
             until(lambda: len(watched(tmp_path)) >= 4)
             assert process.stop() == 0

@@ -146,6 +146,13 @@ class Selection:
             self._refused(reason, conversation_id)
         return False
 
+    def lacks_label(self, conversation_id: str, labels: Mapping[str, str]) -> bool:
+        """Tell whether only labels that `match` names and the conversation does not have yet speak against it."""
+        of_match = self.rules.match
+        if labels.keys() >= of_match.keys() or not is_sampled(conversation_id, self.rules.sample):
+            return False
+        return all(labels[name] in values for name, values in of_match.items() if name in labels)
+
     def _obstacle(self, conversation_id: str, labels: Mapping[str, str]) -> str | None:
         rules = self.rules
         if rules.sample < 1.0 and not is_sampled(conversation_id, rules.sample):

@@ -69,7 +69,8 @@ class Interceptors(Protocol):
 class DiscoveryTiming:
     """The load check is repeated every `every_s`; after a failure nothing is asked for `hold_s`.
 
-    For a call that it has not listed, and whose labels are unknown, it is repeated sooner, but not within `labels_s`.
+    For a call that it has not listed, or has listed without a label that decides, it is repeated sooner, but not within
+    `labels_s`.
     `reserve` of the requests of a minute are left to everything else.
     """
 
@@ -84,9 +85,9 @@ class CallDiscovery:
 
     While `max_concurrent` calls or more are in progress, none is created, as at the bootstrap: `refused` gets the
     reason `max_concurrent`, or `failed`, and the id, once for each. Calls that could not be served are tried again
-    after the next load check. Of the calls that it lists, those of `share` are served; `observe` must be given frames
-    of these only. `labels` are those of all calls. An exception that is not Genesys' (a full disk) ends the thread: see
-    `failure`.
+    after the next load check, and so is, once, a call that lacks a label which `selection` decides by. Of the calls
+    that it lists, those of `share` are served; `observe` must be given frames of these only. `labels` are those of all
+    calls. An exception that is not Genesys' (a full disk) ends the thread: see `failure`.
     """
 
     def __init__(
@@ -117,6 +118,8 @@ class CallDiscovery:
         self._labels: dict[str, dict[str, str]] = {}
         self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
         self._seen, self._ended = RecentIds(100_000), RecentIds(100_000)
+        self._put_off: list[str] = []
+        self._were_put_off = {is_listed: RecentIds(100_000) for is_listed in (False, True)}
         self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}
         self._changed = threading.Condition()
         self._stopping = False
@@ -164,12 +167,16 @@ class CallDiscovery:
         try:
             while not self._stopping:
                 if self._now() >= load_due:
-                    load_due = self._now() + (self._timing.every_s if self._load() else self._timing.hold_s)
-                    labels_due = self._now() + self._timing.labels_s
+                    is_listed = self._load()
+                    load_due = self._now() + (self._timing.every_s if is_listed else self._timing.hold_s)
+                    labels_due = self._now() + self._timing.labels_s if is_listed else load_due
                 id_ = self._next(load_due - self._now())
-                if id_ is not None and id_ not in self._labels:
+                if id_ is None:
+                    continue
+                is_served = self._take(id_)
+                if self._put_off or id_ not in self._labels:
                     load_due = min(load_due, labels_due)
-                if id_ is not None and not self._take(id_):
+                if not is_served:
                     load_due = self._now() + self._timing.hold_s
                     self._pause(self._timing.hold_s)
         except Exception as error:
@@ -189,6 +196,8 @@ class CallDiscovery:
         active = list(self._labels)
         self._interceptors.forget_others(set(active))
         with self._changed:
+            self._waiting.extend(self._put_off)
+            self._put_off.clear()
             waiting = set(self._waiting)
             self._in_progress = set(active) | waiting
         for id_ in active:
@@ -209,6 +218,11 @@ class CallDiscovery:
         """Have a call watched, if it is to be; False if Genesys lets no interceptor be created."""
         labels = {**self._of_all, **self._labels.get(id_, {})}
         if id_ in self._ended or id_ not in self._in_progress or self._interceptors.is_watching(id_):
+            return True
+        were_put_off = self._were_put_off[id_ in self._labels]
+        if id_ not in were_put_off and self._selection.lacks_label(id_, labels):
+            were_put_off.add(id_)
+            self._put_off.append(id_)
             return True
         if not self._selection.takes(id_, labels):
             return True

@@ -7,20 +7,24 @@ from collections.abc import Collection, Mapping
 
 from connectors.genesys.client import RequestBudget
 from connectors.genesys.entities import ActiveConversation
-from connectors.genesys.feeds.base import Selection
-from connectors.genesys.feeds.discovery import CallDiscovery
+from connectors.genesys.feeds.base import Selection, WatchRules
+from connectors.genesys.feeds.discovery import CallDiscovery, DiscoveryTiming
 from tests.support.tape import DEADLINE_S
 
 
 class Calls:
-    """Lists two calls, and remembers for which an interceptor was asked."""
+    """Lists calls, the last list again and again, and remembers for which an interceptor was asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, *lists: Mapping[str, dict[str, str]]) -> None:
         self.asked: list[str] = []
         self.last_asked = threading.Event()
+        self.checks = 0
+        self._lists = lists or ({"over": {}, "on": {}},)
 
     def active(self) -> list[ActiveConversation]:
-        return [ActiveConversation("over", {}), ActiveConversation("on", {})]
+        listed = self._lists[min(self.checks, len(self._lists) - 1)]
+        self.checks += 1
+        return [ActiveConversation(id_, labels) for id_, labels in listed.items()]
 
     def create(self, conversation_id: str, labels: Mapping[str, str]) -> str | None:
         self.asked.append(conversation_id)
@@ -49,3 +53,61 @@ def test_a_call_that_has_ended_is_not_watched_because_a_list_still_has_it() -> N
     assert calls.last_asked.wait(DEADLINE_S)
     discovery.stop(DEADLINE_S)
     assert calls.asked == ["on"]
+
+
+INBOUND = WatchRules(match={"direction": ("inbound",)})
+SOON = DiscoveryTiming(every_s=3600, labels_s=0.01)
+
+
+def test_a_call_that_is_listed_before_its_labels_are_known_is_looked_at_again_soon() -> None:
+    """The check is repeated after `labels_s`, not after `every_s`, and the call is not counted as refused."""
+    refused: list[tuple[str, str]] = []
+    calls = Calls({"on": {}}, {"on": {"direction": "inbound"}})
+    selection = Selection(INBOUND, refused=lambda *reason_and_id: refused.append(reason_and_id))
+    discovery = CallDiscovery(
+        "events", calls, selection, RequestBudget(), max_concurrent=50, refused=lambda _, __: None, timing=SOON
+    )
+    discovery.start()
+    assert calls.last_asked.wait(DEADLINE_S)
+    discovery.stop(DEADLINE_S)
+    assert (calls.asked, calls.checks, refused) == (["on"], 2, [])
+
+
+def test_a_call_that_is_found_by_its_frames_has_two_checks_for_its_labels() -> None:
+    """The first check may not list it, and the second one not its labels."""
+    calls = Calls({}, {"on": {"edge": "e"}}, {"on": {"edge": "e", "direction": "inbound"}})
+    discovery = CallDiscovery(
+        "events", calls, Selection(INBOUND), RequestBudget(), max_concurrent=50, refused=lambda _, __: None, timing=SOON
+    )
+    discovery.start()
+    discovery.observe([b'{"event":"conversation.started","entity":{"id":"on"}}'])
+    assert calls.last_asked.wait(DEADLINE_S)
+    discovery.stop(DEADLINE_S)
+    assert (calls.asked, calls.checks) == (["on"], 3)
+
+
+def test_a_call_that_never_has_the_label_is_refused_and_not_looked_for_all_the_time() -> None:
+    """After one more check it is counted, and the next check comes at its usual time."""
+    refused: list[tuple[str, str]] = []
+    counted = threading.Event()
+
+    def refuse(reason: str, id_: str) -> None:
+        refused.append((reason, id_))
+        if len(refused) == 2:
+            counted.set()
+
+    calls = Calls({"on": {}, "out": {"direction": "outbound"}})
+    discovery = CallDiscovery(
+        "events",
+        calls,
+        Selection(INBOUND, refused=refuse),
+        RequestBudget(),
+        max_concurrent=50,
+        refused=lambda _, __: None,
+        timing=SOON,
+    )
+    discovery.start()
+    assert counted.wait(DEADLINE_S)
+    discovery.stop(DEADLINE_S)
+    assert (calls.asked, calls.checks) == ([], 2)
+    assert refused == [("match", "out"), ("match", "on")]
