@@ -102,22 +102,22 @@ class GroupTracker:
         if self.by and len(windows.slot):
             self._closed.append((windows, histogram or NO_HISTOGRAM, self.by))
 
-    def changed(self, time: float, slot: int, opened: int) -> None:
-        """Note that an incident of a slot was opened, 1, or resolved, -1."""
-        self._changes.append((time, slot, opened))
+    def changed(self, transition: Transition) -> None:
+        """Note that an incident was opened or resolved."""
+        self._changes.append((transition.arrival, transition.slot, 1 if transition.state == "raised" else -1))
 
     def parts(
-        self, rules: Sequence[Rule], stalls: Stalls, legs: Mapping[int, int], texts: LabelTexts, oldest: float
+        self, rules: Sequence[Rule], stalls: Stalls, signals: Mapping[int, int], texts: LabelTexts, oldest: float
     ) -> list[GroupPart]:
         """Return what the windows that have closed add to groups, and reset them.
 
-        `rules` and `stalls` know the open incidents, `legs` how many legs of a slot have one. Frames before `oldest`
-        are in no open window.
+        `rules` and `stalls` know the open incidents, `signals` how many of them a slot has by signals. Frames before
+        `oldest` are in no open window.
         """
         found: list[GroupPart] = []
         if self._closed:
             open_now: Ints = np.sum([*(rule.is_open.values for rule in rules), stalls.is_open], axis=0)
-            open_now[list(legs)] += np.array(list(legs.values()), np.int64)
+            open_now[list(signals)] += np.array(list(signals.values()), np.int64)
             for windows, histogram, by in self._closed:
                 breaching = self.breaches.within(windows, len(open_now)) | self._had_open(windows, open_now)
                 numbers = np.unique(windows.values[:, Column.LABELS].astype(np.int64)).tolist()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from connectors.format.ids import alike
 from connectors.format.records import CLOCK, MEDIA, SIGNAL, Control, FlowSettings, WatchSettings
-from connectors.format.signals import LEG_RULES
+from connectors.format.signals import AUDIO_RULES, LEG_RULES
 from flows.analytics.alerts import Change, LatestWindows
 from flows.analytics.block_results import Done, Kept, ShardResult, span_of
 from flows.analytics.groups import GroupTracker
@@ -25,7 +25,7 @@ from flows.analytics.precedence import Overrides, Precedence, flow_settings
 from flows.analytics.rules import NO_FRAME, RULES, Rule, RuleId, Transition, Values, evaluate_windows
 from flows.analytics.shards import ShardBlock, last_frames, rows_of, split_at_controls, split_by_time
 from flows.analytics.sharing import Alone
-from flows.analytics.signals import Signals
+from flows.analytics.signals import OPEN_RULES, Signals
 from flows.analytics.silence import FirstFrames, Silence
 from flows.analytics.slot_columns import SlotColumns
 from flows.analytics.slots import NO_SLOT
@@ -102,7 +102,7 @@ class Shard:
             self._latest_windows.keep(ending, self._now)
         oldest, texts = self._windows.oldest(self._now), self._watch_table.label_texts
         self._legs.forget_before(oldest)
-        groups = self._groups.parts(self._rules, self._stalls, self._signals.open_legs(), texts, oldest)
+        groups = self._groups.parts(self._rules, self._stalls, self._signals.open_by_slot(), texts, oldest)
         self._watch_table.release(self._now, self._forget)
         if texts.is_due:
             early = self._closed_early.values[:, [Column.LABELS, Column.LEGS]]
@@ -327,19 +327,19 @@ class Shard:
             order = int(rule) + len(RULES) if transition.reason in ("ended", "silent") else int(rule)
             self._change(Change(order, rule, transition, self._watch_table.watch_at(transition.slot)), done)
 
-    def _change(self, change: Change, done: Done) -> None:
+    def _change(self, change: Change, done: Done, *, stays_open: bool = False) -> None:
         done.changes.append(change)
-        transition = change.transition
-        if transition.state == "resolved" or self._settings.keeps_open:
-            self._groups.changed(transition.arrival, transition.slot, 1 if transition.state == "raised" else -1)
+        if stays_open or change.transition.state == "resolved" or self._settings.keeps_open:
+            self._groups.changed(change.transition)
 
     def _signalled(self, changes: list[Change], done: Done) -> None:
         """Take changes by signals; to a group, one that a leg's media raises is like one that a frame does."""
-        for change in changes:
-            if change.signal is None or change.signal.rule not in LEG_RULES:
+        for change, rule in [(one, one.signal.rule if one.signal else "") for one in changes]:
+            if rule not in OPEN_RULES:
                 done.changes.append(change)
-            else:
-                self._change(change, done)
+                continue
+            self._change(change, done, stays_open=rule in AUDIO_RULES)
+            if rule in LEG_RULES:
                 self._groups.breached(change.transition)
 
     def _end(self, slot: int, row: int, at: float, last: Mapping[int, float], reason: str, done: Done) -> None:

@@ -16,10 +16,12 @@ from flows.analytics.rules import RULES, Transition
 from flows.analytics.slots import NO_SLOT
 from flows.analytics.watch_table import Watch, WatchTable
 
-__all__ = ["SIGNAL_RULES", "Signals"]
+__all__ = ["OPEN_RULES", "SIGNAL_RULES", "Signals"]
 
 SIGNAL_RULES: Final = ("CALL_FAILED", *AUDIO_RULES, "PLATFORM_EVENT")
 """The rules that only signals raise; LOW_MOS is also one of windows."""
+OPEN_RULES: Final = (*AUDIO_RULES, *LEG_RULES)
+"""The rules of signals whose incidents stay open until they are resolved."""
 REMEMBERED: Final = 1_000
 _ORDER: Final = -1
 _END_ORDER: Final = 2 * len(RULES)
@@ -70,10 +72,9 @@ class Signals:
             for began_at, signal in self._open.pop(slot, {}).values()
         ]
 
-    def open_legs(self) -> dict[int, int]:
-        """Return how many open incidents of legs there are, by slot."""
-        rules = {slot: [signal.rule for _, signal in faults.values()] for slot, faults in self._open.items()}
-        return {slot: sum(rule in LEG_RULES for rule in of_slot) for slot, of_slot in rules.items()}
+    def open_by_slot(self) -> dict[int, int]:
+        """Return how many open incidents there are, of legs and of the audio, by slot."""
+        return {slot: len(faults) for slot, faults in self._open.items()}
 
     def forget(self, slot: int) -> None:
         """Drop what is known of a slot whose conversation has ended."""

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import random
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from connectors.format.decode import decode_block
 from flows.analytics.alerts import Alert
 from flows.analytics.histograms import bucket_of, middle_us
-from flows.analytics.merge import Merger, block_stats
-from flows.analytics.shard import Shard
-from flows.analytics.shards import split
 from tests.support import reference
 from tests.support.recordings import blocks_of
 from tests.support.reference_groups import groups_of
+from tests.support.replay_groups import replay_groups
 
 CONVERSATIONS = [f"c{number}" for number in range(12)]
 
@@ -92,38 +87,16 @@ def _settings(rng: random.Random) -> dict[str, Any]:
     }
 
 
-def replay(blocks: Sequence[Sequence[bytes]], shards: int, stops: frozenset[int]) -> tuple[list[bytes], list[Alert]]:
-    """The lines of groups and the alerts; after each block in `stops` all state goes through a pickle."""
-    team, merger = [Shard() for _ in range(shards)], Merger(shards)
-    lines: list[bytes] = []
-    alerts: list[Alert] = []
-    for number, block in enumerate(blocks):
-        decoded = decode_block(b"".join(line + b"\n" for line in block))
-        merger.add_stats([block_stats(number, "", 1, decoded)])
-        for shard, part in zip(team, split(number, decoded, shards, last=number == len(blocks) - 1), strict=True):
-            merger.add_results(number, [shard.apply(part)])
-        for report in merger.results():
-            lines += report.groups.splitlines()
-            alerts += report.alerts
-        if number in stops:
-            kept = pickle.loads(pickle.dumps(([shard.snapshot() for shard in team], merger.groups.snapshot())))
-            team, merger = [Shard() for _ in range(shards)], Merger(shards, number + 1)
-            merger.groups.restore(kept[1])
-            for shard, state in zip(team, kept[0], strict=True):
-                shard.restore(state)
-    return lines, alerts
-
-
 @pytest.mark.parametrize("seed", range(30))
 def test_groups_are_those_of_the_contract(seed: int) -> None:
     """Lines, incidents, what is inhibited and what is sent are the reference's; any cut and restart gives the same."""
     rng = random.Random(seed)
     recording = group_lines(rng, 500)
-    whole_lines, whole_alerts = replay([recording], 1, frozenset())
+    whole_lines, whole_alerts = replay_groups([recording], 1, frozenset())
     cuts = sorted(rng.sample(range(len(recording)), 40))
     blocks = blocks_of(recording, cuts)
     stops = frozenset(rng.sample(range(len(blocks)), 10))
-    lines, alerts = replay(blocks, rng.choice([1, 3, 4]), stops)
+    lines, alerts = replay_groups(blocks, rng.choice([1, 3, 4]), stops)
     assert lines == whole_lines
     assert [(alert.body, alert.is_sent) for alert in alerts] == [(alert.body, alert.is_sent) for alert in whole_alerts]
     expected = groups_of(reference.replay(recording))
@@ -140,7 +113,9 @@ def test_groups_are_those_of_the_contract(seed: int) -> None:
 def test_the_recordings_hold_every_case() -> None:
     """Groups are raised and resolved, alerts inhibited, resolves sent all the same, and a minute is over its cap."""
     alerts = [
-        alert for seed in range(30) for alert in replay([group_lines(random.Random(seed), 500)], 1, frozenset())[1]
+        alert
+        for seed in range(30)
+        for alert in replay_groups([group_lines(random.Random(seed), 500)], 1, frozenset())[1]
     ]
     bodies = [(alert, json.loads(alert.body)) for alert in alerts]
     assert sum(alert.rule == "GROUP_DEGRADED" and alert.state == "resolved" for alert in alerts) > 10

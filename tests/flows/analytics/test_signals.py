@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flows.analytics.precedence import Overrides
 from tests.support.recordings import blocks_of, replay_blocks
+from tests.support.replay_groups import replay_groups
 
 CODE = "error.ininedgecontrol.connection.webrtc.endpoint.disconnect.iceIdleDetection"
 SETTINGS = {
@@ -63,9 +64,9 @@ def trunk(at: float, mismatches: int) -> bytes:
     return record(at, frame={"topicName": "v2.telephony.providers.edges.trunks.t.metrics", "eventBody": body})
 
 
-def audio(at: float, state: str) -> bytes:
-    level = {"session": "s", "rule": "ONE_WAY_AUDIO", "channel": "internal", "state": state, "dbfs": -70, "limit": -60}
-    return record(at, frame={"conversationId": "c", "audioLevel": level})
+def audio(at: float, state: str, rule: str = "ONE_WAY_AUDIO", conversation_id: str = "c") -> bytes:
+    level = {"session": "s", "rule": rule, "channel": "internal", "state": state, "dbfs": -70, "limit": -60}
+    return record(at, frame={"conversationId": conversation_id, "audioLevel": level})
 
 
 def frame(at: float, event: str = "conversation.updated", conversation_id: str = "c") -> bytes:
@@ -133,6 +134,40 @@ def test_platform_events_belong_to_no_conversation() -> None:
     assert [alert["conversationId"] for alert in alerts] == [None] * 3
     assert (alerts[2]["metricValue"], alerts[2]["threshold"], alerts[2]["labels"]) == (6.0, 5.0, {"trunk": "t"})
     assert {alert.url for alert in found} == {"https://qa.example.com/platform"}
+
+
+def groups_of(lines: list[bytes], cuts: list[int], shards: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the lines of groups and their alerts, with a stop at each cut."""
+    blocks = blocks_of(lines, cuts)
+    found, alerts = replay_groups(blocks, shards, frozenset(range(len(blocks))))
+    bodies = [json.loads(alert.body) for alert in alerts if alert.rule == "GROUP_DEGRADED"]
+    return [json.loads(line) for line in found], bodies
+
+
+@pytest.mark.parametrize("rule", ["ONE_WAY_AUDIO", "DEAD_AIR"])
+@pytest.mark.parametrize("policy", ["incident", "frame"])
+@pytest.mark.parametrize("shards", [1, 4])
+def test_an_open_fault_of_the_audio_makes_its_conversation_a_breaching_one(rule: str, policy: str, shards: int) -> None:
+    """From the end after it is raised until that after it is resolved, or its conversation ends, however cut."""
+    ids = [f"c{number}" for number in range(6)]
+    groups = {"by": ["edge"], "clear_after_s": 0}
+    lines = [record(0.0, settings={"groups": groups, "alerts": {"policy": policy}})]
+    lines += [watch(0.0, one, edge="e") for one in ids]
+    for at in range(1, 40):
+        time = float(at)
+        last = "conversation.ended" if at == 33 else "conversation.updated"
+        lines += [frame(time, last if one == "c1" else "conversation.updated", one) for one in ids]
+        if time == 12:
+            lines += [audio(time, "raised", rule, one) for one in ("c0", "c0", "c1", "c1")]  # twice is once
+        if time == 27:
+            lines.append(audio(time, "resolved", rule, "c0"))
+    lines.append(record(60.0, tick=True))
+    whole, alerts = groups_of(lines, [], shards)
+    assert {one["end"]: one["breaching"] for one in whole} == {
+        end: {15.0: 2, 20.0: 2, 25.0: 2, 30.0: 1}.get(end, 0) for end in map(float, range(5, 50, 5))
+    }
+    assert [(one["state"], one["timestamp"]) for one in alerts] == [("raised", 15.0), ("resolved", 35.0)]
+    assert groups_of(lines, list(range(0, len(lines), 7)), shards) == (whole, alerts)
 
 
 MESSAGES = st.sampled_from(
