@@ -18,7 +18,7 @@ from flows.analytics.slot_columns import SlotColumns
 from flows.analytics.slots import NO_SLOT
 from flows.analytics.watch_table import Watch
 from flows.analytics.window_lines import window_object
-from flows.analytics.windows import Column, Summaries
+from flows.analytics.windows import TEXTS, Column, Summaries
 
 __all__ = ["Alert", "Change", "LatestWindows", "incident_id", "incident_id_of", "make_alert", "uuid5", "uuid_text"]
 
@@ -153,8 +153,7 @@ def make_alert(place: int, change: Change, window: list[float] | None, labels: L
 
 
 def _window(conversation_id: str, window: list[float], texts: LabelTexts) -> dict[str, Any]:
-    numbers = int(window[Column.LABELS]), int(window[Column.LEGS])
-    return window_object(conversation_id, window, *map(texts.text, numbers))
+    return window_object(conversation_id, window, *(texts.text(int(window[column])) for column in TEXTS))
 
 
 class LatestWindows:
@@ -195,6 +194,6 @@ class LatestWindows:
 
     @property
     def texts(self) -> NDArray[np.int64]:
-        """Return the numbers of the labels and legs of all windows that are kept."""
-        numbers: NDArray[np.float64] = self._latest.values[:, [Column.LABELS, Column.LEGS]]
+        """Return the numbers of all texts of the windows that are kept."""
+        numbers: NDArray[np.float64] = self._latest.values[:, TEXTS]
         return np.nan_to_num(numbers).astype(np.int64).ravel()

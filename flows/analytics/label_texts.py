@@ -1,4 +1,4 @@
-"""Number the JSON texts of labels, and of the legs of windows, so that columns can refer to them."""
+"""Number the JSON texts of labels, and of legs and event lags of windows, so that columns can refer to them."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class LabelTexts:
         self._free: list[int] = []
         self._sweep_at = _SWEEP_AT
 
-    def number(self, labels: Mapping[str, str] | Sequence[Mapping[str, Any]]) -> int:
-        """Return the number of these labels, whose names are sorted, or of the legs of a window."""
+    def number(self, labels: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> int:
+        """Return the number of these labels, whose names are sorted, or of the legs or event lags of a window."""
         text = orjson.dumps(labels)
         number = self._numbers.get(text)
         if number is None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.analytics.shards import ShardBlock
+from flows.analytics.window_records import WindowRecords
 
 __all__ = ["LateEvents"]
 
@@ -21,13 +22,15 @@ _MAX_SESSIONS: Final = 200
 class LateEvents:
     """The newest event of each session, by slot: epoch seconds by the hash of the session."""
 
-    def __init__(self) -> None:
+    def __init__(self, records: WindowRecords) -> None:
+        self._records = records
         self._newest: dict[int, dict[int, float]] = {}
 
     def without_latency(
         self, frames: ShardBlock, slot: NDArray[np.int32], watched: NDArray[np.bool_], late_us: list[int]
     ) -> ShardBlock:
-        """Return the frames, those of late events without a latency, which is added to `late_us` in microseconds.
+        """Return the frames, those of late events without a latency, which is added to `late_us` in microseconds
+        and to the records of windows.
 
         `slot` int32 and `watched` bool have the shape of the frames' columns. Frames without a latency are not late.
         """
@@ -43,7 +46,10 @@ class LateEvents:
         late = [at for at in late if not np.isnan(frames.latency_us[at])]
         if not late:
             return frames
-        late_us += frames.latency_us[late].astype(np.int64).tolist()
+        lags_us = frames.latency_us[late].astype(np.int64).tolist()
+        for at, lag_us in zip(late, lags_us, strict=True):
+            self._records.add_lag(int(slot[at]), float(frames.arrival[at]), lag_us)
+        late_us += lags_us
         latency_us = frames.latency_us.copy()
         latency_us[late] = np.nan
         return frames._replace(latency_us=latency_us)

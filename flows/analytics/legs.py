@@ -1,7 +1,6 @@
 """Windows of single legs: what Genesys measured of each leg of a conversation, never averaged with another leg's.
 
-A media record is written when a leg is over, or once per reading, so there are few. They wait by slot until the
-windows that hold them have closed; the line of such a window has one object for each leg in `legs`.
+The line of a window in which media records arrived has one object for each leg in `legs`.
 """
 
 from __future__ import annotations
@@ -14,66 +13,12 @@ import numpy as np
 
 from connectors.format.media import LegMedia
 from connectors.format.signals import GENESYS_SCALE
-from flows.analytics.label_texts import LabelTexts
-from flows.analytics.slots import NO_SLOT
 from flows.analytics.voice_quality import Codec, codec_of_media, mos_from_r, r_factor
-from flows.analytics.windows import Column, Summaries
 
-__all__ = ["Legs", "leg_windows"]
+__all__ = ["leg_windows"]
 
 _NO_LATENCY: Final = "no latency measured"
 _NO_LOSS: Final = "no packets counted"
-
-
-class Legs:
-    """The media records of all conversations of a shard that are in windows which have not closed, by slot."""
-
-    def __init__(self) -> None:
-        self._of_slot: dict[int, list[tuple[float, LegMedia]]] = {}
-
-    def add(self, slot: int, arrival: float, media: LegMedia) -> None:
-        """Add a record that arrived at that time, epoch seconds; not one of a conversation that is not watched."""
-        if slot != NO_SLOT:
-            self._of_slot.setdefault(slot, []).append((arrival, media))
-
-    def attach(self, closed: Summaries, texts: LabelTexts) -> None:
-        """Fill in the legs of windows that close."""
-        if not self._of_slot:
-            return
-        for row in np.flatnonzero(np.isin(closed.slot, list(self._of_slot))).tolist():
-            start, end = closed.values[row, [Column.START, Column.END]].tolist()
-            records = self._of_slot[int(closed.slot[row])]
-            if found := [media for arrival, media in records if start <= arrival < end]:
-                closed.values[row, Column.LEGS] = texts.number(leg_windows(found))
-
-    def forget(self, slot: int) -> None:
-        """Drop the records of a slot whose conversation has ended and whose windows have closed."""
-        self._of_slot.pop(slot, None)
-
-    def forget_before(self, start: float) -> None:
-        """Drop the records that no window holds which starts at that time or later, epoch seconds."""
-        for slot in [slot for slot, records in self._of_slot.items() if records[0][0] < start]:
-            kept = [record for record in self._of_slot[slot] if record[0] >= start]
-            if kept:
-                self._of_slot[slot] = kept
-            else:
-                del self._of_slot[slot]
-
-    def clear(self) -> None:
-        """Drop all records: their windows have closed early."""
-        self._of_slot.clear()
-
-    def snapshot(self) -> dict[int, list[tuple[Any, ...]]]:
-        """Return a plain value that `restore` takes."""
-        return {
-            slot: [(arrival, tuple(media)) for arrival, media in records] for slot, records in self._of_slot.items()
-        }
-
-    def restore(self, snapshot: dict[int, list[tuple[Any, ...]]]) -> None:
-        """Take a snapshot's place."""
-        self._of_slot = {
-            slot: [(arrival, LegMedia(*media)) for arrival, media in records] for slot, records in snapshot.items()
-        }
 
 
 def leg_windows(records: Sequence[LegMedia]) -> list[dict[str, Any]]:

@@ -20,7 +20,6 @@ from flows.analytics.alerts import Change, LatestWindows
 from flows.analytics.block_results import Done, Kept, ShardResult, span_of
 from flows.analytics.groups import GroupTracker
 from flows.analytics.late_events import LateEvents
-from flows.analytics.legs import Legs
 from flows.analytics.precedence import Overrides, Precedence, flow_settings
 from flows.analytics.rules import NO_FRAME, RULES, Rule, RuleId, Transition, Values, evaluate_windows
 from flows.analytics.shards import ShardBlock, last_frames, rows_of, split_at_controls, split_by_time
@@ -33,7 +32,8 @@ from flows.analytics.snapshots import VERSION, check_shard, converted
 from flows.analytics.stalls import Arrivals, Stalls, limit_of, limits_of, waited
 from flows.analytics.watch_table import REMEMBER_S, Watch, WatchTable
 from flows.analytics.window_lines import closed_lines
-from flows.analytics.windows import Column, Frames, Summaries, by_end
+from flows.analytics.window_records import WindowRecords
+from flows.analytics.windows import TEXTS, Column, Frames, Summaries, by_end
 
 __all__ = ["Shard"]
 
@@ -54,8 +54,8 @@ class Shard:
         self._stalls = Stalls(columns)
         self._latest_windows = LatestWindows(columns)
         self._signals = Signals()
-        self._legs = Legs()
-        self._late_events = LateEvents()
+        self._window_records = WindowRecords()
+        self._late_events = LateEvents(self._window_records)
         self._first_frames = FirstFrames(columns)
         # Whether the feed of the conversation is lost.
         self._frozen = columns.add("frozen", np.bool_, initial=False, is_kept=False)
@@ -101,18 +101,18 @@ class Shard:
         if len(ending.slot):
             self._latest_windows.keep(ending, self._now)
         oldest, texts = self._windows.oldest(self._now), self._watch_table.label_texts
-        self._legs.forget_before(oldest)
+        self._window_records.forget_before(oldest)
         groups = self._groups.parts(self._rules, self._stalls, self._signals.open_by_slot(), texts, oldest)
         self._watch_table.release(self._now, self._forget)
         if texts.is_due:
-            early = self._closed_early.values[:, [Column.LABELS, Column.LEGS]]
+            early = self._closed_early.values[:, TEXTS]
             self._watch_table.sweep_labels(self._latest_windows.texts, early.ravel())
         done.spans.append(span_of(self._settings, self._now, len(block.row)))
         found = (windows, alerts, unwatched, conversations, groups, done.spans)
         return ShardResult(*found, block.last, done.silent, done.late_us)
 
     def _closed(self, windows: Summaries, done: Done) -> None:
-        self._legs.attach(windows, self._watch_table.label_texts)
+        self._window_records.attach(windows, self._watch_table.label_texts)
         done.closed.append(windows)
         self._groups.closed(windows, self._windows.histogram)
 
@@ -163,7 +163,7 @@ class Shard:
         elif control.kind == SIGNAL:
             self._signalled(self._signals.changes(control, self._watch_table, self._settings.alerts, now), done)
         elif control.kind == MEDIA:
-            self._legs.add(self._watch_table.slot_of(control.value.conversation_id), now, control.value)
+            self._window_records.add_media(self._watch_table.slot_of(control.value.conversation_id), now, control.value)
         elif control.kind == CLOCK:
             step_s = control.time - self._now if self._now > -np.inf else 0.0
             done.spans.append(span_of(self._settings, self._now, control.frames_before, step_s))
@@ -185,7 +185,7 @@ class Shard:
         step_s = now - self._now if self._now > -np.inf else 0.0
         if step_s < 0:  # the same times come again
             self._closed(self._windows.close_all(self._watch_table.traits), done)
-            self._legs.clear()
+            self._window_records.clear()
             self._windows = self._sharing.open_windows(self._settings.windows)
             self._windows.keeps_histogram = bool(self._groups.by)
             self._closed_early = by_end([])
@@ -239,7 +239,7 @@ class Shard:
         if settings.windows != self._settings.windows:
             closing = self._windows.close_all(self._watch_table.traits)
             self._closed(closing, done)
-            self._legs.clear()
+            self._window_records.clear()
             self._closed_early = by_end([self._closed_early, closing])
             self._windows = self._sharing.open_windows(settings.windows)
         self._put_in_force(settings, now)
@@ -358,7 +358,7 @@ class Shard:
 
     def _forget(self, slot: int) -> None:
         self._signals.forget(slot)
-        self._legs.forget(slot)
+        self._window_records.forget(slot)
         self._late_events.forget(slot)
         self._groups.breaches.forget(slot=slot)
         early = self._closed_early
@@ -368,7 +368,7 @@ class Shard:
 
     @property
     def _parts(self) -> tuple[Any, ...]:
-        of_frames = self._stalls, self._signals, self._groups.breaches, self._legs, self._late_events
+        of_frames = self._stalls, self._signals, self._groups.breaches, self._window_records, self._late_events
         return self._watch_table, self._precedence, *of_frames
 
     def snapshot(self) -> tuple[Any, ...]:

@@ -18,7 +18,7 @@ from connectors.format.records import WindowSettings
 from flows.analytics.histograms import Histogram
 from flows.analytics.precedence import Overrides, flow_settings
 from flows.analytics.watch_table import WatchTable
-from flows.analytics.windows import Column, OpenWindows, Summaries, Traits, open_windows
+from flows.analytics.windows import TEXTS, Column, OpenWindows, Summaries, Traits, open_windows
 
 __all__ = ["Alone", "Following", "Leading", "sharing_key"]
 
@@ -117,7 +117,7 @@ class _FollowingWindows(OpenWindows):
         if not len(windows.slot):
             return windows
         values = windows.values.copy()
-        values[:, [Column.LABELS, Column.LEGS]] = 0
+        values[:, TEXTS] = 0
         if traits is not None:
             values[:, Column.LABELS] = traits.labels.take(windows.slot)
         return Summaries(windows.slot, values)

@@ -26,9 +26,9 @@ from flows.analytics.windows import Column
 __all__ = ["VERSION", "SnapshotError", "check_shard", "converted"]
 
 # Raised by hand when the layout of a snapshot changes in a way that the fingerprint cannot see.
-_LAYOUT: Final = 13
+_LAYOUT: Final = 14
 # Earlier layouts: with labels only, then with signals, audio, groups, stall limits by feed; since then columns are one
-# table; last without the media of legs, the time of the last frame, the newest event of each session.
+# table; last without the media of legs, the last frame, the newest event of each session, the lag of events.
 _ONLY_LABELS: Final = "5-14048c10d7bf"
 _WITH_SIGNALS: Final = "6-14048c10d7bf"
 _WITHOUT_GROUPS: Final = "7-14048c10d7bf"
@@ -37,6 +37,7 @@ _WITHOUT_COLUMNS: Final = "9-14048c10d7bf"
 _WITHOUT_LEGS: Final = "10-14048c10d7bf"
 _WITHOUT_LAST_FRAME: Final = "11-c10c884d5155"
 _WITHOUT_SESSIONS: Final = "12-c10c884d5155"
+_WITHOUT_LAGS: Final = "13-c10c884d5155"
 _BEFORE_COLUMNS: Final = (4, _ONLY_LABELS, _WITH_SIGNALS, _WITHOUT_GROUPS, _ONE_STALL_LIMIT, _WITHOUT_COLUMNS)
 # Where the stalls were, without the version before them.
 _STALLS: Final = 7
@@ -61,12 +62,14 @@ def converted(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
     version, *kept = snapshot
     if version == VERSION:
         return snapshot
-    if version not in (*_BEFORE_COLUMNS, _WITHOUT_LEGS, _WITHOUT_LAST_FRAME, _WITHOUT_SESSIONS):
+    if version not in (*_BEFORE_COLUMNS, _WITHOUT_LEGS, _WITHOUT_LAST_FRAME, _WITHOUT_SESSIONS, _WITHOUT_LAGS):
         raise SnapshotError(f"the snapshot is of version {version}, and this program reads version {VERSION}")
+    if version == _WITHOUT_LAGS:
+        return (VERSION, *_with_lags(kept))
     if version == _WITHOUT_SESSIONS:
-        return (VERSION, *kept, {})
+        return (VERSION, *_with_lags([*kept, {}]))
     if version == _WITHOUT_LAST_FRAME:
-        return (VERSION, *_with_last_frame(kept), {})
+        return (VERSION, *_with_lags([*_with_last_frame(kept), {}]))
     if version == 4:
         kept = _with_labels(kept)
     if version in (4, _ONLY_LABELS):
@@ -79,7 +82,7 @@ def converted(snapshot: tuple[Any, ...]) -> tuple[Any, ...]:
         kept = _with_stall_limits(kept)
     if version != _WITHOUT_LEGS:
         kept = _with_columns(kept)
-    return (VERSION, *_with_last_frame(_with_legs(kept)), {})
+    return (VERSION, *_with_lags([*_with_last_frame(_with_legs(kept)), {}]))
 
 
 def check_shard(watches: Sequence[Watch | None], block: ShardBlock) -> None:
@@ -152,6 +155,15 @@ def _with_last_frame(kept: list[Any]) -> list[Any]:
     is_on[[slot for slot in taken if slot not in retired]] = True
     columns = {**columns, "last_frame_at": np.where(is_on, now, np.inf)}
     return [now, feeds_down, settings, columns, watch_table, *rest]
+
+
+def _with_lags(kept: list[Any]) -> list[Any]:
+    """Convert layout 13, whose windows do not show the lag of late events."""
+    now, feeds_down, settings, columns, *rest, early, signals, breaches, legs, late_events = kept
+    latest = columns["latest_window"]
+    columns = {**columns, "latest_window": _with_column(latest, np.where(np.isnan(latest[:, 0]), np.nan, 0.0))}
+    early = (early[0], _with_column(early[1], np.zeros(len(early[0]))))
+    return [now, feeds_down, settings, columns, *rest, early, signals, breaches, (legs, {}), late_events]
 
 
 def _with_column(values: np.ndarray[Any, Any], column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -14,7 +14,7 @@ from connectors.format.words import Words, beside, words_of
 from flows.analytics.label_texts import NO_LABELS, NO_TEXT, LabelTexts
 from flows.analytics.voice_quality import MODELS
 from flows.analytics.watch_table import WatchTable
-from flows.analytics.windows import Column, Summaries
+from flows.analytics.windows import TEXTS, Column, Summaries
 
 __all__ = ["FEW_WINDOWS", "NO_WINDOW_LINES", "WindowLines", "closed_lines", "window_lines", "window_object"]
 
@@ -56,9 +56,13 @@ def closed_lines(closed: Summaries, watch_table: WatchTable) -> WindowLines:
 
 
 def window_object(
-    conversation_id: str, values: list[float], labels: bytes = NO_TEXT, legs: bytes = NO_TEXT
+    conversation_id: str,
+    values: list[float],
+    labels: bytes = NO_TEXT,
+    legs: bytes = NO_TEXT,
+    event_lag: bytes = NO_TEXT,
 ) -> dict[str, Any]:
-    """Return one row of `Summaries.values` as the JSON object of the contract; `labels` and `legs` as JSON texts."""
+    """Return one row of `Summaries.values` as the JSON object of the contract; the others are JSON texts."""
     start, end, frames, seen, least, mean, most, p50, p95, p99, losses, mean_loss, most_loss, mos, codec, *_ = values
     return {
         "conversation_id": conversation_id,
@@ -80,6 +84,7 @@ def window_object(
         "mos": {"value": mos, "model": MODELS[int(codec)]} if mos == mos else None,
         "labels": orjson.Fragment(labels),
         **({} if legs == NO_TEXT else {"legs": orjson.Fragment(legs)}),
+        **({} if event_lag == NO_TEXT else {"event_lag_ms": orjson.Fragment(event_lag)}),
     }
 
 
@@ -89,7 +94,8 @@ def window_lines(ids: Ids, values: Floats, labels: LabelTexts) -> WindowLines:
     Ids stand in them by their keys, so that no id, however long, makes all rows as wide as it is.
     """
     has_metrics = (values[:, [Column.LATENCY_COUNT, Column.LOSS_COUNT]] > 0).all(axis=1)
-    whole = has_metrics & ~np.isnan(values[:, Column.MOS]) & (values[:, Column.LEGS] == NO_LABELS)
+    has_more = (values[:, [Column.LEGS, Column.EVENT_LAG]] != NO_LABELS).any(axis=1)
+    whole = has_metrics & ~np.isnan(values[:, Column.MOS]) & ~has_more
     together, others = np.flatnonzero(whole), np.flatnonzero(~whole)
     if len(together) < FEW_WINDOWS:
         return WindowLines(values[:, Column.END], ids, *_lines(ids, values, labels))
@@ -106,7 +112,7 @@ def window_lines(ids: Ids, values: Floats, labels: LabelTexts) -> WindowLines:
 
 def _lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, dict[bytes, bytes]]:
     long: dict[bytes, bytes] = {}
-    texts = [(labels.short(int(row[Column.LABELS]), long), labels.short(int(row[Column.LEGS]), long)) for row in values]
+    texts = [[labels.short(int(number), long) for number in row] for row in values[:, TEXTS].tolist()]
     objects = [window_object("", row, *text) for row, text in zip(values.tolist(), texts, strict=True)]
     lines = [orjson.dumps(one, option=orjson.OPT_APPEND_NEWLINE) for one in objects]
     return beside(len(values), [_BEGIN, ids.key, words_of([line[len(_BEGIN) :] for line in lines])]), long

@@ -19,7 +19,7 @@ from connectors.format.records import WindowSettings
 from flows.analytics.histograms import Histogram
 from flows.analytics.voice_quality import CODECS, codecs, mos_from_r, r_factor
 
-__all__ = ["Column", "OpenWindows", "Summaries", "Traits", "by_end", "open_windows", "pane_of", "summarise"]
+__all__ = ["TEXTS", "Column", "OpenWindows", "Summaries", "Traits", "by_end", "open_windows", "pane_of", "summarise"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -46,8 +46,11 @@ class Column(IntEnum):
     CODEC = auto()
     LABELS = auto()
     LEGS = auto()
+    EVENT_LAG = auto()
 
 
+TEXTS: Final = [Column.LABELS, Column.LEGS, Column.EVENT_LAG]
+"""The columns that hold numbers of `LabelTexts`."""
 # Latencies within 2^39 µs (six days) of zero fit beside a group number in one integer, which sorts ten times faster.
 _LATENCY_BITS: Final = 40
 _LATENCY_BIAS: Final = 1 << (_LATENCY_BITS - 1)
@@ -58,7 +61,7 @@ class Summaries(NamedTuple):
     """Closed windows, one row each, ordered by end, then slot: `slot` int32 (n,), `values` float64, (n, `Column`).
 
     Times in epoch seconds, latencies in milliseconds, losses as ratios; NaN where no frame carried the metric. The
-    codec is a number of `voice_quality.CODECS`; labels and legs are numbers of `LabelTexts`, legs 0 for none.
+    codec is a number of `voice_quality.CODECS`; labels, legs and event lags are numbers of `LabelTexts`, 0 for none.
     """
 
     slot: NDArray[np.int32]
@@ -277,7 +280,7 @@ def summarise(
 def _rate(closed: Summaries, default: int, traits: Traits | None) -> None:
     """Fill in the labels, and the MOS, to three decimals, each window's by the codec of its conversation."""
     codec = np.full(len(closed.slot), default, np.int8)
-    closed.values[:, [Column.LABELS, Column.LEGS]] = 0
+    closed.values[:, TEXTS] = 0
     if traits is not None:
         own = traits.codec.take(closed.slot)
         codec = np.where(own < 0, codec, own)

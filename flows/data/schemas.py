@@ -68,9 +68,15 @@ def _window() -> dict[str, Any]:
             "packet_loss": _or_null(_loss()),
             "mos": _or_null(mos),
         },
-        {"labels": _LABELS, "legs": {"type": "array", "items": _leg()}},  # lines of version 0.1.0 have no labels
+        # Lines of version 0.1.0 have no labels.
+        {"labels": _LABELS, "legs": {"type": "array", "items": _leg()}, "event_lag_ms": _lag()},
         about="a line of windows.jsonl; a metric that no frame of the window carried is null",
     )
+
+
+def _lag() -> dict[str, Any]:
+    figures = dict.fromkeys(("min", "mean", "max"), _NUMBER)
+    return _object({"count": _COUNT, **figures}, about="milliseconds that late events took; they have no latency")
 
 
 def _leg() -> dict[str, Any]:

@@ -25,12 +25,13 @@ _FIGURES: Final = ("min", "mean", "max", "p50", "p95", "p99")
 _LATENCY: Final = pa.struct([("count", pa.int64()), *((name, pa.float64()) for name in _FIGURES)])
 _LOSS: Final = pa.struct([("count", pa.int64()), ("mean", pa.float64()), ("max", pa.float64())])
 _MOS: Final = pa.struct([("value", pa.float64()), ("model", pa.string())])
+_EXTREMES: Final = pa.struct([("count", pa.int64()), *((name, pa.float64()) for name in ("min", "mean", "max"))])
 _LEG: Final = pa.struct(
     [
         *((name, pa.string()) for name in ("leg_id", "session_id", "source", "purpose", "direction")),
         ("codecs", pa.list_(pa.string())),
         ("records", pa.int64()),
-        ("latency_ms", pa.struct([("count", pa.int64()), *((name, pa.float64()) for name in ("min", "mean", "max"))])),
+        ("latency_ms", _EXTREMES),
         ("packet_loss", _LOSS),
         ("mos", _MOS),
         ("mos_reason", pa.string()),
@@ -53,6 +54,7 @@ _WINDOW: Final = [
     ("mos", _MOS),
     ("labels", _LABELS),
     ("legs", pa.list_(_LEG)),
+    ("event_lag_ms", _EXTREMES),
 ]
 SCHEMAS: Final = {
     "windows": pa.schema(_WINDOW),

@@ -46,7 +46,7 @@ def test_a_state_of_the_version_before_is_continued(tmp_path: Path, lines: list[
         assert 0 < before < len(continued)
 
 
-@pytest.mark.parametrize("layout", [8, 11, 12])
+@pytest.mark.parametrize("layout", [8, 11, 12, 13])
 def test_a_snapshot_of_an_earlier_layout_is_continued(lines: list[bytes], layout: int) -> None:
     """A shard goes on from it as one that was never stopped: the same windows, alerts and parts of groups."""
     lines = with_groups(lines)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.recordings import Replayed, replay_blocks
 
+SEMANTICS = Path(__file__).parents[3] / "docs/semantics.md"
 START = 1757114302.0
 SETTINGS = json.dumps(
     {"received_at": START, "settings": {"alerts": {"unwatched": "default"}, "defaults": {"max_latency_ms": 300}}}
@@ -63,6 +65,28 @@ def test_a_start_behind_the_end_of_its_session_raises_nothing(form: Any) -> None
     assert whole.late_us == [60_210_000]
     assert [(window["frames"], window["latency_ms"]["count"]) for window in whole.windows] == [(2, 1)] * 2
     assert whole.windows[0]["latency_ms"]["max"] == pytest.approx(200.0)
+    lag = {"count": 1, "min": 60_210.0, "mean": 60_210.0, "max": 60_210.0}
+    assert [window["event_lag_ms"] for window in whole.windows] == [lag, lag]
+
+
+def test_the_example_of_the_documentation_is_computed() -> None:
+    """The page shows the end of a window with a late event, as it is written."""
+    [window, *_] = replayed([journalled(61.2, USER_END), journalled(61.21, USER_START)]).windows
+    shown = {name: window[name] for name in ("latency_ms", "packet_loss", "mos", "labels", "event_lag_ms")}
+    assert json.dumps(shown, separators=(",", ":"))[1:-1] in SEMANTICS.read_text(encoding="utf-8")
+
+
+def test_windows_show_the_lags_of_their_own_late_events() -> None:
+    """Each window has the late events that arrived in it; one without has no such key."""
+    middle = ("user.hold", "s2", 30.0)
+    lines = [journalled(61.0, USER_END), journalled(61.5, middle), journalled(67.0, USER_START)]
+    windows = replayed(lines).windows
+    lags = {window["start"] - START: window.get("event_lag_ms") for window in windows}
+    first = {"count": 1, "min": 31_500.0, "mean": 31_500.0, "max": 31_500.0}
+    both = {"count": 2, "min": 31_500.0, "mean": 48_750.0, "max": 66_000.0}
+    last = {"count": 1, "min": 66_000.0, "mean": 66_000.0, "max": 66_000.0}
+    assert lags == {53.0: first, 58.0: both, 63.0: last}
+    assert "event_lag_ms" not in replayed([journalled(61.0, USER_END)]).windows[0]
 
 
 @pytest.mark.parametrize(
