@@ -24,7 +24,8 @@ from bytewax.inputs import Source
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 from bytewax.outputs import FixedPartitionedSink, Sink, StatefulSinkPartition
 
-from connectors.format.decode import Decoded, decode_pieces
+from connectors.format.decode import decode_pieces
+from connectors.format.decoded import Decoded
 from connectors.journal.blocks import Block, BlockRef
 from connectors.state.files import logged_failures
 from flows.analytics.block_results import ShardResult

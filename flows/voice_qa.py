@@ -44,8 +44,8 @@ def _flow(arguments: Sequence[str]) -> Dataflow:
     from flows.dataflow import CountsSink
     from flows.live import live_flow
     from flows.monitoring.monitor import instruments_of, process_number
+    from flows.settings.instance import of_instance
     from flows.settings.loading import load_settings
-    from flows.settings.shard import of_instance
     from flows.state import StateLayout
 
     configure_logs(as_json=os.environ.get(LOG_JSON) == "1", run_id=run_id_of(os.environ))

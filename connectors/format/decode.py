@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from connectors.format.bulk import Lines, Rows, learn, read, together
+from connectors.format.decoded import Decoded, Rejected
 from connectors.format.ids import Ids
 from connectors.format.limits import MAX_TEXT_CHARACTERS
 from connectors.format.lines import split_at_clocks
@@ -57,55 +58,12 @@ from connectors.format.session_events import NO_EVENTS, Events, events_of
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-__all__ = ["Decoded", "Rejected", "conversations_of", "decode_block", "decode_pieces", "ended_conversation"]
+__all__ = ["conversations_of", "decode_block", "decode_pieces", "ended_conversation"]
 
 ENDED: Final = "conversation.ended"
 # Smaller blocks are decoded line by line sooner than in bulk.
 BULK_BYTES: Final = 1 << 19
 SAMPLE_BYTES: Final = 1 << 14
-
-
-class Rejected(NamedTuple):
-    """A line that is not a record; `line` counts from 0 at the block's first line.
-
-    `text` is cut at 4096 characters. It is None if the line may hold personal data; `length` and `sha256` are those of
-    its bytes.
-    """
-
-    line: int
-    reason: str
-    text: str | None
-    length: int
-    sha256: str
-
-
-class Decoded(NamedTuple):
-    """A block of lines as columns of n rows, in journal order.
-
-    `arrival` float64, epoch seconds: the largest time in the block up to and including the row.
-    `latency_us` float64: arrival by the wall clock minus timestamp, in whole microseconds; NaN where none was written.
-    `packet_loss` float64 ratio; NaN where the frame carries none.
-    `ended` bool: the row is the conversation's last.
-    `ids`: the conversations that they are frames of.
-    `events`: those that were read from notifications.
-    `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
-    `row` int64: the frame's place among all frames of the block. In a block that was decoded for a share, the rows are
-    those of its conversations only, and times are still those of the whole block.
-
-    Times hold only if no `clock` record follows other records in it: see `decode_pieces`.
-    """
-
-    arrival: NDArray[np.float64]
-    latency_us: NDArray[np.float64]
-    packet_loss: NDArray[np.float64]
-    ended: NDArray[np.bool_]
-    ids: Ids
-    events: Events
-    controls: list[Control]
-    rejected: list[Rejected]
-    time: float
-    torn: int
-    row: NDArray[np.int64]
 
 
 # The index of a line, whether behind its frame or before it, and a control record.

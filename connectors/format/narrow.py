@@ -25,13 +25,11 @@ from connectors.format.bulk import (
     newlines,
     together,
 )
+from connectors.format.decoded import Decoded
 from connectors.format.ids import Ids
 from connectors.format.owners import MisleadingLineError, Share
 from connectors.format.records import IGNORED, MEDIA, SIGNAL, Control
 from connectors.format.words import Words
-
-if TYPE_CHECKING:
-    from connectors.format.decode import Decoded
 
 __all__ = [
     "NOT_BEGUN",

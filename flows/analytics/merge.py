@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 import numpy as np
 import orjson
 
-from connectors.format.decode import Decoded, Rejected
+from connectors.format.decoded import Decoded, Rejected
 from connectors.format.ids import Ids
 from connectors.format.records import IGNORED
 from connectors.format.words import text_of, widened

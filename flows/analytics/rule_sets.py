@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import orjson
 
-from connectors.format.decode import Decoded
+from connectors.format.decoded import Decoded
 from flows.analytics.alerts import Alert
 from flows.analytics.merge import Merger, block_stats
 from flows.analytics.precedence import Overrides

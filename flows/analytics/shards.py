@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.format.decode import Decoded
+from connectors.format.decoded import Decoded
 from connectors.format.ids import Ids
 from connectors.format.records import CLOCK, MEDIA, SIGNAL, Control
 from connectors.format.session_events import Events

@@ -103,7 +103,7 @@ def read_instance(path: Path) -> Settings:
     """Return the settings of this instance of a partitioned deployment. Raises ConfigurationError."""
     import socket
 
-    from flows.settings.shard import of_instance
+    from flows.settings.instance import of_instance
 
     return of_instance(read_settings(path), socket.gethostname())
 

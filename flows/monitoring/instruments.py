@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
-from connectors.format.decode import Decoded, decode_block
+from connectors.format.decode import decode_block
+from connectors.format.decoded import Decoded
 from flows.analytics.block_results import ShardResult
 from flows.analytics.merge import BlockResult
 from flows.analytics.shard import Shard

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from connectors.format.decode import Decoded, decode_block
+from connectors.format.decode import decode_block
+from connectors.format.decoded import Decoded
 from connectors.journal.progress import SourceProgress
 from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.systemd import Notifier

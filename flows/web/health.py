@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from connectors.runtime.logs import get_logger
-from flows.web.page import Answer
+from flows.web.listening import Answer
 
 __all__ = ["health_app", "health_routes"]
 

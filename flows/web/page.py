@@ -3,54 +3,27 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from connectors.errors import UsageError
 from connectors.runtime.logs import LOG_JSON, RUN_ID, get_logger
 from flows.settings.secrets import token_of
 from flows.settings.web import WebSettings
+from flows.web.listening import Answer, bind, port_of
 
-__all__ = ["QUEUE", "Answer", "HealthPage", "LivePage", "bind", "port_of"]
+__all__ = ["HealthPage", "LivePage"]
 
-QUEUE: Final = 128
 STOP_S: Final = 5.0
 RESTART_S: Final = 1.0
 # The process of the page needs no credentials, and gets none.
 PASSED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH", "NO_COLOR", "TMPDIR", LOG_JSON, RUN_ID)
-
-# Returns status, content type and body.
-Answer = Callable[[], tuple[int, str, bytes]]
-
-
-def bind(host: str, port: int, *, key: str) -> socket.socket:
-    """Return a socket that listens. Raises UsageError, which names the setting `key`, if the address cannot be used."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        bound.listen(QUEUE)
-    except BaseException as error:
-        bound.close()
-        if isinstance(error, OSError | OverflowError):
-            raise UsageError(
-                f"{key}: {host}:{port} cannot be listened on ({error}); choose another address or port"
-            ) from error
-        raise
-    return bound
-
-
-def port_of(bound: socket.socket) -> int:
-    """Return the port that a socket is bound to."""
-    return int(bound.getsockname()[1])
 
 
 class HealthPage:

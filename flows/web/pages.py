@@ -30,8 +30,8 @@ from flows.web.health import health_routes
 from flows.web.heat import METRICS, heat_map
 from flows.web.histograms import histograms
 from flows.web.history import files_of, receivers, windows_of
+from flows.web.listening import Answer
 from flows.web.model import Model
-from flows.web.page import Answer
 from flows.web.queries import PAGE, Span
 from flows.web.reader import StateReader
 from flows.web.story import lines_of, story_of

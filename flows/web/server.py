@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from flows.web.page import QUEUE, port_of
+from flows.web.listening import QUEUE, port_of
 
 __all__ = ["MAX_CONNECTIONS", "WebServer"]
 

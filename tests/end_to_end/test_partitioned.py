@@ -14,8 +14,8 @@ from connectors.format.owners import Share
 from connectors.genesys.simulator.calls import conversation_ids
 from connectors.genesys.simulator.voice_events import VoiceEventsSimulator, running_simulator
 from flows.commands.bootstrap import BootstrapReport, run_bootstrap
+from flows.settings.instance import of_instance
 from flows.settings.loading import load_settings
-from flows.settings.shard import of_instance
 from tests.support.callbacks import eventually
 from tests.support.cli import environ, voicewatch
 from tests.support.live import Live

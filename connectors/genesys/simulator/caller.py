@@ -18,7 +18,8 @@ from typing import Any, Final, Literal, NamedTuple
 
 import orjson
 
-from connectors.genesys.feeds.audiohook.session import MAX_TEXT_BYTES, duration
+from connectors.genesys.feeds.audiohook.messages import duration
+from connectors.genesys.feeds.audiohook.session import MAX_TEXT_BYTES
 from connectors.genesys.simulator.audio import RATE, Channel, Span, chunk, sound_at
 from connectors.genesys.simulator.calls import conversation_id
 

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.format.decode import BULK_BYTES, Decoded, conversations_of, decode_block, ended_conversation
+from connectors.format.decode import BULK_BYTES, conversations_of, decode_block, ended_conversation
+from connectors.format.decoded import Decoded
 from connectors.format.ids import Ids, are_same
 from connectors.format.records import (
     BareFrame,

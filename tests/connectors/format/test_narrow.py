@@ -8,7 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from connectors.format.decode import BULK_BYTES, Decoded, decode_block
+from connectors.format.decode import BULK_BYTES, decode_block
+from connectors.format.decoded import Decoded
 from connectors.format.ids import Ids
 from connectors.format.owners import MisleadingLineError, Share, owners_of
 from connectors.format.records import Control

@@ -8,8 +8,8 @@ import pytest
 
 from connectors.errors import ConfigurationError
 from connectors.format.owners import Share
+from flows.settings.instance import of_instance
 from flows.settings.loading import parse_settings
-from flows.settings.shard import of_instance
 
 INTERCEPTORS = [
     {

@@ -19,7 +19,8 @@ from connectors.errors import ConfigurationError, UsageError
 from flows.settings.loading import parse_settings
 from flows.settings.secrets import token_of
 from flows.settings.web import WebSettings
-from flows.web.page import HealthPage, LivePage, bind
+from flows.web.listening import bind
+from flows.web.page import HealthPage, LivePage
 from flows.web.pages import make_app
 from flows.web.reader import StateReader
 from flows.web.server import WebServer

@@ -11,7 +11,6 @@ client that does not close within 10 s is disconnected.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -32,34 +31,35 @@ from connectors.genesys.feeds.audiohook.events import (
     Resumed,
     Updated,
 )
+from connectors.genesys.feeds.audiohook.messages import (
+    MAX_ID,
+    RATE_HZ,
+    best_channels,
+    continued_sessions,
+    duration_s,
+    integer_of,
+    text_of,
+    texts_of,
+)
 
 __all__ = [
     "MAX_TEXT_BYTES",
     "NO_CONVERSATION",
     "Session",
     "SessionTiming",
-    "duration",
-    "duration_s",
 ]
 
 MAX_TEXT_BYTES: Final = 64_000
-MAX_DURATION_S: Final = 1e7
-MAX_ID: Final = 256
-MAX_CONTINUED: Final = 16
-MAX_TEXTS: Final = 256
 NO_CONVERSATION: Final = "00000000-0000-0000-0000-000000000000"
 """The conversation of a connection probe, which Genesys makes when an integration is activated."""
-
-_DURATION: Final = re.compile(r"PT((?:[0-9]*\.)?[0-9]+)S", re.ASCII)
-_RATE_HZ: Final = 8000
 
 
 @dataclass(frozen=True, slots=True)
 class SessionTiming:
     """How long the other side may take, all in seconds.
 
-    For its `open` after the upgrade (`open_s`), for its `close` after our `disconnect` and for hanging up after our
-    `closed` (`close_s`), and for anything at all while the session is open (`quiet_s`; it pings every 5 s).
+    For its `open` after the upgrade (`open_s`), for its `close` after our `disconnect` and for closing the connection
+    after our `closed` (`close_s`), and for anything at all while the session is open (`quiet_s`; it pings every 5 s).
     """
 
     open_s: float = 5.0
@@ -72,27 +72,6 @@ _State = Literal["opening", "active", "paused", "disconnecting", "closed", "over
 
 class _ProtocolError(Exception):
     """What the client did wrong, in words for its log."""
-
-
-def duration_s(text: object) -> float:
-    """Return the seconds of a duration of the protocol. Raises ValueError.
-
-    >>> duration_s("PT1.3S")
-    1.3
-    """
-    found = _DURATION.fullmatch(text) if isinstance(text, str) and len(text) <= 40 else None
-    if found is None or (seconds := float(found[1])) > MAX_DURATION_S:
-        raise ValueError("not a duration")
-    return seconds
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a duration of the protocol, to the microsecond.
-
-    >>> duration(1.3), duration(0)
-    ('PT1.3S', 'PT0S')
-    """
-    return f"PT{f'{seconds:.6f}'.rstrip('0').rstrip('.')}S"
 
 
 class Session:
@@ -123,16 +102,16 @@ class Session:
 
     @property
     def over(self) -> bool:
-        """Whether the WebSocket is to be closed."""
+        """Return whether the WebSocket is to be closed."""
         return self._state == "over"
 
     @property
     def paused(self) -> bool:
-        """Whether there is no audio, by intention."""
+        """Return whether the client has paused the audio."""
         return self._state == "paused"
 
     def receive(self, message: str | bytes, now: float) -> list[Event]:
-        """Take in a message, text as str and audio as bytes; what it means, in order."""
+        """Take in a message, text as str and audio as bytes, and return what it means, in order."""
         if self._state in ("active", "paused"):
             self.deadline = now + self._timing.quiet_s
         try:
@@ -142,7 +121,7 @@ class Session:
         except _ProtocolError as error:
             return self._fail(str(error), now)
         except (TypeError, ValueError, RecursionError):
-            # JSON can be nested deeper than Python likes; whatever that breaks is the fault of this client alone.
+            # JSON may be nested too deeply for Python; that concerns this client alone.
             return self._fail("a message that cannot be taken in", now)
 
     def expire(self, now: float) -> list[Event]:
@@ -187,7 +166,7 @@ class Session:
         if kind == "close":
             return self._on_close(parameters, now)
         if kind == "error":
-            return [ClientError(_integer(parameters.get("code")) or 0, _text(parameters.get("message")))]
+            return [ClientError(integer_of(parameters.get("code")) or 0, text_of(parameters.get("message")))]
         if kind == "open":
             return self._on_open(parameters, position_s, now) if self._state == "opening" else []
         if self._state == "opening":
@@ -204,7 +183,7 @@ class Session:
             raise _ProtocolError("a text message that is not JSON") from None
         if not isinstance(message, dict) or message.get("version") != "2" or not isinstance(message.get("type"), str):
             raise _ProtocolError("a text message that is not of protocol version 2")
-        seq, serverseq = _integer(message.get("seq")), _integer(message.get("serverseq"))
+        seq, serverseq = integer_of(message.get("seq")), integer_of(message.get("serverseq"))
         if seq != self._clientseq + 1:
             raise _ProtocolError(f"seq is not {self._clientseq + 1}")
         self._clientseq = seq
@@ -232,14 +211,14 @@ class Session:
         offered = parameters.get("media")
         if not isinstance(offered, list):
             raise _ProtocolError("open without media")
-        texts = _texts(parameters)
+        texts = texts_of(parameters)
         is_wanted = is_probe or self._wants(conversation_id, texts)
-        channels = None if is_probe or not is_wanted else _select(offered)
+        channels = None if is_probe or not is_wanted else best_channels(offered)
         if channels is None and offered and is_wanted and not is_probe:
             raise _ProtocolError("no PCMU audio of 8000 Hz is offered")
         self._channels = len(channels) if channels else 0
         # A new object: only the checked parts of the offer are echoed.
-        media = [{"type": "audio", "format": "PCMU", "channels": channels, "rate": _RATE_HZ}] if channels else []
+        media = [{"type": "audio", "format": "PCMU", "channels": channels, "rate": RATE_HZ}] if channels else []
         opened: dict[str, Any] = {"media": media, "startPaused": False}
         if parameters.get("supportedLanguages") is True:
             opened["supportedLanguages"] = []
@@ -250,10 +229,12 @@ class Session:
             self.disconnect("completed", "this conversation is not monitored", now)
             return [Declined(conversation_id)]
         names = tuple(channels or ())
-        return [Opened(conversation_id, position_s, self._channels, is_probe, _continued(parameters), texts, names)]
+        return [
+            Opened(conversation_id, position_s, self._channels, is_probe, continued_sessions(parameters), texts, names)
+        ]
 
     def _ending(self, text: str, now: float) -> list[Event]:
-        """All that counts now is a close, in whatever sequence: it may be the sequence that was wrong."""
+        """Accept a close with any sequence number, as the numbers may have been the mistake; ignore the rest."""
         if self._state != "disconnecting" or len(text) > MAX_TEXT_BYTES:
             return []
         try:
@@ -262,7 +243,7 @@ class Session:
             return []
         if not isinstance(message, dict) or message.get("type") != "close":
             return []
-        self._clientseq = _integer(message.get("seq")) or self._clientseq
+        self._clientseq = integer_of(message.get("seq")) or self._clientseq
         parameters = message.get("parameters")
         return self._on_close(parameters if isinstance(parameters, dict) else {}, now)
 
@@ -286,7 +267,7 @@ class Session:
                     return [resumed]
                 case "update":
                     self._send("updated", {})
-                    return [Updated(_text(parameters.get("language")))]
+                    return [Updated(text_of(parameters.get("language")))]
         except ValueError:
             raise _ProtocolError(f"{kind} with bad parameters") from None
         return []
@@ -319,48 +300,3 @@ class Session:
             "parameters": parameters,
         }
         self._outgoing.append(orjson.dumps(message))
-
-
-def _texts(parameters: dict[str, Any]) -> dict[str, str]:
-    """Return the texts and numbers of `customConfig` and `inputVariables` by their keys; the latter take precedence."""
-    custom = parameters.get("customConfig")
-    places = [
-        custom,
-        custom.get("inputVariables") if isinstance(custom, dict) else None,
-        parameters.get("inputVariables"),
-    ]
-    found: dict[str, str] = {}
-    for place in places:
-        for key, value in place.items() if isinstance(place, dict) else ():
-            if isinstance(value, str | int) and len(found) < MAX_TEXTS:
-                found[key] = str(value)
-    return found
-
-
-def _select(offered: list[Any]) -> list[str] | None:
-    """Return the channels of the first offer of 8 kHz PCMU with the most of them."""
-    fit = [
-        media["channels"]
-        for media in offered
-        if isinstance(media, dict)
-        and (media.get("type"), media.get("format"), media.get("rate")) == ("audio", "PCMU", _RATE_HZ)
-        and isinstance(media.get("channels"), list)
-        and 1 <= len(media["channels"]) <= 2
-        and all(isinstance(channel, str) and len(channel) <= MAX_ID for channel in media["channels"])
-    ]
-    return max(fit, key=len, default=None)
-
-
-def _continued(parameters: dict[str, Any]) -> tuple[str, ...]:
-    sessions = parameters.get("continuedSessions")
-    if not isinstance(sessions, list):
-        return ()
-    return tuple(_text(session.get("id")) for session in sessions[:MAX_CONTINUED] if isinstance(session, dict))
-
-
-def _text(value: object) -> str:
-    return value[:MAX_ID] if isinstance(value, str) else ""
-
-
-def _integer(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -23,13 +23,12 @@ from connectors.genesys.feeds.audiohook.events import (
     Resumed,
     Updated,
 )
+from connectors.genesys.feeds.audiohook.messages import duration, duration_s
 from connectors.genesys.feeds.audiohook.session import (
     MAX_TEXT_BYTES,
     NO_CONVERSATION,
     Session,
     SessionTiming,
-    duration,
-    duration_s,
 )
 
 SESSION = "30b0e395-84d3-4570-ac13-9a62d8f514c0"
