@@ -41,14 +41,14 @@ EVENTS_PER_S: Final = 4.0
 _ALERTS: Final = {"clear_after_s": 2, "raise_n": 3, "raise_m": 5}
 _GROUPS: Final = {"by": ["edge"], "min_conversations": 3, "raise_ratio": 0.75, "clear_after_s": 2}
 _PATIENT: Final = {"clear_after_s": 2, "raise_n": 21, "raise_m": 25}
-"""A conversation's alert needs 2.1 s of bad frames: its group is judged every 2 s, and inhibits it."""
+"""A conversation's alert needs 2.1 s of bad frames: its group is judged every second, and inhibits it."""
 BAD_EDGE: Final = """
 [[fault]]
 on = "edge"
 name = "edge-frankfurt-2"
 do = "latency"
 after_s = 3
-for_s = 4
+for_s = 3
 """
 
 
@@ -141,6 +141,7 @@ def _voice_events() -> Iterator[Stage]:
         tables = {
             "genesys": {"base_url": simulator.base_url},
             "watch": {"mode": "discover"},
+            "windows": {"length_s": 2, "slide_s": 1},
             "alerts": _PATIENT,
             "groups": _GROUPS,
         }
