@@ -16,6 +16,7 @@ from connectors.format.owners import Share
 from tests.benchmarks import live
 from tests.benchmarks.agreement import disagreement
 from tests.benchmarks.baselines import LATENCY_MS, OPTIONAL, SLOW, WINDOWED
+from tests.benchmarks.eventbridge import acknowledged
 from tests.benchmarks.measure import ROOT, Cost, Measured, Ratio, Run, environ, interleaved, measured, python, spent
 
 __all__ = ["ROWS", "Scale"]
@@ -195,6 +196,15 @@ def idle(scale: Scale) -> Iterator[Measured]:
     yield Measured("idle, 1,000 quiet conversations", "% CPU", 3, at_least=False, samples=samples)
 
 
+def eventbridge(scale: Scale) -> Iterator[Measured]:
+    """Events over HTTP, each on the disk before it is acknowledged: many senders share a sync."""
+    found = [acknowledged(BENCH, 64, min(scale.live_s, 5.0)) for _ in range(min(scale.rounds, 3))]
+    rates = [one.events_per_s for one in found]
+    yield Measured("EventBridge, 64 connections", "events/s", 1000, at_least=True, samples=rates)
+    ratios = [one.events_per_s / one.syncs_per_s for one in found]
+    yield Measured("EventBridge, 64 connections / syncs", "x", 3, at_least=True, samples=ratios)
+
+
 def start(scale: Scale) -> Iterator[Measured]:
     """How long it takes to start."""
     ten = BENCH / "ten.jsonl"
@@ -261,6 +271,7 @@ ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
     "page": page,
     "sustained": sustained,
     "idle": idle,
+    "eventbridge": eventbridge,
     "start": start,
     "report": report,
     "backtest": backtest,

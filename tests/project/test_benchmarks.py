@@ -13,6 +13,7 @@ from flows.analytics.merge import Counts
 from flows.commands.replay import replay
 from tests.benchmarks.agreement import disagreement
 from tests.benchmarks.baselines import BASELINES, LATENCY_MS, OPTIONAL, WINDOWED
+from tests.benchmarks.eventbridge import acknowledged
 from tests.benchmarks.generate import generate
 from tests.benchmarks.measure import Cost, Ratio, Run, interleaved, measured
 
@@ -86,3 +87,12 @@ def test_a_ratio_is_that_of_runs_of_the_same_round() -> None:
     assert result.samples == [8.0, 16.0, 4.0]
     assert result.by_cpu == [2.0, 2.0, 2.0]
     assert (result.median, result.met) == (8.0, False)
+
+
+def test_events_are_acknowledged_by_the_feed_of_the_benchmark(tmp_path: Path) -> None:
+    """The benchmark of EventBridge posts to a real feed, on several connections, and counts what it answers."""
+    found = acknowledged(tmp_path, 4, 0.3)
+    assert found.connections == 4
+    assert found.events_per_s > 0
+    assert found.syncs_per_s > 0
+    assert list(tmp_path.iterdir()) == []
