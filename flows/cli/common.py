@@ -30,7 +30,11 @@ CONFIG_VARIABLE = "VOICEWATCH_CONFIG"
 
 Kind = Annotated[
     str,
-    typer.Option(metavar="KIND", help="The kind of feed: voice-events, notifications, audiohook or eventbridge."),
+    typer.Option(
+        metavar="KIND",
+        help="The kind of feed: voice-events, notifications, audiohook or eventbridge.",
+        autocompletion=lambda: ["voice-events", "notifications", "audiohook", "eventbridge"],
+    ),
 ]
 Config = Annotated[
     Path,

@@ -140,7 +140,13 @@ def top(
 @app.command(cls=Command)
 def schema(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="config, window, group, alert, record or audit.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="config, window, group, alert, record or audit.",
+            show_default=False,
+            autocompletion=lambda: ["config", "window", "group", "alert", "record", "audit"],
+        ),
     ],
 ) -> None:
     """Print the JSON Schema of the configuration or of a kind of line."""

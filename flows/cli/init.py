@@ -20,6 +20,17 @@ __all__ = ["app"]
 
 app = typer.Typer()
 
+Conversations = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="ID",
+        help="A conversation to watch; may be given several times. Without any, voice-events finds them.",
+    ),
+]
+QueueUrl = Annotated[
+    str, typer.Option(metavar="URL", help="Kind eventbridge: the SQS queue to read, in place of --listen.")
+]
+
 _LISTS = ("conversations", "queues")
 
 
@@ -35,13 +46,7 @@ def init(
     interceptor_address: Annotated[
         str, typer.Option(metavar="SIP", help="Kind voice-events: where Genesys sends the media.")
     ] = "",
-    conversation: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="ID",
-            help="A conversation to watch; may be given several times. Without any, voice-events finds them.",
-        ),
-    ] = None,
+    conversation: Conversations = None,
     queue: Annotated[
         list[str] | None,
         typer.Option(metavar="QUEUE", help="Kind notifications: a queue, by name or id; may be given several times."),
@@ -50,6 +55,7 @@ def init(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Kinds audiohook and eventbridge: the address to listen on.")
     ] = "",
+    queue_url: QueueUrl = "",
     state_dir: Annotated[str, typer.Option(metavar="DIR", help="Journal, outbox and audit log go here.")] = "",
 ) -> None:
     """Write a commented configuration: asks on a terminal, takes options elsewhere; checks it, overwrites nothing."""
@@ -68,6 +74,7 @@ def init(
         queues=tuple(queue or ()),
         api_key=api_key,
         listen=listen,
+        queue_url=queue_url,
         state_dir=state_dir,
     )
     _write(config, _asked(given) if is_asked else _assumed(given))

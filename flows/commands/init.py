@@ -41,7 +41,7 @@ class Answers:
     """What a configuration is written for; an empty text or tuple is not answered.
 
     Without `conversations`, a feed of voice events discovers the calls. `queues` are for notifications, `api_key` is
-    for AudioHook, `listen` for AudioHook and EventBridge.
+    for AudioHook, `listen` for AudioHook and EventBridge, `queue_url` for EventBridge in place of `listen`.
     """
 
     kind: str
@@ -52,6 +52,7 @@ class Answers:
     queues: tuple[str, ...] = ()
     api_key: str = ""
     listen: str = ""
+    queue_url: str = ""
     state_dir: str = ""
 
 
@@ -78,7 +79,7 @@ def questions(answers: Answers) -> Iterator[Question]:
         asked.append(Question("queues", "--queue", "Queues to watch, by name or id, separated by commas", None))
     elif answers.kind == "audiohook":
         asked.append(Question("api_key", "--api-key", "API key of the AudioHook integration", None))
-    if answers.kind in LISTENING:
+    if answers.kind in LISTENING and not answers.queue_url:
         asked.append(Question("listen", "--listen", "Address that Genesys or EventBridge connects to", "0.0.0.0:8443"))
     asked.append(Question("state_dir", "--state-dir", "Directory of journal, outbox and audit log", "state"))
     return (question for question in asked if not getattr(answers, question.name))
@@ -90,6 +91,8 @@ def variables_of(answers: Answers) -> dict[str, str]:
     if answers.kind == "audiohook":
         secret = f"{answers.api_key}=BASE64, the client secret of the integration"
         return {"VOICEWATCH_AUDIOHOOK_SECRETS": secret, **signing}
+    if answers.kind == "eventbridge" and answers.queue_url:
+        return {"AWS_PROFILE": "or another way in which AWS' own tools find credentials", **signing}
     if answers.kind == "eventbridge":
         return {KEY_VARIABLE: "the API key of the connection in EventBridge, at least 16 characters", **signing}
     client = {"GENESYS_CLIENT_ID": "OAuth client, grant type client credentials", "GENESYS_CLIENT_SECRET": "its secret"}
@@ -155,6 +158,9 @@ def _feed_tables(answers: Answers) -> Iterator[Table]:
     if answers.kind == "notifications":
         feed |= _set(queues=answers.queues, conversations=answers.conversations)
         yield "[[feed]]", feed, ("enrich",)
+        return
+    if answers.kind == "eventbridge" and answers.queue_url:
+        yield "[[feed]]", feed | _set(queue_url=answers.queue_url), ()
         return
     if answers.kind == "eventbridge":
         feed |= _set(listen=answers.listen, key_env=KEY_VARIABLE)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,6 +45,33 @@ def test_what_is_written_is_valid(tmp_path: Path, kind: str) -> None:
     for line in commented:
         parse_settings(tomllib.loads(text.replace(f"# {line}", line)), "new.toml")
     assert tomllib.loads(re.sub(r"^# (\w+ = \S.*)$", r"\1", text, flags=re.MULTILINE)) != tomllib.loads(text)
+
+
+# The variables that each kind needs, with values of the right form.
+VARIABLES: dict[str, dict[str, Any]] = {
+    "voice-events": {"GENESYS_CLIENT_ID": "id", "GENESYS_CLIENT_SECRET": "secret"},
+    "notifications": {"GENESYS_CLIENT_ID": "id", "GENESYS_CLIENT_SECRET": "secret"},
+    "audiohook": {"VOICEWATCH_AUDIOHOOK_SECRETS": "key-1=c2VjcmV0c2VjcmV0c2VjcmV0"},
+    "eventbridge": {"EVENTBRIDGE_API_KEY": "a-key-of-the-connection"},
+    "queue": {"AWS_PROFILE": "local"},
+}
+QUEUE = ["--queue-url", "https://sqs.eu-central-1.amazonaws.com/123456789012/voice-events"]
+
+
+@pytest.mark.parametrize("what", VARIABLES)
+def test_check_accepts_what_is_written(tmp_path: Path, what: str) -> None:
+    """With the variables that `init` names, `check` finds the file valid, and warns of nothing but clear text."""
+    config = tmp_path / "new.toml"
+    kind, options = ("eventbridge", QUEUE) if what == "queue" else (what, OPTIONS[what])
+    done = voicewatch("init", config, "--kind", kind, "--callback-url", URL, *options)
+    assert done.returncode == 0, done.stderr
+    variables = VARIABLES[what] | {"VOICEWATCH_CALLBACK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    assert variables.keys() <= {line.split()[0] for line in done.stdout.splitlines()}
+    checked = voicewatch("check", config, **variables)
+    assert (checked.returncode, checked.stderr) == (0, "")
+    said, *warnings = checked.stdout.splitlines()
+    assert said == f"{config}: valid; 0 interceptor(s), 1 feed(s)"
+    assert [warning for warning in warnings if "clear text" not in warning] == []
 
 
 def test_conversations_are_listed(tmp_path: Path) -> None:
