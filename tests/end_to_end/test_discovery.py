@@ -120,6 +120,20 @@ def test_labels_of_the_defaults_count_in_the_choice(tmp_path: Path) -> None:
             assert process.stop() == 0
 
 
+def test_a_call_whose_end_came_too_early_is_watched_again(tmp_path: Path) -> None:
+    """An end that newer frames have overtaken ends the watch; the call gets another one, and no second interceptor."""
+    with running_simulator(conversations=1, rate=5) as simulator:
+        path = config(tmp_path, simulator.base_url)
+        with running(tmp_path, "run", path) as process:
+            until(lambda: watched(tmp_path))
+            [id_] = watched(tmp_path)
+            end = {"event": "conversation.ended", "entity": {"id": id_}, "timestamp": 1.0}
+            simulator.send_text(json.dumps(end))
+            until(lambda: {"watch", "frame"} <= set(_kinds_after_end(tmp_path, id_)))
+            assert process.stop() == 0, process.log
+        assert simulator.duplicate_creates == 0
+
+
 def test_saturation(tmp_path: Path) -> None:
     """While as many calls as allowed are in progress, no interceptor is created, and the audit log says so."""
     with running_simulator(conversations=5, rate=5, wait_for_subscriber=False) as simulator:
@@ -147,6 +161,21 @@ def _missed(directory: Path, ids: set[str]) -> set[str]:
     """The conversations with an interceptor that are neither watched nor reported."""
     reported = {line["conversation"] for line in audited(directory) if line["action"] == "INTERCEPTOR_FAILED"}
     return ids - set(watched(directory)) - reported
+
+
+def _kinds_after_end(directory: Path, id_: str) -> list[str]:
+    """The kinds of the records about a conversation that come after the end with the time 1.0."""
+    kinds: list[str] | None = None
+    for record in records(directory):
+        frame = record.get("frame", {})
+        if frame.get("timestamp") == 1.0:
+            kinds = []
+        elif kinds is not None and id_ in (
+            frame.get("entity", {}).get("id"),
+            record.get("watch", {}).get("conversation_id"),
+        ):
+            kinds.append("watch" if "watch" in record else "frame")
+    return kinds or []
 
 
 def _reasons(directory: Path) -> set[str]:

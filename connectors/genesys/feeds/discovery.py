@@ -23,6 +23,7 @@ from connectors.format.owners import ALL, Share
 from connectors.genesys.client import RequestBudget
 from connectors.genesys.entities import ActiveConversation
 from connectors.genesys.feeds.base import RecentIds, Selection
+from connectors.genesys.feeds.lives import Lives
 from connectors.runtime.logs import get_logger
 
 __all__ = ["CallDiscovery", "DiscoveryTiming", "Interceptors"]
@@ -38,6 +39,7 @@ class _Entity(msgspec.Struct, gc=False):
 class _Frame(msgspec.Struct, gc=False):
     event: str
     entity: _Entity
+    timestamp: float
 
 
 _decode = msgspec.json.Decoder(_Frame).decode
@@ -117,7 +119,7 @@ class CallDiscovery:
         self._in_progress: set[str] = set()
         self._labels: dict[str, dict[str, str]] = {}
         self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
-        self._seen, self._ended = RecentIds(100_000), RecentIds(100_000)
+        self._lives = Lives(100_000)
         self._put_off: list[str] = []
         self._were_put_off = {is_listed: RecentIds(100_000) for is_listed in (False, True)}
         self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}
@@ -139,19 +141,20 @@ class CallDiscovery:
             self._thread.join(timeout_s)
 
     def observe(self, messages: Sequence[bytes]) -> None:
-        """Take the conversations that frames are about; messages that are not frames are left to the recorder."""
+        """Take the conversations that frames are about; messages that are not frames are left to the recorder.
+
+        A conversation that ends, for the dataflow, while newer frames show it going on is offered again.
+        """
         started: list[str] = []
-        for message in messages:
-            with suppress(msgspec.MsgspecError, RecursionError, ValueError):
-                frame = _decode(message)
-                id_ = frame.entity.id
-                if frame.event == _ENDED:
-                    self._seen.add(id_)
-                    self._ended.add(id_)  # although a list that was asked for before may have it
-                    self._in_progress.discard(id_)
-                elif id_ not in self._seen:
-                    self._seen.add(id_)
-                    started.append(id_)
+        with self._changed:
+            for message in messages:
+                with suppress(msgspec.MsgspecError, RecursionError, ValueError):
+                    frame = _decode(message)
+                    id_ = frame.entity.id
+                    if self._lives.learn(id_, frame.timestamp, ended=frame.event == _ENDED):
+                        started.append(id_)
+                    if self._lives.is_over(id_):
+                        self._in_progress.discard(id_)
         if started:
             self._offer(started)
 
@@ -200,8 +203,8 @@ class CallDiscovery:
             self._put_off.clear()
             waiting = set(self._waiting)
             self._in_progress = set(active) | waiting
-        for id_ in active:
-            self._seen.add(id_)
+            for id_ in active:
+                self._lives.know(id_)
         watched = [id_ for id_ in active if self._interceptors.is_watching(id_)]
         for id_ in watched:
             self._interceptors.label(id_, self._labels[id_])
@@ -217,7 +220,8 @@ class CallDiscovery:
     def _take(self, id_: str) -> bool:
         """Have a call watched, if it is to be; False if Genesys lets no interceptor be created."""
         labels = {**self._of_all, **self._labels.get(id_, {})}
-        if id_ in self._ended or id_ not in self._in_progress or self._interceptors.is_watching(id_):
+        # An event of its end counts, although a list that was asked for before may have the call.
+        if self._lives.is_over(id_) or id_ not in self._in_progress or self._interceptors.is_watching(id_):
             return True
         were_put_off = self._were_put_off[id_ in self._labels]
         if id_ not in were_put_off and self._selection.lacks_label(id_, labels):

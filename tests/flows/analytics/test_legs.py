@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from connectors.format.captures import as_lines, media_records
 from flows.analytics.precedence import Overrides
 from tests.support.recordings import Replayed, blocks_of, replay_blocks
-from tests.support.replay_groups import replay_groups as replay_groups
+from tests.support.replay_groups import replay_groups
 
 CASES = Path(__file__).parents[2] / "data" / "cases"
 OPUS = {"codecs": ["audio/opus"], "minMos": 2.82, "maxLatencyMs": 23, "receivedPackets": 3411, "discardedPackets": 3}

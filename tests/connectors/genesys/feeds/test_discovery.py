@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+
+import pytest
 
 from connectors.genesys.client import RequestBudget
 from connectors.genesys.entities import ActiveConversation
@@ -19,6 +23,7 @@ class Calls:
         self.asked: list[str] = []
         self.last_asked = threading.Event()
         self.checks = 0
+        self.last = "on"
         self._lists = lists or ({"over": {}, "on": {}},)
 
     def active(self) -> list[ActiveConversation]:
@@ -28,7 +33,7 @@ class Calls:
 
     def create(self, conversation_id: str, labels: Mapping[str, str]) -> str | None:
         self.asked.append(conversation_id)
-        if conversation_id == "on":
+        if conversation_id == self.last:
             self.last_asked.set()
         return None
 
@@ -42,13 +47,18 @@ class Calls:
         """Do nothing."""
 
 
+def event(name: str, at: float, id_: str = "on") -> bytes:
+    """A frame."""
+    return json.dumps({"event": f"conversation.{name}", "entity": {"id": id_}, "timestamp": at}).encode()
+
+
 def test_a_call_that_has_ended_is_not_watched_because_a_list_still_has_it() -> None:
     """The event of its end counts, not a list that was asked for before."""
     calls = Calls()
     discovery = CallDiscovery(
         "events", calls, Selection(), RequestBudget(), max_concurrent=50, refused=lambda _, __: None
     )
-    discovery.observe([b'{"event":"conversation.ended","entity":{"id":"over"}}'])
+    discovery.observe([event("ended", 1.0, "over")])
     discovery.start()
     assert calls.last_asked.wait(DEADLINE_S)
     discovery.stop(DEADLINE_S)
@@ -80,7 +90,7 @@ def test_a_call_that_is_found_by_its_frames_has_two_checks_for_its_labels() -> N
         "events", calls, Selection(INBOUND), RequestBudget(), max_concurrent=50, refused=lambda _, __: None, timing=SOON
     )
     discovery.start()
-    discovery.observe([b'{"event":"conversation.started","entity":{"id":"on"}}'])
+    discovery.observe([event("started", 1.0)])
     assert calls.last_asked.wait(DEADLINE_S)
     discovery.stop(DEADLINE_S)
     assert (calls.asked, calls.checks) == (["on"], 3)
@@ -111,3 +121,33 @@ def test_a_call_that_never_has_the_label_is_refused_and_not_looked_for_all_the_t
     discovery.stop(DEADLINE_S)
     assert (calls.asked, calls.checks) == ([], 2)
     assert refused == [("match", "out"), ("match", "on")]
+
+
+STORY = [event("started", 1.0), event("updated", 2.0), event("ended", 3.0), event("updated", 1.5)]
+
+
+@pytest.mark.parametrize("messages", list(itertools.permutations([*STORY, event("updated", 4.0)])))
+def test_a_call_with_a_frame_newer_than_its_end_goes_on_in_any_order(messages: tuple[bytes, ...]) -> None:
+    """Its end came too early; what arrives afterwards decides, or what had overtaken the end."""
+    assert asked_after(messages) == ["on"]
+
+
+@pytest.mark.parametrize("messages", list(itertools.permutations([*STORY, event("ended", 2.5)])))
+def test_a_call_whose_newest_frame_is_its_end_is_over_in_any_order(messages: tuple[bytes, ...]) -> None:
+    """Frames from before its end, which arrive after it, do not have it watched again."""
+    assert asked_after(messages) == []
+
+
+def asked_after(messages: Sequence[bytes]) -> list[str]:
+    """Return the calls, but for a last one, that an interceptor is asked for after these messages."""
+    calls = Calls({})
+    discovery = CallDiscovery(
+        "events", calls, Selection(), RequestBudget(), max_concurrent=50, refused=lambda _, __: None
+    )
+    for message in (*messages, event("started", 9.0, "last")):
+        discovery.observe([message])
+    calls.last = "last"
+    discovery.start()
+    assert calls.last_asked.wait(DEADLINE_S)
+    discovery.stop(DEADLINE_S)
+    return sorted({one for one in calls.asked if one != "last"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -197,6 +198,35 @@ def test_a_conversation_that_has_ended_can_start_again(monitor: Monitor, records
         assert records.watches["c"]["leg_id"] == session_id
         line.say("close", {"reason": "end"}, 1.0)
     assert [event for event, _ in records.events()] == ["started", "ended", "started", "ended"]
+
+
+@pytest.mark.parametrize("ways", list(itertools.product(["end", "reconnect", "lost"], repeat=3)))
+def test_a_conversation_goes_on_while_it_has_a_session_in_any_order(ways: tuple[str, ...]) -> None:
+    """Its end is final when no session is open and none is waited for; a later session has it watched again."""
+    for order in sorted(set(itertools.permutations([0, 0, 1, 1, 2, 2]))):
+        records = Records()
+        monitor = Monitor(records, LIMITS, wall=lambda: 1000.0)  # type: ignore[arg-type]
+        lines: dict[int, Line] = {}
+        opened: set[int] = set()
+        is_waited = False
+        for now, number in enumerate(order):
+            if number not in lines:
+                lines[number] = Line(monitor, f"s{number}", now)
+                lines[number].open(now=now)
+                opened.add(number)
+            elif ways[number] == "lost":
+                lines[number].monitored.lost(now)
+                opened.remove(number)
+            else:
+                lines[number].say("close", {"reason": ways[number]}, now)
+                opened.remove(number)
+            is_waited = not opened and ways[number] == "reconnect"
+            monitor.expire(now)
+            assert records.is_watching("c") == (bool(opened) or is_waited), (order, now)
+        monitor.expire()
+        assert not records.is_watching("c")
+        events = [event for event, _ in records.events() if event != "updated"]
+        assert events == ["started", "ended"] * (len(events) // 2), order
 
 
 def test_a_watch_of_someone_else_is_not_ended(monitor: Monitor, records: Records) -> None:
