@@ -119,7 +119,16 @@ _IDS: Final = (
     "organizationId",
     "entityId",
 )
-_WORDS: Final = ("provider", "direction", "disconnectType", "errorCode", "metric", "entityType", "flowType")
+_WORDS: Final = (
+    "provider",
+    "direction",
+    "disconnectType",
+    "errorCode",
+    "metric",
+    "entityType",
+    "flowType",
+    "onlineStatus",
+)
 _DURATIONS: Final = (
     "alertingDurationMs",
     "contactingDurationMs",

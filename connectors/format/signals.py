@@ -6,7 +6,8 @@
 `LOW_MOS`          the lowest MOS of a leg as Genesys measured it, of a media record
 `LEG_RULES`        the largest latency and the share of discarded packets of a leg, of a media record
 `ONE_WAY_AUDIO`    one channel of a call is silent while the other is not; `DEAD_AIR`: both are
-`PLATFORM_EVENT`   an operational event (AUDIOHOOK-0001 …), or a trunk whose media quality does not match
+`PLATFORM_EVENT`   an operational event (AUDIOHOOK-0001 …), a trunk whose media quality does not match, or an
+                   edge that is offline
 =================  =====================================================================================
 
 The limits are the rules': a signal says what was measured, and `flows.analytics` decides.
@@ -21,7 +22,7 @@ from connectors.format.media import leg_media
 from connectors.format.notifications import body_of, call_legs, is_calls_topic, topic_of
 from connectors.format.values import number_or_nan
 
-__all__ = ["AUDIO_RULES", "GENESYS_SCALE", "LEG_RULES", "Signal", "signals_of"]
+__all__ = ["AUDIO_RULES", "GENESYS_SCALE", "LASTING_EVENTS", "LEG_RULES", "Signal", "signals_of"]
 
 CALL_FAILED: Final = "CALL_FAILED"
 LOW_MOS: Final = "LOW_MOS"
@@ -31,14 +32,19 @@ LEG_RULES: Final = ("LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED")
 """The rules over the limits of a watch, in their order."""
 GENESYS_SCALE: Final = "genesys-5"
 """The scale of Genesys' MOS: that of G.107 times 5 / 4.5, with 4.89 as its best value."""
+TRUNK_MISMATCHES: Final = "trunk.qos.mismatchCount"
+EDGE_STATUS: Final = "edge.onlineStatus"
+LASTING_EVENTS: Final = frozenset({TRUNK_MISMATCHES, EDGE_STATUS})
+"""The events of `PLATFORM_EVENT` that are a state, which is resolved when it is over."""
 _ERROR_TYPES: Final = frozenset({"error", "transport.failure", "transportfailure"})
 _MAX_TEXT: Final = 200
+_MAX_LABEL: Final = 128
 
 
 class Signal(NamedTuple):
     """What a message reports. `key` tells it from every other signal of its rule and conversation.
 
-    `state` is "raised" or "resolved", and `reason` why it is resolved; only faults of the audio are resolved. `limit`
+    `state` is "raised" or "resolved", and `reason` why it is resolved: for faults of the audio and edges. `limit`
     is what the value was held to where it was decided.
 
     `conversation_id` is None for an event of the platform. `value` is NaN-free: None without a measurement.
@@ -78,8 +84,11 @@ def signals_of(record: Mapping[str, Any]) -> list[Signal]:
         return list(_metric_signals(body))
     if kind[:3] == ["v2", "operations", "events"]:
         return list(_operational_signals(body))
-    if kind[:4] == ["v2", "telephony", "providers", "edges"] and kind[-3:-2] == ["trunks"] and kind[-1] == "metrics":
-        return list(_trunk_signals(body))
+    if kind[:4] == ["v2", "telephony", "providers", "edges"]:
+        if kind[4:5] == ["trunks"] and kind[6:] == ["metrics"]:
+            return list(_trunk_signals(body))
+        if len(kind) == 5:
+            return list(_edge_signals(body))
     return []
 
 
@@ -161,7 +170,7 @@ def _failure(
     leg_id: str | None,
     labels: dict[str, str],
 ) -> Signal:
-    labels = {**labels, **({"agent": user_id} if user_id and len(user_id) <= 128 else {})}
+    labels = {**labels, **({"agent": user_id} if user_id and len(user_id) <= _MAX_LABEL else {})}
     evidence = {"code": code, "disconnectType": kind}
     key = f"{code or kind}|{user_id or ''}"
     return Signal(CALL_FAILED, conversation_id, key, None, leg_id, evidence, labels)
@@ -188,8 +197,20 @@ def _trunk_signals(body: Mapping[str, Any]) -> Iterator[Signal]:
     mismatches = number_or_nan(qos.get("mismatchCount")) if isinstance(qos, Mapping) else float("nan")
     if not trunk_id or mismatches != mismatches:
         return
-    evidence = {"event": "trunk.qos.mismatchCount", "entityId": trunk_id, "entityType": "trunk"}
-    yield Signal(PLATFORM_EVENT, None, f"trunk|{trunk_id}", mismatches, None, evidence, {"trunk": trunk_id})
+    evidence = {"event": TRUNK_MISMATCHES, "entityId": trunk_id, "entityType": "trunk"}
+    labels = {"trunk": trunk_id} if len(trunk_id) <= _MAX_LABEL else {}
+    yield Signal(PLATFORM_EVENT, None, f"trunk|{trunk_id}", mismatches, None, evidence, labels)
+
+
+def _edge_signals(body: Mapping[str, Any]) -> Iterator[Signal]:
+    """Read whether an edge is connected to Genesys Cloud."""
+    edge_id, status = _text(body.get("id")), (_text(body.get("onlineStatus")) or "").upper()
+    if not edge_id or status not in ("ONLINE", "OFFLINE"):
+        return
+    evidence = {"event": EDGE_STATUS, "status": status, "entityId": edge_id, "entityType": "edge"}
+    labels = {"edge": edge_id} if len(edge_id) <= _MAX_LABEL else {}
+    state, reason = ("raised", None) if status == "OFFLINE" else ("resolved", "recovered")
+    yield Signal(PLATFORM_EVENT, None, f"edge|{edge_id}", None, None, evidence, labels, state, reason)
 
 
 def _text(value: Any) -> str | None:

@@ -1,5 +1,5 @@
-"""Rules over signals: events that raise one alert each. Faults of the audio are resolved by the next signal, and those
-of a leg's media, which is over, at the end of the conversation.
+"""Rules over signals: events that raise one alert each. Faults of the audio, of trunks and of edges are resolved by a
+later signal, and those of a leg's media, which is over, at the end of the conversation.
 
 A signal of the same rule, conversation and key raises no second alert while the conversation is watched. Events of the
 platform, which belong to no conversation, are remembered by their newest 1,000 keys.
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from connectors.format.records import AlertSettings, Control
-from connectors.format.signals import AUDIO_RULES, LEG_RULES, Signal
+from connectors.format.signals import AUDIO_RULES, LASTING_EVENTS, LEG_RULES, Signal
 from flows.analytics.alerts import Change
 from flows.analytics.rules import RULES, Transition
 from flows.analytics.slots import NO_SLOT
@@ -23,6 +23,7 @@ SIGNAL_RULES: Final = ("CALL_FAILED", *AUDIO_RULES, "PLATFORM_EVENT")
 OPEN_RULES: Final = (*AUDIO_RULES, *LEG_RULES)
 """The rules of signals whose incidents stay open until they are resolved."""
 REMEMBERED: Final = 1_000
+_DECIMALS: Final = 12
 _ORDER: Final = -1
 _END_ORDER: Final = 2 * len(RULES)
 
@@ -58,6 +59,9 @@ class Signals:
                 return self._fault(signal._replace(limit=limit), key, slot, watch, now, row)
             transition = Transition(row, slot, "raised", None, signal.value, now, limit, now, 0)
             return [Change(_ORDER, 0, transition, watch, signal=signal)] if self._is_new(key, slot) else []
+        if signal.conversation_id is None and signal.evidence.get("event") in LASTING_EVENTS:
+            state = signal if signal.value is None else _of_trunk(signal, signal.value, alerts)
+            return [] if state is None else self._fault(state, key, slot, watch, now, row)
         exceeded, limit = _judged(signal, alerts)
         if not exceeded or not self._is_new(key, slot):
             return []
@@ -74,7 +78,7 @@ class Signals:
 
     def open_by_slot(self) -> dict[int, int]:
         """Return how many open incidents there are, of legs and of the audio, by slot."""
-        return {slot: len(faults) for slot, faults in self._open.items()}
+        return {slot: len(faults) for slot, faults in self._open.items() if slot != NO_SLOT}
 
     def forget(self, slot: int) -> None:
         """Drop what is known of a slot whose conversation has ended."""
@@ -132,7 +136,14 @@ def _judged(signal: Signal, alerts: AlertSettings) -> tuple[bool, float]:
     if signal.rule == "LOW_MOS":
         limit = alerts.mos_below if alerts.genesys_mos_below is None else alerts.genesys_mos_below
         return limit is not None and signal.value is not None and signal.value < limit, limit or float("nan")
-    if signal.value is not None:  # of a trunk
-        limit = alerts.trunk_mismatch_above
-        return limit is not None and signal.value > limit, float("nan") if limit is None else limit
     return True, float("nan")
+
+
+def _of_trunk(signal: Signal, value: float, alerts: AlertSettings) -> Signal | None:
+    """Return the signal with the trunk's state, None for a value between the limit and the level that clears it."""
+    limit = alerts.trunk_mismatch_above
+    if limit is not None and value > limit:
+        return signal._replace(limit=limit)
+    if limit is not None and value > round(limit * alerts.clear_ratio, _DECIMALS):
+        return None
+    return signal._replace(state="resolved", reason="recovered", limit=limit)

@@ -19,7 +19,6 @@ from connectors.state.recovery import latest_states
 from flows.commands.export import result_lines
 from flows.state import JOURNAL_STEP, StateLayout
 from flows.web.lines import Alert, control_records, record_time
-from flows.web.model import LASTING
 
 __all__ = ["FeedStatus", "Journal", "Lag", "Status", "read_status"]
 
@@ -172,7 +171,7 @@ def _open_incidents(directory: Path) -> list[Alert]:
         alert = decoder.decode(line)
         if alert.state == "resolved":
             found.pop(alert.incident_id, None)
-        elif alert.alert_type in LASTING:
+        elif alert.is_lasting:
             found[alert.incident_id] = alert
     return list(found.values())
 

@@ -16,7 +16,6 @@ from connectors.state.files import state_errors
 from flows.report.journal import Watched
 from flows.report.windows import PIECE_BYTES
 from flows.web.lines import Alert, decode_lines
-from flows.web.model import LASTING
 
 __all__ = [
     "LENGTHS",
@@ -117,7 +116,7 @@ def incidents_of(alerts: Iterable[Alert], *, framewise: bool) -> list[Incident]:
                 alert.metric_value,
                 alert.threshold,
                 alert.inhibited_by is not None,
-                alert.alert_type in LASTING and not framewise,
+                alert.is_lasting and not framewise,
                 code=None if (said := alert.evidence) is None else said.code or said.disconnect_type,
             )
     return list(found.values())

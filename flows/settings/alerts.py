@@ -55,8 +55,8 @@ class AlertSettings(Table):
     )
     trunk_mismatch_above: Annotated[float, AfterValidator(Between(*limits.TRUNK_MISMATCHES))] | None = Field(
         default=None,
-        description="limit of the rule `PLATFORM_EVENT` for `qos.mismatchCount` of a trunk's metrics; without it, "
-        "trunks raise no alert",
+        description="limit of the rule `PLATFORM_EVENT` for `qos.mismatchCount` of a trunk's metrics: raised above it, "
+        "resolved at or below the limit times `clear_ratio`; without it, trunks raise no alert",
     )
     platform_callback_url: HttpUrl | None = Field(
         default=None, description="where `PLATFORM_EVENT` alerts are sent; without it they are only written"

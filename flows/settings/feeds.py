@@ -109,8 +109,8 @@ class FeedSettings(Table):
     topics: Topics = Field(
         default=(),
         description="kind `notifications`: topics of the platform to subscribe to, for the rule `PLATFORM_EVENT`: "
-        "`v2.operations.events.{id}` with the id of the organisation, and "
-        "`v2.telephony.providers.edges.trunks.{id}.metrics`",
+        "`v2.operations.events.{id}` with the id of the organisation, `v2.telephony.providers.edges.{id}` for an edge "
+        "that goes offline, and `v2.telephony.providers.edges.trunks.{id}.metrics`",
     )
     conversations: Ids = Field(
         default=(), description="kind `notifications`: conversations to subscribe to, ten topics each"

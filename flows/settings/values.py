@@ -155,10 +155,11 @@ def topic_id(value: str) -> str:
 def platform_topic(value: str) -> str:
     """Return the name of a topic. Raises ValueError unless the topic is one that `PLATFORM_EVENT` is raised by."""
     id_ = "[A-Za-z0-9_-]{1,100}"
-    if not re.fullmatch(rf"v2\.(operations\.events\.{id_}|telephony\.providers\.edges\.trunks\.{id_}\.metrics)", value):
+    of_edges = rf"telephony\.providers\.edges\.(trunks\.{id_}\.metrics|(?!trunks$){id_})"
+    if not re.fullmatch(rf"v2\.(operations\.events\.{id_}|{of_edges})", value):
         raise ValueError(
-            "must be v2.operations.events.{id} or v2.telephony.providers.edges.trunks.{id}.metrics with an id, "
-            f"not {toml_repr(value)}"
+            "must be v2.operations.events.{id}, v2.telephony.providers.edges.{id} or "
+            f"v2.telephony.providers.edges.trunks.{{id}}.metrics with an id, not {toml_repr(value)}"
         )
     return value
 

@@ -8,8 +8,22 @@ from typing import Any, Final, TypeVar
 import msgspec
 import orjson
 
+from connectors.format.signals import LASTING_EVENTS
+
 __all__ = ["CONTROL", "Alert", "Audit", "Group", "Window", "control_records", "decode_lines", "record_time"]
 
+# Rules whose incidents are over by a resolve; an alert of any other stands for itself.
+LASTING: Final = frozenset(
+    {
+        "LATENCY_THRESHOLD_EXCEEDED",
+        "PACKET_LOSS_DETECTED",
+        "LOW_MOS",
+        "STREAM_STALLED",
+        "GROUP_DEGRADED",
+        "ONE_WAY_AUDIO",
+        "DEAD_AIR",
+    }
+)
 T = TypeVar("T")
 
 
@@ -54,10 +68,11 @@ class Window(msgspec.Struct, gc=False):
 
 
 class Evidence(msgspec.Struct, rename="camel", gc=False):
-    """Hold what an alert of a failed leg says of the failure; of other alerts, nothing."""
+    """Hold what an alert of a failed leg says of the failure, and which event one of the platform is of."""
 
     code: str | None = None
     disconnect_type: str | None = None
+    event: str | None = None
 
 
 class Alert(msgspec.Struct, rename="camel", gc=False):
@@ -79,6 +94,12 @@ class Alert(msgspec.Struct, rename="camel", gc=False):
     breaching: int | None = None
     inhibited_by: str | None = None
     evidence: Evidence | None = None
+
+    @property
+    def is_lasting(self) -> bool:
+        """Tell whether a later alert resolves this one, so that its incident is open until then."""
+        event = None if self.evidence is None else self.evidence.event
+        return self.alert_type in LASTING or (self.alert_type == "PLATFORM_EVENT" and event in LASTING_EVENTS)
 
 
 class Group(msgspec.Struct, gc=False):

@@ -24,18 +24,6 @@ __all__ = ["EVERYTHING", "MINUTE_S", "Limits", "Model"]
 MINUTE_S: Final = 60
 # The dimension that every conversation has: rows of it are all conversations.
 EVERYTHING: Final = "all"
-# Rules whose incidents are over by a resolve; an alert of any other stands for itself.
-LASTING: Final = frozenset(
-    {
-        "LATENCY_THRESHOLD_EXCEEDED",
-        "PACKET_LOSS_DETECTED",
-        "LOW_MOS",
-        "STREAM_STALLED",
-        "GROUP_DEGRADED",
-        "ONE_WAY_AUDIO",
-        "DEAD_AIR",
-    }
-)
 MAX_MINUTES: Final = 2_000_000
 # The number of windows that are summed up in memory at most, before the tables are changed.
 MAX_BATCH: Final = 8192
@@ -153,7 +141,7 @@ class Model:
         """Take alerts: they raise, resolve or are incidents."""
         framewise = self.settings.get("alerts", {}).get("policy") == "frame"
         for alert in alerts:
-            lasting = alert.alert_type in LASTING and not framewise
+            lasting = alert.is_lasting and not framewise
             if alert.state == "resolved":
                 self.db.execute(
                     "UPDATE incidents SET resolved = ?, reason = ? WHERE id = ?",

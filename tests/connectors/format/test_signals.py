@@ -37,6 +37,10 @@ def trunk(mismatches: Any) -> dict[str, Any]:
     return {"topicName": "v2.telephony.providers.edges.trunks.t.metrics", "eventBody": body}
 
 
+def edge(**body: Any) -> dict[str, Any]:
+    return {"topicName": "v2.telephony.providers.edges.g", "eventBody": body}
+
+
 def media(**stats: Any) -> dict[str, Any]:
     return {"conversationId": "c", "participantId": "p", "sessionId": "s", "mediaEndpointStats": stats}
 
@@ -53,6 +57,12 @@ def media(**stats: Any) -> dict[str, Any]:
         ),
         (operational(entityId="i", entityType="integration"), "PLATFORM_EVENT", None, {"event": "AUDIOHOOK-0001"}),
         (trunk(7), "PLATFORM_EVENT", 7.0, {"entityType": "trunk", "entityId": "t"}),
+        (
+            edge(id="g", onlineStatus="OFFLINE", name="Edge of A. Person"),
+            "PLATFORM_EVENT",
+            None,
+            {"event": "edge.onlineStatus", "status": "OFFLINE", "entityId": "g", "entityType": "edge"},
+        ),
         (media(minMos=2.82), "LOW_MOS", 2.82, {"scale": "genesys-5", "sessionId": "s"}),
         (media(receivedPackets=50, discardedPackets=2), "PACKET_LOSS_DETECTED", 0.04, {"discardedPackets": 2.0}),
         (media(maxLatencyMs=230), "LATENCY_THRESHOLD_EXCEEDED", 230.0, {"sessionId": "s"}),
@@ -76,6 +86,8 @@ def test_what_messages_report(
         snapshot(failed_leg(errorInfo={"code": ""})),
         snapshot(failed_leg(errorInfo=None, disconnectType=None)),
         operational(eventEntity=None),
+        edge(id="g", onlineStatus="OUTDATED"),
+        edge(id=7, onlineStatus="OFFLINE"),
         trunk(None),
         trunk("7"),
         media(minMos=4.882, receivedPackets=0),

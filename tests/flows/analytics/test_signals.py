@@ -64,6 +64,11 @@ def trunk(at: float, mismatches: int) -> bytes:
     return record(at, frame={"topicName": "v2.telephony.providers.edges.trunks.t.metrics", "eventBody": body})
 
 
+def edge(at: float, status: str, edge_id: str = "g") -> bytes:
+    body = {"id": edge_id, "onlineStatus": status}
+    return record(at, frame={"topicName": f"v2.telephony.providers.edges.{edge_id}", "eventBody": body})
+
+
 def audio(at: float, state: str, rule: str = "ONE_WAY_AUDIO", conversation_id: str = "c") -> bytes:
     level = {"session": "s", "rule": rule, "channel": "internal", "state": state, "dbfs": -70, "limit": -60}
     return record(at, frame={"conversationId": conversation_id, "audioLevel": level})
@@ -170,8 +175,51 @@ def test_an_open_fault_of_the_audio_makes_its_conversation_a_breaching_one(rule:
     assert groups_of(lines, list(range(0, len(lines), 7)), shards) == (whole, alerts)
 
 
+def test_an_edge_that_is_offline_is_an_incident_until_it_is_online() -> None:
+    """A repeated status changes nothing; each time offline is an incident of its own, with the label `edge`."""
+    lines = [edge(1, "ONLINE"), edge(2, "OFFLINE"), edge(3, "OFFLINE"), edge(4, "OFFLINE", "h"), edge(5, "ONLINE")]
+    alerts = alerts_of(*lines, edge(6, "OFFLINE"))
+    assert [(alert["timestamp"], alert["state"], alert["reason"]) for alert in alerts] == [
+        (2.0, "raised", None),
+        (4.0, "raised", None),
+        (5.0, "resolved", "recovered"),
+        (6.0, "raised", None),
+    ]
+    assert [alert["labels"]["edge"] for alert in alerts] == ["g", "h", "g", "g"]
+    first, other, resolved, again = (alert["incidentId"] for alert in alerts)
+    assert first == resolved
+    assert len({first, other, again}) == 3
+    assert alerts[0]["evidence"] == {
+        "event": "edge.onlineStatus",
+        "status": "OFFLINE",
+        "entityId": "g",
+        "entityType": "edge",
+    }
+
+
+def test_a_trunk_is_an_incident_while_its_mismatches_are_above_the_limit() -> None:
+    """With a limit of 5 it is raised by 6, resolved at 4.5 or below, and raised again: the documentation's example."""
+    alerts = alerts_of(*(trunk(at, count) for at, count in enumerate([5, 6, 9, 5, 4, 0, 7])))
+    assert [(alert["state"], alert["metricValue"], alert["timestamp"]) for alert in alerts] == [
+        ("raised", 6.0, 1.0),
+        ("resolved", 4.0, 4.0),
+        ("raised", 7.0, 6.0),
+    ]
+
+
+def test_a_trunk_whose_limit_is_taken_away_is_resolved_by_its_next_metrics() -> None:
+    """Settings that change while the incident is open do not leave it open without end."""
+    lines = [record(at, settings={"alerts": limits}) for at, limits in ((0, {"trunk_mismatch_above": 5}), (2, {}))]
+    found = replay_blocks([[lines[0], trunk(1, 6), lines[1], trunk(3, 9)]], 3).alerts
+    alerts = [json.loads(alert.body) for alert in found]
+    assert [(alert["state"], alert["threshold"]) for alert in alerts] == [("raised", 5.0), ("resolved", None)]
+
+
 MESSAGES = st.sampled_from(
-    ["watch", "failure", "over", "mos", "loss", "platform", "trunk", "frame", "ended", "tick", "late", "silent", "loud"]
+    [
+        *("watch", "failure", "over", "mos", "loss", "platform", "trunk", "edge", "frame", "ended", "tick", "late"),
+        *("silent", "loud"),
+    ]
 )
 
 
@@ -187,6 +235,7 @@ def test_cuts_shards_and_stops_change_nothing(kinds: list[str], cuts: list[int],
         "loss": lambda at: loss(at, int(at) % 4, f"s{int(at) % 3}"),
         "platform": lambda at: platform(at, f"e{int(at) % 3}"),
         "trunk": lambda at: trunk(at, int(at) % 9),
+        "edge": lambda at: edge(at, "OFFLINE" if int(at) % 2 else "ONLINE"),
         "frame": frame,
         "ended": lambda at: frame(at, "conversation.ended"),
         "silent": lambda at: audio(at, "raised"),

@@ -183,9 +183,17 @@ def test_topics_of_the_platform() -> None:
     operations = "v2.operations.events.o-1"
     feed = "[feed]\nkind = 'notifications'\nqueues = ['q']\n"
     assert parsed(f"{feed}topics = ['{operations}']").feeds[0].topics == (operations,)
-    for wrong in ("v2.operations.events.{id}", "v2.users.u.presence", operations + "\\n"):
+    edge = "v2.telephony.providers.edges.e-1"
+    assert parsed(f"{feed}topics = ['{edge}']").feeds[0].topics == (edge,)
+    for wrong in (
+        "v2.operations.events.{id}",
+        "v2.telephony.providers.edges.trunks",
+        f"{edge}.x",
+        "v2.users.u.presence",
+        operations + "\\n",
+    ):
         (mistake,) = mistakes_in(f'{feed}topics = ["{wrong}"]')
-        assert mistake.startswith("feed.topics[0]: must be v2.operations.events.{id} or v2.telephony.providers.edges.")
+        assert mistake.startswith("feed.topics[0]: must be v2.operations.events.{id}, v2.telephony.providers.edges.")
     ids = [f"q{number}" for number in range(20_000)]
     assert mistakes_in(f"[feed]\nkind = 'notifications'\ntopics = ['{operations}']\nqueues = {ids}") == [
         "feed.queues: the feed would need 20001 topics (allowed: 20000); name fewer ids"
