@@ -9,6 +9,8 @@ import orjson
 
 from connectors.callbacks.routes import Route
 from connectors.callbacks.targets import Target, callback_of, route_of
+from connectors.format.rule_names import is_lasting
+from connectors.format.signals import AUDIO_RULES
 from flows.analytics.alerts import Alert
 from flows.settings.models import Settings
 from flows.settings.notify import NotifySettings, notify_secrets
@@ -18,12 +20,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Notifier"]
 
+# The rules whose alerts are resolved under the policy `frame`, too.
+_IN_EVERY_POLICY = frozenset({"GROUP_DEGRADED", "PLATFORM_EVENT", *AUDIO_RULES})
+
 
 class Notifier:
     """Hold the targets of a configuration. Raises ConfigurationError if the environment lacks the URL of one."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         secrets = notify_secrets(settings.notify_targets, environ)
+        self._policy = settings.alerts.policy
         self._severity = settings.alerts.severity
         self._web = settings.web
         self._targets = [(table, _target(table, secrets[table.name])) for table in settings.notify_targets]
@@ -43,9 +49,12 @@ class Notifier:
         if not self._targets:
             return []
         shown: dict[str, Any] = orjson.loads(alert.body)
-        link = self._web.link(shown)
+        link, severity = self._web.link(shown), self._severity.get(alert.rule, "warning")
+        lasts = is_lasting(alert.rule, shown.get("evidence")) and (
+            self._policy == "incident" or alert.rule in _IN_EVERY_POLICY
+        )
         return [
-            callback_of(target, shown, alert.body, self._severity.get(alert.rule, "warning"), link)
+            callback_of(target, shown, alert.body, severity, link, is_resolved_later=lasts)
             for table, target in self._targets
             if _wanted(table, shown)
         ]

@@ -1,12 +1,14 @@
-"""The names of rules for people."""
+"""What rules are called in messages and pages, and which of them have incidents that are resolved."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
-__all__ = ["RATIOS", "TITLES"]
+from connectors.format.signals import LASTING_EVENTS
+
+__all__ = ["LASTING", "RATIOS", "TITLES", "is_lasting"]
 
 TITLES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -26,3 +28,30 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
 
 RATIOS: Final = frozenset({"PACKET_LOSS_DETECTED", "GROUP_DEGRADED"})
 """The rules whose value and limit are ratios."""
+
+LASTING: Final = frozenset(
+    {
+        "LATENCY_THRESHOLD_EXCEEDED",
+        "PACKET_LOSS_DETECTED",
+        "LOW_MOS",
+        "STREAM_STALLED",
+        "GROUP_DEGRADED",
+        "ONE_WAY_AUDIO",
+        "DEAD_AIR",
+    }
+)
+"""The rules whose incidents end with a resolve; an alert of any other stands for itself."""
+
+
+def is_lasting(rule: str, evidence: Mapping[str, Any] | None) -> bool:
+    """Return whether a raised alert is followed by a resolved one, under the policy `incident`.
+
+    A LOW_MOS with evidence is the MOS that Genesys measured of a leg, which is over: nothing resolves it. Events of the
+    platform are resolved if they are a state.
+
+    >>> is_lasting("LOW_MOS", None), is_lasting("LOW_MOS", {"minMos": 2.1})
+    (True, False)
+    """
+    if rule == "PLATFORM_EVENT":
+        return evidence is not None and evidence.get("event") in LASTING_EVENTS
+    return rule in LASTING and not (rule == "LOW_MOS" and evidence is not None)

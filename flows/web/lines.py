@@ -8,22 +8,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 import orjson
 
-from connectors.format.signals import LASTING_EVENTS
+from connectors.format.rule_names import is_lasting
 
 __all__ = ["CONTROL", "Alert", "Audit", "Group", "Window", "control_records", "decode_lines", "record_time"]
 
-# Rules whose incidents are over by a resolve; an alert of any other stands for itself.
-LASTING: Final = frozenset(
-    {
-        "LATENCY_THRESHOLD_EXCEEDED",
-        "PACKET_LOSS_DETECTED",
-        "LOW_MOS",
-        "STREAM_STALLED",
-        "GROUP_DEGRADED",
-        "ONE_WAY_AUDIO",
-        "DEAD_AIR",
-    }
-)
 T = TypeVar("T")
 
 
@@ -97,9 +85,8 @@ class Alert(msgspec.Struct, rename="camel", gc=False):
 
     @property
     def is_lasting(self) -> bool:
-        """Tell whether a later alert resolves this one, so that its incident is open until then."""
-        event = None if self.evidence is None else self.evidence.event
-        return self.alert_type in LASTING or (self.alert_type == "PLATFORM_EVENT" and event in LASTING_EVENTS)
+        """Return whether a resolved alert follows this raised one, so that its incident is open until then."""
+        return is_lasting(self.alert_type, None if self.evidence is None else {"event": self.evidence.event})
 
 
 class Group(msgspec.Struct, gc=False):

@@ -7,6 +7,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from flows.analytics.alerts import Alert
 from flows.notify import Notifier
 from flows.settings.loading import parse_settings
@@ -39,6 +41,35 @@ def test_rules_labels_and_states_choose() -> None:
     assert targets_of(alert(labels={"queue": "a", "edge": "e"}), match={"queue": "a"}) == both
     assert targets_of(alert(labels={"queue": "a"}), match={"queue": "a", "edge": "e"}) == only_all
     assert targets_of(alert(), match={"queue": "a"}) == only_all
+
+
+@pytest.mark.parametrize(
+    ("rule", "policy", "more", "is_repeated"),
+    [
+        ("LATENCY_THRESHOLD_EXCEEDED", "incident", {}, True),
+        ("PACKET_LOSS_DETECTED", "incident", {"evidence": {"codecs": ["audio/opus"]}}, True),
+        ("LOW_MOS", "incident", {}, True),
+        ("LOW_MOS", "incident", {"evidence": {"minMos": 2.1}}, False),
+        ("CALL_FAILED", "incident", {"evidence": {"code": "error.ice"}}, False),
+        ("PLATFORM_EVENT", "incident", {}, False),
+        ("PLATFORM_EVENT", "frame", {"evidence": {"event": "edge.onlineStatus"}}, True),
+        ("ALERT_STORM", "incident", {}, False),
+        ("LATENCY_THRESHOLD_EXCEEDED", "frame", {}, False),
+        ("STREAM_STALLED", "frame", {}, False),
+        ("GROUP_DEGRADED", "frame", {}, True),
+        ("DEAD_AIR", "frame", {}, True),
+    ],
+)
+def test_alertmanager_gets_again_what_will_be_resolved(
+    rule: str, policy: str, more: dict[str, Any], is_repeated: bool
+) -> None:
+    """An alert that nothing resolves is sent once: repeated, it would fire in Alertmanager for years."""
+    given = alert(rule)
+    given = given._replace(body=json.dumps(json.loads(given.body) | more).encode())
+    table = {"name": "am", "kind": "alertmanager", "url_env": "AM_URL"}
+    config = parse_settings({"notify": [table], "alerts": {"policy": policy}}, "test")
+    [callback] = Notifier(config, {"AM_URL": "http://127.0.0.1:9093"}).callbacks(given)
+    assert (callback.refresh_s > 0) == is_repeated
 
 
 def test_messages_link_to_the_live_page_when_its_address_is_known() -> None:

@@ -53,10 +53,19 @@ class Target:
         return f"notify:{self.name}"
 
 
-def callback_of(target: Target, alert: Mapping[str, Any], body: bytes, severity: Severity, link: str = "") -> Callback:
+def callback_of(
+    target: Target,
+    alert: Mapping[str, Any],
+    body: bytes,
+    severity: Severity,
+    link: str = "",
+    *,
+    is_resolved_later: bool = True,
+) -> Callback:
     """Return the callback that sends an alert, whose line is `body`, to a target.
 
-    `link` is the address of its view on the live page; messages show it, and `body` stays as it is.
+    `link` is the address of its view on the live page; messages show it, and `body` stays as it is. A raised alert
+    that is not resolved later is sent to Alertmanager once, which ends it after its `resolve_timeout`.
     """
     kind, incident = target.kind, str(alert.get("incidentId") or "")
     conversation = str(alert.get("conversationId") or "")
@@ -69,7 +78,7 @@ def callback_of(target: Target, alert: Mapping[str, Any], body: bytes, severity:
         thread=f"{target.key}/{conversation or incident}",
         incident=incident,
         closes=closes,
-        refresh_s=alertmanager.REFRESH_S if kind == "alertmanager" and not closes else 0.0,
+        refresh_s=alertmanager.REFRESH_S if kind == "alertmanager" and is_resolved_later and not closes else 0.0,
     )
 
 

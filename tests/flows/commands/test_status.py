@@ -49,6 +49,7 @@ def test_open_incidents_are_those_without_a_resolve(tmp_path: Path) -> None:
     state.alert(2, "", "raised", 2)
     state.alert(3, "c1", "resolved", 1)
     state.alert(4, "c3", "raised", 3, alertType="CALL_FAILED")
+    state.alert(4, "c3", "raised", 5, alertType="LOW_MOS", evidence={"minMos": 2.1})
     state.alert(5, None, "raised", 4, alertType="GROUP_DEGRADED", group={"queue": "support"})
     incidents = status_of(state.dir)["incidents"]
     shown = [(one["incidentId"], one["conversationId"]) for one in incidents]
