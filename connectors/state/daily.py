@@ -6,11 +6,17 @@ the file is renamed to `windows-2026-11-28.jsonl`, by the day (UTC) of its last 
 A snapshot names the file that is written by the day of the newest renamed file, which is older. So a resumed run sees
 which files were renamed after the snapshot: it puts the first of them back in its place, cut to its length at the
 snapshot, and removes the others, whose lines come again.
+
+Without a snapshot the flow begins where the journal begins, which may be later than the results do. The first line says
+from which time on lines come again: those before it stay.
 """
 
 from __future__ import annotations
 
+import gzip
+import mmap
 import re
+import shutil
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -62,9 +68,11 @@ class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
                 _put_back(path, newest)
         self._newest = newest
         self._is_fresh = is_fresh
+        # What a fresh start may keep is known with its first line; without days it keeps nothing.
+        size = path.stat().st_size if is_fresh and keep_days is not None and path.exists() else size
         self._file = JsonLinesPartition(path, size)
         self._size = size
-        self._day = _day_of_end(path, field) if size else ""
+        self._day = _day_of_end(path, field) if size and not is_fresh else ""
 
     def write_batch(self, values: list[bytes]) -> None:
         data = b"".join(values)
@@ -76,7 +84,7 @@ class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
         with logged_failures("output_rotate_failed", path=str(self._path)):
             for value in filter(None, values):
                 if self._is_fresh:
-                    self._begin_at(_day(value[: value.find(b"\n") + 1], self._field))
+                    self._begin_at(orjson.loads(value[: value.find(b"\n") + 1])[self._field])
                 self._turn_to(_day(value, self._field))
                 self._write(value)
 
@@ -95,12 +103,22 @@ class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
         self._file.write_batch([data])
         self._size += len(data)
 
-    def _begin_at(self, day: str) -> None:
-        """Remove the files of a day and later, whose lines the flow writes again."""
+    def _begin_at(self, first: float) -> None:
+        """Remove the lines from the time `first` on (epoch seconds), which the flow writes again; repeatable."""
+        day = _day_of(first)
         with state_errors(f"removing results of {day} and later"):
-            for each, file in reversed(daily_files(self._path).items()):
-                if each >= day:
-                    file.unlink()
+            later = {each: file for each, file in daily_files(self._path).items() if each >= day}
+            if later:
+                self._path.unlink()
+                for each, file in reversed(later.items()):
+                    if each > day:
+                        file.unlink()
+                if day in later:
+                    _unpack(later[day], self._path)
+            size = _length_before(self._path, self._field, first)
+        self._file.close()
+        self._file = JsonLinesPartition(self._path, size)
+        self._size, self._day = size, _day_of_end(self._path, self._field) if size else ""
         self._newest = max(daily_files(self._path), default="")
         self._is_fresh = False
 
@@ -141,8 +159,8 @@ class DailyLinesSink(FixedPartitionedSink[bytes, DailyState]):
     `field` is the key of a line's time (epoch seconds). A chunk goes into the file of its last line's day. With
     `keep_days` None the file in force is written on, and nothing is removed.
 
-    Without a resume state the file starts empty, and renamed files of the first line's day or later are removed: the
-    flow writes their lines again.
+    Without a resume state, lines from the first line's time on are removed: the flow writes them again. Earlier ones
+    stay: the journal may no longer hold them. With `keep_days` None the file starts empty.
 
     Delivery guarantee: exactly once, with recovery on, whenever it is killed.
     """
@@ -170,10 +188,40 @@ def _put_back(path: Path, newest: str) -> None:
         sync_directory(path.parent)
 
 
+def _unpack(file: Path, path: Path) -> None:
+    """Move a renamed file to `path`, and decompress it if it was compressed."""
+    if file.suffix == ".gz":
+        unfinished = path.with_name(f"{path.name}.new")
+        with gzip.open(file) as packed, unfinished.open("wb") as plain:
+            shutil.copyfileobj(packed, plain)
+        unfinished.replace(path)
+        file.unlink()
+    else:
+        file.replace(path)
+    sync_directory(path.parent)
+
+
+def _length_before(path: Path, field: str, first: float) -> int:
+    """Return the length of the file up to and with its last line whose time is before `first`; 0 without one."""
+    size = path.stat().st_size if path.exists() else 0
+    if not size:
+        return 0
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        end = data.rfind(b"\n") + 1  # what follows was cut off by a crash
+        while end and orjson.loads(data[(begin := data.rfind(b"\n", 0, end - 1) + 1) : end])[field] >= first:
+            end = begin
+    return end
+
+
 def _day(lines: bytes, field: str) -> str:
     """Return the day of the last of some lines."""
     begin = lines.rfind(b"\n", 0, len(lines) - 1) + 1
-    return datetime.fromtimestamp(orjson.loads(lines[begin:])[field], UTC).strftime("%Y-%m-%d")
+    return _day_of(orjson.loads(lines[begin:])[field])
+
+
+def _day_of(at: float) -> str:
+    """Return the day (UTC) of a time in epoch seconds."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
 
 
 def _day_of_end(path: Path, field: str) -> str:

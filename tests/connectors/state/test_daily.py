@@ -112,6 +112,33 @@ def test_a_fresh_start_keeps_older_days(tmp_path: Path) -> None:
     assert numbers(path) == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_fresh_start_keeps_what_the_journal_no_longer_has(tmp_path: Path, *, packed: bool) -> None:
+    """The flow begins in the middle of a day: its lines before it stay, in whichever file, also after a crash."""
+    path = tmp_path / "windows.jsonl"
+    for first in (2, 13):  # of a renamed file, and of the one that is written
+        part = opened(path)
+        part.write_batch([line(number, 4 + number / 10) for number in range(15)])
+        part.close()
+        if packed:
+            for file in daily_files(path).values():
+                file.with_name(file.name + ".gz").write_bytes(gzip.compress(file.read_bytes()))
+                file.unlink()
+        with path.open("ab") as torn:
+            torn.write(b'{"n":99,"en')  # a crash in the middle of a line
+        part = opened(path)
+        state = part.snapshot()
+        part.write_batch([line(number, 4 + number / 10) for number in range(first, 14)])
+        part.close()  # killed, and nothing of it was committed
+        assert numbers(path) == list(range(14))
+        part = opened(path, state)
+        part.write_batch([line(number, 4 + number / 10) for number in range(first, 15)])
+        part.snapshot()
+        part.close()
+        assert numbers(path) == list(range(15))
+        assert list(daily_files(path)) == ["1970-01-05"]
+
+
 def test_old_days_are_removed(tmp_path: Path) -> None:
     """Files of days that ended longer ago are removed, packed or not, but none that was written to just now."""
     path = tmp_path / "windows.jsonl"
