@@ -28,6 +28,7 @@ from connectors.format.decode import decode_pieces
 from connectors.format.decoded import Decoded
 from connectors.journal.blocks import Block, BlockRef
 from connectors.state.files import logged_failures
+from flows.analytics.alerts import incident_id_of, uuid_text
 from flows.analytics.block_results import ShardResult
 from flows.analytics.merge import BlockResult, BlockStats, Counts, Merger, block_stats
 from flows.analytics.precedence import Overrides
@@ -239,7 +240,13 @@ def _audit_entries(result: BlockResult) -> list[AuditEntry]:
     from connectors.state.audit import AuditEntry
 
     ended = [
-        AuditEntry(Action.WATCH_ENDED, conversation_id, "silent", {"ended_at": at})
+        # The id tells the sink after a crash which entries it has written already.
+        AuditEntry(
+            Action.WATCH_ENDED,
+            conversation_id,
+            "silent",
+            {"id": uuid_text(incident_id_of([Action.WATCH_ENDED, conversation_id, at])), "ended_at": at},
+        )
         for at, conversation_id in result.silent
     ]
     return ended + [
