@@ -68,7 +68,7 @@ canary: $(READY) ## the dataflow's tests on bytewax-fork, and what differs; need
 	@./.ci/canary $(BIN)/uv .canary $(or $(FORK),0.22.0rc9) $(or $(TESTS),tests/flows/test_dataflow.py tests/flows/test_group_flow.py)
 
 lock: $(READY) ## bring the locked versions in line with pyproject.toml (UPGRADE=--upgrade: the newest of all)
-	@$(UV_COMPILE) --group dev --extra otel --extra data --extra notify --extra sqs --output-file requirements.lock
+	@$(UV_COMPILE) --group dev --extra otel --extra data --extra kafka --extra notify --extra sqs --output-file requirements.lock
 	@$(UV_COMPILE) --constraint requirements.lock --output-file requirements-runtime.lock
 
 clean: ## remove .venv, caches and builds

@@ -58,7 +58,7 @@ class Outputs:
     """Where the flow's results go; each sink takes items `(key, value)`, None for a result that is not used.
 
     `windows`, `alerts`, `rejected` and `groups` get bytes of whole JSON lines, `callbacks` gets lists of `Callback`,
-    `audit` gets `AuditEntry`, `counts` gets `Counts`.
+    `audit` gets `AuditEntry`, `counts` gets `Counts`. `topic_windows` and so on get what `windows` and so on get.
     """
 
     windows: Sink[Any]
@@ -68,6 +68,9 @@ class Outputs:
     callbacks: Sink[Any] | None = None
     audit: Sink[Any] | None = None
     counts: Sink[Any] | None = None
+    topic_windows: Sink[Any] | None = None
+    topic_groups: Sink[Any] | None = None
+    topic_alerts: Sink[Any] | None = None
 
 
 def build(
@@ -121,6 +124,9 @@ def _connect(
         ("callbacks", outputs.callbacks, partial(_callbacks, notify=notify)),
         ("audit", outputs.audit, _audit_entries),
         ("tally", outputs.counts, lambda result: [result.counts]),
+        ("topic_windows", outputs.topic_windows, lambda result: [result.windows]),
+        ("topic_groups", outputs.topic_groups, lambda result: [result.groups]),
+        ("topic_alerts", outputs.topic_alerts, lambda result: [result.alert_lines]),
     ]
     for name, sink, pick in picks:
         if sink is not None:

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
 from connectors.genesys.client import GenesysClient, budget_of
@@ -24,11 +24,15 @@ from connectors.state.audit import AuditLog
 from connectors.state.interceptors import InterceptorRegistry
 from flows.interceptors import DiscoveredInterceptors, InterceptorCreator
 from flows.monitoring.instruments import Instruments
-from flows.settings.feeds import event_keys
+from flows.settings.feeds import WITHOUT_CLIENT, event_keys
+from flows.settings.kafka import kafka_connection
 from flows.settings.models import FeedSettings, Settings, audiohook_keys
 from flows.settings.secrets import tls_context_of, tls_of
 from flows.settings.values import split_host
 from flows.state import StateLayout
+
+if TYPE_CHECKING:
+    from connectors.kafka.connection import KafkaConnection
 
 __all__ = ["endpoints_of", "feeds_of"]
 
@@ -59,10 +63,14 @@ def feeds_of(
         from connectors.genesys.feeds.eventbridge.queue import check_boto3
 
         check_boto3()
+    if settings.kafka.brokers:
+        from connectors.kafka.connection import check_confluent_kafka
+
+        check_confluent_kafka()
     factory = _FeedFactory(
         settings=settings,
         endpoints=endpoints_of(settings),
-        credentials=credentials_from_environment(environ) if kinds - {"audiohook", "eventbridge"} else None,
+        credentials=credentials_from_environment(environ) if kinds - WITHOUT_CLIENT else None,
         keys=audiohook_keys(settings.audiohook, environ) if "audiohook" in kinds else {},
         tls=tls_of(settings) if "audiohook" in kinds else None,
         event_keys={row.name: event_keys(row, environ) for row in settings.feeds if row.kind == "eventbridge"},
@@ -71,6 +79,7 @@ def feeds_of(
             for row in settings.feeds
             if row.kind == "eventbridge"
         },
+        kafka=kafka_connection(settings.kafka, environ),
         enrichment=enrichment,
         instruments=instruments,
     )
@@ -86,6 +95,7 @@ class _FeedFactory:
     tls: ssl.SSLContext | None
     event_keys: dict[str, tuple[str, ...]]
     event_tls: dict[str, ssl.SSLContext | None]
+    kafka: KafkaConnection | None
     enrichment: Callable[[str], Path]
     instruments: Instruments
 
@@ -94,7 +104,7 @@ class _FeedFactory:
         if tokens is not None:
             self.instruments.watch_token(tokens)
         events = _FeedEvents(audit, self.instruments)
-        private = [row for row in self.settings.feeds if row.kind in ("notifications", "eventbridge")]
+        private = [row for row in self.settings.feeds if row.kind in ("notifications", "eventbridge", "kafka")]
         if self.settings.privacy.keep_raw and private:
             audit.append(Action.RAW_KEPT, conversation=None, outcome="notifications are kept with personal data")
         names = self._names(tokens)
@@ -116,6 +126,8 @@ class _FeedFactory:
             return self._audiohook(row, recorder, events)
         if row.kind == "eventbridge":
             return self._eventbridge(row, recorder, journal.directory, events)
+        if row.kind == "kafka":
+            return self._kafka(row, recorder, journal.directory, events)
         assert tokens is not None
         if row.kind == "notifications":
             return self._notifications(row, tokens, recorder, events, names)
@@ -208,6 +220,29 @@ class _FeedFactory:
             keys=self.event_keys[row.name],
             tls=self.event_tls[row.name],
             **shared,
+        )
+
+    def _kafka(self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents) -> Feed:
+        from connectors.genesys.feeds.kafka import REMEMBERED_MESSAGES, KafkaFeed
+        from connectors.journal.events import recorded_offsets
+
+        assert self.kafka is not None
+        assert row.topic is not None
+        shard = self.settings.shard
+        return KafkaFeed(
+            name=row.name,
+            connection=self.kafka,
+            topic=row.topic,
+            group=row.group if shard.count == 1 else f"{row.group}-{shard.index}",
+            start=row.start,
+            recorder=recorder,
+            limits=self._limits(row),
+            recorded=recorded_offsets(journal, row.name, row.topic, REMEMBERED_MESSAGES),
+            rules=self._rules,
+            share=shard.share,
+            keep_raw=self.settings.privacy.keep_raw,
+            on_state=events.changed,
+            on_event=events.happened,
         )
 
     def _notifications(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from bytewax.dataflow import Dataflow
 from bytewax.recovery import RecoveryConfig
@@ -28,9 +28,13 @@ from flows.dataflow import SHARDS, SHARDS_STEP, CountsSink, Outputs, build
 from flows.feeds import feeds_of
 from flows.monitoring.instruments import Instruments
 from flows.notify import Notifier
+from flows.settings.kafka import kafka_connection
 from flows.settings.models import Settings
 from flows.settings.secrets import secrets_of
 from flows.state import StateLayout
+
+if TYPE_CHECKING:
+    from connectors.kafka.sink import KafkaLinesSink
 
 __all__ = [
     "SNAPSHOT_EVERY",
@@ -142,6 +146,7 @@ def live_flow(
         ),
         audit=AuditSink(state.audit),
         counts=counts,
+        **_topics(settings, environ),
     )
     source = JournalSource(
         state.lock,
@@ -152,3 +157,19 @@ def live_flow(
         progress=instruments.progress,
     )
     return build(source, outputs, instruments=instruments, notify=notifier.callbacks)
+
+
+def _topics(settings: Settings, environ: Mapping[str, str]) -> dict[str, KafkaLinesSink]:
+    """Return the sinks of the topics of results, by their names in `Outputs`. Raise UsageError, ConfigurationError."""
+    connection = kafka_connection(settings.kafka, environ)
+    if connection is None or not settings.kafka.topics:
+        return {}
+    from connectors.kafka.connection import check_confluent_kafka
+    from connectors.kafka.sink import KafkaLinesSink
+
+    check_confluent_kafka()
+    state = StateLayout(settings.state.dir)
+    return {
+        f"topic_{name}": KafkaLinesSink(connection, topic, state.spool(name))
+        for name, topic in settings.kafka.topics.items()
+    }

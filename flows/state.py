@@ -59,6 +59,10 @@ class StateLayout:
         """Return the file of the ended calls that a feed's sweep has recorded."""
         return self.dir / "sweep" / f"{feed}.sqlite3"
 
+    def spool(self, results: str) -> Path:
+        """Return the file of the lines of some results that wait for their Kafka topic."""
+        return self.dir / "kafka" / f"{results}.sqlite3"
+
     @property
     def audit(self) -> Path:
         """The audit log."""

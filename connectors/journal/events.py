@@ -1,16 +1,19 @@
-"""Read the ids of the events that a journal already holds."""
+"""Read the ids of the events, and the positions of the messages, that a journal already holds."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from connectors.format.events import event_ids_in
+from connectors.format.positions import positions_in
 from connectors.journal.recording import Recording
 from connectors.journal.segments import segments
 
-__all__ = ["recorded_event_ids"]
+__all__ = ["recorded_event_ids", "recorded_offsets"]
+
+T = TypeVar("T")
 
 _CHUNK_BYTES: Final = 4 << 20
 
@@ -20,15 +23,28 @@ def recorded_event_ids(directory: Path, feed: str, limit: int) -> list[str]:
 
     Raise RecordingError for a segment that cannot be read.
     """
-    newest_first: list[list[str]] = []
+    return _last(directory, feed, limit, event_ids_in)
+
+
+def recorded_offsets(directory: Path, feed: str, topic: str, limit: int) -> dict[int, int]:
+    """Return the offset of the last message of each partition, among the last `limit` that a feed has written.
+
+    Raise RecordingError for a segment that cannot be read.
+    """
+    found = _last(directory, feed, limit, positions_in)
+    return {position.partition: position.offset for position in found if position.topic == topic}
+
+
+def _last(directory: Path, feed: str, limit: int, find: Callable[[bytes, str], list[T]]) -> list[T]:
+    newest_first: list[list[T]] = []
     found = 0
     for segment in reversed(segments(directory)):
-        ids = [id_ for chunk in _chunks(segment) for id_ in event_ids_in(chunk, feed)]
-        newest_first.append(ids)
-        found += len(ids)
+        items = [item for chunk in _chunks(segment) for item in find(chunk, feed)]
+        newest_first.append(items)
+        found += len(items)
         if found >= limit:
             break
-    return [id_ for ids in reversed(newest_first) for id_ in ids]
+    return [item for items in reversed(newest_first) for item in items]
 
 
 def _chunks(segment: Path) -> Iterator[bytes]:

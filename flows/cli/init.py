@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import CONFIG_VARIABLE, Command, Kind
+from flows.cli.common import CONFIG_VARIABLE, Command
 
 if TYPE_CHECKING:
     from flows.commands.init import Answers
@@ -27,11 +27,28 @@ Conversations = Annotated[
         help="A conversation to watch; may be given several times. Without any, voice-events finds them.",
     ),
 ]
+Queues = Annotated[
+    list[str] | None,
+    typer.Option(metavar="QUEUE", help="Kind notifications: a queue, by name or id; may be given several times."),
+]
 QueueUrl = Annotated[
     str, typer.Option(metavar="URL", help="Kind eventbridge: the SQS queue to read, in place of --listen.")
 ]
 
-_LISTS = ("conversations", "queues")
+FeedKind = Annotated[
+    str,
+    typer.Option(
+        metavar="KIND", help="The kind of feed: voice-events, notifications, audiohook, eventbridge or kafka."
+    ),
+]
+
+Brokers = Annotated[
+    list[str] | None, typer.Option(metavar="HOST:PORT", help="Kind kafka: a broker; may be given several times.")
+]
+Address = Annotated[str, typer.Option(metavar="SIP", help="Kind voice-events: where Genesys sends the media.")]
+Topic = Annotated[str, typer.Option(metavar="TOPIC", help="Kind kafka: the topic to read.")]
+
+_LISTS = ("conversations", "queues", "brokers")
 
 
 @app.command(cls=Command)
@@ -40,22 +57,19 @@ def init(
         Path, typer.Argument(metavar="[CONFIG]", envvar=CONFIG_VARIABLE, help="The file to write; it must not exist.")
     ] = Path("voicewatch.toml"),
     *,
-    kind: Kind = "",
+    kind: FeedKind = "",
     callback_url: Annotated[str, typer.Option(metavar="URL", help="Where alerts are posted.")] = "",
     base_url: Annotated[str, typer.Option(metavar="URL", help="The API host of your region.")] = "",
-    interceptor_address: Annotated[
-        str, typer.Option(metavar="SIP", help="Kind voice-events: where Genesys sends the media.")
-    ] = "",
+    interceptor_address: Address = "",
     conversation: Conversations = None,
-    queue: Annotated[
-        list[str] | None,
-        typer.Option(metavar="QUEUE", help="Kind notifications: a queue, by name or id; may be given several times."),
-    ] = None,
+    queue: Queues = None,
     api_key: Annotated[str, typer.Option(metavar="KEY", help="Kind audiohook: the API key of the integration.")] = "",
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Kinds audiohook and eventbridge: the address to listen on.")
     ] = "",
     queue_url: QueueUrl = "",
+    broker: Brokers = None,
+    topic: Topic = "",
     state_dir: Annotated[str, typer.Option(metavar="DIR", help="Journal, outbox and audit log go here.")] = "",
 ) -> None:
     """Write a commented configuration: asks on a terminal, takes options elsewhere; checks it, overwrites nothing."""
@@ -75,6 +89,8 @@ def init(
         api_key=api_key,
         listen=listen,
         queue_url=queue_url,
+        brokers=tuple(broker or ()),
+        topic=topic,
         state_dir=state_dir,
     )
     _write(config, _asked(given) if is_asked else _assumed(given))

@@ -1,4 +1,4 @@
-"""`voicewatch check --online`: try the token, the load check, and the queues and users that the configuration names."""
+"""`voicewatch check --online`: try the token and the load check, and look up queues, users and topics."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from connectors.genesys.client import GenesysClient
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.genesys.names import PERMISSIONS, look_up_names
 from flows.feeds import endpoints_of
+from flows.settings.feeds import WITHOUT_CLIENT
+from flows.settings.kafka import kafka_connection
 from flows.settings.models import Settings
 
 __all__ = ["Online", "check_online"]
 
+TOPIC_S: Final = 10.0
 _NO_ONE: Final = "00000000-0000-4000-8000-000000000000"
 
 
@@ -28,8 +31,10 @@ class Online(NamedTuple):
 def check_online(settings: Settings, environ: Mapping[str, str]) -> Online:
     """Try the token, the load check if interceptors are used, and look up what the feeds name. Raises GenesysError."""
     kinds = {feed.kind for feed in settings.feeds}
-    if kinds and kinds <= {"audiohook", "eventbridge"}:
-        return Online("online: nothing to try, Genesys connects to the feeds", [])
+    kafka = _look_up_topics(settings, environ)
+    if kinds and kinds <= WITHOUT_CLIENT:
+        said = "online: nothing to try, Genesys connects to the feeds" if kafka is None else f"online: {kafka.said}"
+        return Online(said, [] if kafka is None else kafka.problems)
     endpoints = endpoints_of(settings)
     tokens = TokenProvider(endpoints, credentials_from_environment(environ))
     client = GenesysClient(endpoints, tokens)
@@ -44,7 +49,23 @@ def check_online(settings: Settings, environ: Mapping[str, str]) -> Online:
     known, problems = _look_up_sources(settings, client)
     if known:
         said += f", {known} queue(s) and user(s) found"
+    if kafka is not None:
+        said, problems = f"{said}, {kafka.said}", problems + kafka.problems
     return Online(said, problems + _look_up_kinds(settings, client))
+
+
+def _look_up_topics(settings: Settings, environ: Mapping[str, str]) -> Online | None:
+    """Ask the Kafka cluster for each topic of the configuration; None if there is none."""
+    connection = kafka_connection(settings.kafka, environ)
+    topics = {row.topic for row in settings.feeds if row.topic is not None} | {*settings.kafka.topics.values()}
+    if connection is None or not topics:
+        return None
+    from connectors.kafka.connection import check_confluent_kafka, topic_problem
+
+    check_confluent_kafka()
+    found = {topic: topic_problem(connection, topic, TOPIC_S) for topic in sorted(topics)}
+    problems = [f'topic "{topic}": {problem}' for topic, problem in found.items() if problem is not None]
+    return Online(f"{len(found) - len(problems)} of {len(found)} Kafka topic(s) found", problems)
 
 
 def _look_up_sources(settings: Settings, client: GenesysClient) -> tuple[int, list[str]]:

@@ -14,8 +14,9 @@ from pydantic import BaseModel
 
 from connectors.errors import UsageError
 from connectors.state.files import state_errors
-from flows.settings.feeds import FeedSettings
+from flows.settings.feeds import WITHOUT_CLIENT, FeedSettings
 from flows.settings.interceptors import InterceptorSettings
+from flows.settings.kafka import PASSWORD, USERNAME
 from flows.settings.loading import parse_settings
 from flows.settings.models import Settings
 
@@ -29,7 +30,7 @@ __all__ = [
     "write_configuration",
 ]
 
-# Genesys, or AWS, connects to these feeds; they need no OAuth client.
+# Genesys, or AWS, connects to these feeds.
 LISTENING: Final = ("audiohook", "eventbridge")
 KEY_VARIABLE: Final = "EVENTBRIDGE_API_KEY"
 FEED_KINDS: Final[tuple[str, ...]] = get_args(FeedSettings.model_fields["kind"].annotation)
@@ -41,7 +42,8 @@ class Answers:
     """What a configuration is written for; an empty text or tuple is not answered.
 
     Without `conversations`, a feed of voice events discovers the calls. `queues` are for notifications, `api_key` is
-    for AudioHook, `listen` for AudioHook and EventBridge, `queue_url` for EventBridge in place of `listen`.
+    for AudioHook, `listen` for AudioHook and EventBridge, `queue_url` for EventBridge in place of `listen`, `brokers` and
+    `topic` for Kafka.
     """
 
     kind: str
@@ -53,6 +55,8 @@ class Answers:
     api_key: str = ""
     listen: str = ""
     queue_url: str = ""
+    brokers: tuple[str, ...] = ()
+    topic: str = ""
     state_dir: str = ""
 
 
@@ -68,7 +72,7 @@ class Question(NamedTuple):
 def questions(answers: Answers) -> Iterator[Question]:
     """Yield what is not answered and matters for the kind; a question without a default must be answered."""
     asked = [Question("callback_url", "--callback-url", "URL that alerts are posted to", None)]
-    if answers.kind not in LISTENING:
+    if answers.kind not in WITHOUT_CLIENT:
         asked.append(Question("base_url", "--base-url", "API host of your region", "https://api.mypurecloud.com"))
     if answers.kind == "voice-events":
         text = "SIP address that Genesys sends the media to"
@@ -77,6 +81,9 @@ def questions(answers: Answers) -> Iterator[Question]:
         asked.append(Question("conversations", "--conversation", text, ""))
     elif answers.kind == "notifications" and not answers.conversations:
         asked.append(Question("queues", "--queue", "Queues to watch, by name or id, separated by commas", None))
+    elif answers.kind == "kafka":
+        asked.append(Question("brokers", "--broker", "Kafka brokers as host:port, separated by commas", None))
+        asked.append(Question("topic", "--topic", "Topic that frames are read from", None))
     elif answers.kind == "audiohook":
         asked.append(Question("api_key", "--api-key", "API key of the AudioHook integration", None))
     if answers.kind in LISTENING and not answers.queue_url:
@@ -95,6 +102,8 @@ def variables_of(answers: Answers) -> dict[str, str]:
         return {"AWS_PROFILE": "or another way in which AWS' own tools find credentials", **signing}
     if answers.kind == "eventbridge":
         return {KEY_VARIABLE: "the API key of the connection in EventBridge, at least 16 characters", **signing}
+    if answers.kind == "kafka":
+        return {USERNAME: "if the brokers ask for a login: set kafka.sasl, too", PASSWORD: "its password", **signing}
     client = {"GENESYS_CLIENT_ID": "OAuth client, grant type client credentials", "GENESYS_CLIENT_SECRET": "its secret"}
     return {**client, **signing}
 
@@ -132,7 +141,7 @@ Table = tuple[str, dict[str, Any], tuple[str, ...]]
 
 def _tables(answers: Answers) -> Iterator[Table]:
     """Yield the tables: header, what is set, and the keys that are shown as comments."""
-    if answers.kind not in LISTENING:
+    if answers.kind not in WITHOUT_CLIENT:
         yield "[genesys]", _set(base_url=answers.base_url), ("max_concurrent",)
     yield from _feed_tables(answers)
     defaults = _set(qa_callback_url=answers.callback_url)
@@ -165,6 +174,10 @@ def _feed_tables(answers: Answers) -> Iterator[Table]:
     if answers.kind == "eventbridge":
         feed |= _set(listen=answers.listen, key_env=KEY_VARIABLE)
         yield "[[feed]]", feed, ("path", "header", "tls_cert", "tls_key")
+        return
+    if answers.kind == "kafka":
+        yield "[kafka]", _set(brokers=answers.brokers), ("tls", "sasl", "windows_topic", "groups_topic", "alerts_topic")
+        yield "[[feed]]", feed | _set(topic=answers.topic), ("group", "start")
         return
     yield "[[feed]]", feed, ()
     if answers.kind == "audiohook":

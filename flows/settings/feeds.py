@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
 
 from connectors.errors import ConfigurationError
 from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE, parse_secrets
 from connectors.genesys.feeds.notifications.topics import MAX_TOPICS, topics_of
+from flows.settings.kafka import TopicName, topic_name
 from flows.settings.labels import Labels
 from flows.settings.values import (
     Between,
@@ -35,8 +36,18 @@ from flows.settings.values import (
 )
 from flows.settings.watch import label_names
 
-__all__ = ["AudioHookSettings", "FeedDefaults", "FeedSettings", "audiohook_keys", "complete_feeds", "event_keys"]
+__all__ = [
+    "WITHOUT_CLIENT",
+    "AudioHookSettings",
+    "FeedDefaults",
+    "FeedSettings",
+    "audiohook_keys",
+    "complete_feeds",
+    "event_keys",
+]
 
+WITHOUT_CLIENT: Final = frozenset({"audiohook", "eventbridge", "kafka"})
+"""The kinds of feeds that make no request to Genesys, and need no OAuth client."""
 MIN_KEY_CHARACTERS = 16
 _SOURCES = ("conversations", "queues", "users")
 
@@ -97,10 +108,12 @@ class FeedSettings(Table):
     """`[[feed]]`: something to listen to; its name, unless it has one, is its kind."""
 
     kind: Annotated[
-        Literal["voice-events", "notifications", "audiohook", "eventbridge"], BeforeValidator(refuse_cross_table_error)
+        Literal["voice-events", "notifications", "audiohook", "eventbridge", "kafka"],
+        BeforeValidator(refuse_cross_table_error),
     ] = Field(
         default="voice-events",
-        description="the interface of Genesys to use; at most one feed may be of kind `audiohook`",
+        description="the interface of Genesys to use, or `kafka` for a topic that another program fills; at most one "
+        "feed may be of kind `audiohook`",
     )
     name: Annotated[str, AfterValidator(feed_name), BeforeValidator(refuse_cross_table_error)] = Field(
         default="voice-events",
@@ -177,6 +190,18 @@ class FeedSettings(Table):
     tls_key: Annotated[File | None, Field(validate_default=True)] = Field(
         default=None, description="kind `eventbridge`: private key of the certificate (PEM)"
     )
+    topic: Annotated[TopicName | None, BeforeValidator(refuse_cross_table_error)] = Field(
+        default=None, description="kind `kafka`: the topic to read frames from; `[kafka]` names the brokers"
+    )
+    group: Annotated[str, AfterValidator(topic_name)] = Field(
+        default="voicewatch",
+        description="kind `kafka`: the consumer group that offsets are committed for; instances of `[shard]` add `-` "
+        "and their index",
+    )
+    start: Literal["latest", "earliest"] = Field(
+        default="latest",
+        description="kind `kafka`: where the first run begins; later runs go on where the one before stopped",
+    )
     defaults: FeedDefaults = Field(
         default=FeedDefaults(), description="limits of the conversations of this feed; not for kind `voice-events`"
     )
@@ -193,6 +218,13 @@ class FeedSettings(Table):
     def _of_eventbridge(cls, value: Any, info: ValidationInfo) -> Any:
         if value is not None and info.data.get("kind", "eventbridge") != "eventbridge":
             raise ValueError(f'belongs to kind = "eventbridge", not to "{info.data["kind"]}"')
+        return value
+
+    @field_validator("topic", "group", "start")
+    @classmethod
+    def _of_kafka(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is not None and info.data.get("kind", "kafka") != "kafka":
+            raise ValueError(f'belongs to kind = "kafka", not to "{info.data["kind"]}"')
         return value
 
     @field_validator("tls_key")
@@ -292,6 +324,8 @@ def complete_feeds(tables: Mapping[str, Any]) -> dict[str, Any]:
             )
         if kind == "eventbridge":
             _complete_eventbridge(feed)
+        if kind == "kafka" and "topic" not in feed:
+            feed["topic"] = CrossTableError("must name the topic to read")
         if kind == "audiohook":
             hooks.append(index)
             if len(hooks) > 1:

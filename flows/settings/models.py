@@ -38,6 +38,7 @@ from flows.settings.feeds import (
 )
 from flows.settings.groups import GroupSettings
 from flows.settings.interceptors import InterceptorDefaults, InterceptorSettings
+from flows.settings.kafka import KafkaSettings, require_brokers
 from flows.settings.labels import LimitsSettings
 from flows.settings.metrics import MetricsSettings
 from flows.settings.notify import NotifyTables
@@ -258,6 +259,9 @@ class Settings(Table):
     groups: GroupSettings = Field(
         default=GroupSettings(), description="windows and incidents of groups of conversations, by their labels"
     )
+    kafka: KafkaSettings = Field(
+        default=KafkaSettings(), description="a Kafka cluster to read frames from and to write results to"
+    )
     shard: ShardSettings = Field(
         default=ShardSettings(), description="the conversations divided among several instances of voicewatch"
     )
@@ -278,7 +282,7 @@ class Settings(Table):
         """Complete each interceptor with the defaults, each feed with its name, and mark what contradicts."""
         if not isinstance(tables, Mapping):
             return tables
-        tables = require_for_discovery(complete_feeds(tables))
+        tables = require_brokers(require_for_discovery(complete_feeds(tables)))
         if not isinstance(rows := tables.get("interceptor"), list):
             return tables
         defaults = tables.get("defaults")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from connectors.callbacks.secrets import SECRET_VARIABLE, parse_secrets
 from connectors.errors import ConfigurationError
+from flows.settings.kafka import kafka_connection
 from flows.settings.models import Settings
 from flows.settings.notify import notify_secrets
 from flows.settings.web import WEB_TOKEN, WebSettings
@@ -26,6 +27,7 @@ def check_secrets(settings: Settings, environ: Mapping[str, str]) -> None:
     token_of(settings.web, environ)
     tls_of(settings)
     notify_secrets(settings.notify_targets, environ)
+    kafka_connection(settings.kafka, environ)
     for feed in settings.feeds:
         tls_context_of(f"feed {feed.name}", feed.tls_cert, feed.tls_key)
 

@@ -25,6 +25,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) ->
         *_interceptor_warnings(settings),
         *_feed_warnings(settings),
         *_general_warnings(settings),
+        *_kafka_warnings(settings),
         *_label_warnings(settings),
     ]
     if environ is not None:
@@ -44,6 +45,16 @@ def _general_warnings(settings: Settings) -> Iterator[str]:
         yield f"genesys.base_url: {host} serves the web application, not the API, which is probably {api}"
     if settings.genesys.base_url.startswith("http://") and not is_loopback(settings.genesys.base_url):
         yield "genesys.base_url: http:// sends the client's credentials in clear text"
+
+
+def _kafka_warnings(settings: Settings) -> Iterator[str]:
+    kafka = settings.kafka
+    remote = [broker for broker in kafka.brokers if not is_loopback(f"http://{broker}")]
+    if remote and not kafka.tls:
+        what = "password and data cross" if kafka.sasl else "data crosses"
+        yield f"kafka.tls: is not set, so {what} the network to {remote[0]} in clear text"
+    if kafka.brokers and not kafka.topics and all(feed.kind != "kafka" for feed in settings.feeds):
+        yield "kafka: nothing uses it: there is neither a feed of kind kafka nor a topic for results"
 
 
 def _label_warnings(settings: Settings) -> Iterator[str]:
@@ -88,7 +99,7 @@ def _feed_warnings(settings: Settings) -> Iterator[str]:
             continue
         if feed.listen is not None and feed.tls_cert is None and not is_loopback(f"http://{feed.listen}"):
             yield f"feed[{index}].listen: without tls_cert and tls_key, events and key cross the network in clear text"
-        if settings.limits_of(feed)["qa_callback_url"] is None:
+        if settings.limits_of(feed)["qa_callback_url"] is None and settings.kafka.alerts_topic is None:
             yield f"feed[{index}].defaults.qa_callback_url: is missing, so its alerts go nowhere"
         for key, doubt in _limit_doubts(settings, feed.defaults):
             yield f"feed[{index}].defaults.{key}: {doubt}"

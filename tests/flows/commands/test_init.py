@@ -22,6 +22,7 @@ OPTIONS: dict[str, list[str]] = {
     "notifications": ["--queue", "Support", "--queue", "Sales"],
     "audiohook": ["--api-key", "key-1"],
     "eventbridge": ["--listen", "127.0.0.1:8444"],
+    "kafka": ["--broker", "kafka-1:9092", "--broker", "kafka-2:9092", "--topic", "frames"],
 }
 
 

@@ -95,8 +95,8 @@ def test_limits() -> None:
     ("toml", "expected"),
     [
         (
-            "[[feed]]\nkind = 'notification'",
-            ['feed[0].kind: must be "voice-events", "notifications", "audiohook" or "eventbridge", not "notification"'],
+            "[[feed]]\nkind = 'x'",
+            ['feed[0].kind: must be "voice-events", "notifications", "audiohook", "eventbridge" or "kafka", not "x"'],
         ),
         (
             "[feed]\nkind = 'notifications'\nqueue = ['a']\nqueues = ['a']",

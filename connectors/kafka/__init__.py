@@ -1,0 +1,1 @@
+"""Kafka: the connection that feed and sinks share, and the sinks of result topics."""

@@ -1,0 +1,94 @@
+"""The lines that wait for a Kafka topic, in SQLite; and those that a resumed flow may write again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from connectors.state.stores import Store
+
+__all__ = ["Line", "Spool"]
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS lines (
+  seq INTEGER PRIMARY KEY AUTOINCREMENT,
+  id TEXT NOT NULL,
+  key BLOB NOT NULL,
+  value BLOB NOT NULL,
+  sent INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS waiting ON lines (seq) WHERE sent = 0;
+PRAGMA synchronous = FULL
+"""
+
+
+class Line(NamedTuple):
+    """A line of results: its id and its value, and the key that decides on its partition."""
+
+    id: str
+    key: bytes
+    value: bytes
+
+
+class Spool:
+    """Hold lines in a SQLite file until they are sent, numbered from 1; safe to use from any thread.
+
+    A line is on the disk when `add` returns. Every method raises StateError when the file cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._store = Store(
+            path, _SCHEMA, name="spool", cost="lines that were not sent yet do not reach Kafka; they are in the results"
+        )
+
+    def add(self, lines: Iterable[Line]) -> int:
+        """Append lines, and return the number of the last one."""
+        with self._store.use() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                last = 0
+                for line in lines:
+                    last = db.execute("INSERT INTO lines (id, key, value) VALUES (?, ?, ?)", line).lastrowid or 0
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+            return last
+
+    def waiting(self, limit: int) -> list[tuple[int, Line]]:
+        """Return the first lines that are not sent yet, with their numbers."""
+        with self._store.use() as db:
+            rows = db.execute("SELECT seq, id, key, value FROM lines WHERE sent = 0 ORDER BY seq LIMIT ?", (limit,))
+            return [(seq, Line(id_, key, value)) for seq, id_, key, value in rows]
+
+    def count(self) -> int:
+        """Return the number of lines that are not sent yet."""
+        with self._store.use() as db:
+            return int(db.execute("SELECT COUNT(*) FROM lines WHERE sent = 0").fetchone()[0])
+
+    def mark_sent(self, numbers: Sequence[int]) -> None:
+        """Note that Kafka has acknowledged these lines; their ids are kept."""
+        with self._store.use() as db:
+            db.execute("BEGIN IMMEDIATE")
+            update = "UPDATE lines SET sent = 1, key = x'', value = x'' WHERE seq = ?"
+            try:
+                db.executemany(update, [(number,) for number in numbers])
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    def added_after(self, number: int) -> dict[str, int]:
+        """Return the ids of the lines behind this number that are known, with their own numbers."""
+        with self._store.use() as db:
+            return dict(db.execute("SELECT id, seq FROM lines WHERE seq > ? ORDER BY seq", (number,)))
+
+    def forget(self, number: int) -> None:
+        """Forget the lines up to a number that were sent."""
+        with self._store.use() as db:
+            db.execute("DELETE FROM lines WHERE seq <= ? AND sent = 1", (number,))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._store.close()
