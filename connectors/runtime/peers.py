@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -69,8 +70,10 @@ class PeerWatch(threading.Thread):
         return len(self._limited) >= self._expected
 
     def _limit(self, fd: int) -> None:
-        inode = os.fstat(fd).st_ino
-        if inode in self._limited:
+        status = os.fstat(fd)
+        inode = status.st_ino
+        # Of a descriptor that is not a socket, the copy below would stay open: twice as many with each look.
+        if not stat.S_ISSOCK(status.st_mode) or inode in self._limited:
             return
         with socket.socket(fileno=os.dup(fd)) as connection:
             if connection.family not in (socket.AF_INET, socket.AF_INET6) or connection.type != socket.SOCK_STREAM:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from connectors.runtime.peers import PeerWatch, StopRelay, cluster_addresses
+from connectors.runtime.platform import open_files
 from tests.support.callbacks import eventually
 from tests.support.cli import environ
 
@@ -176,3 +177,14 @@ def test_a_connection_is_known_when_it_is_asked_for() -> None:
             assert peers.connected()
             assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert theirs.getpeername() == own
+
+
+def test_looking_for_peers_leaves_no_descriptor_open() -> None:
+    """While a peer is away, the other descriptors of the process are not copied: they are not used up."""
+    read, write = os.pipe()
+    peers = PeerWatch([("127.0.0.1", 1), ("127.0.0.1", 2)], 0)
+    with os.fdopen(read), os.fdopen(write, "w"):
+        before = len(open_files())
+        for _ in range(5):
+            assert not peers.connected()
+        assert len(open_files()) == before
