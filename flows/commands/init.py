@@ -42,8 +42,8 @@ class Answers:
     """What a configuration is written for; an empty text or tuple is not answered.
 
     Without `conversations`, a feed of voice events discovers the calls. `queues` are for notifications, `api_key` is
-    for AudioHook, `listen` for AudioHook and EventBridge, `queue_url` for EventBridge in place of `listen`, `brokers` and
-    `topic` for Kafka.
+    for AudioHook, `listen` for AudioHook and EventBridge, `queue_url` for EventBridge in place of `listen`,
+    `brokers` and `topic` for Kafka.
     """
 
     kind: str
