@@ -242,13 +242,14 @@ class Model:
         group = None if alert.group is None else orjson.dumps(alert.group, option=orjson.OPT_SORT_KEYS).decode()
         self.db.execute(
             "INSERT OR IGNORE INTO incidents (id, conversation, rule, raised, value, peak, threshold, leg, labels,"
-            " grouped, conversations, breaching, inhibited, lasting, parent)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            " grouped, conversations, breaching, inhibited, lasting, parent, code)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 *(alert.incident_id, alert.conversation_id, alert.alert_type, alert.timestamp),
                 *(alert.metric_value, alert.metric_value, alert.threshold, alert.leg_id, labels, group),
                 *(alert.conversations, alert.breaching, alert.inhibited_by, lasting),
                 None if alert.inhibited_by == "rate" else alert.inhibited_by,
+                None if alert.evidence is None else alert.evidence.code or alert.evidence.disconnect_type,
             ),
         )
         if alert.alert_type == "ALERT_STORM":

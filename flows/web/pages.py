@@ -25,6 +25,7 @@ from starlette.staticfiles import StaticFiles
 
 from flows.state import StateLayout
 from flows.web import queries
+from flows.web.failures import LABELS, failures
 from flows.web.guard import Guard
 from flows.web.health import health_routes
 from flows.web.heat import METRICS, heat_map
@@ -67,6 +68,7 @@ def make_app(
         "conversations": pages.conversations,
         "conversation": pages.conversation,
         "incidents": pages.incidents,
+        "failures": pages.failures,
         "feeds": pages.feeds,
         "what-if": pages.what_if,
     }
@@ -207,6 +209,14 @@ class _Pages:
             rules = queries.rules(model)
         filters = queries.filters_of(query)
         return {"rows": rows, "total": total, "filters": filters, "rules": rules, "pages": _pages(query, total)}
+
+    def failures(self, query: dict[str, str], span: Span) -> dict[str, Any]:
+        """Return the failed calls by code and by a label."""
+        by = query.get("by", LABELS[0])
+        if by not in LABELS:
+            raise HTTPException(400, "failures cannot be shown by this label")
+        with self._reading() as model:
+            return {"failed": failures(model, span, by), "labels": LABELS}
 
     def feeds(self, _query: dict[str, str], span: Span) -> dict[str, Any]:
         """Return feeds with their gaps, receivers with their callbacks, the journal and the audit log."""

@@ -27,7 +27,7 @@ CREATE TABLE cells (
 CREATE TABLE incidents (
   id TEXT PRIMARY KEY, conversation TEXT, rule TEXT, raised REAL, resolved REAL, reason TEXT, value REAL, peak REAL,
   threshold REAL, leg TEXT, labels TEXT, grouped TEXT, conversations INTEGER, breaching INTEGER, inhibited TEXT,
-  lasting INTEGER NOT NULL DEFAULT 1, parent TEXT
+  lasting INTEGER NOT NULL DEFAULT 1, parent TEXT, code TEXT
 ) WITHOUT ROWID;
 CREATE INDEX by_parent ON incidents (parent) WHERE parent IS NOT NULL;
 CREATE INDEX by_raised ON incidents (raised);

@@ -140,7 +140,7 @@ def test_every_view_is_accessible_and_fits(demo: tuple[str, Path], chromium: Any
     """Axe finds nothing serious, and no page is wider than its window."""
     base, state = demo
     id_ = alerted(state)
-    views = ("/fleet", "/conversations", f"/conversation?id={id_}", "/incidents", "/feeds", "/what-if")
+    views = ("/fleet", "/conversations", f"/conversation?id={id_}", "/incidents", "/failures", "/feeds", "/what-if")
     with visiting(chromium, base, width=width, scheme=scheme) as visit:
         for path in views:
             page = visit.go(path)
@@ -169,6 +169,38 @@ def test_hostile_ids_stay_text(tmp_path: Path, chromium: Any) -> None:
         assert visit.violations() == []
         visit.go(f"/conversations?{RANGE}&l.queue={quote(HOSTILE)}")
         assert page.locator("tbody tr").count() == 1
+
+
+def test_failed_calls_are_a_heat_map_of_codes_by_agent(tmp_path: Path, chromium: Any) -> None:
+    """Counts by code and agent, or another label; a column leads to its incidents; hostile text stays text."""
+    state = StateDir(tmp_path / "state")
+    state.feed(0, "up")
+    state.window(0, "call-0", agent="ann")
+    ice = {"code": "error.iceIdleDetection", "disconnectType": "transport.failure"}
+    failed = [("ann", ice)] * 4 + [("bob", ice), (HOSTILE, {"code": HOSTILE, "disconnectType": None})]
+    failed += [("ann", {"code": None, "disconnectType": "transport.failure"})]
+    for number, (agent, evidence) in enumerate(failed):
+        more = {"alertType": "CALL_FAILED", "metricValue": None, "threshold": None, "evidence": evidence}
+        state.alert(5 + number, f"call-{number}", "raised", number, labels={"agent": agent, "edge": "e"}, **more)
+    with served(state.dir) as base, visiting(chromium, base) as visit:
+        page = visit.go(f"/failures?{RANGE}")
+        assert page.locator("h1").inner_text() == "Failed calls 7, codes by agent"
+        assert page.locator("thead th").all_inner_texts()[3:] == ["ann", HOSTILE, "bob"]
+        found = [[part.strip() for part in row.split("\t")] for row in page.locator("tbody tr").all_inner_texts()]
+        assert found == [
+            ["error.iceIdleDetection", "5", "5", "4", "0", "1"],
+            [HOSTILE, "1", "1", "0", "1", "0"],
+            ["transport.failure", "1", "1", "1", "0", "0"],
+        ]
+        assert page.locator("td.l3").all_inner_texts() == ["4"]
+        assert page.locator("img[src='x']").count() == 0
+        assert visit.violations() == []
+        page.locator("select[name=by]").select_option("edge")
+        page.wait_for_url("**by=edge**")
+        assert page.locator("thead th").all_inner_texts()[3:] == ["e"]
+        page.locator("thead a").click()
+        page.wait_for_selector("#list tbody tr")
+        assert page.locator("#list tbody tr").count() == 7
 
 
 def test_a_gap_is_hatched_and_named(tmp_path: Path, chromium: Any) -> None:
