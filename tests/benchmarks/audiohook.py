@@ -29,12 +29,13 @@ from connectors.genesys.simulator.audiohook import upgrade
 from connectors.genesys.simulator.caller import CallPlan, plan_call
 from tests.benchmarks.measure import environ, python
 
-__all__ = ["Load", "load"]
+__all__ = ["Load", "level_ratios", "load"]
 
 KEY: Final = "bench"
 SECRET: Final = b"0123456789abcdef0123456789abcdef"
 PING_S: Final = 5.0
 STEP_S: Final = 0.002
+_UNREAD_S: Final = 1.0
 LATE_S: Final = 5.0
 """Genesys gives a session up when a pong takes longer."""
 
@@ -225,7 +226,8 @@ async def load(url: str, server: _Server, sessions: int, rate: float, seconds: f
     while (elapsed := time.perf_counter() - began) < seconds:
         due = int(elapsed * sessions * rate)
         for number in range(sent, due):
-            clients[number % sessions].transport.write(_AUDIO)
+            if not (client := clients[number % sessions]).over.done():  # else the feed has closed it
+                client.transport.write(_AUDIO)
         sent = due
         due = int(elapsed * sessions / PING_S)
         for number in range(pings, due):
@@ -285,19 +287,21 @@ def _serve(directory: Path, *, levels: bool) -> None:
     journal.close()
 
 
-def _compare_levels(pairs: int, sessions: int, rate: float, seconds: float) -> None:
-    """Print the processor time of a message with the audio level, as a ratio to that without: each pair, the median."""
-    ratios = []
+def level_ratios(pairs: int, sessions: int, rate: float, seconds: float) -> Iterator[float]:
+    """Yield, of each pair of loads, the processor time of a message with the audio level as a ratio to that without.
+
+    Raise RuntimeError if the feed did not take in what was sent, so that a ratio never compares different work.
+    """
     for number in range(pairs):
         cpu = {}
         for levels in (False, True) if number % 2 == 0 else (True, False):
             with _served(*(["--levels"] if levels else [])) as server:
                 result = asyncio.run(load(server.url, server, sessions, rate, seconds))
-            print(f"{'with' if levels else 'without'} levels: {result.line()}", flush=True)
+            print(f"{'with' if levels else 'without'} levels: {result.line()}", file=sys.stderr, flush=True)
+            if result.unread > _UNREAD_S * sessions * rate or result.closed < sessions:
+                raise RuntimeError(f"the feed did not keep up: {result.line()}")
             cpu[levels] = result.cpu_us
-        ratios.append(cpu[True] / cpu[False])
-        print(f"ratio {ratios[-1]:.3f}", flush=True)
-    print(f"median ratio {median(ratios):.3f} of {pairs}")
+        yield cpu[True] / cpu[False]
 
 
 def main() -> None:
@@ -314,7 +318,10 @@ def main() -> None:
         _serve(arguments.serve, levels=arguments.levels)
         return
     if arguments.pairs:
-        _compare_levels(arguments.pairs, arguments.sessions, arguments.rates[0], arguments.seconds)
+        ratios = []
+        for ratio in level_ratios(arguments.pairs, arguments.sessions, arguments.rates[0], arguments.seconds):
+            ratios.append(ratio)
+            print(f"ratio {ratio:.3f}, median {median(ratios):.3f}", flush=True)
         return
     for rate in arguments.rates:
         with _served() as server:

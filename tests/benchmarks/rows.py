@@ -15,6 +15,7 @@ from typing import Final
 from connectors.format.owners import Share
 from tests.benchmarks import live
 from tests.benchmarks.agreement import disagreement
+from tests.benchmarks.audiohook import level_ratios
 from tests.benchmarks.baselines import LATENCY_MS, OPTIONAL, SLOW, WINDOWED
 from tests.benchmarks.eventbridge import acknowledged
 from tests.benchmarks.measure import ROOT, Cost, Measured, Ratio, Run, environ, interleaved, measured, python, spent
@@ -205,6 +206,14 @@ def eventbridge(scale: Scale) -> Iterator[Measured]:
     yield Measured("EventBridge, 64 connections / syncs", "x", 3, at_least=True, samples=ratios)
 
 
+def audiohook(scale: Scale) -> Iterator[Measured]:
+    """What the audio level costs 1,000 stereo AudioHook sessions with 10 messages a second each."""
+    ratios = list(level_ratios(scale.rounds, 1000, 10.0, scale.live_s))
+    yield Measured(
+        "1,000 AudioHook sessions, CPU with audio level / without", "x", 1.25, at_least=False, samples=ratios
+    )
+
+
 def start(scale: Scale) -> Iterator[Measured]:
     """How long it takes to start."""
     ten = BENCH / "ten.jsonl"
@@ -272,6 +281,7 @@ ROWS: Final[dict[str, Callable[[Scale], Iterator[Measured]]]] = {
     "sustained": sustained,
     "idle": idle,
     "eventbridge": eventbridge,
+    "audiohook": audiohook,
     "start": start,
     "report": report,
     "backtest": backtest,
