@@ -32,7 +32,8 @@ def iso(seconds: float) -> str:
 class SimulatedCall:
     """A call that began at `began_at` (epoch seconds); `ended_at` is None while it is in progress.
 
-    `added_ms` and `added_loss` are what faults did to its media.
+    `added_ms` and `added_loss` are what faults did to its media; `agent_loss` is lost on the way to the agents only.
+    `highest_mos` caps the MOS that is measured, `other_codec` is one that agents' legs changed to.
     """
 
     id: str
@@ -42,6 +43,9 @@ class SimulatedCall:
     ended_at: float | None = None
     added_ms: float = 0.0
     added_loss: float = 0.0
+    agent_loss: float = 0.0
+    highest_mos: float = 5.0
+    other_codec: str | None = None
 
     @property
     def legs(self) -> tuple[Leg, ...]:

@@ -31,6 +31,10 @@ or it strikes the calls of one edge, queue, agent, division or provider, from `a
                               # "one-way"    the agents' audio is silent (AudioHook)
                               # "dead-air"   all audio is silent (AudioHook)
                               # "disconnect" calls that end do so by a WebRTC failure, with error `code`
+                              # "low-mos"    Genesys measures a MOS of at most `mos` (default 2.8); packets are well
+                              # "codec"      agents' legs change to `codec` (default audio/G729) during the call
+                              # "one-way-loss" of what agents receive, `loss` is lost; not of what they send
+                              # "offline"    the edge is offline (only with on = "edge")
     after_s = 5
     for_s = 20                # unless given, until the end of the run
     share = 0.9               # of these calls, by their ids; all by default
@@ -51,9 +55,9 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 from websockets.exceptions import ProtocolError
 from websockets.frames import Close
 
@@ -188,13 +192,21 @@ class Impairment(_Table):
 
     on: Dimension
     name: str = Field(min_length=1)
-    do: Literal["latency", "loss", "one-way", "dead-air", "disconnect"]
+    do: Literal["latency", "loss", "one-way", "dead-air", "disconnect", "low-mos", "codec", "one-way-loss", "offline"]
     after_s: float = Field(default=0.0, ge=0)
     for_s: float = Field(default=math.inf, gt=0)
     latency_ms: float = Field(default=250.0, gt=0, le=60_000)
     loss: float = Field(default=0.08, gt=0, le=1)
+    mos: float = Field(default=2.8, ge=1, le=4.9)
+    codec: str = Field(default="audio/G729", min_length=1)
     share: float = Field(default=1.0, gt=0, le=1)
     code: str = "error.ininedgecontrol.connection.webrtc.endpoint.disconnect.iceIdleDetection"
+
+    @model_validator(mode="after")
+    def _check_offline(self) -> Self:
+        if self.do == "offline" and self.on != "edge":
+            raise ValueError('do = "offline" needs on = "edge"')
+        return self
 
     def strikes(self, at_s: float) -> bool:
         """Whether the fault is in force at a time of the run."""

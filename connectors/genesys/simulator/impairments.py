@@ -48,7 +48,18 @@ class Impairments:
             elif fault.do == "loss" and frame.packet_loss is not None:
                 call.added_loss = max(call.added_loss, fault.loss)
                 frame = frame._replace(packet_loss=max(frame.packet_loss, fault.loss))
+            elif fault.do == "low-mos":
+                call.highest_mos = min(call.highest_mos, fault.mos)
+            elif fault.do == "codec":
+                call.other_codec = fault.codec
+            elif fault.do == "one-way-loss":
+                call.agent_loss = max(call.agent_loss, fault.loss)
         return frame
+
+    def offline_edges(self, at_s: float) -> set[str]:
+        """Return the names of the edges that are offline at a time of the run."""
+        names = self._known["edge"]
+        return {names[fault.name] for fault in self._faults if fault.do == "offline" and fault.strikes(at_s)}
 
     def error_code(self, call: SimulatedCall, at_s: float, now: float) -> str | None:
         """Return the error that a call ends with, None if it ends in order."""

@@ -13,7 +13,7 @@ from typing import Any
 from connectors.genesys.simulator.call_book import SimulatedCall, iso
 from connectors.genesys.simulator.stories import Leg
 
-__all__ = ["endpoint_stats", "genesys_mos"]
+__all__ = ["capped", "endpoint_stats", "genesys_mos"]
 
 _PACKETS_PER_S = 50
 
@@ -28,8 +28,24 @@ def genesys_mos(latency_ms: float, loss: float) -> tuple[float, float]:
     """
     r = 93.2 - (latency_ms / 40 if latency_ms < 160 else (latency_ms - 120) / 10) - 250 * loss
     r = min(max(r, 0.0), 100.0)
-    mos = 1 + 0.035 * r + r * (r - 60) * (100 - r) * 7e-6
-    return round(max(mos, 1.0) * 5 / 4.5, 2), round(r, 1)
+    return _mos_of(r), round(r, 1)
+
+
+def capped(mos: float, r_factor: float, highest_mos: float) -> tuple[float, float]:
+    """Return a MOS of at most `highest_mos`, and an R factor that gives it.
+
+    >>> capped(4.3, 85.0, 5.0)
+    (4.3, 85.0)
+    >>> capped(4.3, 85.0, 2.82)
+    (2.82, 49.3)
+    """
+    if mos <= highest_mos:
+        return mos, r_factor
+    return highest_mos, next(tenths / 10 for tenths in range(1001) if _mos_of(tenths / 10) >= highest_mos)
+
+
+def _mos_of(r: float) -> float:
+    return round(max(1 + 0.035 * r + r * (r - 60) * (100 - r) * 7e-6, 1.0) * 5 / 4.5, 2)
 
 
 def endpoint_stats(call: SimulatedCall, leg: Leg) -> dict[str, Any]:
@@ -37,10 +53,12 @@ def endpoint_stats(call: SimulatedCall, leg: Leg) -> dict[str, Any]:
     chance = random.Random(f"{call.id}/{leg.id}/media")  # noqa: S311 - generated calls, no secrets
     received = max(round((leg.ends_s - leg.connects_s) * _PACKETS_PER_S), 1)
     latency_ms = round(20 + 60 * chance.random() + call.added_ms)
-    discarded = round(received * (0.006 * chance.random() ** 3 + call.added_loss))
-    mos, r_factor = genesys_mos(latency_ms, discarded / received)
+    loss = call.added_loss + (0.0 if leg.agent is None else call.agent_loss)
+    discarded = min(round(received * (0.006 * chance.random() ** 3 + loss)), received)
+    mos, r_factor = capped(*genesys_mos(latency_ms, discarded / received), call.highest_mos)
+    codecs = ["audio/PCMU"] if leg.agent is None else ["audio/opus", *filter(None, [call.other_codec])]
     return {
-        "codecs": ["audio/opus" if leg.agent is not None else "audio/PCMU"],
+        "codecs": codecs,
         "eventTime": iso(call.began_at + leg.ends_s),
         "minMos": mos,
         "minRFactor": r_factor,

@@ -275,7 +275,7 @@ class NotificationsSimulator:
             self._publish_all(notifications)
 
     async def _publish_platform(self) -> None:
-        """Publish the metrics of trunks, and operational events when they fall due."""
+        """Publish the metrics of trunks, changes of edges, and operational events when they fall due."""
         await self._first_client.wait()
         loop, waiting = asyncio.get_running_loop(), deque(self.options.faults.of_platform())
         began = metrics_due = loop.time()
@@ -283,6 +283,7 @@ class NotificationsSimulator:
             if loop.time() >= metrics_due:
                 self._publish_all(self._telephony.trunk_metrics())
                 metrics_due += self.options.metrics_s
+            self._publish_all(self._telephony.edge_changes(self.traffic.impairments.offline_edges(loop.time() - began)))
             while waiting and loop.time() - began >= waiting[0].after_s:
                 self._publish_all([operational_event(waiting.popleft().event, self._now())])
             await asyncio.sleep(min(0.1, self.options.metrics_s))

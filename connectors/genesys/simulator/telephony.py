@@ -13,7 +13,7 @@ from typing import Any, Final
 from connectors.genesys.endpoints import MEDIA_STATISTICS_PATH
 from connectors.genesys.simulator.call_book import CallBook, SimulatedCall, iso
 from connectors.genesys.simulator.connection import Answer, HttpRequest
-from connectors.genesys.simulator.media import genesys_mos
+from connectors.genesys.simulator.media import capped, genesys_mos
 from connectors.genesys.simulator.rest import Route, error_answer, route
 from connectors.genesys.simulator.stories import Leg
 
@@ -35,6 +35,7 @@ class Telephony:
     def __init__(self, book: CallBook, *, now: Callable[[], float]) -> None:
         self._book = book
         self._now = now
+        self._offline: set[str] = set()
 
     def routes(self) -> list[Route]:
         """Return the route of media statistics."""
@@ -56,6 +57,14 @@ class Telephony:
                     "qos": {"mismatchCount": sum(call.added_loss > 0 or call.added_ms > 0 for call in own)},
                 },
             )
+
+    def edge_changes(self, offline: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the topic and the body of each edge that went offline or online: `offline` names those that are."""
+        changed, self._offline = self._offline ^ offline, offline
+        for edge in self._book.organisation.edges:
+            if edge.name in changed:
+                status = "OFFLINE" if edge.name in offline else "ONLINE"
+                yield f"v2.telephony.providers.edges.{edge.id}", {"id": edge.id, "onlineStatus": status}
 
     def _statistics(self, request: HttpRequest, id_: str) -> Answer:  # noqa: ARG002
         call = self._book.get(id_)
@@ -107,12 +116,13 @@ def _entity(call: SimulatedCall, leg: Leg, at_s: float) -> dict[str, Any]:
 def _reading(call: SimulatedCall, leg: Leg, source: str, heard_s: float) -> dict[str, Any]:
     edge = call.story.edge
     packets = round(heard_s * _PACKETS_PER_S)
-    mos, _ = genesys_mos(30 + call.added_ms, call.added_loss)
+    loss = min(call.added_loss + (call.agent_loss if source == "Client" else 0.0), 1.0)
+    mos, _ = capped(*genesys_mos(30 + call.added_ms, loss), call.highest_mos)
     created = iso(call.began_at + leg.connects_s + heard_s)
     reading: dict[str, Any] = {
         "sourceType": source,
         "rtp": {
-            "packetsReceived": round(packets * (1 - call.added_loss)),
+            "packetsReceived": round(packets * (1 - loss)),
             "packetsSent": packets,
             "rtpEventsReceived": 0,
             "rtpEventsSent": 0,

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from connectors.errors import UsageError
+from connectors.errors import ConfigurationError, UsageError
 from connectors.genesys.simulator.calls import ENDED, call_frames
 from connectors.genesys.simulator.faults import parse_faults
 from connectors.genesys.simulator.organisation import FIRST_AGENT_ID, FIRST_QUEUE_ID, organisation
@@ -138,3 +138,9 @@ def test_a_fault_of_an_unknown_name_is_bad_usage() -> None:
     faults = parse_faults('[[fault]]\non = "edge"\nname = "edge-mars"\ndo = "loss"').of_calls()
     with pytest.raises(UsageError, match=r'there is no edge "edge-mars"; the simulator has edge-dublin-1, edge-'):
         Traffic(1, 3, 1, faults=faults)
+
+
+def test_only_an_edge_goes_offline() -> None:
+    """The same fault of a queue is refused, with the reason."""
+    with pytest.raises(ConfigurationError, match='do = "offline" needs on = "edge"'):
+        parse_faults('[[fault]]\non = "queue"\nname = "Support"\ndo = "offline"')

@@ -254,6 +254,22 @@ def test_the_platform_publishes_operational_events_and_trunk_metrics() -> None:
     assert sum(heard[trunk]["calls"].values()) == 2
 
 
+def test_an_edge_goes_offline_and_online_again() -> None:
+    """Its topic has one message for each change; an edge without a fault has none."""
+    faults = parse_faults('[[fault]]\non = "edge"\nname = "edge-dublin-1"\ndo = "offline"\nafter_s = 0.2\nfor_s = 0.4')
+    simulator = NotificationsSimulator(conversations=6, rate=1, faults=faults)
+    with running(simulator), api(simulator.base_url) as client:
+        edges = {edge.id: edge.name for edge in simulator.traffic.book.organisation.edges}
+        topics = [f"v2.telephony.providers.edges.{id_}" for id_ in edges]
+        heard: list[tuple[str, str]] = []
+        with connect(subscribed(client, topics)) as socket:
+            while len(heard) < 2:
+                message = json.loads(socket.recv(timeout=10))
+                if message["topicName"] in topics:
+                    heard.append((edges[message["eventBody"]["id"]], message["eventBody"]["onlineStatus"]))
+    assert heard == [("edge-dublin-1", "OFFLINE"), ("edge-dublin-1", "ONLINE")]
+
+
 def test_300_agents_on_three_queues() -> None:
     """300 calls at a time, found by activity query, and their detail events on three channels, within 20 s."""
     simulator = NotificationsSimulator(conversations=300, rate=1, seed=3)
