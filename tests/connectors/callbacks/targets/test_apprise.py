@@ -14,6 +14,7 @@ from connectors.callbacks.targets.apprise import mistake_in
 from tests.connectors.callbacks.targets.test_targets import RAISED, RESOLVED
 from tests.support.bad_receivers import bad_receivers
 from tests.support.callbacks import FAST, eventually, insert
+from tests.support.relay import mail_relay
 from tests.support.vendors import Answer, serving
 
 pytest.importorskip("apprise", reason="the extra `notify` is not installed")
@@ -38,6 +39,27 @@ def test_messages_arrive_in_order_after_a_failure(outbox, deliver):
         ("Resolved: Packet loss: conversation c<1>, 5.25 % (limit 2 %)", "success"),
     ]
     assert "Queue: support & sales" in bodies[0]["message"]
+
+
+def test_mail_goes_through_a_relay(outbox, deliver):
+    """A relay that refuses the first message gets it again; the mails come in order, with subject, sender and text."""
+    with mail_relay(refusals=1) as relay:
+        addresses = "from=voicewatch@example.com&to=quality@example.com"
+        target, callbacks = sent(f"mailto://127.0.0.1:{relay.port}/?{addresses}&mode=insecure&format=text")
+        insert(outbox, *callbacks)
+        deliver(replace(FAST, timeout_s=30.0), routes={target.key: route_of(target)})
+        eventually(lambda: outbox.counts()["delivered"] == 2)
+    assert [mail["subject"] for mail in relay.messages] == [
+        "Packet loss: conversation c<1>, 5.25 % (limit 2 %)",
+        "Resolved: Packet loss: conversation c<1>, 5.25 % (limit 2 %)",
+    ]
+    assert "voicewatch@example.com" in relay.messages[0]["from"]
+    assert relay.messages[0]["to"] == "quality@example.com"
+    body = relay.messages[0].get_body(("plain",))
+    assert body is not None
+    text = body.get_content()
+    assert "Queue: support & sales" in text
+    assert "Value: 5.25 %" in text
 
 
 def test_a_hanging_service_is_a_failure_within_the_time_limit(outbox, deliver):
