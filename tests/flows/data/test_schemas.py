@@ -15,7 +15,7 @@ from connectors.errors import ConfigurationError
 from connectors.format.records import InvalidFrameError, parse_line
 from flows.data.schemas import NAMES, json_schema
 from flows.settings.loading import parse_settings
-from tests.support.cli import ROOT, voicewatch
+from tests.support.cli import ROOT, several, voicewatch
 from tests.support.pages import FILES
 
 
@@ -25,53 +25,78 @@ def validator(name: str) -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
+RECORDINGS = ("three-minutes", "notifications", "eventbridge", "audiohook", "cases/11-media-records", "cases/12-ice")
+CONFIG = """
+[alerts]
+mos_below = 4.3
+genesys_mos_below = 4.8
+unwatched = "default"
+max_per_minute = 1
+[groups]
+by = ["queue"]
+min_conversations = 1
+raise_ratio = 0.01
+clear_ratio = 0.005
+clear_after_s = 0
+inhibit = false
+[defaults]
+qa_callback_url = "https://qa.example.com/a"
+labels = {queue = "support"}
+"""
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The results of a replay of the shipped recordings, callbacks and audit log included."""
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
+    """The lines of replays of shipped recordings of every feed, by the name of their schema."""
     out = tmp_path_factory.mktemp("results")
     config = out / "config.toml"
-    config.write_text(
-        '[alerts]\nmos_below = 4.3\nunwatched = "default"\n[defaults]\nqa_callback_url = "https://qa.example.com/a"\n'
-    )
-    recording = ROOT / "tests/data/three-minutes.jsonl"
-    done = voicewatch("replay", recording, "--config", config, "--out", out / "replayed")
-    assert done.returncode == 0, done.stderr
-    return out / "replayed"
+    config.write_text(CONFIG)
+    replays: list[list[object]] = [
+        ["replay", ROOT / f"tests/data/{name}.jsonl", "--config", config, "--out", out / name] for name in RECORDINGS
+    ]
+    for call, done in zip(replays, several(replays), strict=True):
+        assert done.returncode == 0, (call, done.stderr)
+    files = {"window": "windows.jsonl", "group": "groups.jsonl", "alert": "alerts.jsonl"}
+    return {
+        name: [line for recording in RECORDINGS for line in lines(out / recording / file)]
+        for name, file in files.items()
+    }
 
 
 def lines(path: Path) -> Iterator[Any]:
     return map(json.loads, path.read_text().splitlines())
 
 
-@pytest.mark.parametrize(("name", "file"), [("window", "windows.jsonl"), ("alert", "alerts.jsonl")])
-def test_results_are_valid(results: Path, name: str, file: str) -> None:
-    """Every line of a replay is what its schema says."""
-    check = validator(name)
-    found = list(lines(results / file))
-    assert found
-    for line in found:
+@pytest.mark.parametrize("name", ["window", "group", "alert"])
+def test_results_are_valid(results: dict[str, list[Any]], name: str) -> None:
+    """Every line of the replays is what its schema says, and has no key that the schema does not know."""
+    check, known = validator(name), json_schema(name)["properties"].keys()
+    assert results[name]
+    for line in results[name]:
         check.validate(line)
+        assert line.keys() <= known
 
 
-def test_groups_are_valid(results: Path) -> None:
-    """Every line of groups.jsonl is what its schema says; the contract's example is, too."""
-    check = validator("group")
-    path = results / "groups.jsonl"
-    for line in lines(path) if path.exists() else []:
-        check.validate(line)
-    check.validate(
-        {
-            "group": {"queue": "support"},
-            "start": 1.0,
-            "end": 11.0,
-            "conversations": 5,
-            "breaching": 2,
-            "frames": 100,
-            "latency_ms": None,
-            "packet_loss": {"count": 100, "mean": 0.01, "max": 0.1},
-            "mos": None,
-        }
-    )
+def test_results_are_of_every_kind(results: dict[str, list[Any]]) -> None:
+    """Legs of windows, alerts of groups, storms, failed calls and Genesys' MOS, and resolves are among the lines."""
+    assert any(window["legs"] for window in results["window"] if "legs" in window)
+    assert {"PACKET_LOSS_DETECTED", "LOW_MOS", "CALL_FAILED", "GROUP_DEGRADED", "ALERT_STORM"} <= {
+        alert["alertType"] for alert in results["alert"]
+    }
+    assert {alert["state"] for alert in results["alert"]} == {"raised", "resolved"}
+    assert any("evidence" in alert for alert in results["alert"])
+    assert any("inhibitedBy" in alert for alert in results["alert"])
+
+
+def test_lines_that_lack_a_key_or_have_a_wrong_value_are_not_valid(results: dict[str, list[Any]]) -> None:
+    """Of a written line, every required key is missed, and a text in the place of a number is refused."""
+    for name, number in (("window", "frames"), ("group", "conversations"), ("alert", "timestamp")):
+        check, line = validator(name), results[name][0]
+        required = json_schema(name)["required"]
+        assert {*required} <= line.keys()
+        for key in required:
+            assert not check.is_valid({other: value for other, value in line.items() if other != key}), key
+        assert not check.is_valid({**line, number: "1"})
 
 
 @pytest.mark.parametrize("name", ["three-minutes", "audiohook", "notifications"])
