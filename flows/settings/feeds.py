@@ -318,9 +318,13 @@ def complete_feeds(tables: Mapping[str, Any]) -> dict[str, Any]:
         name = feed.setdefault("name", kind if isinstance(kind, str) else "feed")
         if isinstance(name, str) and names.setdefault(name, index) != index:
             feed["name"] = CrossTableError(f"is the name of feed[{names[name]}] already; give each a name of its own")
-        if kind == "notifications" and not any(feed.get(key) for key in _SOURCES) and "conversations" not in feed:
+        if (
+            kind == "notifications"
+            and not any(feed.get(key) for key in (*_SOURCES, "topics"))
+            and "conversations" not in feed
+        ):
             feed["conversations"] = CrossTableError(
-                "one of conversations, queues and users must name an id to listen for"
+                "one of conversations, queues, users and topics must name what to listen for"
             )
         if kind == "eventbridge":
             _complete_eventbridge(feed)

@@ -21,7 +21,7 @@ from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE
 from connectors.genesys.simulator.audiohook import calling
 from connectors.genesys.simulator.eventbridge import event_of
 from connectors.genesys.simulator.faults import parse_faults
-from connectors.genesys.simulator.notifications import QUEUE_ID, NotificationsSimulator
+from connectors.genesys.simulator.notifications import NotificationsSimulator
 from connectors.genesys.simulator.server import running as serving
 from connectors.genesys.simulator.telephony import ORGANISATION_ID, operational_event
 from connectors.journal.segments import segments
@@ -54,7 +54,7 @@ def config(directory: Path, base_url: str, events: int, audio: int) -> Path:
     edge = f"v2.telephony.providers.edges.{EDGE}"
     topics = [f"v2.operations.events.{ORGANISATION_ID}", edge]
     feeds = [
-        {"kind": "notifications", "queues": [QUEUE_ID], "topics": topics, "sweep": True},
+        {"kind": "notifications", "topics": topics, "sweep": True},
         {"kind": "eventbridge", "listen": f"127.0.0.1:{events}", "key_env": "EVENTS_KEY"},
         {"kind": "audiohook"},
     ]

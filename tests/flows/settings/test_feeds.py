@@ -104,7 +104,7 @@ def test_limits() -> None:
         ),
         (
             "[feed]\nkind = 'notifications'",
-            ["feed.conversations: one of conversations, queues and users must name an id to listen for"],
+            ["feed.conversations: one of conversations, queues, users and topics must name what to listen for"],
         ),
         (
             "[feed]\nkind = 'notifications'\nqueues = ['a*b', 'c']",
@@ -183,6 +183,7 @@ def test_topics_of_the_platform() -> None:
     operations = "v2.operations.events.o-1"
     feed = "[feed]\nkind = 'notifications'\nqueues = ['q']\n"
     assert parsed(f"{feed}topics = ['{operations}']").feeds[0].topics == (operations,)
+    assert parsed(f"[feed]\nkind = 'notifications'\ntopics = ['{operations}']").feeds[0].queues == ()
     edge = "v2.telephony.providers.edges.e-1"
     assert parsed(f"{feed}topics = ['{edge}']").feeds[0].topics == (edge,)
     for wrong in (
