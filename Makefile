@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types contracts check docs screenshots bench soak fuzz audit-deps check-lowest canary lock clean
+.PHONY: help venv demo test coverage lint types contracts check docs screenshots bench soak fuzz audit-deps check-lowest canary lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -28,6 +28,9 @@ demo: $(READY) ## the whole job in 15 seconds: simulator, feed, dataflow, callba
 test: $(READY) ## every test
 	@$(BIN)/python -m pytest -q
 
+coverage: $(READY) ## every test, with the branches that they run in their own process, and a floor for these
+	@$(BIN)/python -m slipcover --dont-wrap-pytest -m pytest -q; result=$$?; awk 'END { print "coverage: " $$NF " % of lines and branches (.coverage.txt has the rest)" }' .coverage.txt; exit $$result
+
 lint: $(READY) ## ruff (rules and format), spelling, banned phrases
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
@@ -40,7 +43,7 @@ types: $(READY) ## mypy, strict
 contracts: $(READY) ## import contracts between the packages
 	@$(BIN)/lint-imports --no-logo
 
-check: lint types contracts test ## lint, types, contracts and test: what CI runs
+check: lint types contracts coverage ## lint, types, contracts and coverage, which runs every test: what CI runs
 
 docs: $(READY) ## write docs/configuration.md and docs/cli.md from the code
 	@$(BIN)/python -m tests.support.reference_pages
@@ -72,5 +75,5 @@ lock: $(READY) ## bring the locked versions in line with pyproject.toml (UPGRADE
 	@$(UV_COMPILE) --constraint requirements.lock --output-file requirements-runtime.lock
 
 clean: ## remove .venv, caches and builds
-	@rm -rf $(VENV) .lowest .canary dist build .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf $(VENV) .lowest .canary dist build .coverage.txt .fuzz .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find connectors flows tests -name __pycache__ -type d -prune -exec rm -rf {} +
