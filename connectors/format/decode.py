@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -58,7 +58,7 @@ from connectors.format.session_events import NO_EVENTS, Events, events_of
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-__all__ = ["conversations_of", "decode_block", "decode_pieces", "ended_conversation"]
+__all__ = ["Received", "decode_block", "decode_pieces", "ended_conversation", "parse_messages"]
 
 ENDED: Final = "conversation.ended"
 # Smaller blocks are decoded line by line sooner than in bulk.
@@ -70,6 +70,23 @@ SAMPLE_BYTES: Final = 1 << 14
 _Placed = tuple[int, bool, Control]
 
 _decode_frame = msgspec.json.Decoder(Frame).decode
+
+
+class Received(NamedTuple):
+    """Received messages: the frames among them, and by its index, in order, why a message is not a frame."""
+
+    frames: list[Frame]
+    invalid: dict[int, str]
+
+    @property
+    def conversation_ids(self) -> list[str]:
+        """Return the conversation of each frame."""
+        return [frame.entity.id for frame in self.frames]
+
+    @property
+    def ended(self) -> list[str]:
+        """Return the conversations that are ended by a frame."""
+        return [frame.entity.id for frame in self.frames if frame.event == ENDED]
 
 
 def ended_conversation(message: bytes) -> str | None:
@@ -84,12 +101,11 @@ def ended_conversation(message: bytes) -> str | None:
     return frame.entity.id if frame.event == ENDED else None
 
 
-def conversations_of(messages: Sequence[bytes]) -> tuple[list[str], list[str], dict[int, str]]:
-    """Return the conversations of the frames among some messages, and those that are ended by one.
+def parse_messages(messages: Sequence[bytes]) -> Received:
+    """Parse received messages; an invalid one has the reason that `ended_conversation` raises.
 
-    With them comes by its index, in order, why a message is not a frame, as `ended_conversation` says it.
-
-    >>> conversations_of([b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}', b""])
+    >>> received = parse_messages([b'{"event":"conversation.ended","entity":{"id":"c1"},"timestamp":1}', b""])
+    >>> received.conversation_ids, received.ended, received.invalid
     (['c1'], ['c1'], {1: 'an empty line'})
     """
     # What msgspec takes begins and ends with ASCII, so that no two such messages make a character together.
@@ -99,7 +115,7 @@ def conversations_of(messages: Sequence[bytes]) -> tuple[list[str], list[str], d
         except (msgspec.DecodeError, RecursionError):
             pass  # one of them at least is to be read by the definition
         else:
-            return [frame.entity.id for frame in frames], _ended(frames), {}
+            return Received(frames, {})
     frames = []
     invalid: dict[int, str] = {}
     for at, message in enumerate(messages):
@@ -110,7 +126,7 @@ def conversations_of(messages: Sequence[bytes]) -> tuple[list[str], list[str], d
         else:
             if not is_ignored(frame):
                 frames.append(frame)
-    return [frame.entity.id for frame in frames], _ended(frames), invalid
+    return Received(frames, invalid)
 
 
 def _frame_in(message: bytes) -> Frame:
@@ -120,10 +136,6 @@ def _frame_in(message: bytes) -> Frame:
         return _decode_frame(message)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return parse_frame(message)
-
-
-def _ended(frames: Sequence[Frame]) -> list[str]:
-    return [frame.entity.id for frame in frames if frame.event == ENDED]
 
 
 def decode_block(data: bytes, share: Share = ALL, *, narrow: bool = True) -> Decoded:

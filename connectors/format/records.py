@@ -55,6 +55,7 @@ __all__ = [
     "decode_bare_frame",
     "decode_frame_line",
     "decode_watch_line",
+    "frame_of",
     "parse_frame",
     "parse_line",
 ]
@@ -241,7 +242,7 @@ def parse_line(line: bytes) -> FrameLine | BareFrame | Control | Signalled:
         heard = read_notification(message)
         framed = None
         if heard is not None:
-            placed = (received_at, _frame_of(heard), None, arrived_at)
+            placed = (received_at, frame_of(heard), None, arrived_at)
             framed = EventLine(*placed, heard.session_id, heard.timestamp)
         if signals := _reported(message):
             return Signalled(framed, received_at, signals)
@@ -259,7 +260,7 @@ def parse_frame(message: bytes) -> Frame:
     if not is_notification(record):
         return _as_frame(record)
     heard = read_notification(record)
-    return Frame(IGNORED, Entity(""), np.nan) if heard is None else _frame_of(heard)
+    return Frame(IGNORED, Entity(""), np.nan) if heard is None else frame_of(heard)
 
 
 def is_ignored(frame: Frame) -> bool:
@@ -276,7 +277,7 @@ def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalle
     heard, signals = read_notification(record), _reported(record)
     bare = None
     if heard is not None:
-        frame = _frame_of(heard)
+        frame = frame_of(heard)
         timestamp, arrived = (placed, None) if np.isnan(arrival) else (frame.timestamp, arrival)
         event = (frame.event, frame.entity, timestamp, frame.metrics, arrived)
         bare = BareEvent(*event, heard.session_id, heard.timestamp)
@@ -285,7 +286,7 @@ def _bare_notification(record: dict[str, Any]) -> BareFrame | Control | Signalle
     return bare or Control(0, placed, IGNORED, topic_of(record))
 
 
-def _frame_of(heard: Heard) -> Frame:
+def frame_of(heard: Heard) -> Frame:
     """Return a message as a frame; its timestamp is NaN if its latency is unknown."""
     return Frame(heard.event, Entity(heard.conversation_id), heard.timestamp)
 

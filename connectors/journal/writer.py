@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Protocol
 import msgspec
 
 from connectors.errors import StateError
-from connectors.format.decode import conversations_of
+from connectors.format.decode import Received, parse_messages
 from connectors.format.lines import (
     beginning_of,
     invalid_line,
@@ -27,7 +27,8 @@ from connectors.format.lines import (
     private_invalid_line,
     record_line,
 )
-from connectors.format.records import CLOCK
+from connectors.format.notifications import Heard
+from connectors.format.records import CLOCK, frame_of
 from connectors.format.tables import FlowSettings
 from connectors.journal.clock import STEP_S, JournalClock, Moment, Reading, read_clocks
 from connectors.journal.restore import recover
@@ -54,8 +55,11 @@ class Recorder(Protocol):
         reason.
         """
 
-    def frames(self, messages: Sequence[bytes]) -> None:
-        """Record messages that arrived together, now, in order, each as by `frame`."""
+    def frames(self, messages: Sequence[bytes]) -> Received:
+        """Record messages that arrived together, now, in order, each as by `frame`, and return them parsed."""
+
+    def event(self, message: bytes, heard: Heard | None, *, at: float | None = None) -> None:
+        """Record a notification as by `frame`, without parsing it; `heard` is what `read_notification` returns."""
 
     def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
         """Record a message that cannot be a frame, such as a binary one: its text, or, if it is `private`, its length
@@ -186,12 +190,21 @@ class Journal:
         # Before the lock: waiting for another thread's write is not latency of the call.
         reading = self._read_clocks()
         message = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-        self._keep(reading, [message], via, at)
+        self._keep(reading, [message], parse_messages([message]), via, at)
 
-    def frames(self, messages: Sequence[bytes], *, via: str | None = None) -> None:
-        """Append messages that arrived together, now, in order: as `frame` for each, several times as fast."""
-        if messages:
-            self._keep(self._read_clocks(), messages, via)
+    def frames(self, messages: Sequence[bytes], *, via: str | None = None) -> Received:
+        """Append messages that arrived together, now, in order, and return them parsed. Faster than `frame` each."""
+        if not messages:
+            return Received([], {})
+        reading = self._read_clocks()
+        received = parse_messages(messages)
+        self._keep(reading, messages, received, via)
+        return received
+
+    def event(self, message: bytes, heard: Heard | None, *, at: float | None = None, via: str | None = None) -> None:
+        """Append a notification that the caller has parsed; `heard` is what `read_notification` returns for it."""
+        reading = self._read_clocks()
+        self._keep(reading, [message], Received([] if heard is None else [frame_of(heard)], {}), via, at)
 
     def invalid(self, message: str | bytes, reason: str, *, private: bool = False, via: str | None = None) -> None:
         """Append a message that is not a frame: its text, cut at 4096 characters, or its length and SHA-256."""
@@ -254,18 +267,21 @@ class Journal:
                 os.close(self._fd)
                 self._fd = -1
 
-    def _keep(self, reading: Reading, messages: Sequence[bytes], via: str | None, at: float | None = None) -> None:
+    def _keep(
+        self, reading: Reading, messages: Sequence[bytes], received: Received, via: str | None, at: float | None = None
+    ) -> None:
         """Append messages that arrived together, the frames among them and the others."""
-        conversation_ids, ended, invalid = conversations_of(messages)
+        conversation_ids, ended = received.conversation_ids, received.ended
         with self._lock:
-            self.messages[via, "frame"] += len(messages) - len(invalid)
-            self.messages[via, "invalid"] += len(invalid)
+            self.messages[via, "frame"] += len(messages) - len(received.invalid)
+            self.messages[via, "invalid"] += len(received.invalid)
             moment = self._moment(reading, at)
             # Before the append, which may begin a segment with the watches in force.
             self._state.watches.hear(conversation_ids, moment.received_at)
             for conversation_id in ended:
                 self._state.watches.end(conversation_id)
-            self._append(message_lines(message_head(moment.received_at, via, moment.arrived_at), messages, invalid))
+            head = message_head(moment.received_at, via, moment.arrived_at)
+            self._append(message_lines(head, messages, received.invalid))
 
     def _moment(self, reading: Reading, wall: float | None = None, *, reason: str | None = None) -> Moment:
         """Return the moment of a reading of the clocks, behind a `clock` record if the time has stepped."""
@@ -373,8 +389,11 @@ class _NamedRecorder:
     def frame(self, text: str | bytes, *, at: float | None = None) -> None:
         self._journal.frame(text, at=at, via=self._name)
 
-    def frames(self, messages: Sequence[bytes]) -> None:
-        self._journal.frames(messages, via=self._name)
+    def frames(self, messages: Sequence[bytes]) -> Received:
+        return self._journal.frames(messages, via=self._name)
+
+    def event(self, message: bytes, heard: Heard | None, *, at: float | None = None) -> None:
+        self._journal.event(message, heard, at=at, via=self._name)
 
     def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
         self._journal.invalid(message, reason, private=private, via=self._name)

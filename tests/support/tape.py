@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from connectors.format.decode import ended_conversation
+from connectors.format.decode import Received, ended_conversation, parse_messages
 from connectors.format.labels import joined_watch
 from connectors.format.lines import beginning_of
+from connectors.format.notifications import Heard, read_notification
 from connectors.format.privacy import fingerprint
 
 DEADLINE_S = 15.0
@@ -39,9 +40,14 @@ class Tape:
             self._watches.pop(over, None)
         self._add("frame", json.loads(message))
 
-    def frames(self, messages: Sequence[bytes]) -> None:
+    def frames(self, messages: Sequence[bytes]) -> Received:
         for message in messages:
             self.frame(message)
+        return parse_messages(messages)
+
+    def event(self, message: bytes, heard: Heard | None, *, at: float | None = None) -> None:
+        assert heard == read_notification(json.loads(message)), "the caller did not parse the message that it records"
+        self.frame(message)
 
     def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
         self._add("invalid", (fingerprint(encoded(message)) if private else beginning_of(message), reason))

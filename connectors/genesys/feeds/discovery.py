@@ -10,16 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from math import isnan
 from types import MappingProxyType
 from typing import Final, Protocol
 
-import msgspec
-
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError
 from connectors.format.owners import ALL, Share
+from connectors.format.records import Frame
 from connectors.genesys.client import RequestBudget
 from connectors.genesys.entities import ActiveConversation
 from connectors.genesys.feeds.base import RecentIds, Selection
@@ -30,19 +29,6 @@ __all__ = ["CallDiscovery", "DiscoveryTiming", "Interceptors"]
 
 _ENDED: Final = "conversation.ended"
 MAX_WAITING: Final = 100_000
-
-
-class _Entity(msgspec.Struct, gc=False):
-    id: str
-
-
-class _Frame(msgspec.Struct, gc=False):
-    event: str
-    entity: _Entity
-    timestamp: float
-
-
-_decode = msgspec.json.Decoder(_Frame).decode
 
 
 class Interceptors(Protocol):
@@ -140,21 +126,21 @@ class CallDiscovery:
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
-    def observe(self, messages: Sequence[bytes]) -> None:
-        """Take the conversations that frames are about; messages that are not frames are left to the recorder.
+    def observe(self, frames: Iterable[Frame]) -> None:
+        """Take the conversations that frames are about; those without a time are ignored.
 
         A conversation that ends, for the dataflow, while newer frames show it going on is offered again.
         """
         started: list[str] = []
         with self._changed:
-            for message in messages:
-                with suppress(msgspec.MsgspecError, RecursionError, ValueError):
-                    frame = _decode(message)
-                    id_ = frame.entity.id
-                    if self._lives.learn(id_, frame.timestamp, ended=frame.event == _ENDED):
-                        started.append(id_)
-                    if self._lives.is_over(id_):
-                        self._in_progress.discard(id_)
+            for frame in frames:
+                if isnan(frame.timestamp):
+                    continue
+                id_ = frame.entity.id
+                if self._lives.learn(id_, frame.timestamp, ended=frame.event == _ENDED):
+                    started.append(id_)
+                if self._lives.is_over(id_):
+                    self._in_progress.discard(id_)
         if started:
             self._offer(started)
 

@@ -20,8 +20,8 @@ from typing import Any, Final, Literal
 import orjson
 
 from connectors.format.captures import unwrapped
-from connectors.format.decode import conversations_of
-from connectors.format.notifications import is_notification
+from connectors.format.decode import parse_messages
+from connectors.format.notifications import Heard, is_notification
 from connectors.format.owners import ALL, Share
 from connectors.format.ownership import OwnMessages
 from connectors.format.positions import Position, placed
@@ -297,12 +297,13 @@ class _Messages:
             return
         if not self._own.of([message]):
             return
-        ids, ended, invalid = conversations_of([message])
-        if invalid or not ids:
-            reason = f"message {position.id}: {invalid.get(0, 'not a frame')}"
+        received = parse_messages([message])
+        ids = received.conversation_ids
+        if received.invalid or not ids:
+            reason = f"message {position.id}: {received.invalid.get(0, 'not a frame')}"
             self._recorder.invalid(message, reason, private=can_be_private(message))
             return
-        if ended:
+        if received.ended:
             self._over.add(ids[0])
         elif ids[0] not in self._over and not self._recorder.is_watching(ids[0]):
             self._watch(ids[0])
@@ -319,6 +320,7 @@ class _StampedRecorder:
     def __init__(self, recorder: Recorder) -> None:
         self.at: float | None = None
         self._frame = recorder.frame
+        self._event = recorder.event
         self.frames = recorder.frames
         self.invalid = recorder.invalid
         self.feed = recorder.feed
@@ -332,6 +334,9 @@ class _StampedRecorder:
 
     def frame(self, text: str | bytes, *, at: float | None = None) -> None:
         self._frame(text, at=self.at if at is None else at)
+
+    def event(self, message: bytes, heard: Heard | None, *, at: float | None = None) -> None:
+        self._event(message, heard, at=self.at if at is None else at)
 
 
 def _event_in(message: bytes) -> dict[str, Any] | None:

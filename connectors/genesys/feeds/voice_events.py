@@ -305,9 +305,12 @@ class _Connection(ClientConnection):
 
     def _record_texts(self, messages: Sequence[bytes]) -> None:
         if messages := self._own.of(messages):
-            self._record(self._recorder.frames, messages)
-            if self._discovery is not None:
-                self._discovery.observe(messages)
+            self._record(self._record_frames, messages)
+
+    def _record_frames(self, messages: Sequence[bytes]) -> None:
+        received = self._recorder.frames(messages)
+        if self._discovery is not None:
+            self._discovery.observe(received.frames)
 
     def _record(self, record: Callable[..., None], *message: object) -> None:
         if self.failure is None:

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.format.decode import BULK_BYTES, conversations_of, decode_block, ended_conversation
+from connectors.format.decode import BULK_BYTES, decode_block, ended_conversation, parse_messages
 from connectors.format.decoded import Decoded
 from connectors.format.ids import Ids, are_same
 from connectors.format.records import (
@@ -288,14 +288,20 @@ def test_which_conversation_a_message_ends() -> None:
             parse_frame(bad)
 
 
+def contents_of(messages: list[bytes]) -> tuple[list[str], list[str], dict[int, str]]:
+    """Return the conversations in messages, those that end, and the reasons of what is invalid."""
+    received = parse_messages(messages)
+    return received.conversation_ids, received.ended, received.invalid
+
+
 def test_which_conversations_messages_end_together() -> None:
     """Each message is judged as it is alone, also beside one that has the other half of its character."""
     ended = b'{"event":"conversation.ended","entity":{"id":"%d"},"timestamp":1}'
     updated = ended.replace(b"ended", b"updated")
-    assert conversations_of([]) == ([], [], {})
-    assert conversations_of([ended % 1, updated % 2, ended % 3]) == (["1", "2", "3"], ["1", "3"], {})
+    assert contents_of([]) == ([], [], {})
+    assert contents_of([ended % 1, updated % 2, ended % 3]) == (["1", "2", "3"], ["1", "3"], {})
     halves = [ended % 1, ended % 2 + b"\xc3", b"\xa9" + ended % 3, b'{"event":"\xff"}', b"", ended % 4]
-    present, found, invalid = conversations_of(halves)
+    present, found, invalid = contents_of(halves)
     assert present == found == ["1", "4"]
     for at, reason in invalid.items():
         with pytest.raises(InvalidFrameError, match=re.escape(reason)):
@@ -498,5 +504,5 @@ def test_messages_are_judged_together_as_alone(messages: list[bytes]) -> None:
             frame = parse_frame(message)
             present += [] if is_ignored(frame) else [frame.entity.id]
             ended += [] if over is None else [over]
-    assert conversations_of(messages) == (present, ended, invalid)
-    assert list(conversations_of(messages)[2]) == list(invalid)
+    assert contents_of(messages) == (present, ended, invalid)
+    assert list(contents_of(messages)[2]) == list(invalid)

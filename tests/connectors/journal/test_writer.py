@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from connectors.errors import StateError
 from connectors.format.decode import decode_block
+from connectors.format.notifications import read_notification
 from connectors.journal.segments import JournalTail, Position, segments
 from connectors.journal.writer import Journal
 from tests.support.clocks import same_clocks
@@ -328,7 +329,7 @@ import resource, sys
 from pathlib import Path
 from connectors.errors import StateError
 from connectors.journal.writer import Journal
-from connectors.format.decode import conversations_of
+from connectors.format.decode import parse_messages
 
 journal = Journal(Path(sys.argv[1]), settings={})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
@@ -567,6 +568,47 @@ def test_messages_that_came_together_are_recorded_as_one_by_one(
             journal.close()
             [segment] = segments(Path(directory))
             written.append((segment.read_bytes(), watching))
+    assert written[0] == written[1]
+
+
+BODY = {"conversationId": "c", "eventTime": 1765551750107, "mediaType": "VOICE", "sessionId": "s"}
+TOPIC = "v2.detail.events.conversation.c."
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"topicName": TOPIC + "user.start", "eventBody": BODY},
+        {"topicName": TOPIC + "customer.end", "eventBody": BODY},
+        {"topicName": TOPIC + "customer.end", "eventBody": BODY, "enrich": True},
+        {"topicName": TOPIC + "user.end", "eventBody": BODY, "over": True},
+        {"topicName": TOPIC + "customer.end", "eventBody": BODY | {"mediaType": "EMAIL"}},
+        {"conversationId": "c", "mediaEndpointStats": None, "ended": True},
+        {"conversationId": "c", "mediaStatistics": []},
+        {"topicName": "channel.metadata", "eventBody": {"message": "WebSocket Heartbeat"}},
+        {"topicName": "v2.operations.events", "eventBody": None},
+    ],
+    ids=lambda message: message.get("topicName", "media").rpartition(".")[2],
+)
+@pytest.mark.parametrize(("via", "at"), [(None, None), ("support", None), ("support", 1001.0)])
+def test_a_parsed_notification_is_recorded_like_one_that_is_not(
+    tmp_path: Path, message: dict[str, Any], via: str | None, at: float | None
+) -> None:
+    """The same line, the same watches in force and the same counts, without a second parse."""
+    written = []
+    for is_parsed in (True, False):
+        directory = tmp_path / str(is_parsed)
+        journal = journal_in(directory, lambda: 1000.0)
+        journal.watch(WATCH | {"conversation_id": "c"})
+        recorder = journal if via is None else journal.recorder(via)
+        text = orjson.dumps(message)
+        if is_parsed:
+            recorder.event(text, read_notification(message), at=at)
+        else:
+            recorder.frame(text, at=at)
+        journal.close()
+        [segment] = segments(directory)
+        written.append((segment.read_bytes(), journal.is_watching("c"), dict(journal.messages)))
     assert written[0] == written[1]
 
 

@@ -107,15 +107,18 @@ class MessageRecorder:
                 labels_of(kept),
                 dict(content) if self._keep_raw else kept,
             )
-            orjson.dumps(read.kept)  # which a message that is nested too deeply cannot be
+            text = orjson.dumps(read.kept)  # which a message that is nested too deeply cannot be
         except Exception as error:  # whatever it is, it is about this message alone
             self.cannot_handle(message, error)
             return
         # What is about no conversation is the first instance's.
         if not (self.share.index == 0 if read.heard is None else self.share.owns_text(read.heard.conversation_id)):
             return
-        notes = {} if read.heard is None else self._follow(read, read.heard)
-        self._recorder.frame(orjson.dumps({**read.kept, **notes}))
+        heard = read.heard
+        if heard is not None and (notes := self._follow(read, heard)):
+            noted = {**read.kept, **notes}
+            text, heard = orjson.dumps(noted), read_notification(noted)
+        self._recorder.event(text, heard)
 
     def cannot_handle(self, message: str, error: Exception) -> None:
         """Record a message that raised an error, whose text may quote the message."""

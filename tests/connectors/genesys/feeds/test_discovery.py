@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
+from connectors.format.decode import parse_messages
 from connectors.genesys.client import RequestBudget
 from connectors.genesys.entities import ActiveConversation
 from connectors.genesys.feeds.base import Selection, WatchRules
@@ -58,7 +59,7 @@ def test_a_call_that_has_ended_is_not_watched_because_a_list_still_has_it() -> N
     discovery = CallDiscovery(
         "events", calls, Selection(), RequestBudget(), max_concurrent=50, refused=lambda _, __: None
     )
-    discovery.observe([event("ended", 1.0, "over")])
+    discovery.observe(parse_messages([event("ended", 1.0, "over")]).frames)
     discovery.start()
     assert calls.last_asked.wait(DEADLINE_S)
     discovery.stop(DEADLINE_S)
@@ -90,7 +91,7 @@ def test_a_call_that_is_found_by_its_frames_has_two_checks_for_its_labels() -> N
         "events", calls, Selection(INBOUND), RequestBudget(), max_concurrent=50, refused=lambda _, __: None, timing=SOON
     )
     discovery.start()
-    discovery.observe([event("started", 1.0)])
+    discovery.observe(parse_messages([event("started", 1.0)]).frames)
     assert calls.last_asked.wait(DEADLINE_S)
     discovery.stop(DEADLINE_S)
     assert (calls.asked, calls.checks) == (["on"], 3)
@@ -145,7 +146,7 @@ def asked_after(messages: Sequence[bytes]) -> list[str]:
         "events", calls, Selection(), RequestBudget(), max_concurrent=50, refused=lambda _, __: None
     )
     for message in (*messages, event("started", 9.0, "last")):
-        discovery.observe([message])
+        discovery.observe(parse_messages([message]).frames)
     calls.last = "last"
     discovery.start()
     assert calls.last_asked.wait(DEADLINE_S)

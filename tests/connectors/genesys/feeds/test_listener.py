@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 import structlog
 from connectors.journal.writer import Journal
-from connectors.format.decode import conversations_of
+from connectors.format.decode import parse_messages
 from tests.support.audiohook import QUICK, SETTINGS, listening
 
 structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))

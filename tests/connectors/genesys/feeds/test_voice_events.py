@@ -16,7 +16,9 @@ import structlog
 from websockets.sync.server import ServerConnection
 
 from connectors.errors import StateError
+from connectors.format.decode import Received, parse_messages
 from connectors.format.lines import beginning_of
+from connectors.format.notifications import Heard
 from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.client import Clock, RetryPolicy
 from connectors.genesys.endpoints import Endpoints
@@ -44,9 +46,13 @@ class Tape:
             raise OSError(28, "No space left on device")
         self._add("frame", text if isinstance(text, str) else text.decode())
 
-    def frames(self, messages: Sequence[bytes]) -> None:
+    def frames(self, messages: Sequence[bytes]) -> Received:
         for message in messages:
             self.frame(message)
+        return parse_messages(messages)
+
+    def event(self, message: bytes, heard: Heard | None, *, at: float | None = None) -> None:
+        raise AssertionError("voice events are not notifications")
 
     def invalid(self, message: str | bytes, reason: str, *, private: bool = False) -> None:
         assert not private  # voice events hold no personal data
