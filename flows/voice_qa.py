@@ -70,13 +70,14 @@ def _join_cluster(arguments: Sequence[str], environ: Mapping[str, str], shutdown
     import hashlib
 
     from connectors.runtime.logs import get_logger
-    from connectors.runtime.peers import PeerWatch, StopRelay, cluster_addresses
+    from connectors.runtime.peers import PeerWatch, StopRelay, cluster_addresses, explain_lost_peers
 
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("-a", "--addresses")
     addresses = cluster_addresses(parser.parse_known_args(arguments)[0].addresses, environ)
     if len(addresses) < 2:
         return
+    explain_lost_peers()
     peers = PeerWatch(addresses, process)
     peers.start()
     shutdown.started = peers.connected

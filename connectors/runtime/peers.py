@@ -9,23 +9,28 @@ import contextlib
 import hashlib
 import hmac
 import os
+import re
 import socket
 import stat
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 from connectors.runtime.logs import get_logger
 from connectors.runtime.platform import dead_peer_options, open_files
 
-__all__ = ["DEAD_AFTER_S", "PeerWatch", "StopRelay", "cluster_addresses"]
+__all__ = ["DEAD_AFTER_S", "LOST", "PeerWatch", "StopRelay", "cluster_addresses", "explain_lost_peers"]
 
 DEAD_AFTER_S: Final = 10
 SCAN_S: Final = 0.2
 REPEAT_S: Final = 0.5
 FRESH_S: Final = 60.0
+LOST: Final = "another process of the cluster ended or cannot be reached; this one ends, too, to be started again"
+_LOST_PEER: Final = re.compile(r"(Send|Recv) thread panic")
 
 
 def cluster_addresses(given: str | None, environ: Mapping[str, str]) -> list[tuple[str, int]]:
@@ -82,6 +87,19 @@ class PeerWatch(threading.Thread):
                 for option in dead_peer_options(DEAD_AFTER_S):
                     connection.setsockopt(*option)
                 self._limited.add(inode)
+
+
+def explain_lost_peers() -> None:
+    """Have a lost connection to another process end this one with a line of log, not with Bytewax' traceback."""
+    before = sys.excepthook
+
+    def explain(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if kind.__name__ == "PanicException" and _LOST_PEER.match(str(error)):
+            get_logger(__name__).error("cluster_peer_lost", reason=LOST)
+        else:
+            before(kind, error, traceback)
+
+    sys.excepthook = explain
 
 
 class StopRelay:

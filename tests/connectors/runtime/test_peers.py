@@ -16,13 +16,14 @@ from pathlib import Path
 
 import pytest
 
-from connectors.runtime.peers import PeerWatch, StopRelay, cluster_addresses
+from connectors.runtime.peers import LOST, PeerWatch, StopRelay, cluster_addresses
 from connectors.runtime.platform import open_files
 from tests.support.callbacks import eventually
 from tests.support.cli import environ
 
 HOSTS = ("10.213.7.1", "10.213.7.2")
 NAMES = ("vwtest0", "vwtest1")
+ADDRESSES = ";".join(f"{host}:2101" for host in HOSTS)
 
 
 def ip(*arguments: str) -> None:
@@ -59,7 +60,9 @@ def hosts() -> Iterator[tuple[str, str]]:
             subprocess.run(["ip", "netns", "del", name], capture_output=True, check=False, timeout=30)
 
 
-def start(directory: Path, number: int) -> tuple[subprocess.Popen[bytes], Path]:
+def start(
+    directory: Path, number: int, addresses: str = ADDRESSES, *, on_hosts: bool = True
+) -> tuple[subprocess.Popen[bytes], Path]:
     """Start a process of the cluster on its host, with a state directory and recovery files of its own."""
     own = directory / f"host-{number}"
     own.mkdir()
@@ -81,12 +84,18 @@ def start(directory: Path, number: int) -> tuple[subprocess.Popen[bytes], Path]:
         )
     else:
         recovery.mkdir(parents=True)
-    addresses = ";".join(f"{host}:2101" for host in HOSTS)
     options = ["-i", str(number), "-a", addresses, "-r", str(recovery), "-s", "1", "-b", "0"]
     log = own / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            ["ip", "netns", "exec", NAMES[number], sys.executable, "-P", "-m", "flows.voice_qa", *options],
+            [
+                *(["ip", "netns", "exec", NAMES[number]] if on_hosts else []),
+                sys.executable,
+                "-P",
+                "-m",
+                "flows.voice_qa",
+                *options,
+            ],
             env=variables,
             cwd=own,
             stdout=file,
@@ -120,6 +129,26 @@ def test_a_host_that_dies_silently_is_noticed(cluster: list[subprocess.Popen[byt
     """When the cable is cut, both processes end with an error within 15 s, so that supervisors start them again."""
     ip("-n", NAMES[1], "link", "set", NAMES[1], "down")
     assert all(code not in (0, None) for code in codes_after(cluster, 15))
+
+
+def test_a_lost_process_ends_the_other_with_one_line(tmp_path: Path) -> None:
+    """When one of two processes is killed, the other ends with exit 1 and a line that says why, without a traceback."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as two:
+        addresses = ";".join(f"127.0.0.1:{free.getsockname()[1]}" for free in (one, two))
+    started = [start(tmp_path, number, addresses, on_hosts=False) for number in range(2)]
+    try:
+        for _, log in started:
+            eventually(lambda: "cluster_connected" in log.read_text(), 60)  # noqa: B023 - called at once
+        eventually((tmp_path / "host-0/state/journal").exists, 60)
+        started[0][0].kill()
+        assert started[1][0].wait(60) == 1
+        text = started[1][1].read_text()
+        assert LOST in text
+        assert "Traceback" not in text
+    finally:
+        for process, _ in started:
+            process.kill()
+            process.wait(30)
 
 
 def test_a_stop_of_any_process_stops_all(cluster: list[subprocess.Popen[bytes]]) -> None:
