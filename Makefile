@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test coverage lint types contracts check docs screenshots bench soak fuzz audit-deps check-lowest canary lock clean
+.PHONY: help venv demo test cluster-hosts coverage lint types contracts check docs screenshots bench soak fuzz audit-deps check-lowest canary lock clean
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -47,6 +47,9 @@ check: lint types contracts coverage ## lint, types, contracts and coverage, whi
 
 docs: $(READY) ## write docs/configuration.md and docs/cli.md from the code
 	@$(BIN)/python -m tests.support.reference_pages
+
+cluster-hosts: $(READY) ## both deployments over three hosts (network namespaces), for minutes; needs root
+	@$(BIN)/python -m tests.hosts
 
 screenshots: $(READY) ## write docs/images from the live page; needs Chromium
 	@$(BIN)/python -m tests.browser

@@ -1,0 +1,1 @@
+"""Deployments over several hosts: `make cluster-hosts`, or `python -m tests.hosts`; needs root."""
