@@ -143,9 +143,9 @@ def schema(
         str,
         typer.Argument(
             metavar="NAME",
-            help="config, window, group, alert, record or audit.",
+            help="config, window, group, alert, record, audit or rejected.",
             show_default=False,
-            autocompletion=lambda: ["config", "window", "group", "alert", "record", "audit"],
+            autocompletion=lambda: ["config", "window", "group", "alert", "record", "audit", "rejected"],
         ),
     ],
 ) -> None:

@@ -172,6 +172,14 @@ def _record() -> dict[str, Any]:
     return record_schema()
 
 
+def _rejected() -> dict[str, Any]:
+    required = {"file": _TEXT, "line": {"type": "integer", "minimum": 1}, "reason": _TEXT}
+    text = {**_TEXT, "description": "the line; not there if it may hold personal data"}
+    sha256 = {**_TEXT, "pattern": "^[0-9a-f]{64}$", "description": "of a text that is not kept"}
+    optional = {"text": text, "length": {**_COUNT, "description": "bytes of a text that is not kept"}, "sha256": sha256}
+    return _object(required, optional, "a line of rejected.jsonl: a line of a recording that is not a record")
+
+
 def _audit() -> dict[str, Any]:
     return _object(
         {
@@ -198,5 +206,6 @@ _SCHEMAS: Final[dict[str, Callable[[], dict[str, Any]]]] = {
     "alert": _alert,
     "record": _record,
     "audit": _audit,
+    "rejected": _rejected,
 }
 NAMES: Final = tuple(_SCHEMAS)

@@ -56,7 +56,12 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     ]
     for call, done in zip(replays, several(replays), strict=True):
         assert done.returncode == 0, (call, done.stderr)
-    files = {"window": "windows.jsonl", "group": "groups.jsonl", "alert": "alerts.jsonl"}
+    files = {
+        "window": "windows.jsonl",
+        "group": "groups.jsonl",
+        "alert": "alerts.jsonl",
+        "rejected": "rejected.jsonl",
+    }
     return {
         name: [line for recording in RECORDINGS for line in lines(out / recording / file)]
         for name, file in files.items()
@@ -67,7 +72,7 @@ def lines(path: Path) -> Iterator[Any]:
     return map(json.loads, path.read_text().splitlines())
 
 
-@pytest.mark.parametrize("name", ["window", "group", "alert"])
+@pytest.mark.parametrize("name", ["window", "group", "alert", "rejected"])
 def test_results_are_valid(results: dict[str, list[Any]], name: str) -> None:
     """Every line of the replays is what its schema says, and has no key that the schema does not know."""
     check, known = validator(name), json_schema(name)["properties"].keys()
@@ -90,7 +95,12 @@ def test_results_are_of_every_kind(results: dict[str, list[Any]]) -> None:
 
 def test_lines_that_lack_a_key_or_have_a_wrong_value_are_not_valid(results: dict[str, list[Any]]) -> None:
     """Of a written line, every required key is missed, and a text in the place of a number is refused."""
-    for name, number in (("window", "frames"), ("group", "conversations"), ("alert", "timestamp")):
+    for name, number in (
+        ("window", "frames"),
+        ("group", "conversations"),
+        ("alert", "timestamp"),
+        ("rejected", "line"),
+    ):
         check, line = validator(name), results[name][0]
         required = json_schema(name)["required"]
         assert {*required} <= line.keys()
