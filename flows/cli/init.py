@@ -38,7 +38,9 @@ QueueUrl = Annotated[
 FeedKind = Annotated[
     str,
     typer.Option(
-        metavar="KIND", help="The kind of feed: voice-events, notifications, audiohook, eventbridge or kafka."
+        metavar="KIND",
+        help="The kind of feed: voice-events, notifications, audiohook, eventbridge or kafka.",
+        autocompletion=lambda: ["voice-events", "notifications", "audiohook", "eventbridge", "kafka"],
     ),
 ]
 

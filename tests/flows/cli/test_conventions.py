@@ -105,7 +105,8 @@ def test_files_and_figures_as_json(tmp_path: Path) -> None:
         ("bash", ["replay", "--form"], {"--format"}),
         ("bash", ["schema", ""], {*NAMES}),
         ("zsh", ["outbox", ""], {"list", "show", "retry"}),
-        ("fish", ["simulate", "--kind", ""], {*FEED_KINDS}),
+        ("fish", ["init", "--kind", ""], {*FEED_KINDS}),
+        ("fish", ["simulate", "--kind", "event"], {"eventbridge"}),
     ],
 )
 def test_shells_complete_commands_options_and_names(shell: str, words: list[str], expected: set[str]) -> None:

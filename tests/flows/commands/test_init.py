@@ -55,6 +55,7 @@ VARIABLES: dict[str, dict[str, Any]] = {
     "audiohook": {"VOICEWATCH_AUDIOHOOK_SECRETS": "key-1=c2VjcmV0c2VjcmV0c2VjcmV0"},
     "eventbridge": {"EVENTBRIDGE_API_KEY": "a-key-of-the-connection"},
     "queue": {"AWS_PROFILE": "local"},
+    "kafka": {},
 }
 QUEUE = ["--queue-url", "https://sqs.eu-central-1.amazonaws.com/123456789012/voice-events"]
 
