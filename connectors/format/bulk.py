@@ -33,21 +33,7 @@ from connectors.format.words import (
     short_value,
 )
 
-__all__ = [
-    "FEW_LINES",
-    "Field",
-    "Layout",
-    "Lines",
-    "QuickWalk",
-    "Rows",
-    "Walk",
-    "followed",
-    "learn",
-    "lines_at",
-    "newlines",
-    "read",
-    "together",
-]
+__all__ = ["Layout", "Lines", "Rows", "learn", "read", "together"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -194,30 +180,24 @@ def read(data: bytes, layout: Layout) -> tuple[Rows, Lines] | None:
 
     A last line without its newline is one of the others.
     """
-    end = newlines(data)
+    end = _newlines(data)
     if not len(end):
         return None
     begin = np.concatenate([[0], end + 1])
     left = np.arange(len(end))
     rows: Rows | None = None
-    for kind in (QuickWalk, Walk):
+    for kind in (_QuickWalk, _Walk):
         if rows is not None and len(left) <= FEW_LINES:
             break
-        found = followed(kind(data, layout, begin[left]), end[left])
+        found = _followed(kind(data, layout, begin[left]), end[left])
         line = left[found.line]
         rows = found._replace(line=line) if rows is None else together(rows, found._replace(line=line))
         left = np.delete(left, found.line)
     if rows is None or 4 * len(rows.line) < 3 * len(end):
         return None
-    return rows, lines_at(data, end, left)
-
-
-def lines_at(data: bytes, end: Ints, left: Ints) -> Lines:
-    """Return the lines of a block that are left, by their index, and with them a last one without its newline."""
-    begin = np.concatenate([[0], end + 1])
     others = left if begin[-1] == len(data) else np.append(left, len(end))
     spans = zip(begin[others].tolist(), np.append(end, len(data))[others].tolist(), strict=True)
-    return Lines([data[start:stop] for start, stop in spans], others)
+    return rows, Lines([data[start:stop] for start, stop in spans], others)
 
 
 def together(some: Rows, more: Rows) -> Rows:
@@ -237,7 +217,7 @@ def together(some: Rows, more: Rows) -> Rows:
     )
 
 
-def followed(walk: Walk, end: Ints) -> Rows:
+def _followed(walk: _Walk, end: Ints) -> Rows:
     """Return the lines that agree, in terms of the walk."""
     line = np.flatnonzero(walk.agree & (walk.place == end))
     unknown = np.full(len(line), np.nan)
@@ -249,7 +229,7 @@ def followed(walk: Walk, end: Ints) -> Rows:
     return Rows(line, received_at, received_at, timestamp, packet_loss, walk.ended.take(line), ids)
 
 
-def newlines(data: bytes) -> Ints:
+def _newlines(data: bytes) -> Ints:
     """Return where the newlines are; the search goes by eight bytes, few of which hold one, and then by one."""
     is_newline = np.frombuffer(data, np.uint8) == NEWLINE
     whole = len(data) // 8 * 8
@@ -262,7 +242,7 @@ def newlines(data: bytes) -> Ints:
     return np.concatenate([places, whole + np.flatnonzero(is_newline[whole:])])
 
 
-class Walk:
+class _Walk:
     """All lines of a block, followed through the layout together, field by field.
 
     `agree` tells which lines have agreed so far, `place` where each has got to. `numbers` are the values of number
@@ -316,7 +296,7 @@ class Walk:
         self.place = self.place + length
 
 
-class QuickWalk(Walk):
+class _QuickWalk(_Walk):
     """The same for lines that are like the sample, which most are: its event, and numbers and an id as long.
 
     The end of an id is then proved by the run behind it.

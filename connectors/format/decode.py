@@ -22,17 +22,6 @@ from connectors.format.ids import Ids
 from connectors.format.limits import MAX_TEXT_CHARACTERS
 from connectors.format.lines import split_at_clocks
 from connectors.format.media import LegMedia
-from connectors.format.narrow import (
-    NOT_BEGUN,
-    AllFrames,
-    Narrowed,
-    all_frames,
-    can_narrow,
-    check_claims,
-    part_of,
-    read_share,
-)
-from connectors.format.owners import ALL, Share
 from connectors.format.privacy import can_be_private, fingerprint
 from connectors.format.records import (
     CLOCK,
@@ -138,20 +127,13 @@ def _frame_in(message: bytes) -> Frame:
         return parse_frame(message)
 
 
-def decode_block(data: bytes, share: Share = ALL, *, narrow: bool = True) -> Decoded:
-    """Decode a block of complete lines; a last line without its newline may be torn, and then only counts as such.
-
-    Return the part of a share: its conversations, and what concerns no conversation; invalid, ignored and rejected
-    lines are of the first share. With `narrow`, lines of other shares are read no further than necessary. Raises
-    MisleadingLineError if that is not enough, in one share at least.
-    """
-    bulk = _in_bulk(data, share if narrow else ALL)
-    lines = _all_lines(data) if bulk is None else bulk.others
+def decode_block(data: bytes) -> Decoded:
+    """Decode a block of complete lines; a last line without its newline may be torn, and then only counts as such."""
+    bulk = _in_bulk(data)
+    lines = _all_lines(data) if bulk is None else bulk[1]
     rows, controls, signals, unread, events = _line_by_line(lines)
     if bulk is not None:
-        signalled = [(int(lines.number[index]), control) for index, _, control in signals]
-        check_claims(bulk.claimed, rows, signalled, share)
-        rows = together(bulk.rows, rows)
+        rows = together(bulk[0], rows)
     rejected: list[Rejected] = []
     torn = 0
     for index, reason in unread.items():
@@ -163,12 +145,11 @@ def decode_block(data: bytes, share: Share = ALL, *, narrow: bool = True) -> Dec
     placed.sort(key=lambda item: item[:2])
     number = lines.number[np.array([index for index, _, _ in placed], np.int64)]
     is_behind = np.array([behind for _, behind, _ in placed], np.bool_)
-    frames = all_frames(rows, None if bulk is None else bulk.foreign)
-    place = np.searchsorted(frames.line, number) + is_behind
-    decoded = _decoded(rows, frames, [control for _, _, control in placed], place, rejected, torn)
+    place = np.searchsorted(rows.line, number) + is_behind
+    decoded = _decoded(rows, [control for _, _, control in placed], place, rejected, torn)
     if len(events.row):
-        decoded = decoded._replace(events=events._replace(row=np.searchsorted(frames.line, events.row)))
-    return decoded if share.count == 1 else part_of(decoded, share)
+        decoded = decoded._replace(events=events._replace(row=np.searchsorted(rows.line, events.row)))
+    return decoded
 
 
 def _rejected(line: int, reason: str, data: bytes) -> Rejected:
@@ -176,16 +157,12 @@ def _rejected(line: int, reason: str, data: bytes) -> Rejected:
     return Rejected(line, reason, text, *fingerprint(data))
 
 
-def decode_pieces(
-    data: bytes,
-    decode: Callable[[bytes], Decoded] = decode_block,
-    decode_piece: Callable[[bytes], Decoded] = decode_block,
-) -> list[tuple[int, Decoded]]:
+def decode_pieces(data: bytes, decode: Callable[[bytes], Decoded] = decode_block) -> list[tuple[int, Decoded]]:
     """Decode a block, cut where clock records step the time: each piece, with the number of lines before it."""
     decoded = decode(data)
     if all(control.kind != CLOCK for control in decoded.controls):
         return [(0, decoded)]
-    return [(lines, decode_piece(piece)) for lines, piece in split_at_clocks(data)]
+    return [(lines, decode_block(piece)) for lines, piece in split_at_clocks(data)]
 
 
 def _all_lines(data: bytes) -> Lines:
@@ -195,7 +172,7 @@ def _all_lines(data: bytes) -> Lines:
     return Lines(text, np.arange(len(text)))
 
 
-def _in_bulk(data: bytes, share: Share) -> Narrowed | None:
+def _in_bulk(data: bytes) -> tuple[Rows, Lines] | None:
     """Return the frames of a large block of one layout, and its other lines; None if there is no such layout."""
     if len(data) < BULK_BYTES:
         return None
@@ -203,10 +180,7 @@ def _in_bulk(data: bytes, share: Share) -> Narrowed | None:
     for line in data[middle : middle + SAMPLE_BYTES].split(b"\n"):
         layout = learn(line)
         if layout is not None:
-            if share.count > 1 and can_narrow(layout):
-                return read_share(data, layout, share)
-            found = read(data, layout)
-            return None if found is None else Narrowed(*found, NOT_BEGUN, NOT_BEGUN)
+            return read(data, layout)
     return None
 
 
@@ -321,14 +295,13 @@ def _rows(
     )
 
 
-def _decoded(
-    rows: Rows, frames: AllFrames, controls: list[Control], place: Ints, rejected: list[Rejected], torn: int
-) -> Decoded:
+def _decoded(rows: Rows, controls: list[Control], place: Ints, rejected: list[Rejected], torn: int) -> Decoded:
     written = np.array([control.time for control in controls])
-    arrival, times, time = _running_time(frames.time, place, written)
+    frames = np.where(np.isnan(rows.received_at), rows.timestamp, rows.received_at)
+    arrival, times, time = _running_time(frames, place, written)
     timed = zip(place.tolist(), times.tolist(), controls, strict=True)
     return Decoded(
-        arrival=arrival if len(arrival) == len(rows.line) else arrival.take(frames.row),
+        arrival=arrival,
         latency_us=np.rint((rows.arrived_at - rows.timestamp) * 1e6) + 0.0,  # -0 of a tiny negative one becomes 0
         packet_loss=rows.packet_loss,
         ended=rows.ended,
@@ -338,7 +311,6 @@ def _decoded(
         rejected=rejected,
         time=time,
         torn=torn,
-        row=frames.row,
     )
 
 

@@ -38,8 +38,6 @@ class Decoded(NamedTuple):
     `ids`: the conversations that they are frames of.
     `events`: those that were read from notifications.
     `time`: the largest time in the block, frames or not; -inf for none. `torn`: 1 if the last line was cut short.
-    `row` int64: the frame's place among all frames of the block. In a block that was decoded for a share, the rows are
-    those of its conversations only, and times are still those of the whole block.
 
     Times hold only if no `clock` record follows other records in it: see `decode_pieces`.
     """
@@ -54,4 +52,3 @@ class Decoded(NamedTuple):
     rejected: list[Rejected]
     time: float
     torn: int
-    row: NDArray[np.int64]

@@ -26,15 +26,11 @@ from numpy.typing import NDArray
 from connectors.format.ids import Ids
 from connectors.format.words import Words
 
-__all__ = ["ALL", "MisleadingLineError", "Share", "owners_of"]
+__all__ = ["ALL", "Share", "owners_of"]
 
 _GOLDEN: Final = 0x9E3779B97F4A7C15
 _SHIFT: Final = np.uint64(33)
 _FACTORS: Final = (np.uint64(0xFF51AFD7ED558CCD), np.uint64(0xC4CEB9FE1A85EC53))
-
-
-class MisleadingLineError(Exception):
-    """A line is not what its beginning says: other instances, which read no more of it, took it for another frame."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from flows.analytics.group_incidents import GroupIncidents
 from flows.analytics.label_texts import with_long_texts
 from flows.analytics.window_lines import WindowLines
 
-__all__ = ["BlockResult", "BlockStats", "Counts", "Merger", "block_stats", "joined_stats"]
+__all__ = ["BlockResult", "BlockStats", "Counts", "Merger", "block_stats"]
 
 LINES_TOGETHER: Final = 2000
 
@@ -88,18 +88,6 @@ def block_stats(number: int, source: str, line: int, decoded: Decoded) -> BlockS
     no_latency = int(np.count_nonzero(np.isnan(decoded.latency_us)))
     counts = kinds.count("invalid"), kinds.count(IGNORED), no_latency, decoded.torn
     return BlockStats(number, source, line, len(decoded.arrival), *counts, decoded.rejected)
-
-
-def joined_stats(shares: Sequence[BlockStats]) -> BlockStats:
-    """Return the stats of a block from those of all its shares, one at least."""
-    return shares[0]._replace(
-        frames=sum(one.frames for one in shares),
-        invalid=sum(one.invalid for one in shares),
-        ignored=sum(one.ignored for one in shares),
-        no_latency=sum(one.no_latency for one in shares),
-        torn=sum(one.torn for one in shares),
-        rejected=[rejected for one in shares for rejected in one.rejected],
-    )
 
 
 class Merger:

@@ -73,7 +73,7 @@ def split(number: int, decoded: Decoded, shards: int, *, last: bool) -> list[Sha
             number=number,
             shard=index,
             shards=shards,
-            row=decoded.row.take(rows),
+            row=rows,
             arrival=decoded.arrival.take(rows),
             latency_us=decoded.latency_us.take(rows),
             packet_loss=decoded.packet_loss.take(rows),

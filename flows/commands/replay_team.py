@@ -1,8 +1,8 @@
-"""Replay with several processes, each of which decodes and judges its own conversations; merge their results.
+"""Replay with several processes, each of which judges its own conversations; merge their results.
 
-Every process reads all blocks of the recording, which are the same in each, and sends what its conversations led to.
-The first process puts the parts of a block together as it does with those of shards, so that the outputs are those of a
-replay by one process, byte for byte.
+The processes decode the blocks of the recording in turn and hand each other the frames of their conversations, so that
+each line is parsed once. Each sends what its conversations led to. The first process puts the parts of a block together
+as it does with those of shards, so that the outputs are those of a replay by one process, byte for byte.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing.connection import Connection
-from typing import Final, NamedTuple, NoReturn
+from multiprocessing.connection import Connection, wait
+from typing import Final, NamedTuple, NoReturn, cast
 
 from bytewax.inputs import AbortExecution, FixedPartitionedSource
 
 from connectors.errors import RecordingError, VoicewatchError
-from connectors.format.decode import decode_block, decode_pieces
-from connectors.format.owners import MisleadingLineError, Share
+from connectors.format.decode import decode_pieces
 from connectors.journal.blocks import Block
 from connectors.journal.recording import Progress, Recording, no_progress
 from connectors.journal.source import REPLAY_BLOCK_BYTES, RecordingSource, StoppedAt
@@ -28,20 +27,21 @@ from connectors.runtime.logs import get_logger
 from connectors.runtime.platform import widen_pipe
 from connectors.runtime.polling import PolledPartition
 from flows.analytics.block_results import ShardResult
-from flows.analytics.merge import BlockResult, BlockStats, Merger, block_stats, joined_stats
+from flows.analytics.merge import BlockResult, BlockStats, Merger, block_stats
 from flows.analytics.precedence import Overrides
 from flows.analytics.shard import Shard
-from flows.analytics.shards import split
+from flows.analytics.shards import ShardBlock, split_pieces
+from flows.commands.replay_exchange import Exchange, Seat
 from flows.dataflow import ALL
 
-__all__ = ["ReplayTeam", "apply_share"]
+__all__ = ["ReplayTeam", "divide"]
 
 # How far a process may be ahead of the others: the results of a few blocks.
 PIPE_BYTES: Final = 1 << 20
 
 
 class _Part(NamedTuple):
-    """Hold what one process made of each piece of a block; `place` is the end of the block."""
+    """Hold what one process made of each piece of a block, whose end is `place`; `stats` are of who decoded it."""
 
     number: int
     stats: list[BlockStats]
@@ -50,10 +50,10 @@ class _Part(NamedTuple):
 
 
 class _Failed(NamedTuple):
-    """Hold why a process stops: `error`, or None if a line of block `number` was not what it began as."""
+    """Hold why a process stops at block `number`."""
 
     number: int
-    error: RecordingError | None
+    error: RecordingError
 
 
 class _Member:
@@ -111,8 +111,9 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
         self.failure: VoicewatchError | None = None
         self.stopped_at: StoppedAt | None = None
 
-    def start(self, *, narrow: bool = True, skipped: int = 0) -> None:
-        """Start the processes, which send no results of the first `skipped` blocks."""
+    def start(self) -> None:
+        """Start the processes."""
+        exchange = Exchange(self._count)
         for index in range(self._count):
             theirs, ours = os.pipe()
             widen_pipe(ours, PIPE_BYTES)
@@ -121,10 +122,10 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
                 os.close(theirs)
                 for member in self._members:  # or a write would wait, when the reader has died
                     member.results.close()
-                work = partial(_work, self._recording, Share(index, self._count), self._overrides)
-                _run(ours, partial(work, narrow=narrow, skipped=skipped))
+                _run(ours, partial(_work, self._recording, Seat(exchange, index, ours), self._overrides, self._count))
             os.close(ours)
             self._members.append(_Member(process, Connection(theirs, writable=False)))
+        exchange.close()
 
     def close(self) -> None:
         """End the processes."""
@@ -144,20 +145,21 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
         """Begin to merge."""
         return _TeamPartition(self, Merger(self._count))
 
-    def parts(self, number: int) -> list[_Part]:
-        """Wait for what all processes made of block `number`. Raises RecordingError, VoicewatchError."""
+    def parts(self) -> list[_Part]:
+        """Wait for what all processes made of the next block. Raises RecordingError, VoicewatchError."""
         parts: list[_Part] = []
-        while len(parts) < self._count:
-            message = self._members[len(parts)].next()
-            if isinstance(message, _Part):
-                parts.append(message)
-            elif message.error is not None:
-                raise message.error
-            else:
-                get_logger(__name__).info("replay_decodes_all_lines", block=number)
-                self.close()
-                self.start(narrow=False, skipped=number)
-                parts = []
+        failed: list[_Failed] = []
+        waiting = {member.results: member for member in self._members}
+        while waiting:
+            # Whichever is ready: where one has died, the others wait for its blocks.
+            for ready in wait(list(waiting)):
+                message = waiting.pop(cast("Connection", ready)).next()
+                if isinstance(message, _Failed):
+                    failed.append(message)
+                else:
+                    parts.append(message)
+        if failed:
+            raise failed[0].error
         return parts
 
 
@@ -176,7 +178,7 @@ class _TeamPartition(PolledPartition[tuple[str, BlockResult], None]):
             raise StopIteration
         number = self._merger.number
         try:
-            parts = self._team.parts(number)
+            parts = self._team.parts()
         except VoicewatchError as error:
             self._team.failure = error
             # Bytewax would print the traceback of any other exception, and there is nothing to debug.
@@ -184,8 +186,9 @@ class _TeamPartition(PolledPartition[tuple[str, BlockResult], None]):
         self._place = parts[0].place
         self._team.show(number)
         self._ended = parts[0].results[0].last
-        self._merger.add_stats([joined_stats(stats) for stats in zip(*(part.stats for part in parts), strict=True)])
         for part in parts:
+            if part.stats:
+                self._merger.add_stats(part.stats)
             self._merger.add_results(number, part.results)
         return [(ALL, result) for result in self._merger.results()]
 
@@ -212,46 +215,62 @@ def _run(pipe: int, work: Callable[[Callable[[_Part | _Failed], None]], None]) -
 
 
 def _work(
-    recording: Recording,
-    share: Share,
-    overrides: Overrides,
-    send: Callable[[_Part | _Failed], None],
-    *,
-    narrow: bool,
-    skipped: int,
+    recording: Recording, seat: Seat, overrides: Overrides, count: int, send: Callable[[_Part | _Failed], None]
 ) -> None:
-    """Replay the conversations of a share, and send what each block led to."""
+    """Decode the blocks whose turn it is, replay the conversations of this process, and send what each led to."""
+    shard = Shard(overrides)
+    rounds = _decoded_rounds(recording, seat, count)
+    this = next(rounds, [])
+    while this:
+        ahead = next(rounds, [])  # is written before this round is applied: the others may need it soon
+        for one in this:
+            if isinstance(one, _Failed):
+                send(one)
+                return
+            parts = seat.get(one.number) if one.parts is None else one.parts
+            send(_Part(one.number, one.stats, [shard.apply(part) for part in parts], one.place))
+        this = ahead
+
+
+class _Read(NamedTuple):
+    """Hold a block that was read; `parts` and `stats` are there if this process has decoded it."""
+
+    number: int
+    place: StoppedAt
+    parts: list[ShardBlock] | None
+    stats: list[BlockStats]
+
+
+def _decoded_rounds(recording: Recording, seat: Seat, count: int) -> Iterator[list[_Read | _Failed]]:
+    """Yield blocks, as many as there are processes, when the one of this process is decoded and handed out."""
     source = RecordingSource(recording, stop=threading.Event())
     partition = source.build_part("", "", None)
-    shard = Shard(overrides)
+    of_round: list[_Read | _Failed] = []
     number = -1
-    while True:
-        try:
+    try:
+        while True:
             for block in partition.next_batch():
                 number = block.number
-                stats, results = apply_share(block, shard, share, narrow=narrow)
-                if number >= skipped:
-                    send(_Part(number, stats, results, partition.place()))
-        except StopIteration:
-            return
-        except MisleadingLineError:
-            send(_Failed(number, None))
-            return
-        except AbortExecution:
-            send(_Failed(number + 1, source.failure))
-            return
+                parts, stats = None, list[BlockStats]()
+                if seat.is_mine(number):
+                    stats, of_all = divide(block, count)
+                    seat.put(number, of_all)
+                    parts = of_all[seat.index]
+                of_round.append(_Read(number, partition.place(), parts, stats))
+                if len(of_round) == count:
+                    yield of_round
+                    of_round = []
+    except StopIteration:
+        pass
+    except AbortExecution:
+        if source.failure is None:
+            raise
+        of_round.append(_Failed(number + 1, source.failure))
+    yield of_round
 
 
-def apply_share(
-    block: Block, shard: Shard, share: Share, *, narrow: bool
-) -> tuple[list[BlockStats], list[ShardResult]]:
-    """Apply a block to the conversations of a share; return what is known and what became of each of its pieces.
-
-    Raises MisleadingLineError: see `decode_block`.
-    """
-    decode = partial(decode_block, share=share, narrow=narrow)
-    pieces = decode_pieces(block.data, decode, decode)
-    lasts = [*[False] * (len(pieces) - 1), block.last]
-    parts = [split(block.number, one, 1, last=last) for (_, one), last in zip(pieces, lasts, strict=True)]
+def divide(block: Block, count: int) -> tuple[list[BlockStats], list[list[ShardBlock]]]:
+    """Decode a block; return what is known of each of its pieces, and of `count` processes the parts of each."""
+    pieces = decode_pieces(block.data)
     stats = [block_stats(block.number, block.source, block.line + lines, one) for lines, one in pieces]
-    return stats, [shard.apply(part) for [part] in parts]
+    return stats, split_pieces(block.number, [one for _, one in pieces], count, last=block.last)

@@ -14,7 +14,7 @@ from connectors.journal.blocks import Block
 from flows.analytics.merge import Merger
 from flows.analytics.shard import Shard
 from flows.commands.merge import merge
-from flows.commands.replay_team import apply_share
+from flows.commands.replay_team import divide
 from flows.settings.loading import parse_settings
 from tests.flows.analytics.test_groups import group_lines
 from tests.flows.data.test_schemas import validator
@@ -30,18 +30,28 @@ def results(directory: Path, lines: list[bytes], share: Share) -> Path:
     groups = GROUPS | ({} if share.count == 1 else {"part": [share.index, share.count]})
     settings = {"windows": TABLES["windows"], "alerts": {"clear_after_s": 2}, "groups": groups}
     lines = [json.dumps({"received_at": 1_700_000_000, "settings": settings}).encode(), *lines]
+    lines = [own_or_tick(line, share) for line in lines]
     shard, merger = Shard(), Merger(1)
     for number, begin in enumerate(range(0, len(lines), 50)):
-        block = Block(number, "", begin, b"".join(line + b"\n" for line in lines[begin : begin + 50]))
-        stats, found = apply_share(block, shard, share, narrow=True)
+        data = b"".join(line + b"\n" for line in lines[begin : begin + 50])
+        stats, [parts] = divide(Block(number, "", begin, data), 1)
         merger.add_stats(stats)
-        merger.add_results(number, found)
+        merger.add_results(number, [shard.apply(part) for part in parts])
     merged = merger.results()
     (directory / "journal").mkdir()
     (directory / "journal/00000001.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     for name, of in (("windows", "windows"), ("groups", "groups"), ("alerts", "alert_lines")):
         (directory / f"{name}.jsonl").write_bytes(b"".join(getattr(result, of) for result in merged))
     return directory
+
+
+def own_or_tick(line: bytes, share: Share) -> bytes:
+    """Return a line, or at its time a tick in place of one about another instance's conversation."""
+    record = json.loads(line)
+    about = record.get("frame", {}).get("entity", {}).get("id") or record.get("watch", {}).get("conversation_id")
+    if about is None or share.owns_text(about):
+        return line
+    return json.dumps({"received_at": record["received_at"], "tick": True}).encode()
 
 
 def recorded(seed: int) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import pickle
 import random
 import re
 import signal
@@ -15,12 +16,11 @@ import pytest
 from backports import zstd
 
 from connectors.format.decode import BULK_BYTES
-from connectors.format.owners import Share
 from connectors.journal.blocks import Block
-from flows.analytics.merge import BlockResult, Merger, joined_stats
+from flows.analytics.merge import BlockResult, Merger
 from flows.analytics.precedence import Overrides
 from flows.analytics.shard import Shard
-from flows.commands.replay_team import apply_share
+from flows.commands.replay_team import divide
 from tests.flows.analytics.test_groups import CONVERSATIONS, group_lines
 from tests.support.callbacks import eventually
 from tests.support.cli import running, several, voicewatch
@@ -36,11 +36,10 @@ def reports(blocks: Sequence[Sequence[bytes]], count: int, overrides: Overrides)
     line = 1
     for number, lines in enumerate(blocks):
         data = b"".join(line + b"\n" for line in lines)
-        block = Block(number, "file", line, data, last=number == len(blocks) - 1)
-        parts = [apply_share(block, shard, Share(at, count), narrow=True) for at, shard in enumerate(shards)]
-        merger.add_stats([joined_stats(stats) for stats in zip(*(stats for stats, _ in parts), strict=True)])
-        for _, results in parts:
-            merger.add_results(number, results)
+        stats, of_all = divide(Block(number, "file", line, data, last=number == len(blocks) - 1), count)
+        merger.add_stats(stats)
+        for shard, parts in zip(shards, of_all, strict=True):
+            merger.add_results(number, [shard.apply(part) for part in pickle.loads(pickle.dumps(parts))])
         # The place of an alert counts those of its process only.
         found += [
             report._replace(alerts=[alert._replace(place=0) for alert in report.alerts]) for report in merger.results()
@@ -50,7 +49,7 @@ def reports(blocks: Sequence[Sequence[bytes]], count: int, overrides: Overrides)
 
 
 @pytest.mark.parametrize("seed", range(14))
-def test_any_number_of_shares_gives_the_same_reports(seed: int) -> None:
+def test_any_number_of_processes_gives_the_same_reports(seed: int) -> None:
     """Windows, groups, alerts with what inhibits and caps them, rejected lines, counts: of random recordings."""
     rng = random.Random(seed)
     lines = group_lines(rng, 400) if seed % 2 else nasty_lines(rng.choice, 300)
@@ -133,11 +132,11 @@ def test_what_is_wrong_is_said_once(tmp_path: Path) -> None:
 
 
 def big(directory: Path) -> Path:
-    """Write a recording that takes a while."""
+    """Write a recording that takes a while: a minute of frames, and the same lines again, which count as later."""
     path = directory / "big.jsonl"
+    lines = b"\n".join(frames(1_700_000_000, 20_000)) + b"\n"
     with path.open("wb") as file:
-        for part in range(40):
-            file.write(b"\n".join(frames(1_700_000_000 + part * 1000, 20_000)) + b"\n")
+        file.writelines([lines] * 40)
     return path
 
 
@@ -150,10 +149,7 @@ def test_a_process_that_dies_ends_the_replay(tmp_path: Path) -> None:
     windows = tmp_path / "out/windows.jsonl"
     with running(tmp_path, *map(str, arguments)) as process:
         eventually(lambda: windows.exists() and windows.stat().st_size > 0, 60)
-        team = [
-            int(child)
-            for child in Path(f"/proc/{process.process.pid}/task/{process.process.pid}/children").read_text().split()
-        ]
+        team = children_of(process.process.pid)
         os.kill(team[1], signal.SIGKILL)
         assert process.wait() == 1, process.log
     assert re.fullmatch(r"voicewatch: a process of the replay died \(exit code -9\); [^\n]*\n", process.log)
@@ -164,3 +160,31 @@ def test_a_process_that_dies_ends_the_replay(tmp_path: Path) -> None:
         assert process.stop() == 128 + signal.SIGTERM, process.log
     assert re.search(r"^interrupted at .*Z, line [1-9][0-9]* of .*big.jsonl: the results", process.output, re.MULTILINE)
     assert "interrupted at" in (tmp_path / "out/PARTIAL").read_text()
+
+
+def children_of(process: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+
+
+def is_running(process: int) -> bool:
+    """Tell whether a process is there, and not only waits for its end to be noticed."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_no_process_outlives_the_replay(tmp_path: Path) -> None:
+    """When the replay is killed, its processes end, which wait for each other, for their blocks, or for a reader."""
+    path = big(tmp_path)
+    windows = tmp_path / "out/windows.jsonl"
+    config = tmp_path / "voicewatch.toml"
+    config.write_text('[alerts]\nunwatched = "default"\n')
+    arguments = ["replay", path, "--out", tmp_path / "out", "--processes", "3", "--config", config]
+    with running(tmp_path, *map(str, arguments)) as process:
+        eventually(lambda: windows.exists() and windows.stat().st_size > 0, 60)
+        team = children_of(process.process.pid)
+        assert len(team) == 3
+        process.process.kill()
+        process.process.wait()
+        eventually(lambda: not any(map(is_running, team)), 60)
