@@ -1,7 +1,7 @@
 """The fast decoder: lines that share one layout, proved to, are split and read in bulk, without an object a frame.
 
 Recorders write all frames alike: the same keys in the same order, so that only some numbers and strings differ from
-line to line. `learn` takes that layout from a sample line: constant runs of bytes with a field between each two.
+line to line. `infer_layout` takes that layout from a sample line: constant runs of bytes with a field between each two.
 `read` then follows it through all lines of a block at once, eight bytes at a time: a run is compared, a number is
 looked at digit by digit, a string is searched for anything but plain ASCII. So a line that agrees is proved to be what
 the decoder that goes line by line would read. What is not proved is not read: such lines are given back.
@@ -33,7 +33,7 @@ from connectors.format.words import (
     short_value,
 )
 
-__all__ = ["Layout", "Lines", "Rows", "learn", "read", "together"]
+__all__ = ["Layout", "Lines", "Rows", "concat", "infer_layout", "read"]
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -60,7 +60,7 @@ _BARE_PATHS: Final = {
     ("metrics", "packetLoss"): "packet_loss",
 }
 _NUMBERS: Final = frozenset({"received_at", "timestamp", "packet_loss"})
-# Numbers as `decimal` reads them: no other form of one is worth a walk.
+# Numbers as `decimal` reads them: other forms are left to msgspec.
 _TOKEN: Final = re.compile(
     rb'"(?P<string>[ !#-\[\]-~]*)"(?P<colon> *:)?'
     rb"|(?P<number>[0-9]{1,10}(?:\.[0-9]{1,8})?(?![0-9.]))"
@@ -109,7 +109,7 @@ class Lines(NamedTuple):
     number: Ints
 
 
-def learn(line: bytes) -> Layout | None:
+def infer_layout(line: bytes) -> Layout | None:
     """Return the layout of a frame's line, journalled or bare; None for a line of another kind or an unusual form."""
     values = _values(line)
     if values is None or not _is_frame(line):
@@ -176,7 +176,7 @@ def _values(line: bytes) -> list[tuple[tuple[str, ...], int, int, bool]] | None:
 
 
 def read(data: bytes, layout: Layout) -> tuple[Rows, Lines] | None:
-    """Return the lines of a block that agree with the layout, and the others; None if fewer than three in four agree.
+    """Return the lines of a block that match the layout, and the others; None if fewer than three in four match.
 
     A last line without its newline is one of the others.
     """
@@ -186,12 +186,12 @@ def read(data: bytes, layout: Layout) -> tuple[Rows, Lines] | None:
     begin = np.concatenate([[0], end + 1])
     left = np.arange(len(end))
     rows: Rows | None = None
-    for kind in (_QuickWalk, _Walk):
+    for kind in (_QuickCursor, _Cursor):
         if rows is not None and len(left) <= FEW_LINES:
             break
         found = _followed(kind(data, layout, begin[left]), end[left])
         line = left[found.line]
-        rows = found._replace(line=line) if rows is None else together(rows, found._replace(line=line))
+        rows = found._replace(line=line) if rows is None else concat(rows, found._replace(line=line))
         left = np.delete(left, found.line)
     if rows is None or 4 * len(rows.line) < 3 * len(end):
         return None
@@ -200,7 +200,7 @@ def read(data: bytes, layout: Layout) -> tuple[Rows, Lines] | None:
     return rows, Lines([data[start:stop] for start, stop in spans], others)
 
 
-def together(some: Rows, more: Rows) -> Rows:
+def concat(some: Rows, more: Rows) -> Rows:
     """Return the rows of both, in order of their lines."""
     if not len(more.line):
         return some
@@ -217,16 +217,16 @@ def together(some: Rows, more: Rows) -> Rows:
     )
 
 
-def _followed(walk: _Walk, end: Ints) -> Rows:
-    """Return the lines that agree, in terms of the walk."""
-    line = np.flatnonzero(walk.agree & (walk.place == end))
+def _followed(cursor: _Cursor, end: Ints) -> Rows:
+    """Return the lines that match, in terms of the cursor."""
+    line = np.flatnonzero(cursor.matches & (cursor.offset == end))
     unknown = np.full(len(line), np.nan)
     received_at, timestamp, packet_loss = (
-        walk.numbers[role].take(line) if role in walk.numbers else unknown
+        cursor.numbers[role].take(line) if role in cursor.numbers else unknown
         for role in ("received_at", "timestamp", "packet_loss")
     )
-    ids = Ids.of_key(walk.id_key.take(line, 0))
-    return Rows(line, received_at, received_at, timestamp, packet_loss, walk.ended.take(line), ids)
+    ids = Ids.of_key(cursor.id_key.take(line, 0))
+    return Rows(line, received_at, received_at, timestamp, packet_loss, cursor.ended.take(line), ids)
 
 
 def _newlines(data: bytes) -> Ints:
@@ -242,12 +242,12 @@ def _newlines(data: bytes) -> Ints:
     return np.concatenate([places, whole + np.flatnonzero(is_newline[whole:])])
 
 
-class _Walk:
-    """All lines of a block, followed through the layout together, field by field.
+class _Cursor:
+    """Follow all lines of a block through the layout together, field by field.
 
-    `agree` tells which lines have agreed so far, `place` where each has got to. `numbers` are the values of number
-    fields by role, `ended` tells which events end their conversation; `id_key` (n, w) are the characters of the ids,
-    zeros behind their end.
+    `matches` tells which lines have matched so far, `offset` is the next byte of each. `numbers` are the values of
+    number fields by role, `ended` tells which events end their conversation; `id_key` (n, w) are the characters of the
+    ids, zeros behind their end.
     """
 
     id_key: Words
@@ -256,47 +256,47 @@ class _Walk:
     def __init__(self, data: bytes, layout: Layout, begin: Ints) -> None:
         reach = sum(map(len, layout.runs)) + sum(field.width for field in layout.fields)
         self._padded = b"".join((bytes(8), data, bytes(reach + 8)))
-        self.place = begin
-        self.agree: Mask = np.ones(len(begin), np.bool_)
+        self.offset = begin
+        self.matches: Mask = np.ones(len(begin), np.bool_)
         self.numbers: dict[str, Floats] = {}
         for run, field, next_run in zip(layout.runs, layout.fields, layout.runs[1:], strict=False):
             self._pass_field(field, self._pass_run(run, field.width), next_run[0])
         self._pass_run(layout.runs[-1], 0)
 
     def _pass_run(self, run: bytes, width: int) -> list[Words]:
-        """Compare what stands at the place with the run, go behind it, and give the `width` bytes there."""
+        """Compare the bytes at the offset with the run, move behind it, and return the `width` bytes there."""
         ahead = -len(run) % 8
         expected = bytes(ahead) + run
         # One copy of many bytes costs as much as one of eight: all that is looked at here is fetched at once.
         record = np.dtype(f"V{len(expected) + width}")
         records = np.ndarray((len(self._padded) - 8 - record.itemsize,), record, self._padded, 8 - ahead, (1,))
-        words = records[self.place].view(np.uint64).reshape(len(self.place), record.itemsize // 8)
+        words = records[self.offset].view(np.uint64).reshape(len(self.offset), record.itemsize // 8)
         for index, word in enumerate(np.frombuffer(expected, np.uint64)):
             found = words[:, index] & ~FIRST_BYTES[ahead] if index == 0 else words[:, index]
-            self.agree &= found == word
-        self.place = self.place + len(run)
+            self.matches &= found == word
+        self.offset = self.offset + len(run)
         return [words[:, index] for index in range(len(expected) // 8, words.shape[1])]
 
     def _pass_field(self, field: Field, words: list[Words], terminator: int) -> None:
-        """Read the field at the place, which ends where the first byte of the next run is, and go behind it."""
+        """Read the field at the offset, which ends at the first byte of the next run, and move behind it."""
         length = find(words, terminator)
         if field.is_number:
             value, ok = decimal(words, length)
             self.numbers[field.role] = value
-            self.agree &= ok & ((value <= 1.0) | (field.role != "packet_loss"))
+            self.matches &= ok & ((value <= 1.0) | (field.role != "packet_loss"))
         else:
-            self.agree &= json_text(words, length)
+            self.matches &= json_text(words, length)
         if field.role in ("event", "id"):
             kept = [keep_first(word, length - 8 * index) for index, word in enumerate(words)]
             if field.role == "event":
                 self.ended = _is_ended(kept)
             else:
-                self.agree &= length <= MAX_ID_BYTES
+                self.matches &= length <= MAX_ID_BYTES
                 self.id_key = np.stack(kept[: MAX_ID_BYTES // 8], axis=1)
-        self.place = self.place + length
+        self.offset = self.offset + length
 
 
-class _QuickWalk(_Walk):
+class _QuickCursor(_Cursor):
     """The same for lines that are like the sample, which most are: its event, and numbers and an id as long.
 
     The end of an id is then proved by the run behind it.
@@ -327,20 +327,20 @@ class _QuickWalk(_Walk):
         self._pass_number(length, ok)
 
     def _pass_number(self, length: Ints, ok: Mask) -> None:
-        self.agree &= ok
-        self.place = self.place + length
+        self.matches &= ok
+        self.offset = self.offset + length
 
     def _pass_id(self, size: int, words: list[Words]) -> None:
         count = max(1, -(-size // 8))
         last = size - 8 * (count - 1)
         key = np.stack(words[:count], axis=1)
         key[:, -1] = keep_first(key[:, -1], last, LETTER)
-        key[~self.agree] = repeat(LETTER)  # what stands in other lines need not be text
+        key[~self.matches] = repeat(LETTER)  # what stands in other lines need not be text
         if not all_json_text(key):
-            self.agree &= json_text(words, size)
+            self.matches &= json_text(words, size)
         key[:, -1] = keep_first(key[:, -1], last)
         self.id_key = key
-        self.place = self.place + size
+        self.offset = self.offset + size
 
 
 def _with_its_event(layout: Layout) -> tuple[bytes, Layout]:

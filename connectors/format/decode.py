@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from connectors.format.bulk import Lines, Rows, learn, read, together
+from connectors.format.bulk import Lines, Rows, concat, infer_layout, read
 from connectors.format.decoded import Decoded, Rejected
 from connectors.format.ids import Ids
 from connectors.format.limits import MAX_TEXT_CHARACTERS
@@ -133,7 +133,7 @@ def decode_block(data: bytes) -> Decoded:
     lines = _all_lines(data) if bulk is None else bulk[1]
     rows, controls, signals, unread, events = _line_by_line(lines)
     if bulk is not None:
-        rows = together(bulk[0], rows)
+        rows = concat(bulk[0], rows)
     rejected: list[Rejected] = []
     torn = 0
     for index, reason in unread.items():
@@ -178,7 +178,7 @@ def _in_bulk(data: bytes) -> tuple[Rows, Lines] | None:
         return None
     middle = data.find(b"\n", len(data) // 2) + 1
     for line in data[middle : middle + SAMPLE_BYTES].split(b"\n"):
-        layout = learn(line)
+        layout = infer_layout(line)
         if layout is not None:
             return read(data, layout)
     return None

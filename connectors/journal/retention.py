@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from connectors.errors import StateError
 from connectors.journal.clock import Reading, read_clocks
-from connectors.journal.segments import SafePlace, number_of, segments, tidy
+from connectors.journal.segments import RetentionWatermark, number_of, segments, tidy
 from connectors.runtime.logs import get_logger
 from connectors.runtime.threads import Periodic
 from connectors.state.files import replace_durably, write_all
@@ -77,7 +77,12 @@ class Retention:
     """
 
     def __init__(
-        self, directory: Path, safe: SafePlace, *, keep_s: float, read_clocks: Callable[[], Reading] = read_clocks
+        self,
+        directory: Path,
+        safe: RetentionWatermark,
+        *,
+        keep_s: float,
+        read_clocks: Callable[[], Reading] = read_clocks,
     ) -> None:
         self._directory = directory
         self._safe = safe

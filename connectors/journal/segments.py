@@ -20,7 +20,7 @@ __all__ = [
     "SUFFIX",
     "JournalTail",
     "Position",
-    "SafePlace",
+    "RetentionWatermark",
     "bytes_behind",
     "compress",
     "number_of",
@@ -153,7 +153,7 @@ CHUNK_BYTES: Final = 1 << 20
 SNAPSHOTS_BACK: Final = 10
 
 
-class SafePlace:
+class RetentionWatermark:
     """The oldest segment that a restart may still need.
 
     Bytewax resumes from the last epoch that every worker has written down, which is behind the latest snapshot, and a

@@ -20,7 +20,7 @@ from connectors.journal.blocks import Block
 from connectors.journal.progress import SourceProgress
 from connectors.journal.recording import UTF8_MARK, Progress, Recording, no_progress
 from connectors.journal.retention import Retention
-from connectors.journal.segments import JournalTail, Position, SafePlace
+from connectors.journal.segments import JournalTail, Position, RetentionWatermark
 from connectors.journal.writer import Journal
 from connectors.runtime.logs import get_logger
 from connectors.runtime.polling import PolledPartition
@@ -118,7 +118,7 @@ class _LivePartition(PolledPartition[Block, LiveState]):
         self._journal = journal
         self._feeds = feeds
         self._stop = shutdown.requested
-        self._safe = SafePlace()
+        self._safe = RetentionWatermark()
         self._retention = Retention(journal.directory, self._safe, keep_s=keep_s)
         position, self._number = (None, 0) if resume_state is None else (Position(*resume_state[0]), resume_state[1])
         self._tail = JournalTail(journal.directory, position)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from connectors.genesys.feeds.audiohook.feed import AudioHookFeed, AudioHookTiming
-from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitoredSession
+from connectors.genesys.feeds.audiohook.monitor import CallMonitor, MonitoredSession
 from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
 from connectors.genesys.feeds.base import FeedLimits
 from connectors.genesys.simulator.caller import Caller, CallPlan, Fault, plan_call
@@ -126,7 +126,7 @@ def record_calls(directory: Path, plans: list[tuple[float, CallPlan]], *, start:
     clock = [0.0]
     journal = open_journal(directory, lambda: round(start + clock[0], 6))
     journal.feed("audiohook", "up", "listening")
-    monitor = Monitor(journal.recorder("audiohook"), LIMITS, wall=lambda: round(start + clock[0], 6))
+    monitor = CallMonitor(journal.recorder("audiohook"), LIMITS, wall=lambda: round(start + clock[0], 6))
     waiting = sorted(plans, key=lambda one: one[0])
     lines: list[_Line] = []
     tick = 1.0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from connectors.format.bulk import learn, read
+from connectors.format.bulk import infer_layout, read
 from connectors.format.decode import BULK_BYTES, decode_block
 from connectors.format.records import BareFrame, FrameLine, parse_line
 from connectors.format.words import Words, decimal, long_decimal, short_digits, short_value
@@ -31,7 +31,7 @@ def same(x: float | None, y: float) -> bool:
 
 def assert_agrees(lines: list[bytes], sample: bytes) -> int:
     """Each line that was read is as `parse_line` reads it, and all others are given back; how many were read."""
-    layout = learn(sample)
+    layout = infer_layout(sample)
     assert layout is not None
     result = read(b"".join(line + b"\n" for line in lines), layout)
     if result is None:
@@ -185,7 +185,7 @@ def test_what_is_no_plain_number_is_not_read(text):
 )
 def test_other_lines_have_no_layout(line):
     """A line that is not a frame, or a frame of an unusual form, teaches nothing."""
-    assert learn(line) is None
+    assert infer_layout(line) is None
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_blank_lines_and_a_torn_end_are_those_of_a_small_block(end):
     lines = [*[JOURNALLED] * 12, b"", b"", b"{}"] * (BULK_BYTES // (12 * len(JOURNALLED)) + 1)
     data = b"\n".join(lines) + b"\n" + end
     decoded = decode_block(data)
-    layout = learn(JOURNALLED)
+    layout = infer_layout(JOURNALLED)
     assert layout is not None
     assert len(data) > BULK_BYTES
     assert read(data, layout) is not None
@@ -263,6 +263,6 @@ def test_the_lines_of_one_feed_of_several_have_a_layout():
 
 def test_a_block_of_another_kind_is_left_alone():
     """When too few lines agree, nothing is read."""
-    layout = learn(JOURNALLED)
+    layout = infer_layout(JOURNALLED)
     assert layout is not None
     assert read(b'{"received_at":1,"tick":true}\n' * 9 + JOURNALLED + b"\n", layout) is None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from connectors.journal.retention import PLAUSIBLE_GAP_S, Retention, SegmentAges
-from connectors.journal.segments import SNAPSHOTS_BACK, SafePlace, segments
+from connectors.journal.segments import SNAPSHOTS_BACK, RetentionWatermark, segments
 from tests.support.clocks import FakeClocks
 
 HOUR_S = 3600.0
@@ -19,7 +19,7 @@ CENTURY_S = 100 * 365 * 86_400.0
 def retention(directory: Path, clocks: FakeClocks, needed: str = "00000003.jsonl") -> Retention:
     """Three segments, of which a restart needs the last; they are kept for an hour."""
     (directory / "journal").mkdir(exist_ok=True)
-    safe = SafePlace()
+    safe = RetentionWatermark()
     for _ in range(SNAPSHOTS_BACK):
         safe.note(needed)
     for number in (1, 2, 3):

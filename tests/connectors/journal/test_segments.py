@@ -16,7 +16,7 @@ from connectors.journal.segments import (
     SNAPSHOTS_BACK,
     JournalTail,
     Position,
-    SafePlace,
+    RetentionWatermark,
     compress,
     segments,
     tidy,
@@ -106,7 +106,7 @@ def test_a_segment_that_was_cut_is_damaged(tmp_path):
 
 def test_the_safe_place_lags_behind_the_snapshots():
     """Nothing is safe before enough snapshots were taken; then it is the segment of one some snapshots ago."""
-    safe = SafePlace()
+    safe = RetentionWatermark()
     for number in range(1, SNAPSHOTS_BACK):
         safe.note(f"{number:08d}.jsonl")
         assert safe.number == 0

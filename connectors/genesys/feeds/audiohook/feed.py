@@ -27,10 +27,10 @@ from connectors.errors import StateError, UsageError
 from connectors.genesys.client import Clock
 from connectors.genesys.feeds.audiohook.connection import Connection
 from connectors.genesys.feeds.audiohook.levels import Silence
-from connectors.genesys.feeds.audiohook.monitor import Monitor, MonitorCounts
+from connectors.genesys.feeds.audiohook.monitor import CallMonitor, MonitorCounts
 from connectors.genesys.feeds.audiohook.refusals import Refusals
 from connectors.genesys.feeds.audiohook.session import Session, SessionTiming
-from connectors.genesys.feeds.audiohook.signature import Gate, Refusal, UpgradeRequest
+from connectors.genesys.feeds.audiohook.signature import Authenticator, AuthFailure, UpgradeRequest
 from connectors.genesys.feeds.base import (
     MAX_MESSAGE_BYTES,
     SILENT,
@@ -110,13 +110,13 @@ class AudioHookFeed(FeedBase):
         super().__init__(name, recorder, on_state, new_loop=FrugalLoop)
         self._listen = listen
         self._path = path
-        self._gate = Gate(keys, since=clock.monotonic())
+        self._authenticator = Authenticator(keys, since=clock.monotonic())
         self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
 
         def refused(reason: str, conversation_id: str) -> None:
             on_event(name, "not_watched", {"reason": reason, "conversation": conversation_id})
 
-        self._monitor = Monitor(
+        self._monitor = CallMonitor(
             recorder,
             limits,
             selection=Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=refused),
@@ -237,10 +237,10 @@ class AudioHookFeed(FeedBase):
         organization_id = headers.get("audiohook-organization-id", "")
         refusal = None
         if request.path.partition("?")[0] != self._path:
-            refusal = Refusal("other path")
+            refusal = AuthFailure("other path")
         elif not _ID.fullmatch(session_id) or not _ID.fullmatch(organization_id):
-            refusal = Refusal("no session or organization")
-        refusal = refusal or self._gate.check(
+            refusal = AuthFailure("no session or organization")
+        refusal = refusal or self._authenticator.check(
             UpgradeRequest(request.path, headers), self._clock.now(), self._clock.monotonic()
         )
         if refusal is not None:

@@ -37,7 +37,7 @@ from connectors.genesys.feeds.base import FeedLimits, Selection
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
 
-__all__ = ["Monitor", "MonitorCounts", "MonitoredSession"]
+__all__ = ["CallMonitor", "MonitorCounts", "MonitoredSession"]
 
 
 CODEC: Final = "g711"  # PCMU is all that is taken
@@ -60,7 +60,7 @@ class MonitorCounts:
     reasons: Counter[str] = field(default_factory=Counter)
 
 
-class Monitor:
+class CallMonitor:
     """Records what sessions say about conversations, and watches those that are not watched yet.
 
     A conversation starts with its first session and ends with its last, unless its watch was begun by someone else,
@@ -181,7 +181,7 @@ class Monitor:
 class MonitoredSession:
     """One session with its measurements. Call `sample` once a second, and `lost` when the connection is over."""
 
-    def __init__(self, monitor: Monitor, session: Session) -> None:
+    def __init__(self, monitor: CallMonitor, session: Session) -> None:
         self.session = session
         self._monitor = monitor
         self._conversation_id: str | None = None

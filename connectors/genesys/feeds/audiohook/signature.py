@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-__all__ = ["REQUIRED_COMPONENTS", "Gate", "Refusal", "UpgradeRequest", "sign"]
+__all__ = ["REQUIRED_COMPONENTS", "AuthFailure", "Authenticator", "UpgradeRequest", "sign"]
 
 REQUIRED_COMPONENTS: Final = (
     "@request-target",
@@ -45,7 +45,7 @@ class UpgradeRequest(NamedTuple):
     headers: Mapping[str, str]
 
 
-class Refusal(NamedTuple):
+class AuthFailure(NamedTuple):
     """Why a request is refused; for a count or a log line, and never for the client."""
 
     reason: str
@@ -58,13 +58,12 @@ class _Signature(NamedTuple):
     value: bytes
 
 
-class Gate:
+class Authenticator:
     """Accept upgrades that hold one of `keys`, signed with its secret; a key whose secret is None may be unsigned.
 
-    A request whose nonce has been seen is refused, for as long as its signature is valid at all; one that was signed
-    before `since` (monotonic clock), when this gate did not remember nonces yet, is refused too. At most `max_nonces`
-    are remembered; while there are that many, further signed requests are refused. Only the holder of a secret can
-    cause that.
+    A request whose nonce has been seen is refused, for as long as its signature is valid. One that was signed before
+    `since` (monotonic clock), when no nonces were remembered yet, is refused too. At most `max_nonces` are remembered;
+    while there are that many, further signed requests are refused. Only the holder of a secret can cause that.
 
     Not safe across threads.
     """
@@ -79,7 +78,7 @@ class Gate:
         self._forget: deque[tuple[float, tuple[str, str]]] = deque()
         self._dummy = secrets.token_bytes(32)
 
-    def check(self, request: UpgradeRequest, now: float, monotonic: float) -> Refusal | None:
+    def check(self, request: UpgradeRequest, now: float, monotonic: float) -> AuthFailure | None:
         """Return why to refuse a request that arrives at `now` (epoch seconds), or None to accept it.
 
         `monotonic` is the same moment on the clock of `since`, so that a step of the system clock refuses no client for
@@ -92,48 +91,48 @@ class Gate:
         if not signed:
             if known and secret is None:
                 return None
-            return Refusal("unsigned" if known else "unknown key")
+            return AuthFailure("unsigned" if known else "unknown key")
         signature = _parse(request.headers)
         if signature is None:
-            return Refusal("malformed signature")
+            return AuthFailure("malformed signature")
         base = _base(request, signature)
         if base is None:
-            return Refusal("missing component")
+            return AuthFailure("missing component")
         # Always compute the MAC, with a dummy key if the API key is unknown, to avoid a timing side channel.
         computed = _mac(secret or self._dummy, base)
         authentic = hmac.compare_digest(computed, signature.value)
         if not known:
-            return Refusal("unknown key")
+            return AuthFailure("unknown key")
         if not secret or not authentic:
-            return Refusal("wrong signature")
+            return AuthFailure("wrong signature")
         return self._check_parameters(key, signature, now, monotonic)
 
-    def _check_parameters(self, key: str, signature: _Signature, now: float, monotonic: float) -> Refusal | None:
+    def _check_parameters(self, key: str, signature: _Signature, now: float, monotonic: float) -> AuthFailure | None:
         parameters = signature.parameters
         created, expires, nonce = (parameters.get(name) for name in ("created", "expires", "nonce"))
         if not set(REQUIRED_COMPONENTS) <= set(signature.components):
-            return Refusal("uncovered component")
+            return AuthFailure("uncovered component")
         if parameters.get("keyid") != key or parameters.get("alg", "hmac-sha256") != "hmac-sha256":
-            return Refusal("other key or algorithm")
+            return AuthFailure("other key or algorithm")
         if not isinstance(nonce, str) or len(nonce) < MIN_NONCE:
-            return Refusal("no nonce")
+            return AuthFailure("no nonce")
         if not isinstance(created, int) or (expires is not None and not isinstance(expires, int)):
-            return Refusal("no time")
+            return AuthFailure("no time")
         if created > now + SKEW_S:
-            return Refusal("from the future")
+            return AuthFailure("from the future")
         if created + MAX_AGE_S + SKEW_S < now or (expires is not None and expires + SKEW_S < now):
-            return Refusal("expired")
+            return AuthFailure("expired")
         if created < now - (monotonic - self._since) - SKEW_S:
-            return Refusal("from before the start")
+            return AuthFailure("from before the start")
         return self._take_nonce((key, nonce), monotonic)
 
-    def _take_nonce(self, nonce: tuple[str, str], monotonic: float) -> Refusal | None:
+    def _take_nonce(self, nonce: tuple[str, str], monotonic: float) -> AuthFailure | None:
         while self._forget and self._forget[0][0] < monotonic:
             self._nonces.discard(self._forget.popleft()[1])
         if nonce in self._nonces:
-            return Refusal("replayed nonce")
+            return AuthFailure("replayed nonce")
         if len(self._nonces) >= self._max_nonces:
-            return Refusal("too many nonces")
+            return AuthFailure("too many nonces")
         self._nonces.add(nonce)
         # Counted from its arrival, not from its creation, so that the first to come is the first to go.
         self._forget.append((monotonic + MAX_AGE_S + 2 * SKEW_S, nonce))

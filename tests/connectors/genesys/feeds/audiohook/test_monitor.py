@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from connectors.genesys.feeds.audiohook.monitor import EVENTS_PER_SAMPLE, RECONNECT_S, Monitor, MonitoredSession
+from connectors.genesys.feeds.audiohook.monitor import EVENTS_PER_SAMPLE, RECONNECT_S, CallMonitor, MonitoredSession
 from connectors.genesys.feeds.audiohook.session import Session
 from connectors.genesys.feeds.base import FeedLimits, RecentIds
 
@@ -47,7 +47,7 @@ class Records:
 class Line:
     """A session of a monitor, and a client that knows its numbers."""
 
-    def __init__(self, monitor: Monitor, session_id: str = "s", now: float = 0.0) -> None:
+    def __init__(self, monitor: CallMonitor, session_id: str = "s", now: float = 0.0) -> None:
         self.monitored: MonitoredSession = monitor.session(Session(session_id, "o", now))
         self.session_id = session_id
         self.seq = 0
@@ -68,11 +68,11 @@ def records() -> Records:
 
 
 @pytest.fixture
-def monitor(records: Records) -> Monitor:
-    return Monitor(records, LIMITS, wall=lambda: 1000.0)  # type: ignore[arg-type]
+def monitor(records: Records) -> CallMonitor:
+    return CallMonitor(records, LIMITS, wall=lambda: 1000.0)  # type: ignore[arg-type]
 
 
-def test_a_frame_says_when_what_has_arrived_was_due(monitor: Monitor, records: Records) -> None:
+def test_a_frame_says_when_what_has_arrived_was_due(monitor: CallMonitor, records: Records) -> None:
     """The form is that of the voice events: timestamp = arrival less latency, metrics, and the details beside them."""
     line = Line(monitor)
     line.open()
@@ -102,7 +102,7 @@ def test_a_frame_says_when_what_has_arrived_was_due(monitor: Monitor, records: R
     assert records.frames_[1][1]["audiohook"]["discardedMs"] == 500.0
 
 
-def test_a_flood_of_events_is_measured_and_not_recorded(monitor: Monitor, records: Records) -> None:
+def test_a_flood_of_events_is_measured_and_not_recorded(monitor: CallMonitor, records: Records) -> None:
     """Between two samples, a limited number of events have separate frames; all of them are in the next sample."""
     line = Line(monitor)
     line.open()
@@ -115,7 +115,9 @@ def test_a_flood_of_events_is_measured_and_not_recorded(monitor: Monitor, record
     assert records.events()[-1] == ("updated", "paused")
 
 
-def test_a_conversation_waits_for_a_session_that_was_closed_to_reconnect(monitor: Monitor, records: Records) -> None:
+def test_a_conversation_waits_for_a_session_that_was_closed_to_reconnect(
+    monitor: CallMonitor, records: Records
+) -> None:
     """It goes on with the next session, and is over when none has come in time."""
     first = Line(monitor, "s1")
     first.open()
@@ -132,7 +134,7 @@ def test_a_conversation_waits_for_a_session_that_was_closed_to_reconnect(monitor
     assert not records.is_watching("c")
 
 
-def test_a_conversation_that_waits_is_over_when_the_feed_stops(monitor: Monitor, records: Records) -> None:
+def test_a_conversation_that_waits_is_over_when_the_feed_stops(monitor: CallMonitor, records: Records) -> None:
     """There will be no feed for the next session, so the conversation ends."""
     line = Line(monitor)
     line.open()
@@ -141,7 +143,7 @@ def test_a_conversation_that_waits_is_over_when_the_feed_stops(monitor: Monitor,
     assert records.events()[-1] == ("ended", "not reconnected")
 
 
-def test_a_session_ends_once(monitor: Monitor, records: Records) -> None:
+def test_a_session_ends_once(monitor: CallMonitor, records: Records) -> None:
     """What comes after the close, the end of the connection among it, is nothing new."""
     line = Line(monitor)
     line.open()
@@ -152,7 +154,7 @@ def test_a_session_ends_once(monitor: Monitor, records: Records) -> None:
     assert (monitor.counts.open, monitor.counts.lost, monitor.counts.reasons) == (0, 0, {"closed: end": 1})
 
 
-def test_a_session_that_never_opened_leaves_nothing(monitor: Monitor, records: Records) -> None:
+def test_a_session_that_never_opened_leaves_nothing(monitor: CallMonitor, records: Records) -> None:
     """A connection that comes and goes without `open`, or with a bad one, is not a conversation."""
     Line(monitor).monitored.lost(1.0)
     line = Line(monitor)
@@ -163,7 +165,9 @@ def test_a_session_that_never_opened_leaves_nothing(monitor: Monitor, records: R
     assert monitor.counts.failed == 1
 
 
-def test_a_session_that_breaks_the_protocol_is_measured_until_it_is_over(monitor: Monitor, records: Records) -> None:
+def test_a_session_that_breaks_the_protocol_is_measured_until_it_is_over(
+    monitor: CallMonitor, records: Records
+) -> None:
     """After an error the client is asked to close; its conversation ends with its connection."""
     line = Line(monitor)
     line.open()
@@ -177,7 +181,7 @@ def test_a_session_that_breaks_the_protocol_is_measured_until_it_is_over(monitor
     assert (monitor.counts.failed, monitor.counts.lost) == (1, 1)
 
 
-def test_what_is_not_taken_any_more_is_not_late(monitor: Monitor, records: Records) -> None:
+def test_what_is_not_taken_any_more_is_not_late(monitor: CallMonitor, records: Records) -> None:
     """While a client that was asked to close has not, its audio is dropped, and nothing gets later and later."""
     line = Line(monitor)
     line.open()
@@ -190,7 +194,7 @@ def test_what_is_not_taken_any_more_is_not_late(monitor: Monitor, records: Recor
     assert records.events()[-1] == ("ended", "closed: disconnect")
 
 
-def test_a_conversation_that_has_ended_can_start_again(monitor: Monitor, records: Records) -> None:
+def test_a_conversation_that_has_ended_can_start_again(monitor: CallMonitor, records: Records) -> None:
     """A new session is not a late message: the conversation is watched again."""
     for session_id in ("s1", "s2"):
         line = Line(monitor, session_id)
@@ -205,7 +209,7 @@ def test_a_conversation_goes_on_while_it_has_a_session_in_any_order(ways: tuple[
     """Its end is final when no session is open and none is waited for; a later session has it watched again."""
     for order in sorted(set(itertools.permutations([0, 0, 1, 1, 2, 2]))):
         records = Records()
-        monitor = Monitor(records, LIMITS, wall=lambda: 1000.0)  # type: ignore[arg-type]
+        monitor = CallMonitor(records, LIMITS, wall=lambda: 1000.0)  # type: ignore[arg-type]
         lines: dict[int, Line] = {}
         opened: set[int] = set()
         is_waited = False
@@ -229,7 +233,7 @@ def test_a_conversation_goes_on_while_it_has_a_session_in_any_order(ways: tuple[
         assert events == ["started", "ended"] * (len(events) // 2), order
 
 
-def test_a_watch_of_someone_else_is_not_ended(monitor: Monitor, records: Records) -> None:
+def test_a_watch_of_someone_else_is_not_ended(monitor: CallMonitor, records: Records) -> None:
     """The end of the sessions of a conversation that another feed watches is recorded, and its watch stays."""
     for watch in ({"conversation_id": "c"}, {"conversation_id": "c", "feed": "another"}):
         records.watch(watch)

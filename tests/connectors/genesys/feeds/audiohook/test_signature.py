@@ -7,7 +7,13 @@ from typing import Any
 
 import pytest
 
-from connectors.genesys.feeds.audiohook.signature import REQUIRED_COMPONENTS, Gate, Refusal, UpgradeRequest, sign
+from connectors.genesys.feeds.audiohook.signature import (
+    REQUIRED_COMPONENTS,
+    Authenticator,
+    AuthFailure,
+    UpgradeRequest,
+    sign,
+)
 
 KEY = "SGVsbG8sIEkgYW0gdGhlIEFQSSBrZXkh"
 SECRET = base64.b64decode("TXlTdXBlclNlY3JldEtleVRlbGxOby0xITJAMyM0JDU=")
@@ -42,7 +48,7 @@ def without_header(name: str) -> UpgradeRequest:
     return request._replace(headers={key: value for key, value in request.headers.items() if key != name})
 
 
-def reason(refusal: Refusal | None) -> str | None:
+def reason(refusal: AuthFailure | None) -> str | None:
     return None if refusal is None else refusal.reason
 
 
@@ -50,14 +56,14 @@ def test_the_published_vector_is_computed_and_let_in() -> None:
     """The signature of Genesys' documentation is the one we compute, and its request is let in."""
     request = signed()
     assert request.headers["signature"] == PUBLISHED_SIGNATURE
-    assert Gate({KEY: SECRET}).check(request, NOW, NOW) is None
+    assert Authenticator({KEY: SECRET}).check(request, NOW, NOW) is None
 
 
 def test_the_order_of_the_components_is_that_of_the_signature_input() -> None:
     """A request that is signed in another order, with a component more, is let in."""
     request = PUBLISHED._replace(headers={**PUBLISHED.headers, "upgrade": "websocket"})
     components = [*reversed(REQUIRED_COMPONENTS), "upgrade"]
-    assert Gate({KEY: SECRET}).check(signed(request, components=components), NOW, NOW) is None
+    assert Authenticator({KEY: SECRET}).check(signed(request, components=components), NOW, NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -98,41 +104,41 @@ def test_the_order_of_the_components_is_that_of_the_signature_input() -> None:
 )
 def test_what_is_wrong_with_a_request_keeps_it_out(request_: UpgradeRequest, found: str | None) -> None:
     """Each part of a signature is looked at, and each is refused for its own reason in the log."""
-    assert reason(Gate({KEY: SECRET}).check(request_, NOW, NOW)) == found
+    assert reason(Authenticator({KEY: SECRET}).check(request_, NOW, NOW)) == found
 
 
 def test_another_key_or_algorithm_in_the_parameters_is_refused() -> None:
     """The key that signed must be the key of the header, and the algorithm the one we know."""
-    gate = Gate({KEY: SECRET, "two": SECRET})
-    assert reason(gate.check(signed(key="two"), NOW, NOW)) == "other key or algorithm"
+    authenticator = Authenticator({KEY: SECRET, "two": SECRET})
+    assert reason(authenticator.check(signed(key="two"), NOW, NOW)) == "other key or algorithm"
 
 
 def test_a_nonce_is_good_once() -> None:
     """A request that comes again is refused; the same nonce under another key is another nonce."""
-    gate = Gate({KEY: SECRET, "two": SECRET})
-    assert gate.check(signed(), NOW, NOW) is None
-    assert reason(gate.check(signed(), NOW + 12.9, NOW + 12.9)) == "replayed nonce"
+    authenticator = Authenticator({KEY: SECRET, "two": SECRET})
+    assert authenticator.check(signed(), NOW, NOW) is None
+    assert reason(authenticator.check(signed(), NOW + 12.9, NOW + 12.9)) == "replayed nonce"
     other = PUBLISHED._replace(headers={**PUBLISHED.headers, "x-api-key": "two"})
-    assert gate.check(signed(other, key="two"), NOW, NOW) is None
+    assert authenticator.check(signed(other, key="two"), NOW, NOW) is None
 
 
 def test_nonces_are_forgotten_when_their_signatures_have_expired() -> None:
     """The memory of nonces is bounded: it refuses when full, and is empty again when no replay could succeed."""
-    gate = Gate({KEY: SECRET}, max_nonces=2)
-    assert gate.check(signed(nonce="1" * 22), NOW, NOW) is None
-    assert gate.check(signed(nonce="2" * 22), NOW, NOW) is None
-    assert reason(gate.check(signed(nonce="3" * 22), NOW, NOW)) == "too many nonces"
+    authenticator = Authenticator({KEY: SECRET}, max_nonces=2)
+    assert authenticator.check(signed(nonce="1" * 22), NOW, NOW) is None
+    assert authenticator.check(signed(nonce="2" * 22), NOW, NOW) is None
+    assert reason(authenticator.check(signed(nonce="3" * 22), NOW, NOW)) == "too many nonces"
     later = int(NOW) + 17
-    assert gate.check(signed(nonce="3" * 22, created=later), later, later) is None
-    assert len(gate._nonces) == 1
+    assert authenticator.check(signed(nonce="3" * 22, created=later), later, later) is None
+    assert len(authenticator._nonces) == 1
 
 
 def test_a_key_without_a_secret_is_for_unsigned_requests() -> None:
     """Unsigned requests need a key whose secret is empty; signing without a key, or with an unknown one, fails."""
-    gate = Gate({KEY: None})
-    assert gate.check(PUBLISHED, NOW, NOW) is None
-    assert reason(gate.check(signed(), NOW, NOW)) == "wrong signature"
-    assert reason(gate.check(signed(secret=b""), NOW, NOW)) == "wrong signature"
+    authenticator = Authenticator({KEY: None})
+    assert authenticator.check(PUBLISHED, NOW, NOW) is None
+    assert reason(authenticator.check(signed(), NOW, NOW)) == "wrong signature"
+    assert reason(authenticator.check(signed(secret=b""), NOW, NOW)) == "wrong signature"
 
 
 def test_signing_a_request_that_lacks_a_component_is_a_mistake_of_the_caller() -> None:
@@ -143,15 +149,17 @@ def test_signing_a_request_that_lacks_a_component_is_a_mistake_of_the_caller() -
 
 def test_a_step_of_the_system_clock_refuses_no_client_for_long() -> None:
     """After a step back of an hour, requests are accepted, and nonces are forgotten after the same few seconds."""
-    gate = Gate({KEY: SECRET}, since=50.0, max_nonces=1)
-    assert gate.check(signed(), NOW, 100.0) is None
+    authenticator = Authenticator({KEY: SECRET}, since=50.0, max_nonces=1)
+    assert authenticator.check(signed(), NOW, 100.0) is None
     back = int(NOW) - 3600
-    assert gate.check(signed(nonce="2" * 22, created=back + 17), back + 17.0, 117.0) is None
-    assert reason(gate.check(signed(nonce="3" * 22, created=back + 18), back + 18.0, 118.0)) == "too many nonces"
+    assert authenticator.check(signed(nonce="2" * 22, created=back + 17), back + 17.0, 117.0) is None
+    assert (
+        reason(authenticator.check(signed(nonce="3" * 22, created=back + 18), back + 18.0, 118.0)) == "too many nonces"
+    )
 
 
 def test_what_was_signed_before_the_gate_was_there_is_refused() -> None:
-    """A gate knows no nonces of before a restart, so that it lets in nothing that may have been used then."""
+    """A authenticator knows no nonces of before a restart, so that it lets in nothing that may have been used then."""
     for late_s, expected in ((3.5, "from before the start"), (2.5, None)):
-        gate = Gate({KEY: SECRET}, since=NOW + late_s)
-        assert reason(gate.check(signed(), NOW + late_s, NOW + late_s)) == expected
+        authenticator = Authenticator({KEY: SECRET}, since=NOW + late_s)
+        assert reason(authenticator.check(signed(), NOW + late_s, NOW + late_s)) == expected
