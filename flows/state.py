@@ -64,6 +64,11 @@ class StateLayout:
         return self.dir / "kafka" / f"{results}.sqlite3"
 
     @property
+    def spools(self) -> dict[str, Path]:
+        """Return the files of lines that wait for Kafka, by the results that they hold."""
+        return {path.stem: path for path in sorted((self.dir / "kafka").glob("*.sqlite3"))}
+
+    @property
     def audit(self) -> Path:
         """The audit log."""
         return self.dir / "audit.jsonl"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from connectors.state.stores import Store
 
-__all__ = ["Line", "Spool"]
+__all__ = ["Line", "Spool", "waiting_lines"]
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS lines (
@@ -22,6 +24,8 @@ CREATE INDEX IF NOT EXISTS waiting ON lines (seq) WHERE sent = 0;
 PRAGMA synchronous = FULL
 """
 
+_COUNT: Final = "SELECT COUNT(*) FROM lines WHERE sent = 0"
+
 
 class Line(NamedTuple):
     """A line of results: its id and its value, and the key that decides on its partition."""
@@ -29,6 +33,14 @@ class Line(NamedTuple):
     id: str
     key: bytes
     value: bytes
+
+
+def waiting_lines(path: Path) -> int:
+    """Return how many lines of a spool, which another process may be writing, are not sent. Raise sqlite3.Error."""
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+        if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'lines'").fetchone() is None:
+            return 0  # another process is about to create it
+        return int(db.execute(_COUNT).fetchone()[0])
 
 
 class Spool:
@@ -65,7 +77,7 @@ class Spool:
     def count(self) -> int:
         """Return the number of lines that are not sent yet."""
         with self._store.use() as db:
-            return int(db.execute("SELECT COUNT(*) FROM lines WHERE sent = 0").fetchone()[0])
+            return int(db.execute(_COUNT).fetchone()[0])
 
     def mark_sent(self, numbers: Sequence[int]) -> None:
         """Note that Kafka has acknowledged these lines; their ids are kept."""

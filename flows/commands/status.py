@@ -14,6 +14,7 @@ import msgspec
 from connectors.callbacks.outbox import OutboxState, outbox_state
 from connectors.errors import StateError, UsageError
 from connectors.journal.segments import SUFFIX, Position, bytes_behind, segments, size_of
+from connectors.kafka.spool import waiting_lines
 from connectors.state.files import last_line, lock_holder, state_errors
 from connectors.state.recovery import latest_states
 from flows.commands.export import result_lines
@@ -54,8 +55,8 @@ class Lag(NamedTuple):
 class Status:
     """Describe a state directory at the time `at`; `process` is the id of the process that uses it, None without one.
 
-    `lag` is None without a snapshot. `incidents` are the raised alerts without a resolve, oldest first. `disk_bytes`
-    holds the sizes by what they are for.
+    `lag` is None without a snapshot. `kafka` has the number of lines that wait for a topic, by results. `incidents` are
+    the raised alerts without a resolve, oldest first. `disk_bytes` holds the sizes by what they are for.
     """
 
     directory: Path
@@ -65,6 +66,7 @@ class Status:
     feeds: list[FeedStatus]
     lag: Lag | None
     outbox: OutboxState
+    kafka: dict[str, int]
     incidents: list[Alert]
     disk_bytes: dict[str, int]
     free_bytes: int
@@ -98,6 +100,10 @@ def read_status(directory: Path, now: float) -> Status:
             outbox = outbox_state(state.outbox, now)
         except sqlite3.Error as error:
             raise StateError(f"the outbox {state.outbox} cannot be read: {error}") from error
+        try:
+            kafka = {name: waiting_lines(path) for name, path in state.spools.items()}
+        except sqlite3.Error as error:
+            raise StateError(f"a file in {directory / 'kafka'} cannot be read: {error}") from error
         sizes = {
             "journal": _size(state.journal),
             "outbox": _size(state.outbox.parent),
@@ -113,6 +119,7 @@ def read_status(directory: Path, now: float) -> Status:
             feeds=_feeds(newest),
             lag=_lag(state, last_record_at),
             outbox=outbox,
+            kafka=kafka,
             incidents=_open_incidents(directory),
             disk_bytes=sizes,
             free_bytes=shutil.disk_usage(directory).free,
@@ -196,6 +203,7 @@ def as_json(status: Status) -> dict[str, Any]:
         "journal": {**journal._asdict(), "age_s": age_s},
         "feeds": [feed._asdict() for feed in status.feeds],
         "lag": None if status.lag is None else status.lag._asdict(),
+        "kafka": status.kafka,
         "outbox": {"pending": status.outbox.pending, "dead": status.outbox.dead, "oldest_s": status.outbox.age_s},
         "incidents": [_incident(alert) for alert in status.incidents],
         "disk": {f"{name}_bytes": size for name, size in status.disk_bytes.items()} | {"free_bytes": status.free_bytes},

@@ -45,6 +45,11 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     outbox = status.outbox
     oldest = f" (the oldest for {age_text(outbox.age_s)})" if outbox.pending else ""
     yield "outbox", f"{outbox.pending} pending{oldest}, {outbox.dead} dead"
+    if status.kafka:
+        yield (
+            "kafka",
+            "; ".join(f"{count} lines of {name} wait for their topic" for name, count in status.kafka.items()),
+        )
     yield "incidents", f"{len(status.incidents)} open"
     for alert in status.incidents[:SHOWN_INCIDENTS]:
         yield "", _incident(alert)

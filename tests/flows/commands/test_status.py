@@ -13,6 +13,7 @@ import pytest
 
 from connectors.errors import UnusableStateError
 from connectors.genesys.simulator.voice_events import running_simulator
+from connectors.kafka.spool import Line, Spool
 from connectors.state.files import StateLock
 from connectors.state.recovery import make_recovery_store
 from flows.commands.status import as_json, read_status
@@ -75,6 +76,19 @@ def test_what_needs_attention_is_named(tmp_path: Path) -> None:
         "the oldest pending callback has waited for 2.0 h",
     ]
     assert status_of(state.dir)["running"] is None
+
+
+def test_lines_that_wait_for_kafka_are_counted(tmp_path: Path) -> None:
+    """Only those that are not sent; without a topic, there is no line."""
+    state = StateDir(tmp_path / "state")
+    state.feed(1, "up", "connected")
+    assert "\nkafka" not in voicewatch("status", state.dir).stdout
+    spool = Spool(StateLayout(state.dir).spool("windows"))
+    spool.add(Line(str(number), b"c1", b"{}") for number in range(5))
+    spool.mark_sent([1, 2])
+    assert status_of(state.dir)["kafka"] == {"windows": 3}
+    assert "kafka      3 lines of windows wait" in voicewatch("status", state.dir).stdout
+    spool.close()
 
 
 def test_another_directory_is_refused(tmp_path: Path) -> None:
