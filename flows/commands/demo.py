@@ -68,9 +68,13 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """Hold what a demo did; `delivered` counts the callbacks whose signature the receiver verified."""
+    """Hold what a demo did; `delivered` counts the callbacks whose signature the receiver verified.
+
+    `raised` has the number of raised alerts of each rule, by its `alertType`.
+    """
 
     conversations: list[DemoRow]
+    raised: dict[str, int]
     groups: list[dict[str, Any]]
     counts: Counts
     delivered: int
@@ -244,7 +248,8 @@ def _result(settings: Settings, counts: Counts, receiver: CallbackReceiver) -> D
     if not verdict.ok:
         raise VoicewatchError(f"the demo's audit log is not intact: {verdict.faults[0].text}")
     groups = [alert for alert in alerts if alert["alertType"] == "GROUP_DEGRADED"]
-    return DemoResult(rows, groups, counts, len(received), pending, verdict.lines)
+    raised = Counter(alert["alertType"] for alert in alerts if alert["state"] == "raised")
+    return DemoResult(rows, dict(sorted(raised.items())), groups, counts, len(received), pending, verdict.lines)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

@@ -154,6 +154,8 @@ def print_demo(result: DemoResult) -> None:
         group = ", ".join(f"{name} {value}" for name, value in alert["group"].items())
         bad = f"{alert['breaching']} of {alert['conversations']} conversations"
         console.print(f"{group}: GROUP_DEGRADED {alert['state']}, {bad} with bad frames")
+    if result.raised:
+        console.print("raised: " + ", ".join(f"{number} {rule}" for rule, number in result.raised.items()))
     print_counts(result.counts)
     console.print(
         f"{result.delivered} callbacks delivered and verified by the receiver, "

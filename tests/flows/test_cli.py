@@ -607,6 +607,7 @@ def test_the_demo_delivers() -> None:
     shown = re.search(r"(\d+) callbacks delivered and verified by the receiver, 0 pending", done.stdout)
     assert shown is not None, done.stdout
     assert int(shown[1]) >= 1
+    assert re.search(r"^raised: \d+ [A-Z_]+", done.stdout, re.MULTILINE), done.stdout
     greeting, *log = done.stderr.splitlines()
     assert greeting == "Watching simulated calls for 6 seconds ..."
     assert {"feed_changed"} <= {json.loads(line)["event"] for line in log}
