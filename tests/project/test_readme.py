@@ -17,13 +17,14 @@ from connectors.callbacks.signing import sign
 from connectors.errors import ConfigurationError
 from connectors.genesys.simulator.faults import load_faults
 from flows.commands.replay import replay
-from flows.settings.loading import load_settings
+from flows.settings.loading import load_settings, parse_settings
+from tests.flows.analytics.test_late_events import SETTINGS, USER_END, USER_START, journalled
 from tests.support.page_session import Result, Session, make_plan, try_commands
 from tests.support.pages import COMMANDS, FILES, Command, code_blocks
 
 pytestmark = pytest.mark.timeout(300)  # the first test of a group waits for all its commands
 
-CASE = Path(__file__).parents[1] / "data" / "cases" / "11-media-records.jsonl"
+CASES = [Path(__file__).parents[1] / "data" / "cases" / name for name in ("11-media-records.jsonl", "12-ice.jsonl")]
 DEMO = Command("README.md", "Demo", -1, "voicewatch demo --seconds 25", ())
 QUICK_START = "README.md#Quick start"
 REPLAY = "docs/replay-and-simulator.md#Replay"
@@ -102,12 +103,18 @@ def test_a_replay_shows_its_real_output(command: Command, sessions: dict[str, Fu
 
 
 def test_the_lines_of_json_are_real(sessions: dict[str, Future[Session]], tmp_path: Path) -> None:
-    """Replays of shipped recordings write each JSON line that the pages show, a leg's as part of its window."""
-    replay([CASE], tmp_path, settings=None, environ={}, speed=None, deliver=False, stop=threading.Event())
-    written = (tmp_path / "windows.jsonl").read_text()
+    """Replays write each JSON line that the pages show, or a part of it; another test writes those of the targets."""
+    late = tmp_path / "late.jsonl"
+    late.write_bytes(b"\n".join([SETTINGS, journalled(61.2, USER_END), journalled(61.21, USER_START)]))
+    written = ""
+    for number, recording in enumerate([*CASES, late]):
+        settings = parse_settings({"alerts": {"unwatched": "default"}}, "the test") if recording in CASES[1:] else None
+        out = tmp_path / str(number)
+        replay([recording], out, settings=settings, environ={}, speed=None, deliver=False, stop=threading.Event())
+        written += (out / "windows.jsonl").read_text() + (out / "alerts.jsonl").read_text()
     for file in (sessions[GROUPS[REPLAY]].result().directory / "replayed").glob("*.jsonl"):
         written += file.read_text()
-    lines = [block.strip() for _, _, block in code_blocks("json")]
+    lines = [block.strip() for page, _, block in code_blocks("json") if page != "docs/targets.md"]
     assert len(lines) >= 3
     assert [line for line in lines if line not in written] == []
 
