@@ -147,7 +147,7 @@ class _FeedFactory:
 
     @property
     def _rules(self) -> WatchRules:
-        """Which conversations are watched: any, where the configuration lists them."""
+        """Return which conversations are watched: any, where the configuration lists them."""
         watch = self.settings.watch
         if not self._discovers:
             return WatchRules()

@@ -23,32 +23,32 @@ class StateLayout:
 
     @property
     def lock(self) -> Path:
-        """Held by the one run that uses the directory."""
+        """Return the lock file, which the one run that uses the directory holds."""
         return self.dir / LOCK_NAME
 
     @property
     def stop(self) -> Path:
-        """Stop marker: created by any process that receives a signal, polled by the process that runs the source."""
+        """Return the stop marker: created by a process that receives a signal, polled by the one with the source."""
         return self.dir / "stop"
 
     @property
     def journal(self) -> Path:
-        """The segments of the journal."""
+        """Return the directory of the journal's segments."""
         return self.dir / "journal"
 
     @property
     def outbox(self) -> Path:
-        """The callbacks that are due, under way or dead."""
+        """Return the database of the callbacks that are due, under way or dead."""
         return self.dir / "outbox" / "outbox.sqlite3"
 
     @property
     def recovery(self) -> Path:
-        """Bytewax' snapshots."""
+        """Return the directory of Bytewax' snapshots."""
         return self.dir / "recovery"
 
     @property
     def files(self) -> list[Path]:
-        """All files that are in the directory now, those of its folders included."""
+        """Return all files that are in the directory now, those of its folders included."""
         return [path for path in self.dir.rglob("*") if path.suffix != ".html" and path.is_file()]
 
     def enrichment(self, feed: str) -> Path:
@@ -70,30 +70,30 @@ class StateLayout:
 
     @property
     def audit(self) -> Path:
-        """The audit log."""
+        """Return the file of the audit log."""
         return self.dir / "audit.jsonl"
 
     @property
     def interceptors(self) -> Path:
-        """What the bootstrap has created."""
+        """Return the file of the interceptors that the bootstrap has created."""
         return self.dir / "interceptors.json"
 
     @property
     def names(self) -> Path:
-        """The names of queues, users and divisions that were looked up."""
+        """Return the file of the names of queues, users and divisions that were looked up."""
         return self.dir / "names.json"
 
     @property
     def windows(self) -> Path:
-        """The windows, a line each."""
+        """Return the file of the windows, a line each."""
         return self.dir / "windows.jsonl"
 
     @property
     def groups(self) -> Path:
-        """The windows of groups, a line each."""
+        """Return the file of the windows of groups, a line each."""
         return self.dir / "groups.jsonl"
 
     @property
     def alerts(self) -> Path:
-        """The alerts, a line each."""
+        """Return the file of the alerts, a line each."""
         return self.dir / "alerts.jsonl"

@@ -169,7 +169,7 @@ class RetentionWatermark:
 
     @property
     def number(self) -> int:
-        """Segments with a smaller number are not needed; 0 while that is not known."""
+        """Return the number below which segments are not needed; 0 while that is not known."""
         return self._recent[0] if len(self._recent) == SNAPSHOTS_BACK else 0
 
 

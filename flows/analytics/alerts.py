@@ -66,7 +66,7 @@ class Alert(NamedTuple):
 
     @property
     def ordered_by(self) -> str:
-        """Alerts that have this in common are sent in order: those of a conversation, or of a group's incident."""
+        """Return the key of the alerts that are sent in order: those of a conversation, or of a group's incident."""
         return self.incident_id if self.conversation_id is None else self.conversation_id
 
 

@@ -290,7 +290,7 @@ class AudioHookSettings(Table):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Host and port to listen on."""
+        """Return the host and port to listen on."""
         return split_host(self.listen)
 
     def doubts(self) -> Iterator[tuple[str, str]]:

@@ -76,7 +76,7 @@ class InterceptorSettings(InterceptorDefaults):
 
     @property
     def own(self) -> frozenset[str]:
-        """The keys that stand in the table itself, and are not taken from `[defaults]`."""
+        """Return the keys that stand in the table itself, and are not taken from `[defaults]`."""
         return self._own
 
     def watch_record(self) -> dict[str, Any]:

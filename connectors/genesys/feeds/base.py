@@ -190,7 +190,7 @@ class FeedBase(ABC):
 
     @property
     def failure(self) -> Exception | None:
-        """The error that ended the feed; None while it runs, and after a stop."""
+        """Return the error that ended the feed; None while it runs, and after a stop."""
         return self._thread.failure
 
     def start(self) -> None:

@@ -104,7 +104,7 @@ class VoiceEventsFeed(FeedBase):
 
     @property
     def failure(self) -> Exception | None:
-        """The error that ended the feed; None while it runs, and after a stop."""
+        """Return the error that ended the feed; None while it runs, and after a stop."""
         return self._thread.failure or (None if self._discovery is None else self._discovery.failure)
 
     def start(self) -> None:

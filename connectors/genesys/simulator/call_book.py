@@ -49,7 +49,7 @@ class SimulatedCall:
 
     @property
     def legs(self) -> tuple[Leg, ...]:
-        """All legs, with the end of the call once it is over."""
+        """Return all legs, with the end of the call once it is over."""
         return self.story.legs
 
     def end(self, now: float, error_code: str | None = None) -> None:
@@ -141,7 +141,7 @@ class CallBook:
 
     @property
     def calls(self) -> Collection[SimulatedCall]:
-        """All calls that are known, oldest first: those in progress and the last ones that ended."""
+        """Return all calls that are known, oldest first: those in progress and the last ones that ended."""
         return list(self._calls.values())
 
     def in_progress(self) -> list[SimulatedCall]:

@@ -154,7 +154,7 @@ class Caller:
 
     @property
     def due(self) -> float:
-        """When to poll next."""
+        """Return when to poll next."""
         if self._closing_at is not None or self._opened_at is None or self._step is None:
             return self._next_ping
         return min(self._next_ping, self._opened_at + self._step[0])

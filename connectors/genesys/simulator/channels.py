@@ -84,7 +84,7 @@ class Channels:
 
     @property
     def connected(self) -> list[SimulatedChannel]:
-        """The channels that a client is connected to."""
+        """Return the channels that a client is connected to."""
         return [channel for channel in list(self.by_id.values()) if channel.connection is not None]
 
     def routes(self) -> list[Route]:

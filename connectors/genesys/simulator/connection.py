@@ -104,7 +104,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def is_websocket(self) -> bool:
-        """Whether the connection has been upgraded."""
+        """Return whether the connection has been upgraded."""
         return self._websocket is not None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

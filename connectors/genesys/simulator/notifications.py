@@ -100,37 +100,37 @@ class NotificationsSimulator:
 
     @property
     def base_url(self) -> str:
-        """Where the simulator listens."""
+        """Return where the simulator listens."""
         return self.server.base_url
 
     @property
     def connections(self) -> int:
-        """How many upgrades were accepted."""
+        """Return how many upgrades were accepted."""
         return self.server.connections
 
     @property
     def tokens_issued(self) -> int:
-        """How many tokens were issued."""
+        """Return how many tokens were issued."""
         return self._rest.tokens_issued
 
     @property
     def requests(self) -> Mapping[str, int]:
-        """How many requests of each kind were made."""
+        """Return how many requests of each kind were made."""
         return self._rest.requests
 
     @property
     def channels(self) -> Mapping[str, SimulatedChannel]:
-        """The channels by their ids."""
+        """Return the channels by their ids."""
         return self._channels.by_id
 
     @property
     def details(self) -> dict[str, Any]:
-        """What analytics answers about conversations, by id, instead of what it knows."""
+        """Return what analytics answers about conversations, by id, instead of what it knows."""
         return self._analytics.details
 
     @property
     def connected(self) -> list[SimulatedChannel]:
-        """The channels that a client is connected to."""
+        """Return the channels that a client is connected to."""
         return self._channels.connected
 
     def wait_for(self, predicate: Callable[[NotificationsSimulator], bool], deadline_s: float = 10.0) -> None:

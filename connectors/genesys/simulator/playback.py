@@ -40,7 +40,7 @@ class Source(Protocol):
 
     @property
     def active(self) -> Collection[str]:
-        """The ids of the conversations that are on, as far as the steps were read."""
+        """Return the ids of the conversations that are on, as far as the steps were read."""
 
     def steps(self, start: float) -> Iterator[Step]:
         """Every step in order, for a run that starts at `start` (epoch seconds)."""
@@ -54,7 +54,7 @@ class Calls:
 
     @property
     def active(self) -> Collection[str]:
-        """The ids of the calls in progress."""
+        """Return the ids of the calls in progress."""
         return [call.id for call in self._traffic.book.in_progress()]
 
     def steps(self, start: float) -> Iterator[Step]:

@@ -66,7 +66,7 @@ class SimulatorServer:
 
     @property
     def websockets(self) -> list[Connection]:
-        """The connections that are WebSockets now."""
+        """Return the connections that are WebSockets now."""
         return [connection for connection in self._tcp if connection.is_websocket]
 
     @contextmanager

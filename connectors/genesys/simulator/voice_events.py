@@ -121,37 +121,37 @@ class VoiceEventsSimulator:
 
     @property
     def base_url(self) -> str:
-        """Where the simulator listens."""
+        """Return where the simulator listens."""
         return self.server.base_url
 
     @property
     def connections(self) -> int:
-        """How many upgrades were accepted."""
+        """Return how many upgrades were accepted."""
         return self.server.connections
 
     @property
     def subscribers(self) -> int:
-        """How many sockets are subscribed now."""
+        """Return how many sockets are subscribed now."""
         return len(self._subscribed)
 
     @property
     def tokens_issued(self) -> int:
-        """How many tokens were issued."""
+        """Return how many tokens were issued."""
         return self._rest.tokens_issued
 
     @property
     def created(self) -> list[CreatedInterceptor]:
-        """The interceptors created, in order."""
+        """Return the interceptors created, in order."""
         return list(self._interceptors.created)
 
     @property
     def duplicate_creates(self) -> int:
-        """How many interceptors were created for conversations that already had one."""
+        """Return how many interceptors were created for conversations that already had one."""
         return len(self.created) - len({interceptor.conversation_id for interceptor in self.created})
 
     @property
     def upgrade_attempts(self) -> list[UpgradeAttempt]:
-        """Every request for the event WebSocket, in order."""
+        """Return every request for the event WebSocket, in order."""
         return list(self._upgrade_attempts)
 
     def wait_for(self, predicate: Callable[[VoiceEventsSimulator], bool], deadline_s: float = 10.0) -> None:

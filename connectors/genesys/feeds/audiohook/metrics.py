@@ -57,7 +57,7 @@ class StreamMetrics:
 
     @property
     def position_s(self) -> float:
-        """Where in the stream we are: all the audio, and all that was discarded or left out in pauses."""
+        """Return the position in the stream: all the audio, and all that was discarded or left out in pauses."""
         return self._skipped_s + self._samples / RATE_HZ
 
     def audio(self, samples: int, now: float) -> None:

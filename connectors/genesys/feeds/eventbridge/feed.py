@@ -81,12 +81,12 @@ class EventBridgeFeed(FeedBase):
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where the feed listens; once it has started, with the port that it got."""
+        """Return where the feed listens; once it has started, with the port that it got."""
         return self._listen
 
     @property
     def duplicates(self) -> int:
-        """The number of events that were received again."""
+        """Return the number of events that were received again."""
         return self._events.duplicates
 
     def start(self) -> None:

@@ -83,7 +83,7 @@ class QueueFeed(FeedBase):
 
     @property
     def duplicates(self) -> int:
-        """The number of events that were received again."""
+        """Return the number of events that were received again."""
         return self._events.duplicates
 
     def _run(self, runner: asyncio.Runner) -> None:
@@ -171,7 +171,7 @@ class _Queue:
 
     @property
     def has_dead_letters(self) -> bool:
-        """Whether the queue moves messages that cannot be used to a dead-letter queue; False before `receive`."""
+        """Return whether the queue moves messages it cannot use to a dead-letter queue; False before `receive`."""
         return bool(self._has_dead_letters)
 
     def receive(self, wait_s: int) -> list[dict[str, Any]]:

@@ -131,14 +131,14 @@ class NotificationsFeed(FeedBase):
 
     @property
     def failure(self) -> Exception | None:
-        """The error that ended the feed; None while it runs, and after a stop."""
+        """Return the error that ended the feed; None while it runs, and after a stop."""
         failures = [worker.failure for worker in self._workers]
         failures.append(None if self._enricher is None else self._enricher.failure)
         return self._thread.failure or next((failure for failure in failures if failure is not None), None)
 
     @property
     def duplicates(self) -> int:
-        """The number of messages not recorded because they had been already."""
+        """Return the number of messages not recorded because they had been already."""
         return self._recent.duplicates
 
     def stop(self, reason: str = "stopped", *, timeout_s: float = 5.0) -> None:

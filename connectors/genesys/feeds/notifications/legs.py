@@ -50,7 +50,7 @@ class KnownLegs:
 
     @property
     def is_over(self) -> bool:
-        """Whether the conversation has ended, as far as is known now."""
+        """Return whether the conversation has ended, as far as is known now."""
         if not self._end_seen:
             return False
         alive = [leg for leg in self._legs.values() if _is_alive(leg)]

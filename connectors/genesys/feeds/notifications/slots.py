@@ -36,12 +36,12 @@ class Slots:
 
     @property
     def essential(self) -> list[Slot]:
-        """The slots that the feed is down without."""
+        """Return the slots that the feed is down without."""
         return [slot for slot in self.all if slot.is_essential]
 
     @property
     def conversations(self) -> list[str]:
-        """The conversations with detail topics."""
+        """Return the conversations with detail topics."""
         return list(self._of_conversation)
 
     def add_conversation(self, conversation_id: str) -> Slot | None:
