@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-from connectors.format.signals import LASTING_EVENTS
-
-__all__ = ["LASTING", "RATIOS", "TITLES", "is_lasting"]
+__all__ = ["EDGE_STATUS", "LASTING", "LASTING_EVENTS", "RATIOS", "TITLES", "TRUNK_MISMATCHES", "is_lasting"]
 
 TITLES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -41,6 +39,11 @@ LASTING: Final = frozenset(
     }
 )
 """The rules whose incidents end with a resolve; an alert of any other stands for itself."""
+
+TRUNK_MISMATCHES: Final = "trunk.qos.mismatchCount"
+EDGE_STATUS: Final = "edge.onlineStatus"
+LASTING_EVENTS: Final = frozenset({TRUNK_MISMATCHES, EDGE_STATUS})
+"""The events of `PLATFORM_EVENT` that are a state, which is resolved when it is over."""
 
 
 def is_lasting(rule: str, evidence: Mapping[str, Any] | None) -> bool:

@@ -20,9 +20,10 @@ from typing import Any, Final, NamedTuple
 
 from connectors.format.media import leg_media
 from connectors.format.notifications import body_of, call_legs, is_calls_topic, topic_of
+from connectors.format.rule_names import EDGE_STATUS, TRUNK_MISMATCHES
 from connectors.format.values import number_or_nan
 
-__all__ = ["AUDIO_RULES", "GENESYS_SCALE", "LASTING_EVENTS", "LEG_RULES", "Signal", "signals_of"]
+__all__ = ["AUDIO_RULES", "GENESYS_SCALE", "LEG_RULES", "Signal", "signals_of"]
 
 CALL_FAILED: Final = "CALL_FAILED"
 LOW_MOS: Final = "LOW_MOS"
@@ -32,10 +33,6 @@ LEG_RULES: Final = ("LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED")
 """The rules over the limits of a watch, in their order."""
 GENESYS_SCALE: Final = "genesys-5"
 """The scale of Genesys' MOS: that of G.107 times 5 / 4.5, with 4.89 as its best value."""
-TRUNK_MISMATCHES: Final = "trunk.qos.mismatchCount"
-EDGE_STATUS: Final = "edge.onlineStatus"
-LASTING_EVENTS: Final = frozenset({TRUNK_MISMATCHES, EDGE_STATUS})
-"""The events of `PLATFORM_EVENT` that are a state, which is resolved when it is over."""
 _ERROR_TYPES: Final = frozenset({"error", "transport.failure", "transportfailure"})
 _MAX_TEXT: Final = 200
 _MAX_LABEL: Final = 128

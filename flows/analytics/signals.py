@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from connectors.format.records import AlertSettings, Control
-from connectors.format.signals import AUDIO_RULES, LASTING_EVENTS, LEG_RULES, Signal
+from connectors.format.rule_names import LASTING_EVENTS
+from connectors.format.signals import AUDIO_RULES, LEG_RULES, Signal
 from flows.analytics.alerts import Change
 from flows.analytics.rules import RULES, Transition
 from flows.analytics.slots import NO_SLOT
