@@ -99,10 +99,10 @@ def report(
             now=time.time(),
             progress=progress,
         )
-    heard = "coverage unknown" if reported.heard is None else f"{reported.heard * 100:.1f} % of the time heard"
+    covered = "coverage unknown" if reported.covered is None else f"{reported.covered * 100:.1f} % of the time covered"
     print(
         f"{out}: {reported.conversations} conversations, {reported.windows} windows, {reported.incidents} incidents, "
-        f"{heard}; {reported.size / 1024:.0f} KiB"
+        f"{covered}; {reported.size / 1024:.0f} KiB"
     )
 
 

@@ -24,7 +24,7 @@ class Reported:
     windows: int
     conversations: int
     incidents: int
-    heard: float | None
+    covered: float | None
     size: int
 
 

@@ -137,7 +137,7 @@ def snapshot(figures: Mapping[str, Any], directory: Path, width: int, shown: int
     ]
     waiting = f"{figures['pending']} callbacks waiting, {figures['dead']} dead"
     summary = [
-        f"{figures['live']} live of {figures['conversations']} heard",
+        f"{figures['live']} live of {figures['conversations']} received",
         f"{percent(figures['share'])} of windows in breach",
         f"lowest MOS {mos(figures['mos'])}",
         f"{figures['open']} open incidents",

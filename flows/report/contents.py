@@ -136,10 +136,10 @@ def _coverage(gathered: Gathered, start: float, end: float) -> Coverage:
     # The audit log is kept for longer than the journal, which says more.
     earlier = [one for one in audit.feeds if journal.begin is None or one.at < journal.begin]
     ends = gathered.windows.end
-    heard = [*audit.times[:1], *audit.times[-1:]]
-    heard += [float(gathered.windows.start.min()), float(ends.max())] if len(ends) else []
+    others = [*audit.times[:1], *audit.times[-1:]]
+    others += [float(gathered.windows.start.min()), float(ends.max())] if len(ends) else []
     feeds = gaps_of_feeds([*earlier, *journal.feeds], end)
-    return coverage_of(start, end, journal, feeds, heard)
+    return coverage_of(start, end, journal, feeds, others)
 
 
 def _gaps(coverage: Coverage) -> dict[str, Any]:

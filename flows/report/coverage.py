@@ -1,4 +1,4 @@
-"""Measure how much of a period was heard: find where nothing was recorded, and where no feed was connected."""
+"""Measure how much of a period is covered: find where nothing was recorded, and where no feed was connected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class FeedGaps:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was not heard in a period. `silent_s` counts each second once; `is_known` is False if no file can tell."""
+    """What is not covered in a period. `silent_s` counts each second once; `is_known` is False if no file can tell."""
 
     length_s: float
     silent_s: float
@@ -36,7 +36,7 @@ class Coverage:
 
     @property
     def share(self) -> float | None:
-        """Return the share of the period that was heard, None if it is not known."""
+        """Return the share of the period that is covered, None if it is not known."""
         return 1 - self.silent_s / self.length_s if self.is_known and self.length_s > 0 else None
 
 
@@ -92,10 +92,10 @@ def union(stretches: Iterable[Stretch]) -> float:
 
 
 def coverage_of(
-    start: float, end: float, journal: JournalFacts, feeds: Sequence[FeedGaps], heard: Sequence[float]
+    start: float, end: float, journal: JournalFacts, feeds: Sequence[FeedGaps], others: Sequence[float]
 ) -> Coverage:
-    """Return the coverage of a period; `heard` are other times at which something was written."""
-    known = [at for at in (journal.begin, journal.end, *heard) if at is not None and at != float("-inf")]
+    """Return the coverage of a period; `others` are other times at which something was written."""
+    known = [at for at in (journal.begin, journal.end, *others) if at is not None and at != float("-inf")]
     if not known:
         return Coverage(end - start, end - start, [Stretch(start, end, NOTHING)], [], is_known=True)
     silent = [*journal.gaps, *silences(feeds)]

@@ -26,7 +26,7 @@ METRICS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """Hold one value of a dimension in one column of time. `level` is 0 to 4, None where nothing was heard."""
+    """Hold one value of a dimension in one column of time. `level` is 0 to 4, None where nothing was received."""
 
     start: int
     windows: int

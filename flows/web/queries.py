@@ -85,7 +85,7 @@ def figures(model: Model, span: Span) -> dict[str, Any]:
     """Return the figures that stand on top of every view."""
     db, now = model.db, now_of(model)
     (live,) = db.execute("SELECT COUNT(*) FROM conversations WHERE last >= ?", (now - LIVE_S,)).fetchone()
-    (known, heard) = db.execute("SELECT COUNT(*), COUNT(first) FROM conversations").fetchone()
+    (known, received) = db.execute("SELECT COUNT(*), COUNT(first) FROM conversations").fetchone()
     windows, breaching, mos = db.execute(
         "SELECT IFNULL(SUM(windows), 0), IFNULL(SUM(breaching), 0), MIN(mos) FROM cells"
         " WHERE name = ? AND minute >= ? AND minute < ?",
@@ -101,7 +101,7 @@ def figures(model: Model, span: Span) -> dict[str, Any]:
     return {
         "shape": [[start, round(value, 4)] for start, value in shape],
         "live": live,
-        "conversations": heard,
+        "conversations": received,
         "watched": known,
         "windows": windows,
         "breaching": breaching,
@@ -145,7 +145,7 @@ ORDERS: Final = {
 
 
 def conversations(model: Model, span: Span, query: dict[str, str], page: int) -> tuple[list[dict[str, Any]], int]:
-    """Return a page of the conversations that were heard in a span, and how many there are.
+    """Return a page of the conversations that were received in a span, and how many there are.
 
     The query may name labels and values, `text` that ids begin with, and an `order`.
     """

@@ -62,7 +62,7 @@ class Story(NamedTuple):
 
 
 def story_of(journal: Path, conversation_id: str, first: float, last: float) -> Story:
-    """Return the story of a conversation that was heard from `first` to `last`, epoch seconds. Raises OSError."""
+    """Return the story of a conversation that was received from `first` to `last`, epoch seconds. Raises OSError."""
     found = _Lanes()
     details, labels = _Lanes(), _Lanes()
     media: list[Media] = []

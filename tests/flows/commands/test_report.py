@@ -77,7 +77,7 @@ def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_a_period_is_compared_with_the_one_before(tmp_path: Path) -> None:
-    """From the middle on: another call, no incident, less of the time heard before."""
+    """From the middle on: another call, no incident, less of the time covered before."""
     made(tmp_path / "state")
     reported = write(tmp_path / "state", tmp_path / "r.html", begin=BEGAN + 300, end=BEGAN + 600)
     assert (reported.conversations, reported.windows, reported.incidents) == (1, 58, 0)
@@ -157,13 +157,13 @@ def test_a_recording_is_not_written_over(tmp_path: Path) -> None:
 
 
 def test_a_gap_comes_before_any_figure(tmp_path: Path) -> None:
-    """What was not heard, how long and why, stands above the first figure."""
+    """What was not received, how long and why, stands above the first figure."""
     made(tmp_path / "state")
     out = tmp_path / "r.html"
     reported = write(tmp_path / "state", out)
     page = out.read_text().partition("</style>\n</head>")[2]
-    assert reported.heard is not None
-    assert 0.84 < reported.heard < 0.86
+    assert reported.covered is not None
+    assert 0.84 < reported.covered < 0.86
     assert 0 < page.index("1 min 30 s of 9 min") < page.index("no heartbeat") < page.index("Windows in breach")
 
 

@@ -36,7 +36,7 @@ def test_outside_a_terminal_it_prints_once(state: StateDir) -> None:
     done = voicewatch("top", state.dir)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
-    for text in ("2 heard", "50 % of windows in breach", "1 open incidents", "2 callbacks waiting, 1 dead"):
+    for text in ("2 received", "50 % of windows in breach", "1 open incidents", "2 callbacks waiting, 1 dead"):
         assert text in done.stdout
     _, worst = done.stdout.split("Worst conversations (2)")
     assert 0 < worst.index(ID) < worst.index(OTHER)
@@ -74,9 +74,9 @@ def test_no_id_is_broken_on_a_terminal(state: StateDir, columns: int) -> None:
 def test_it_follows_a_run_until_a_signal(state: StateDir) -> None:
     """A new window appears without a restart, on the alternate screen; SIGINT ends it with exit 0."""
     with on_terminal("top", state.dir, columns=80) as terminal:
-        terminal.wait_for("2 heard")
+        terminal.wait_for("2 received")
         state.window(60, "the-third")
-        terminal.wait_for("3 heard")
+        terminal.wait_for("3 received")
         terminal.wait_for("the-third")
         assert terminal.interrupt() == 0
     assert "\x1b[?1049l" in terminal.shown

@@ -1,4 +1,4 @@
-"""How much of a period was heard."""
+"""How much of a period is covered."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_second_that_is_missing_twice_counts_once() -> None:
 
 
 def test_one_of_two_feeds_is_enough() -> None:
-    """A gap of one feed is listed with the feed; the time was heard by the other."""
+    """A gap of one feed is listed with the feed; the time is covered by the other."""
     feeds = gaps_of_feeds(
         [FeedEvent(0.0, "a", "up", ""), FeedEvent(0.0, "b", "up", ""), FeedEvent(50.0, "b", "down", "lost")], 100.0
     )

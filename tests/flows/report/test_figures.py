@@ -118,7 +118,7 @@ def test_too_few_conversations_have_no_rank(tmp_path: Path) -> None:
 
 
 def test_what_was_not_measured_is_not_counted(tmp_path: Path) -> None:
-    """A window with frames alone is heard and has no figures; nothing at all gives no figures either."""
+    """A window with frames alone is counted and has no figures; nothing at all gives no figures either."""
     windows = read(tmp_path / "windows-2026-01-01.jsonl.gz", [window("a", 0.0, p95=None, loss=None, mos=None)])
     sums = totals(windows)
     assert (sums.windows, sums.breaching) == (1, 0)
