@@ -100,7 +100,11 @@ def test_alerts_are_those_of_a_clock_that_was_never_set(happening: list[Event]) 
     of_frames = [body for body in bodies[0] if body["alertType"] != "STREAM_STALLED"]
     assert {body["timestamp"] for body in of_frames} <= {json.loads(line)["received_at"] for line in lines}
     assert len({body["alertId"] for body in of_frames}) == len(of_frames)
-    assert (stepped.unwatched, stepped.conversations) == (steady.unwatched, steady.conversations)
+    assert stepped.unwatched == steady.unwatched
+    # One that is watched again counts again when its windows have ended, and steps back end windows.
+    ended = {event.conversation_id for event in happening if event.kind == "ended"}
+    if not any(event.kind == "watch" and event.conversation_id in ended for event in happening):
+        assert stepped.conversations == steady.conversations
 
 
 @settings(unhurried, max_examples=100)
