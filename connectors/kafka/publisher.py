@@ -101,6 +101,8 @@ class Publisher:
             reason = self._send(lines)
             if reason is None:
                 failures = 0
+                if self._is_late():  # the rest waits for the next run, however fast the brokers are
+                    return
                 continue
             failures += 1
             self._change(up=False, reason=reason)

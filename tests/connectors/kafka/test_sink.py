@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from connectors.kafka.connection import KafkaConnection
-from connectors.kafka.publisher import PublisherTiming
+from connectors.kafka.publisher import BATCH, Publisher, PublisherTiming
 from connectors.kafka.sink import KEPT_SNAPSHOTS, KafkaLinesSink, line_of
 from connectors.kafka.spool import Spool
 from tests.support.kafka import MockKafka, mock_kafka
@@ -112,6 +112,23 @@ def test_an_outage_holds_nothing_up(tmp_path: Path) -> None:
         partition = part(kafka, "away", path, mark)
         assert starts(kafka.read("away", 50)) == list(range(50))
         partition.close()
+
+
+def test_a_stop_leaves_a_backlog(kafka: MockKafka, tmp_path: Path) -> None:
+    """When the time to drain is over, what a batch does not hold waits for the next run, although the broker is up."""
+    kafka.create("backlog")
+    spool = Spool(tmp_path / "spool.sqlite3")
+    publisher = Publisher(spool, KafkaConnection((kafka.brokers,)), "backlog", timing=QUICK)
+    publisher.start()
+    spool.add(map(line_of, lines(0, 1).splitlines()))
+    publisher.wake()
+    until(lambda: spool.count() == 0)
+    spool.add(map(line_of, lines(0, 3 * BATCH).splitlines()))
+    publisher.stop(drain_s=0.0)
+    publisher.check()
+    assert not publisher._thread.is_alive()
+    assert spool.count() >= 2 * BATCH
+    spool.close()
 
 
 def test_a_line_that_kafka_refuses(kafka: MockKafka, tmp_path: Path) -> None:
