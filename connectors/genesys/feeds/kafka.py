@@ -104,6 +104,7 @@ class KafkaFeed(FeedBase):
         self._messages = _Messages(name, recorder, limits, rules, share, keep_raw=keep_raw, on_event=on_event)
         self._next = {partition: offset + 1 for partition, offset in recorded.items()}
         self._committed: dict[int, int] = {}
+        self._has_begun = False
         self._timing = timing
         self._clock = clock
         self._lost: str | None = None
@@ -202,11 +203,12 @@ class KafkaFeed(FeedBase):
         if not fresh:
             return
         for each in consumer.committed(fresh, timeout=self._timing.answer_s):
-            # A partition that was added while the feed reads is read from its beginning.
-            self._begin(consumer, each, "earliest" if known else self._start)
+            # A partition that was added while the feed reads, or is down, is read from its beginning.
+            self._begin(consumer, each, "earliest" if self._has_begun else self._start)
         for each in fresh:
             each.offset = self._next[each.partition]
         consumer.incremental_assign(fresh)
+        self._has_begun = True
         self._commit(consumer)  # so that a crash before the first message does not move the beginning
 
     def _begin(self, consumer: Any, at: Any, start: str) -> None:
@@ -284,6 +286,7 @@ class _Messages:
         self._selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=refused)
         self._own = OwnMessages(share)
         self._over = RecentIds(100_000)
+        self._keep_raw = keep_raw
         self._stamped = _StampedRecorder(recorder)
         self._events = MessageRecorder(
             name, self._stamped, limits, selection=self._selection, share=share, keep_raw=keep_raw
@@ -301,7 +304,8 @@ class _Messages:
         ids = received.conversation_ids
         if received.invalid or not ids:
             reason = f"message {position.id}: {received.invalid.get(0, 'not a frame')}"
-            self._recorder.invalid(message, reason, private=can_be_private(message))
+            # A topic may hold anything, in any encoding: no look at the text shows that it is harmless.
+            self._recorder.invalid(message, reason, private=not self._keep_raw)
             return
         if received.ended:
             self._over.add(ids[0])

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from connectors.format.owners import Share
+from connectors.format.privacy import fingerprint
 from connectors.genesys.feeds.base import FeedLimits
 from connectors.genesys.feeds.kafka import REMEMBERED_MESSAGES, KafkaFeed, KafkaTiming
 from connectors.journal.events import recorded_offsets
@@ -102,6 +103,19 @@ def test_what_is_not_a_frame(kafka: MockKafka) -> None:
     assert all(reason.partition(": ")[2] for reason in reasons)
 
 
+def test_the_text_of_what_is_not_a_frame(kafka: MockKafka) -> None:
+    """It may hold personal data in any encoding, so that it is kept only with `keep_raw`."""
+    kafka.create("avro")
+    message = b"\x00\x00\x00\x00\x07\x1a+4930123456\x0aAnna"
+    kafka.send("avro", message, b'{"caller":"Anna"}')
+    for keep_raw, kept in ((False, [fingerprint(message), fingerprint(b'{"caller":"Anna"}')]), (True, "Anna")):
+        tape = Tape()
+        with feeding(kafka, "avro", tape, keep_raw=keep_raw, group=f"avro-{keep_raw}"):
+            until(lambda: len(tape.of("invalid")) == 2)  # noqa: B023
+        texts = [text for text, _ in tape.of("invalid")]
+        assert all(kept in text for text in texts) if keep_raw else texts == kept
+
+
 def test_events_of_genesys(kafka: MockKafka) -> None:
     """An EventBridge event in the topic is recorded without personal data, and its conversation is watched."""
     kafka.create("events")
@@ -189,6 +203,20 @@ def test_a_topic_that_was_created_again(kafka: MockKafka) -> None:
     kafka.send("fresh", frame("c1"))
     tape = Tape()
     with feeding(kafka, "fresh", tape, recorded={0: 500}):
+        until(lambda: len(tape.of("frame")) == 1)
+
+
+def test_a_partition_that_was_added_in_an_outage(kafka: MockKafka) -> None:
+    """A feed that began at the end of the topic reads a partition that it finds later from its beginning."""
+    kafka.create("grown")
+    tape = Tape()
+    with feeding(kafka, "grown", tape, start="latest", group="grown"):
+        until(lambda: kafka.committed("grown", "grown") == 0)
+        kafka.fail("grown", TOPIC_AUTHORIZATION_FAILED)
+        until(lambda: tape.states() == ["up", "down"])
+        kafka.delete("grown")
+        kafka.create("grown", 2)
+        kafka.send("grown", frame("c1"), partition=1)
         until(lambda: len(tape.of("frame")) == 1)
 
 
