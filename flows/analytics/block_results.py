@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from connectors.format.records import FlowSettings
 from flows.analytics.alerts import Alert, Change
-from flows.analytics.groups import GroupPart, Span
+from flows.analytics.group_parts import GroupPart
+from flows.analytics.groups import Span
 from flows.analytics.window_lines import WindowLines
 from flows.analytics.windows import Summaries
 

@@ -13,7 +13,9 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from flows.analytics.alerts import Alert, incident_id_of, uuid5, uuid_text
-from flows.analytics.groups import GroupPart, GroupWindow, Span, group_window
+from flows.analytics.group_parts import GroupPart
+from flows.analytics.group_windows import GroupWindow, group_windows
+from flows.analytics.groups import Span
 from flows.analytics.rules import NO_FRAME, elapsed_s
 
 __all__ = ["GroupIncidents", "Judged"]
@@ -132,15 +134,14 @@ class GroupIncidents:
                 judged.alerts.append(_group_alert(group, state.incident, "resolved", end, share, window, span))
 
     def _take_windows(self, end: float, span: Span, judged: Judged) -> dict[Group, GroupWindow]:
-        windows: dict[Group, GroupWindow] = {}
-        for key in sorted(key for key in self._pending if key[0] == end):
-            windows[key[2:]] = group_window(self._pending.pop(key), span.groups.part)
-            judged.lines.append(windows[key[2:]].line)
-        return windows
+        keys = sorted(key for key in self._pending if key[0] == end)
+        windows = group_windows([self._pending.pop(key) for key in keys], span.groups.part)
+        judged.lines.extend(window.line for window in windows)
+        return {key[2:]: window for key, window in zip(keys, windows, strict=True)}
 
     def _write_pending(self, span: Span, judged: Judged) -> None:
-        for key in sorted(self._pending):
-            judged.lines.append(group_window(self._pending[key], span.groups.part).line)
+        windows = group_windows([self._pending[key] for key in sorted(self._pending)], span.groups.part)
+        judged.lines.extend(window.line for window in windows)
         self._pending = {}
 
     def _new_incident(self, group: Group, end: float) -> str:

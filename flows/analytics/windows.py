@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from connectors.format.records import WindowSettings
 from flows.analytics.histograms import Histogram
+from flows.analytics.ranks import ranks
 from flows.analytics.voice_quality import CODECS, codecs, mos_from_r, r_factor
 
 __all__ = ["TEXTS", "Column", "OpenWindows", "Summaries", "Traits", "by_end", "open_windows", "pane_of", "summarise"]
@@ -265,7 +266,7 @@ def summarise(
     window = np.concatenate([window[index] for window, index in zip(windows, inside, strict=True)])
     slots = int(frames.slot.max()) + 1
     lowest = int(window.min())
-    groups, group = _ranks((window - lowest) * slots + frames.slot[row].astype(np.int64))
+    groups, group = ranks((window - lowest) * slots + frames.slot[row].astype(np.int64))
     values = np.full((len(groups), len(Column)), np.nan)
     number = groups // slots + lowest
     values[:, Column.START] = number * slide_ms / 1000.0
@@ -288,19 +289,6 @@ def _rate(closed: Summaries, default: int, traits: Traits | None) -> None:
     delay_ms, packet_loss = closed.values[:, Column.LATENCY_MEAN], closed.values[:, Column.LOSS_MEAN]
     closed.values[:, Column.MOS] = np.round(mos_from_r(r_factor(delay_ms, packet_loss, codecs(codec))), 3)
     closed.values[:, Column.CODEC] = codec
-
-
-def _ranks(key: Ints) -> tuple[Ints, Ints]:
-    """Return the distinct keys in order, and for each row the place of its key. Keys are not negative."""
-    span = int(key.max()) + 1
-    if span > 8 * len(key) + 65536:
-        distinct, rank = np.unique(key, return_inverse=True)
-        return distinct, rank
-    present = np.zeros(span, np.bool_)
-    present[key] = True
-    distinct = np.flatnonzero(present)
-    place = np.cumsum(present) - 1
-    return distinct, place[key]
 
 
 def _latencies(values: Floats, group: Ints, latency_us: Floats) -> None:

@@ -23,7 +23,9 @@ from connectors.format.lines import line_time
 from connectors.journal.segments import segments
 from connectors.state.files import LOCK_NAME, make_private_dir, state_errors
 from flows.analytics.group_incidents import GroupIncidents, Judged
-from flows.analytics.groups import GroupPart, Span, part_of_line
+from flows.analytics.group_parts import GroupPart
+from flows.analytics.group_windows import part_of_line
+from flows.analytics.groups import Span
 from flows.analytics.precedence import flow_settings
 from flows.commands.export import result_lines
 from flows.data.results import result_files
