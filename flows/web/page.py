@@ -126,6 +126,7 @@ class LivePage:
     def _spawn(self) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.web.process"],
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             env=self._environ,
@@ -135,7 +136,6 @@ class LivePage:
         assert process.stdin is not None
         with suppress(BrokenPipeError):  # it has ended already, which the supervisor sees
             process.stdin.write(orjson.dumps(self._told) + b"\n")
-            process.stdin.flush()
         return process
 
     def _supervise(self) -> None:
@@ -148,6 +148,19 @@ class LivePage:
             if self._stopping.is_set():
                 return
             get_logger(__name__).error("live_page_ended", code=code)
-            if self._stopping.wait(RESTART_S):
+            if not self._spawn_again():
                 return
-            self._process = self._spawn()
+
+    def _spawn_again(self) -> bool:
+        """Start the process after a pause, repeatedly until that works; False if the page stops."""
+        failure = ""
+        while not self._stopping.wait(RESTART_S):
+            try:
+                self._process = self._spawn()
+            except OSError as error:  # no memory, no descriptors
+                if str(error) != failure:
+                    get_logger(__name__).error("live_page_not_started", error=str(error))
+                failure = str(error)
+            else:
+                return True
+        return False

@@ -267,12 +267,13 @@ class _Pages:
         return HTMLResponse(page, error.status_code)
 
     async def _changes(self) -> AsyncIterator[bytes]:
-        told, told_at = -1, 0.0
+        told: tuple[int, str] | None = None
+        told_at = 0.0
         while True:
-            version, at = self._reader.model.version, time.monotonic()
-            if version != told:
-                yield b"data: %d\n\n" % version
-                told, told_at = version, at
+            state, at = (self._reader.model.version, self._reader.failure), time.monotonic()
+            if state != told:
+                yield b"data: %d\n\n" % state[0]
+                told, told_at = state, at
             elif at - told_at >= HEARTBEAT_S:
                 yield b": nothing new\n\n"
                 told_at = at
@@ -300,6 +301,7 @@ class _Pages:
         return span, figures | {
             "pending": sum(row["pending"] for row in rows),
             "dead": sum(row["dead"] for row in rows),
+            "failure": self._reader.failure,
             "lag_s": None if at is None else max(self._now() - at, 0.0),
         }
 

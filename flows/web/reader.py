@@ -24,6 +24,8 @@ from flows.web.tail import CHUNK_BYTES, JournalFollower, LinesFollower
 __all__ = ["StateReader"]
 
 POLL_S: Final = 0.5
+# After an unexpected error, which may come again at the same place: all files are read again.
+AGAIN_S: Final = 2.0
 T = TypeVar("T")
 # Between two pieces, so that the threads of the dataflow take their turn.
 PAUSE_S: Final = 0.001
@@ -44,6 +46,7 @@ class StateReader:
         self.changed = threading.Condition()
         self.model = Model(keep_s=keep_s)
         self.caught_up = threading.Event()
+        self.failure = ""  # why the newest attempt to read failed
         self._windows_decoder = msgspec.json.Decoder(Window)
         self._alerts_decoder = msgspec.json.Decoder(Alert)
         self._groups_decoder = msgspec.json.Decoder(Group)
@@ -70,19 +73,30 @@ class StateReader:
         self.caught_up.set()
 
     def _run(self) -> None:
-        reported = ""
+        is_broken = False
         while not self._stop.is_set():
-            before = self.model, self.model.version
+            before = self.model, self.model.version, self.failure
             try:
+                if is_broken:  # what was read may be half of a piece
+                    self._close()
+                    self._open(Model(keep_s=self._keep_s))
                 self.read_once()
+                self.failure, is_broken = "", False
             except (OSError, EOFError, zstd.ZstdError) as error:
-                if str(error) != reported:  # once, not twice a second
-                    get_logger(__name__).warning("web_reader_failed", error=str(error))
-                reported = str(error)
-            if before != (self.model, self.model.version):
+                self._report(str(error))
+            except Exception as error:  # a bug, which must not freeze the page in silence
+                self._report(repr(error), error)
+                is_broken = True
+            if before != (self.model, self.model.version, self.failure):
                 with self.changed:
                     self.changed.notify_all()
-            self._stop.wait(POLL_S)
+            self._stop.wait(AGAIN_S if is_broken else POLL_S)
+
+    def _report(self, failure: str, bug: Exception | None = None) -> None:
+        """Show a failure on the page; log it once, not at each attempt."""
+        if failure != self.failure:
+            get_logger(__name__).warning("web_reader_failed", error=failure, exc_info=bug)
+        self.failure = failure
 
     def _open(self, model: Model) -> None:
         state = self._state

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
 from backports import zstd
+from structlog.testing import capture_logs
 
 from connectors.runtime.shutdown import Shutdown
 from flows.web import queries
@@ -15,9 +18,13 @@ from flows.web.heat import heat_map
 from flows.web.history import windows_of
 from flows.web.queries import Span
 from flows.web.reader import StateReader, offset_at
+from tests.support.callbacks import eventually
 from tests.support.state_dirs import BEGAN, HOSTILE, StateDir
 
 HOUR = Span("custom", BEGAN - 1800, BEGAN + 1800, 60)
+
+
+WAIT_S = 30.0
 
 
 def reader_of(state: StateDir, *, keep_s: float = 86_400.0) -> StateReader:
@@ -349,3 +356,45 @@ def test_a_replay_is_shown_as_its_files_say(tmp_path: Path) -> None:
     assert figures["windows"] == len(windows)
     assert figures["conversations"] == len({window["conversation_id"] for window in windows})
     assert queries.incidents(reader.model, span, {}, 0)[1] == len({alert["incidentId"] for alert in alerts})
+
+
+def warnings_of(logs: list[MutableMapping[str, Any]]) -> list[bool]:
+    return ["exc_info" in one and one["exc_info"] is not None for one in logs if one["event"] == "web_reader_failed"]
+
+
+def test_an_unexpected_error_is_shown_and_all_is_read_again(tmp_path: Path) -> None:
+    """The thread goes on with a new model; the error is logged once, with its trace."""
+    state = StateDir(tmp_path / "state")
+    state.window(0, "a")
+    reader = StateReader(state.dir, keep_s=86_400.0)
+    with capture_logs() as logs:
+        reader.start()
+        eventually(lambda: queries.figures(reader.model, HOUR)["windows"] == 1, WAIT_S)
+        broken = reader.model
+        with broken.lock:
+            broken.db.execute("DROP TABLE conversations")
+        state.window(10, "b")
+        eventually(lambda: "no such table" in reader.failure, WAIT_S)
+        eventually(lambda: reader.model is not broken, WAIT_S)
+        eventually(lambda: reader.failure == "", WAIT_S)
+        assert queries.figures(reader.model, HOUR)["windows"] == 2
+        assert reader.model.version > broken.version
+        reader.stop()
+    assert warnings_of(logs) == [True]
+
+
+def test_files_that_cannot_be_read_are_reported_once(tmp_path: Path) -> None:
+    """Each attempt is a new one: when the file can be read again, the failure is gone."""
+    state = StateDir(tmp_path / "state")
+    windows = state.dir / "windows.jsonl"
+    reader = StateReader(state.dir, keep_s=86_400.0)
+    with capture_logs() as logs:
+        reader.start()
+        assert reader.caught_up.wait(WAIT_S)
+        windows.symlink_to(windows)
+        eventually(lambda: "symbolic links" in reader.failure, WAIT_S)
+        windows.unlink()
+        state.window(0, "a")
+        eventually(lambda: reader.failure == "" and queries.figures(reader.model, HOUR)["windows"] == 1, WAIT_S)
+        reader.stop()
+    assert warnings_of(logs) == [False]

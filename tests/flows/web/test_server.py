@@ -376,3 +376,22 @@ def peer_is_gone(client: socket.socket) -> bool:
         return True
     time.sleep(0.05)
     return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
+
+
+def test_a_failure_to_read_the_files_is_on_every_view(state: StateDir) -> None:
+    """The reason is text, and the JSON has it as well; browsers that follow the page are woken."""
+    looped = state.dir / HOSTILE.replace("/", "")
+    with serving(state) as address:
+        assert "cannot be read" not in ask(address, "/fleet")[2]
+        (state.dir / "windows.jsonl").unlink()
+        looped.symlink_to(looped)
+        (state.dir / "windows.jsonl").symlink_to(looped)
+
+        def failure() -> str:
+            return str(json.loads(ask(address, "/api/fleet")[2])["figures"]["failure"])
+
+        eventually(lambda: failure() != "", WAIT_S)
+        for view in VIEWS:
+            text = ask(address, view)[2]
+            assert "The files cannot be read" in text
+            assert "<img src=x" not in text
