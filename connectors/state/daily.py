@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gzip
 import mmap
+import os
 import re
 import shutil
 import time
@@ -27,7 +28,14 @@ import orjson
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.runtime.logs import get_logger
-from connectors.state.files import last_line, logged_failures, make_private_dir, state_errors, sync_directory
+from connectors.state.files import (
+    last_line,
+    logged_failures,
+    make_private_dir,
+    replace_durably,
+    state_errors,
+    sync_directory,
+)
 from connectors.state.sinks import JsonLinesPartition
 
 __all__ = ["DailyLinesSink", "daily_files"]
@@ -191,10 +199,12 @@ def _put_back(path: Path, newest: str) -> None:
 def _unpack(file: Path, path: Path) -> None:
     """Move a renamed file to `path`, and decompress it if it was compressed."""
     if file.suffix == ".gz":
-        unfinished = path.with_name(f"{path.name}.new")
-        with gzip.open(file) as packed, unfinished.open("wb") as plain:
-            shutil.copyfileobj(packed, plain)
-        unfinished.replace(path)
+
+        def decompress(descriptor: int) -> None:
+            with gzip.open(file) as packed, open(descriptor, "wb", closefd=False) as plain:
+                shutil.copyfileobj(packed, plain)
+
+        os.close(replace_durably(path, decompress))
         file.unlink()
     else:
         file.replace(path)

@@ -137,6 +137,7 @@ def test_a_fresh_start_keeps_what_the_journal_no_longer_has(tmp_path: Path, *, p
         part.close()
         assert numbers(path) == list(range(15))
         assert list(daily_files(path)) == ["1970-01-05"]
+        assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("*.jsonl")} == {0o600}
 
 
 def test_old_days_are_removed(tmp_path: Path) -> None:
