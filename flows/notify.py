@@ -10,7 +10,6 @@ import orjson
 from connectors.callbacks.routes import Route
 from connectors.callbacks.targets import Target, callback_of, route_of
 from connectors.format.rule_names import is_lasting
-from connectors.format.signals import AUDIO_RULES
 from flows.analytics.alerts import Alert
 from flows.settings.models import Settings
 from flows.settings.notify import NotifySettings, notify_secrets
@@ -19,9 +18,6 @@ if TYPE_CHECKING:
     from connectors.callbacks.outbox import Callback
 
 __all__ = ["Notifier"]
-
-# The rules whose alerts are resolved under the policy `frame`, too.
-_IN_EVERY_POLICY = frozenset({"GROUP_DEGRADED", "PLATFORM_EVENT", *AUDIO_RULES})
 
 
 class Notifier:
@@ -50,9 +46,7 @@ class Notifier:
             return []
         shown: dict[str, Any] = orjson.loads(alert.body)
         link, severity = self._web.link(shown), self._severity.get(alert.rule, "warning")
-        lasts = is_lasting(alert.rule, shown.get("evidence")) and (
-            self._policy == "incident" or alert.rule in _IN_EVERY_POLICY
-        )
+        lasts = is_lasting(alert.rule, shown.get("evidence"), framewise=self._policy == "frame")
         return [
             callback_of(target, shown, alert.body, severity, link, is_resolved_later=lasts)
             for table, target in self._targets

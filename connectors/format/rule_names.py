@@ -46,15 +46,23 @@ LASTING_EVENTS: Final = frozenset({TRUNK_MISMATCHES, EDGE_STATUS})
 """The events of `PLATFORM_EVENT` that are a state, which is resolved when it is over."""
 
 
-def is_lasting(rule: str, evidence: Mapping[str, Any] | None) -> bool:
-    """Return whether a raised alert is followed by a resolved one, under the policy `incident`.
+_IN_EVERY_POLICY: Final = frozenset({"GROUP_DEGRADED", "ONE_WAY_AUDIO", "DEAD_AIR", "PLATFORM_EVENT"})
+"""The rules whose alerts are resolved under the policy `frame`, too."""
+
+
+def is_lasting(rule: str, evidence: Mapping[str, Any] | None, *, framewise: bool = False) -> bool:
+    """Return whether a raised alert is followed by a resolved one; `framewise` under the policy `frame`.
 
     A LOW_MOS with evidence is the MOS that Genesys measured of a leg, which is over: nothing resolves it. Events of the
     platform are resolved if they are a state.
 
     >>> is_lasting("LOW_MOS", None), is_lasting("LOW_MOS", {"minMos": 2.1})
     (True, False)
+    >>> is_lasting("LOW_MOS", None, framewise=True), is_lasting("DEAD_AIR", None, framewise=True)
+    (False, True)
     """
+    if framewise and rule not in _IN_EVERY_POLICY:
+        return False
     if rule == "PLATFORM_EVENT":
         return evidence is not None and evidence.get("event") in LASTING_EVENTS
     return rule in LASTING and not (rule == "LOW_MOS" and evidence is not None)

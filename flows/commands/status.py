@@ -120,7 +120,7 @@ def read_status(directory: Path, now: float) -> Status:
             lag=_lag(state, last_record_at),
             outbox=outbox,
             kafka=kafka,
-            incidents=_open_incidents(directory),
+            incidents=_open_incidents(directory, newest),
             disk_bytes=sizes,
             free_bytes=shutil.disk_usage(directory).free,
         )
@@ -171,14 +171,16 @@ def _time_at(segment: Path, offset: int) -> float | None:
     return record_time(line) if line else None
 
 
-def _open_incidents(directory: Path) -> list[Alert]:
+def _open_incidents(directory: Path, newest: bytes) -> list[Alert]:
+    settings = [record["settings"] for record in control_records(newest, ("settings",))]
+    framewise = bool(settings) and settings[-1].get("alerts", {}).get("policy") == "frame"
     decoder = msgspec.json.Decoder(Alert)
     found: dict[str, Alert] = {}
     for line, _ in result_lines(directory, "alerts"):
         alert = decoder.decode(line)
         if alert.state == "resolved":
             found.pop(alert.incident_id, None)
-        elif alert.is_lasting:
+        elif alert.lasts(framewise=framewise):
             found[alert.incident_id] = alert
     return list(found.values())
 

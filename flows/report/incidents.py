@@ -98,7 +98,7 @@ def learn_limits(alerts: Iterable[Alert], limits: dict[str, Watched], usual: Wat
 
 
 def incidents_of(alerts: Iterable[Alert], *, framewise: bool) -> list[Incident]:
-    """Return the incidents in the order in which they were raised. With `framewise`, each alert stands for itself."""
+    """Return the incidents in the order in which they were raised. With `framewise`, most stand for themselves."""
     found: dict[str, Incident] = {}
     for alert in alerts:
         known = found.get(alert.incident_id)
@@ -116,7 +116,7 @@ def incidents_of(alerts: Iterable[Alert], *, framewise: bool) -> list[Incident]:
                 alert.metric_value,
                 alert.threshold,
                 alert.inhibited_by is not None,
-                alert.is_lasting and not framewise,
+                alert.lasts(framewise=framewise),
                 code=None if (said := alert.evidence) is None else said.code or said.disconnect_type,
             )
     return list(found.values())

@@ -83,10 +83,10 @@ class Alert(msgspec.Struct, rename="camel", gc=False):
     inhibited_by: str | None = None
     evidence: Evidence | None = None
 
-    @property
-    def is_lasting(self) -> bool:
+    def lasts(self, *, framewise: bool) -> bool:
         """Return whether a resolved alert follows this raised one, so that its incident is open until then."""
-        return is_lasting(self.alert_type, None if self.evidence is None else {"event": self.evidence.event})
+        evidence = None if self.evidence is None else {"event": self.evidence.event}
+        return is_lasting(self.alert_type, evidence, framewise=framewise)
 
 
 class Group(msgspec.Struct, gc=False):

@@ -141,7 +141,7 @@ class Model:
         """Take alerts: they raise, resolve or are incidents."""
         framewise = self.settings.get("alerts", {}).get("policy") == "frame"
         for alert in alerts:
-            lasting = alert.is_lasting and not framewise
+            lasting = alert.lasts(framewise=framewise)
             if alert.state == "resolved":
                 self.db.execute(
                     "UPDATE incidents SET resolved = ?, reason = ? WHERE id = ?",

@@ -61,6 +61,18 @@ def test_open_incidents_are_those_without_a_resolve(tmp_path: Path) -> None:
     assert "GROUP_DEGRADED queue support since" in text
 
 
+def test_alerts_of_single_frames_are_not_open(tmp_path: Path) -> None:
+    """With the policy `frame` only the incidents that are resolved under it, too, are open."""
+    state = StateDir(tmp_path / "state")
+    state.record(0, settings={"alerts": {"policy": "frame"}})
+    for number in range(3):
+        state.alert(1 + number, "c1", "raised", number)
+    state.alert(5, "c1", "raised", 4, alertType="DEAD_AIR")
+    state.alert(6, None, "raised", 5, alertType="GROUP_DEGRADED", group={"queue": "support"})
+    state.alert(7, None, "resolved", 5, alertType="GROUP_DEGRADED", group={"queue": "support"})
+    assert [one["incidentId"] for one in status_of(state.dir)["incidents"]] == ["incident-4"]
+
+
 def test_what_needs_attention_is_named(tmp_path: Path) -> None:
     """A feed that is down while a run goes on, dead callbacks, and a callback that has waited for hours."""
     state = StateDir(tmp_path / "state")

@@ -147,6 +147,16 @@ def test_alerts_that_last_no_time_are_never_open(tmp_path: Path) -> None:
     assert queries.incidents(reader.model, HOUR, {}, 0)[1] == 2
 
 
+def test_states_are_open_under_each_policy(tmp_path: Path) -> None:
+    """An edge that is offline is open until it is online, with the policy `frame`, too."""
+    state = StateDir(tmp_path / "state")
+    state.record(0, settings={"alerts": {"policy": "frame"}})
+    state.alert(6, None, "raised", 2, alertType="PLATFORM_EVENT", evidence={"event": "edge.onlineStatus"})
+    reader = reader_of(state)
+    assert queries.figures(reader.model, HOUR)["open"] == 1
+    assert queries.incidents(reader.model, HOUR, {"state": "open"}, 0)[1] == 1
+
+
 def test_a_group_incident_names_its_group(tmp_path: Path) -> None:
     """It has no conversation, but a group and numbers."""
     state = StateDir(tmp_path / "state")
