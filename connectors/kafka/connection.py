@@ -20,6 +20,7 @@ _ADVICE: Final = {
     "_MSG_TIMED_OUT": "no broker answered in time",
     "_RESOLVE": "the name of a broker is unknown",
     "_SSL": "TLS failed; check kafka.tls, kafka.tls_ca and the brokers' certificates",
+    "_INVALID_ARG": "the client cannot be set up; check kafka.tls_ca, kafka.tls_cert and kafka.tls_key",
     "_AUTHENTICATION": "the brokers refused the user name or password",
     "SASL_AUTHENTICATION_FAILED": "the brokers refused the user name or password",
     "TOPIC_AUTHORIZATION_FAILED": "the user may not use the topic; it needs an ACL",

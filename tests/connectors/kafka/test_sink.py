@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from connectors.kafka.connection import KafkaConnection
+from connectors.kafka.connection import KafkaConnection, topic_problem
 from connectors.kafka.publisher import BATCH, Publisher, PublisherTiming
 from connectors.kafka.sink import KEPT_SNAPSHOTS, KafkaLinesSink, line_of
 from connectors.kafka.spool import Spool
@@ -52,6 +52,14 @@ def test_lines_reach_the_topic(kafka: MockKafka, tmp_path: Path) -> None:
     assert starts(messages) == [0, 1, 2, 3, 4]
     assert {one.key() for one in messages} == {b"c0", b"c1", b"c2"}
     assert [dict(one.headers())["id"].decode() for one in messages] == [line_of(one.value()).id for one in messages]
+
+
+def test_a_certificate_that_is_not_one(tmp_path: Path) -> None:
+    """A file that is not PEM is named as the reason, by its settings."""
+    file = tmp_path / "client.pem"
+    file.write_text("not PEM")
+    connection = KafkaConnection(("127.0.0.1:1",), tls=True, cert=file, key=file)
+    assert "check kafka.tls_ca, kafka.tls_cert and kafka.tls_key" in str(topic_problem(connection, "windows", 0.1))
 
 
 def test_keys_and_ids() -> None:
