@@ -76,8 +76,8 @@ class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
                 _put_back(path, newest)
         self._newest = newest
         self._is_fresh = is_fresh
-        # What a fresh start may keep is known with its first line; without days it keeps nothing.
-        size = path.stat().st_size if is_fresh and keep_days is not None and path.exists() else size
+        # What a fresh start may keep is known with its first line.
+        size = path.stat().st_size if is_fresh and path.exists() else size
         self._file = JsonLinesPartition(path, size)
         self._size = size
         self._day = _day_of_end(path, field) if size and not is_fresh else ""
@@ -92,13 +92,13 @@ class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
         with logged_failures("output_rotate_failed", path=str(self._path)):
             for value in filter(None, values):
                 if self._is_fresh:
-                    self._begin_at(orjson.loads(value[: value.find(b"\n") + 1])[self._field])
+                    self._begin_at(value[: value.find(b"\n") + 1])
                 self._turn_to(_day(value, self._field))
                 self._write(value)
 
     def snapshot(self) -> DailyState:
         size = self._file.snapshot()
-        if self._keep_days is None and not self._newest:
+        if self._keep_days is None and not self._newest and not (self._is_fresh and size):
             return size  # as before there were days
         with logged_failures("output_tidy_failed", path=str(self._path)):
             self._tidy()
@@ -111,9 +111,9 @@ class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
         self._file.write_batch([data])
         self._size += len(data)
 
-    def _begin_at(self, first: float) -> None:
-        """Remove the lines from the time `first` on (epoch seconds), which the flow writes again; repeatable."""
-        day = _day_of(first)
+    def _begin_at(self, first: bytes) -> None:
+        """Remove the lines from the line `first` on, which the flow writes again; repeatable."""
+        day = _day(first, self._field)
         with state_errors(f"removing results of {day} and later"):
             later = {each: file for each, file in daily_files(self._path).items() if each >= day}
             if later:
@@ -167,8 +167,8 @@ class DailyLinesSink(FixedPartitionedSink[bytes, DailyState]):
     `field` is the key of a line's time (epoch seconds). A chunk goes into the file of its last line's day. With
     `keep_days` None the file in force is written on, and nothing is removed.
 
-    Without a resume state, lines from the first line's time on are removed: the flow writes them again. Earlier ones
-    stay: the journal may no longer hold them. With `keep_days` None the file starts empty.
+    Without a resume state, the first line and what follows it are removed: the flow writes them again. Earlier lines
+    stay, for the journal may no longer hold them.
 
     Delivery guarantee: exactly once, with recovery on, whenever it is killed.
     """
@@ -211,14 +211,22 @@ def _unpack(file: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
-def _length_before(path: Path, field: str, first: float) -> int:
-    """Return the length of the file up to and with its last line whose time is before `first`; 0 without one."""
+def _length_before(path: Path, field: str, first: bytes) -> int:
+    """Return the length of the file up to the line `first`; without it, up to its last line of an earlier time.
+
+    The file may not have it: the journal may begin in the middle of the first window.
+    """
     size = path.stat().st_size if path.exists() else 0
     if not size:
         return 0
+    at = orjson.loads(first)[field]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if data[: len(first)] == first:
+            return 0
+        if found := data.find(b"\n" + first) + 1:
+            return found
         end = data.rfind(b"\n") + 1  # what follows was cut off by a crash
-        while end and orjson.loads(data[(begin := data.rfind(b"\n", 0, end - 1) + 1) : end])[field] >= first:
+        while end and orjson.loads(data[(begin := data.rfind(b"\n", 0, end - 1) + 1) : end])[field] >= at:
             end = begin
     return end
 

@@ -140,6 +140,31 @@ def test_a_fresh_start_keeps_what_the_journal_no_longer_has(tmp_path: Path, *, p
         assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("*.jsonl")} == {0o600}
 
 
+def test_a_fresh_start_keeps_earlier_lines_without_days(tmp_path: Path) -> None:
+    """In the one file, too, also where the first line is of a window that the journal now begins in the middle of."""
+    path = tmp_path / "windows.jsonl"
+    part = opened(path, keep_days=None)
+    part.write_batch([line(number, number) for number in range(6)])
+    part.close()
+    state = None
+    for first in (line(3, 3), line(33, 3)):
+        part = opened(path, state, keep_days=None)
+        state = part.snapshot()
+        part.write_batch([first, line(4, 4)])
+        part.close()
+        assert numbers(path) == [0, 1, 2, json.loads(first)["n"], 4]
+
+
+def test_a_fresh_start_repeats_no_line_of_before_a_clock_step(tmp_path: Path) -> None:
+    """Times may be smaller after a step back: the first line itself says where the flow begins again."""
+    path = tmp_path / "windows.jsonl"
+    for _ in range(2):
+        part = opened(path, keep_days=None)
+        part.write_batch([line(0, 5), line(1, 6), line(2, 4.5)])
+        part.close()
+        assert numbers(path) == [0, 1, 2]
+
+
 def test_old_days_are_removed(tmp_path: Path) -> None:
     """Files of days that ended longer ago are removed, packed or not, but none that was written to just now."""
     path = tmp_path / "windows.jsonl"
