@@ -164,6 +164,7 @@ class KafkaFeed(FeedBase):
                 committed = monotonic()
             if monotonic() - looked >= self._timing.look_s:
                 self._assign(consumer)
+                self._committed.clear()  # Kafka forgets the offset of a quiet partition that is not committed again
                 looked = monotonic()
         self._commit(consumer)
 
@@ -203,6 +204,8 @@ class KafkaFeed(FeedBase):
         if not fresh:
             return
         for each in consumer.committed(fresh, timeout=self._timing.answer_s):
+            if each.error is not None:
+                raise _LostError(describe(each.error))
             # A partition that was added while the feed reads, or is down, is read from its beginning.
             self._begin(consumer, each, "earliest" if self._has_begun else self._start)
         for each in fresh:
@@ -258,7 +261,9 @@ class KafkaFeed(FeedBase):
             return
         places = [confluent_kafka.TopicPartition(self._topic, *each) for each in due.items()]
         try:
-            consumer.commit(offsets=places, asynchronous=False)
+            for each in consumer.commit(offsets=places, asynchronous=False):
+                if each.error is not None:
+                    raise confluent_kafka.KafkaException(each.error)
             self._committed |= due
         except confluent_kafka.KafkaException as error:
             get_logger(__name__).warning("offsets_not_committed", feed=self._name, reason=describe(error))
