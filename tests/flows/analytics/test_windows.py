@@ -16,7 +16,7 @@ from connectors.format.ids import Ids
 from connectors.format.words import text_of
 from flows.analytics.label_texts import LabelTexts, with_long_texts
 from flows.analytics.window_lines import FEW_WINDOWS, window_lines, window_object
-from flows.analytics.windows import Frames, OpenWindows, Summaries, by_end, pane_of
+from flows.analytics.windows import TEXTS, Column, Frames, OpenWindows, Summaries, by_end, pane_of
 
 NAN = math.nan
 
@@ -209,11 +209,14 @@ def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any]
     for labels in ({"queue": "é"}, {"agent": "x" * 128, "queue": "y" * 128}, {"edge": "\x00"}):
         texts.number(labels)
     values = np.array(
-        [[*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec, n, n * (codec == 1)] for _, v, c, codec, n in rows]
+        [
+            [*v[:2], c[0], c[1], *v[2:8], c[2], *v[8:], codec, n, n * (codec == 1), n * (c[0] % 2)]
+            for _, v, c, codec, n in rows
+        ]
     )
-    values = values.reshape(-1, 17)
+    values = values.reshape(-1, len(Column))
     expected = [
-        orjson.dumps(window_object(one, row, texts.text(int(row[-2])), texts.text(int(row[-1]))))
+        orjson.dumps(window_object(one, row, *(texts.text(int(row[column])) for column in TEXTS)))
         for one, row in zip(ids, values.tolist(), strict=True)
     ]
     keys = Ids.of(ids)
@@ -226,6 +229,8 @@ def test_lines_formatted_together_are_those_formatted_one_by_one(rows: list[Any]
 def test_one_long_id_makes_no_other_line_longer(windows: int) -> None:
     """Otherwise the name of one conversation would cost a megabyte of memory for each window of all others."""
     ids = Ids.of(["x" * 1_000_000, *map(str, range(windows - 1))])
-    lines = window_lines(ids, np.zeros((windows, 17)) + ([1.0] * 15 + [0.0, 0.0]), LabelTexts()).text
+    lines = window_lines(
+        ids, np.zeros((windows, len(Column))) + ([1.0] * Column.LABELS + [0.0] * len(TEXTS)), LabelTexts()
+    ).text
     assert lines.nbytes < windows * 1000
     assert ids.written_out(text_of(lines[0])).startswith(b'{"conversation_id":"xxx')
