@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import Final
 import orjson
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
+from connectors.errors import StateError
 from connectors.runtime.logs import get_logger
 from connectors.state.files import (
     last_line,
@@ -192,8 +194,7 @@ def _put_back(path: Path, newest: str) -> None:
     for file in reversed(later[1:]):
         file.unlink()
     if later:
-        later[0].replace(path)
-        sync_directory(path.parent)
+        _unpack(later[0], path)
 
 
 def _unpack(file: Path, path: Path) -> None:
@@ -202,7 +203,10 @@ def _unpack(file: Path, path: Path) -> None:
 
         def decompress(descriptor: int) -> None:
             with gzip.open(file) as packed, open(descriptor, "wb", closefd=False) as plain:
-                shutil.copyfileobj(packed, plain)
+                try:
+                    shutil.copyfileobj(packed, plain)
+                except (EOFError, zlib.error) as error:
+                    raise StateError(f"{file} is damaged ({error}): put it back whole, or move it away") from error
 
         os.close(replace_durably(path, decompress))
         file.unlink()

@@ -165,6 +165,28 @@ def test_a_fresh_start_repeats_no_line_of_before_a_clock_step(tmp_path: Path) ->
         assert numbers(path) == [0, 1, 2]
 
 
+def test_a_day_that_was_packed_is_put_back_as_lines(tmp_path: Path) -> None:
+    """A file that was renamed after the snapshot, and then compressed; one that is damaged is named."""
+    path = tmp_path / "windows.jsonl"
+    part = opened(path)
+    part.write_batch([line(0, 0)])
+    state = part.snapshot()
+    part.write_batch([line(1, 1)])
+    part.close()
+    [day] = daily_files(path).values()
+    content = gzip.compress(day.read_bytes())
+    day.unlink()
+    packed = day.with_name(day.name + ".gz")
+    packed.write_bytes(content[:-9])
+    with pytest.raises(StateError, match=r"windows-1970-01-01\.jsonl\.gz is damaged"):
+        opened(path, state)
+    packed.write_bytes(content)
+    part = opened(path, state)
+    part.write_batch([line(1, 1)])
+    part.close()
+    assert numbers(path) == [0, 1]
+
+
 def test_old_days_are_removed(tmp_path: Path) -> None:
     """Files of days that ended longer ago are removed, packed or not, but none that was written to just now."""
     path = tmp_path / "windows.jsonl"
