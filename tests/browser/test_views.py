@@ -258,6 +258,45 @@ def test_a_call_is_drawn_with_its_parties_and_the_mos_of_genesys(tmp_path: Path,
         assert visit.violations() == []
 
 
+def test_a_chart_without_values_says_why(tmp_path: Path, chromium: Any) -> None:
+    """Latency alone leaves two charts empty, each with its reason; a peak is explained beside the worst p95."""
+    state = StateDir(tmp_path / "state")
+    state.feed(0, "up")
+    state.window(0, "call", p95=300.0)
+    state.alert(5, "call", "raised", 1)
+    file = state.dir / "windows.jsonl"
+    file.write_bytes(orjson.dumps(orjson.loads(file.read_bytes()) | {"packet_loss": None, "mos": None}) + b"\n")
+    with served(state.dir) as base, visiting(chromium, base) as visit:
+        page = visit.go(f"/conversation?id=call&{RANGE}")
+        page.wait_for_selector("[data-chart=lanes] canvas")
+        shown = [one.get_attribute("data-empty") for one in page.locator("[data-empty]:visible").all()]
+        assert shown == ["loss", "mos"]
+        assert "Peak: for latency and loss" in page.locator("#own-incidents").inner_text()
+        assert visit.violations() == []
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_no_field_of_a_row_is_cut_off(tmp_path: Path, chromium: Any, width: int) -> None:
+    """Incidents and conversations with many labels need no sideways scrolling."""
+    state = StateDir(tmp_path / "state")
+    state.feed(0, "up")
+    labels: dict[str, Any] = {
+        "agent": "Ada Abel",
+        "direction": "inbound",
+        "edge": "edge-frankfurt-2",
+        "provider": "Edge",
+        "queue": "Support",
+    }
+    id_ = "44854dc9-1097-41c1-bc82-b5879e59aaa2"
+    state.window(0, id_, p95=300.0, **labels)
+    state.alert(5, id_, "raised", 1, labels=labels)
+    with served(state.dir) as base, visiting(chromium, base, width=width) as visit:
+        for view in ("incidents", "conversations"):
+            page = visit.go(f"/{view}?{RANGE}")
+            assert page.locator("#list tbody tr").count() == 1
+            assert page.evaluate("(b => b.scrollWidth <= b.clientWidth)(document.querySelector('#list .scroll'))"), view
+
+
 def test_what_was_not_sent_is_folded_under_its_group(tmp_path: Path, chromium: Any) -> None:
     """One row for the group, which unfolds; the course of an incident is drawn; groups are listed by their share."""
     state = StateDir(tmp_path / "state")

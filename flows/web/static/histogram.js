@@ -49,12 +49,23 @@ function draw(element) {
   const counts = JSON.parse(element.dataset.counts);
   const [low, width, scale] = [element.dataset.low, element.dataset.width, element.dataset.scale].map(Number);
   const lines = axis(11);
+  const last = low + (counts.length - 1) * width;
+  const shown = (value) => Number((value * scale).toPrecision(4));
   drawn.set(element, new uPlot({
     width: element.clientWidth, height: 120, legend: { show: false }, cursor: { show: false }, select: { show: false },
     // Square roots, so that few minutes are still to be seen beside very many.
     scales: { x: { time: false, range: () => [low, low + counts.length * width] }, y: { range: (_, __, high) => [0, high * 1.05 || 1] } },
     axes: [
-      { ...lines, size: 28, values: (_, at) => at.map((value) => Number((value * scale).toPrecision(4))) },
+      {
+        ...lines, size: 28,
+        // The last bar holds everything above: its label says so, and the labels just before it make room.
+        splits: (_, __, least, most, step) => {
+          const found = [];
+          for (let at = Math.ceil(least / step) * step; at < most - Math.max(step, (most - least) * 0.09); at += step) found.push(at);
+          return [...found, last + width / 2];
+        },
+        values: (_, at) => at.map((value, i) => (i === at.length - 1 ? `${shown(last)}+` : shown(value))),
+      },
       { ...lines, size: 52, space: 30, values: (_, at) => at.map((value) => Math.round(value * value)) },
     ],
     series: [{}, { stroke: color("--meanc"), fill: color("--meanc"), width: 0, paths: uPlot.paths.bars({ size: [0.86, 60] }), points: { show: false } }],
