@@ -143,7 +143,8 @@ def test_saturation(tmp_path: Path) -> None:
             assert process.stop() == 0
         assert simulator.created == []
     loads = [line for line in audited(tmp_path) if line["action"] == "INTERCEPTOR_VALIDATION"]
-    assert [(line["outcome"], line["active_load"], line["max_concurrent"]) for line in loads] == [("refused", 5, 3)]
+    # On a busy machine the run lasts long enough for a second check.
+    assert {(line["outcome"], line["active_load"], line["max_concurrent"]) for line in loads} == {("refused", 5, 3)}
 
 
 def test_what_discovery_needs_is_said(tmp_path: Path) -> None:
