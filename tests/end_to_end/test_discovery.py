@@ -143,8 +143,9 @@ def test_saturation(tmp_path: Path) -> None:
             assert process.stop() == 0
         assert simulator.created == []
     loads = [line for line in audited(tmp_path) if line["action"] == "INTERCEPTOR_VALIDATION"]
-    # On a busy machine the run lasts long enough for a second check.
-    assert {(line["outcome"], line["active_load"], line["max_concurrent"]) for line in loads} == {("refused", 5, 3)}
+    assert loads  # one check, or several on a busy machine, when one of the calls may be over
+    assert {(line["outcome"], line["max_concurrent"]) for line in loads} == {("refused", 3)}
+    assert all(3 <= line["active_load"] <= 5 for line in loads)
 
 
 def test_what_discovery_needs_is_said(tmp_path: Path) -> None:
