@@ -21,8 +21,8 @@ from connectors.errors import StateError
 from connectors.runtime.logs import get_logger
 from connectors.state.actions import Action
 from connectors.state.audit import AuditLog, read
-from connectors.state.daily import daily_files
 from connectors.state.files import open_private, state_errors, write_all
+from connectors.state.results import daily_files, open_results
 
 __all__ = ["LOST_NAME", "open_or_salvage"]
 
@@ -169,7 +169,7 @@ def _lost(alerts: Path, audit_path: Path, path: Path) -> list[bytes]:
 def _lines_of(file: Path) -> list[bytes]:
     """Return the lines of a file, which may be compressed; of one that is cut or damaged those before the place."""
     lines: list[bytes] = []
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+    with open_results(file) as stream:
         try:
             lines.extend(stream)
         except (EOFError, zlib.error, gzip.BadGzipFile) as error:

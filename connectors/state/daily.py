@@ -7,16 +7,14 @@ A snapshot names the file that is written by the day of the newest renamed file,
 which files were renamed after the snapshot: it puts the first of them back in its place, cut to its length at the
 snapshot, and removes the others, whose lines come again.
 
-Without a snapshot the flow begins where the journal begins, which may be later than the results do. The first line says
-from which time on lines come again: those before it stay.
+Without a snapshot the flow begins where the journal begins, which may be later than the results do. The first line that
+it writes, and those behind it, come again: those before it stay.
 """
 
 from __future__ import annotations
 
-import gzip
 import mmap
 import os
-import re
 import shutil
 import time
 import zlib
@@ -38,26 +36,16 @@ from connectors.state.files import (
     state_errors,
     sync_directory,
 )
+from connectors.state.results import daily_files, open_results
 from connectors.state.sinks import JsonLinesPartition
 
-__all__ = ["DailyLinesSink", "daily_files"]
+__all__ = ["DailyLinesSink"]
 
 DailyState = int | tuple[str, int, bool]
 """The length of the file; with renamed files also the day of the newest, and whether nothing was written yet."""
 
 SETTLED_S: Final = 3600.0
 """A file is removed this long after its last line at the earliest: no snapshot of that age is resumed from."""
-
-
-def daily_files(path: Path) -> dict[str, Path]:
-    """Return the renamed files of `path` by their days, oldest first; they may have been compressed with gzip.
-
-    >>> daily_files(Path("/nowhere/windows.jsonl"))
-    {}
-    """
-    name = re.compile(rf"{re.escape(path.stem)}-(\d{{4}}-\d\d-\d\d){re.escape(path.suffix)}(?:\.gz)?")
-    inside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-    return {found[1]: file for file in inside if (found := name.fullmatch(file.name)) is not None}
 
 
 class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
@@ -202,7 +190,7 @@ def _unpack(file: Path, path: Path) -> None:
     if file.suffix == ".gz":
 
         def decompress(descriptor: int) -> None:
-            with gzip.open(file) as packed, open(descriptor, "wb", closefd=False) as plain:
+            with open_results(file) as packed, open(descriptor, "wb", closefd=False) as plain:
                 try:
                     shutil.copyfileobj(packed, plain)
                 except (EOFError, zlib.error) as error:
@@ -238,12 +226,7 @@ def _length_before(path: Path, field: str, first: bytes) -> int:
 def _day(lines: bytes, field: str) -> str:
     """Return the day of the last of some lines."""
     begin = lines.rfind(b"\n", 0, len(lines) - 1) + 1
-    return _day_of(orjson.loads(lines[begin:])[field])
-
-
-def _day_of(at: float) -> str:
-    """Return the day (UTC) of a time in epoch seconds."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d")
+    return datetime.fromtimestamp(orjson.loads(lines[begin:])[field], UTC).strftime("%Y-%m-%d")
 
 
 def _day_of_end(path: Path, field: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ import orjson
 
 from connectors.errors import UsageError
 from connectors.state.files import LOCK_NAME, make_private_dir, state_errors
+from connectors.state.results import open_results
 from flows.data.results import result_files
 
 __all__ = ["KINDS", "Format", "export", "import_parquet", "parse_time", "result_lines"]
@@ -62,7 +62,7 @@ def result_lines(source: Path, kind: str) -> Iterator[tuple[bytes, float]]:
     A torn last line, which a run is about to complete, is left out. Raises StateError.
     """
     for path in result_files(source, kind):
-        with state_errors(f"reading {path}"), (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        with state_errors(f"reading {path}"), open_results(path) as file:
             for line in file:
                 if line.endswith(b"\n"):
                     yield line, float(orjson.loads(line)[_TIMES[kind]])

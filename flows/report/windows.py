@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 import numpy as np
 
 from connectors.state.files import state_errors
+from connectors.state.results import open_results
 from flows.report.journal import Watched
 from flows.web.lines import Loss, Mos, decode_lines
 from flows.web.reader import offset_at
@@ -103,7 +103,7 @@ class WindowsReader:
         decoder = msgspec.json.Decoder(_Window)
         is_packed = path.suffix == ".gz"
         begin = 0 if is_packed else offset_at(path, "end", self.since)
-        with state_errors(f"reading {path}"), (gzip.open if is_packed else open)(path, "rb") as file:
+        with state_errors(f"reading {path}"), open_results(path) as file:
             file.seek(begin)
             while data := file.read(PIECE_BYTES):
                 data += file.readline()

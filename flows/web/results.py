@@ -11,7 +11,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
-from connectors.state.daily import daily_files
+from connectors.state.results import daily_files
 from flows.web.tail import LinesFollower
 
 __all__ = ["ResultsFollower", "places", "spans"]

@@ -16,7 +16,8 @@ import pytest
 from bytewax.recovery import init_db_dir
 
 from connectors.errors import StateError
-from connectors.state.daily import DailyLinesSink, daily_files
+from connectors.state.daily import DailyLinesSink
+from connectors.state.results import daily_files
 from tests.support.callbacks import eventually
 
 DAY_S = 86_400
