@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeGuard, get_args
 
 import msgspec
 
@@ -17,6 +17,7 @@ __all__ = [
     "LabelValue",
     "Labels",
     "LimitName",
+    "is_label_value",
     "joined_labels",
     "joined_watch",
     "within",
@@ -26,6 +27,16 @@ LabelName = Annotated[str, msgspec.Meta(pattern=LABEL_NAME)]
 LabelValue = Annotated[str, msgspec.Meta(min_length=LABEL_CHARACTERS[0], max_length=LABEL_CHARACTERS[1])]
 Labels = Annotated[dict[LabelName, LabelValue], msgspec.Meta(max_length=MAX_LABELS)]
 LimitName = Literal["max_latency_ms", "packet_loss_threshold"]
+
+
+def is_label_value(value: object) -> TypeGuard[str]:
+    """Return whether something can be the value of a label: a text of 1 to 128 characters.
+
+    >>> is_label_value("Support"), is_label_value(""), is_label_value("x" * 129), is_label_value(None)
+    (True, False, False, False)
+    """
+    least, most = LABEL_CHARACTERS
+    return isinstance(value, str) and least <= len(value) <= most
 
 
 def within(bounds: tuple[float, float]) -> msgspec.Meta:

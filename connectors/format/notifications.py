@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from connectors.format.labels import is_label_value
 from connectors.format.values import epoch_seconds, number_or_nan
 
 __all__ = [
@@ -49,7 +50,6 @@ _OVER = frozenset({"disconnected", "terminated"})
 _AGENTS = frozenset({"agent", "user"})
 _INSIDE = _AGENTS | {"acd", "ivr", "workflow", "voicemail", "campaign"}
 _CUSTOMERS = frozenset({"customer", "external"})
-_MAX_LABEL = 128
 _OBSERVERS = ("monitoredParticipantId", "coachedParticipantId")
 _AFTERWARDS = frozenset({"acw", "wrapup"})
 
@@ -210,7 +210,7 @@ def labels_of(record: Mapping[str, Any]) -> dict[str, str]:
         }
     else:
         return {}
-    labels = {name: value for name, value in found.items() if isinstance(value, str) and 0 < len(value) <= _MAX_LABEL}
+    labels = {name: value for name, value in found.items() if is_label_value(value)}
     if "direction" in labels:
         labels["direction"] = labels["direction"].lower()
     return labels

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
+from connectors.format.labels import is_label_value
 from connectors.format.media import leg_media
 from connectors.format.notifications import body_of, call_legs, is_calls_topic, topic_of
 from connectors.format.rule_names import EDGE_STATUS, TRUNK_MISMATCHES
@@ -35,7 +36,6 @@ GENESYS_SCALE: Final = "genesys-5"
 """The scale of Genesys' MOS: that of G.107 times 5 / 4.5, with 4.89 as its best value."""
 _ERROR_TYPES: Final = frozenset({"error", "transport.failure", "transportfailure"})
 _MAX_TEXT: Final = 200
-_MAX_LABEL: Final = 128
 
 
 class Signal(NamedTuple):
@@ -167,7 +167,7 @@ def _failure(
     leg_id: str | None,
     labels: dict[str, str],
 ) -> Signal:
-    labels = {**labels, **({"agent": user_id} if user_id and len(user_id) <= _MAX_LABEL else {})}
+    labels = {**labels, **_label("agent", user_id)}
     evidence = {"code": code, "disconnectType": kind}
     key = f"{code or kind}|{user_id or ''}"
     return Signal(CALL_FAILED, conversation_id, key, None, leg_id, evidence, labels)
@@ -195,8 +195,7 @@ def _trunk_signals(body: Mapping[str, Any]) -> Iterator[Signal]:
     if not trunk_id or mismatches != mismatches:
         return
     evidence = {"event": TRUNK_MISMATCHES, "entityId": trunk_id, "entityType": "trunk"}
-    labels = {"trunk": trunk_id} if len(trunk_id) <= _MAX_LABEL else {}
-    yield Signal(PLATFORM_EVENT, None, f"trunk|{trunk_id}", mismatches, None, evidence, labels)
+    yield Signal(PLATFORM_EVENT, None, f"trunk|{trunk_id}", mismatches, None, evidence, _label("trunk", trunk_id))
 
 
 def _edge_signals(body: Mapping[str, Any]) -> Iterator[Signal]:
@@ -205,9 +204,13 @@ def _edge_signals(body: Mapping[str, Any]) -> Iterator[Signal]:
     if not edge_id or status not in ("ONLINE", "OFFLINE"):
         return
     evidence = {"event": EDGE_STATUS, "status": status, "entityId": edge_id, "entityType": "edge"}
-    labels = {"edge": edge_id} if len(edge_id) <= _MAX_LABEL else {}
     state, reason = ("raised", None) if status == "OFFLINE" else ("resolved", "recovered")
-    yield Signal(PLATFORM_EVENT, None, f"edge|{edge_id}", None, None, evidence, labels, state, reason)
+    of_edge = _label("edge", edge_id)
+    yield Signal(PLATFORM_EVENT, None, f"edge|{edge_id}", None, None, evidence, of_edge, state, reason)
+
+
+def _label(name: str, value: str | None) -> dict[str, str]:
+    return {name: value} if is_label_value(value) else {}
 
 
 def _text(value: Any) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from connectors.format.limits import LABEL_CHARACTERS
+from connectors.format.labels import is_label_value
 
 __all__ = ["ActiveConversation", "read_entity"]
 
@@ -47,8 +47,7 @@ def read_entity(entity: Any) -> ActiveConversation:
         division = one.get("division")
         if isinstance(division, Mapping):
             found["division"] = division.get("name") or division.get("id")
-    least, most = LABEL_CHARACTERS
-    labels = {name: one for name, one in found.items() if isinstance(one, str) and least <= len(one) <= most}
+    labels = {name: one for name, one in found.items() if is_label_value(one)}
     id_ = entity.get("id")
     return ActiveConversation(id_ if isinstance(id_, str) else "", labels)
 

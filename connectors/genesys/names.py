@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from connectors.errors import GenesysError
-from connectors.format.limits import LABEL_CHARACTERS
+from connectors.format.labels import is_label_value
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget, Tokens
 from connectors.genesys.endpoints import DIVISIONS_PATH, EDGES_PATH, QUEUES_PATH, USERS_PATH, Endpoints, path_of
 from connectors.runtime.logs import get_logger
@@ -243,14 +243,10 @@ def _edge(client: GenesysClient, id_: str) -> Any:
 
 def _names(entities: Any, ids: list[str]) -> dict[str, str]:
     """Return the names of those entities that were asked for."""
-    least, most = LABEL_CHARACTERS
     return {
         entity["id"]: entity["name"]
         for entity in (entities if isinstance(entities, list) else [])
-        if isinstance(entity, dict)
-        and entity.get("id") in ids
-        and isinstance(entity.get("name"), str)
-        and least <= len(entity["name"]) <= most
+        if isinstance(entity, dict) and entity.get("id") in ids and is_label_value(entity.get("name"))
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 
 from connectors.errors import AccessDeniedError, GenesysError
-from connectors.format.labels import joined_labels
+from connectors.format.labels import is_label_value, joined_labels
 from connectors.format.owners import ALL, Share
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget
 from connectors.genesys.endpoints import DETAILS_QUERY_PATH
@@ -32,7 +32,6 @@ __all__ = ["SweepStore", "SweepTiming", "Sweeper", "labels_of_details"]
 ENRICHED: Final = "*"
 """The mark of a conversation all of whose media has been recorded otherwise."""
 _AGENTS: Final = frozenset({"agent", "user"})
-_MAX_LABEL: Final = 128
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS recorded (
   conversation TEXT NOT NULL,
@@ -232,7 +231,7 @@ def labels_of_details(details: Mapping[str, Any]) -> dict[str, str]:
                 found[label] = found[label] or session.get(key)
             for segment in _objects(session, "segments"):
                 found["queue"] = segment.get("queueId") or found["queue"]
-    texts = {name: value for name, value in found.items() if isinstance(value, str) and 0 < len(value) <= _MAX_LABEL}
+    texts = {name: value for name, value in found.items() if is_label_value(value)}
     return texts | ({"direction": texts["direction"].lower()} if "direction" in texts else {})
 
 
