@@ -18,7 +18,7 @@ from connectors.format.records import AlertSettings
 from flows.analytics.slot_columns import SlotColumns
 from flows.analytics.windows import Column, Summaries
 
-__all__ = ["NO_FRAME", "RULES", "Rule", "RuleId", "Transition", "Values", "evaluate_windows"]
+__all__ = ["NO_FRAME", "RULES", "Rule", "RuleId", "Transition", "Values", "clear_level", "evaluate_windows"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -214,17 +214,26 @@ class Rule:
         self._incident, self._history, self._latest = dict(incident), dict(history), dict(latest)
 
 
+def clear_level(limit: float, ratio: float) -> float:
+    """Return a limit times a ratio to 12 significant digits, so that 0.0099 is the level of 0.011 and 0.9.
+
+    >>> clear_level(0.011, 0.9)
+    0.0099
+    """
+    return float(f"{limit * ratio:.12g}")
+
+
 def clear_levels(limit: Floats, ratio: float) -> Floats:
-    """Return limits times a ratio to 12 significant digits, so that 0.0099 is the level of 0.011 and 0.9.
+    """Return the `clear_level` of each limit.
 
     >>> clear_levels(np.array([0.011, 150.0]), 0.9).tolist()
     [0.0099, 135.0]
     """
     if len(limit) and (limit == limit[0]).all():  # as a rule, and without the time that sorting takes
-        return np.full(len(limit), float(f"{limit[0] * ratio:.12g}"))
-    distinct, place = np.unique(limit * ratio, return_inverse=True)
-    rounded: Floats = np.array([float(f"{level:.12g}") for level in distinct.tolist()])[place]
-    return rounded
+        return np.full(len(limit), clear_level(limit[0], ratio))
+    distinct, place = np.unique(limit, return_inverse=True)
+    levels: Floats = np.array([clear_level(one, ratio) for one in distinct.tolist()])[place]
+    return levels
 
 
 def elapsed_s(begin: Any, end: Any) -> Any:

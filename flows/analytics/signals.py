@@ -13,7 +13,7 @@ from connectors.format.records import AlertSettings, Control
 from connectors.format.rule_names import LASTING_EVENTS
 from connectors.format.signals import AUDIO_RULES, LEG_RULES, Signal
 from flows.analytics.alerts import Change
-from flows.analytics.rules import RULES, Transition
+from flows.analytics.rules import RULES, Transition, clear_level
 from flows.analytics.slots import NO_SLOT
 from flows.analytics.watch_table import Watch, WatchTable
 
@@ -24,7 +24,6 @@ SIGNAL_RULES: Final = ("CALL_FAILED", *AUDIO_RULES, "PLATFORM_EVENT")
 OPEN_RULES: Final = (*AUDIO_RULES, *LEG_RULES)
 """The rules of signals whose incidents stay open until they are resolved."""
 REMEMBERED: Final = 1_000
-_DECIMALS: Final = 12
 _ORDER: Final = -1
 _END_ORDER: Final = 2 * len(RULES)
 
@@ -145,6 +144,6 @@ def _of_trunk(signal: Signal, value: float, alerts: AlertSettings) -> Signal | N
     limit = alerts.trunk_mismatch_above
     if limit is not None and value > limit:
         return signal._replace(limit=limit)
-    if limit is not None and value > round(limit * alerts.clear_ratio, _DECIMALS):
+    if limit is not None and value > clear_level(limit, alerts.clear_ratio):
         return None
     return signal._replace(state="resolved", reason="recovered", limit=limit)
