@@ -22,8 +22,8 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from connectors.callbacks.model import Callback
 from connectors.callbacks.policy import DeliveryPolicy
 from connectors.callbacks.sink import CallbackSink
-from connectors.format.decode import ENDED
 from connectors.format.lines import read_line
+from connectors.format.notifications import ENDED
 from connectors.format.records import Control, FrameLine, InvalidFrameError
 from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.endpoints import Endpoints

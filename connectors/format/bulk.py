@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from connectors.format.ids import MAX_ID_BYTES, Ids
+from connectors.format.notifications import ENDED
 from connectors.format.records import BareFrame, FrameLine, InvalidFrameError, parse_line
 from connectors.format.words import (
     FIRST_BYTES,
@@ -66,7 +67,7 @@ _TOKEN: Final = re.compile(
     rb"|(?P<number>[0-9]{1,10}(?:\.[0-9]{1,8})?(?![0-9.]))"
     rb"|(?P<mark>[{}, ])"
 )
-_ENDED: Final = b"conversation.ended"
+_ENDED: Final = ENDED.encode()
 
 
 class Field(NamedTuple):

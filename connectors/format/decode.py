@@ -22,6 +22,7 @@ from connectors.format.ids import Ids
 from connectors.format.limits import MAX_TEXT_CHARACTERS
 from connectors.format.lines import split_at_clocks
 from connectors.format.media import LegMedia
+from connectors.format.notifications import ENDED
 from connectors.format.privacy import can_be_private, fingerprint
 from connectors.format.records import (
     CLOCK,
@@ -49,7 +50,6 @@ Ints = NDArray[np.int64]
 
 __all__ = ["Received", "decode_block", "decode_pieces", "ended_conversation", "parse_messages"]
 
-ENDED: Final = "conversation.ended"
 # Smaller blocks are decoded line by line sooner than in bulk.
 BULK_BYTES: Final = 1 << 19
 SAMPLE_BYTES: Final = 1 << 14

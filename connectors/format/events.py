@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import orjson
 
+from connectors.format.lines import head_pattern
+
 __all__ = ["event_id", "event_ids_in", "identified"]
 
 _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
@@ -45,5 +47,5 @@ def event_ids_in(lines: bytes, feed: str) -> list[str]:
     >>> event_ids_in(b'{"received_at":1.5,"via":"bus","frame":{"id":"e1","detail-type":"t","detail":{}}}\n', "bus")
     ['e1']
     """
-    head = rb'^\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?"via":%b,"frame":\{"id":"([^"\\]+)"'
-    return [found.decode() for found in re.findall(head % re.escape(orjson.dumps(feed)), lines, re.MULTILINE)]
+    pattern = head_pattern(feed) + rb'"frame":\{"id":"([^"\\]+)"'
+    return [found.decode() for found in re.findall(pattern, lines, re.MULTILINE)]

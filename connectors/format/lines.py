@@ -13,6 +13,7 @@ What a record means is the business of `records`, and reading many lines at once
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -39,6 +40,7 @@ from connectors.format.records import (
 __all__ = [
     "beginning_of",
     "frame_lines",
+    "head_pattern",
     "invalid_line",
     "line_time",
     "message_head",
@@ -66,6 +68,11 @@ def message_head(received_at: float, via: str | None, arrived_at: float | None =
     if arrived_at is not None:
         head += b'"arrived_at":%b,' % repr(arrived_at).encode()
     return head if via is None else b'%b"via":%b,' % (head, orjson.dumps(via))
+
+
+def head_pattern(via: str) -> bytes:
+    """Return a regular expression for what `message_head` returns with this `via`, at the beginning of a line."""
+    return rb'^\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?"via":%b,' % re.escape(orjson.dumps(via))
 
 
 def frame_lines(head: bytes, messages: Sequence[bytes]) -> bytes:

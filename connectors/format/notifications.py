@@ -26,6 +26,7 @@ from connectors.format.labels import is_label_value
 from connectors.format.values import epoch_seconds, number_or_nan
 
 __all__ = [
+    "ENDED",
     "Heard",
     "Leg",
     "body_of",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-import orjson
+from connectors.format.lines import head_pattern
 
 __all__ = ["Position", "placed", "positions_in"]
 
@@ -51,7 +51,7 @@ def positions_in(lines: bytes, feed: str) -> list[Position]:
     [Position(topic='t', partition=0, offset=7)]
     """
     # No text of a message can look like these keys: inside of a JSON string each quote is escaped.
-    head = rb'^\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?"via":' + re.escape(orjson.dumps(feed))
-    pattern = head + rb',(?:"frame":\{"id":"|"invalid":.*,"reason":"message )' + _POSITION + rb'(?:"|: )'
+    kinds = rb'(?:"frame":\{"id":"|"invalid":.*,"reason":"message )'
+    pattern = head_pattern(feed) + kinds + _POSITION + rb'(?:"|: )'
     found = re.findall(pattern, lines, re.MULTILINE)
     return [Position(topic.decode(), int(partition), int(offset)) for topic, partition, offset in found]

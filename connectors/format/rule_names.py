@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
-__all__ = ["EDGE_STATUS", "LASTING", "LASTING_EVENTS", "RATIOS", "TITLES", "TRUNK_MISMATCHES", "is_lasting"]
+__all__ = ["EDGE_STATUS", "LASTING_EVENTS", "RATIOS", "TITLES", "TRUNK_MISMATCHES", "is_lasting"]
 
 TITLES: Final[Mapping[str, str]] = MappingProxyType(
     {
@@ -27,7 +27,7 @@ TITLES: Final[Mapping[str, str]] = MappingProxyType(
 RATIOS: Final = frozenset({"PACKET_LOSS_DETECTED", "GROUP_DEGRADED"})
 """The rules whose value and limit are ratios."""
 
-LASTING: Final = frozenset(
+_LASTING: Final = frozenset(
     {
         "LATENCY_THRESHOLD_EXCEEDED",
         "PACKET_LOSS_DETECTED",
@@ -44,7 +44,6 @@ TRUNK_MISMATCHES: Final = "trunk.qos.mismatchCount"
 EDGE_STATUS: Final = "edge.onlineStatus"
 LASTING_EVENTS: Final = frozenset({TRUNK_MISMATCHES, EDGE_STATUS})
 """The events of `PLATFORM_EVENT` that are a state, which is resolved when it is over."""
-
 
 _IN_EVERY_POLICY: Final = frozenset({"GROUP_DEGRADED", "ONE_WAY_AUDIO", "DEAD_AIR", "PLATFORM_EVENT"})
 """The rules whose alerts are resolved under the policy `frame`, too."""
@@ -65,4 +64,4 @@ def is_lasting(rule: str, evidence: Mapping[str, Any] | None, *, framewise: bool
         return False
     if rule == "PLATFORM_EVENT":
         return evidence is not None and evidence.get("event") in LASTING_EVENTS
-    return rule in LASTING and not (rule == "LOW_MOS" and evidence is not None)
+    return rule in _LASTING and not (rule == "LOW_MOS" and evidence is not None)

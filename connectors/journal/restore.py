@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import orjson
 
-from connectors.format.decode import ENDED
 from connectors.format.lines import read_line, time_of
+from connectors.format.notifications import ENDED
 from connectors.format.records import CLOCK, Control, FrameLine, InvalidFrameError
 from connectors.format.tables import FlowSettings
 from connectors.journal.segments import SUFFIX, number_of, segments

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Final, Protocol
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError
+from connectors.format.notifications import ENDED
 from connectors.format.owners import ALL, Share
 from connectors.format.records import Frame
 from connectors.genesys.client import RequestBudget
@@ -27,7 +28,6 @@ from connectors.runtime.logs import get_logger
 
 __all__ = ["CallDiscovery", "DiscoveryTiming", "Interceptors"]
 
-_ENDED: Final = "conversation.ended"
 MAX_WAITING: Final = 100_000
 
 
@@ -137,7 +137,7 @@ class CallDiscovery:
                 if isnan(frame.timestamp):
                     continue
                 id_ = frame.entity.id
-                if self._lives.learn(id_, frame.timestamp, ended=frame.event == _ENDED):
+                if self._lives.learn(id_, frame.timestamp, ended=frame.event == ENDED):
                     started.append(id_)
                 if self._lives.is_over(id_):
                     self._in_progress.discard(id_)
