@@ -136,6 +136,15 @@ class Selection:
         self._refused = refused
         self._known = {reason: RecentIds(100_000) for reason in ("sample", "match", "max")}
 
+    @classmethod
+    def of_feed(cls, name: str, recorder: Recorder, rules: WatchRules, on_event: OnEvent) -> Selection:
+        """Return the selection of a feed, which reports the conversations that it does not watch to `on_event`."""
+
+        def refused(reason: str, conversation_id: str) -> None:
+            on_event(name, "not_watched", {"reason": reason, "conversation": conversation_id})
+
+        return cls(rules, watching=lambda: len(recorder.watched_by(name)), refused=refused)
+
     def takes(self, conversation_id: str, labels: Mapping[str, str]) -> bool:
         """Tell whether a conversation that is not watched yet is to be watched."""
         reason = self._obstacle(conversation_id, labels)

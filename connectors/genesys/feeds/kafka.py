@@ -21,7 +21,7 @@ import orjson
 
 from connectors.format.captures import unwrapped
 from connectors.format.decode import parse_messages
-from connectors.format.notifications import Heard, is_notification
+from connectors.format.notifications import is_notification
 from connectors.format.owners import ALL, Share
 from connectors.format.ownership import OwnMessages
 from connectors.format.positions import Position, placed
@@ -283,25 +283,18 @@ class _Messages:
         keep_raw: bool,
         on_event: OnEvent,
     ) -> None:
-        def refused(reason: str, conversation_id: str) -> None:
-            on_event(name, "not_watched", {"reason": reason, "conversation": conversation_id})
-
         self._recorder = recorder
         self._limits = limits
-        self._selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=refused)
+        self._selection = selection = Selection.of_feed(name, recorder, rules, on_event)
         self._own = OwnMessages(share)
         self._over = RecentIds(100_000)
         self._keep_raw = keep_raw
-        self._stamped = _StampedRecorder(recorder)
-        self._events = MessageRecorder(
-            name, self._stamped, limits, selection=self._selection, share=share, keep_raw=keep_raw
-        )
+        self._events = MessageRecorder(name, recorder, limits, selection=selection, share=share, keep_raw=keep_raw)
 
     def take(self, message: bytes, position: Position, at: float | None) -> None:
         """Record a message that arrived `at` epoch seconds, None for now. Raise what the recorder raises."""
         if can_be_private(message) and (event := _event_in(message)) is not None:
-            self._stamped.at = at
-            self._events.record(message.decode("utf-8", "replace"), {"id": position.id, **event})
+            self._events.record(message.decode("utf-8", "replace"), {"id": position.id, **event}, at=at)
             return
         if not self._own.of([message]):
             return
@@ -321,31 +314,6 @@ class _Messages:
     def _watch(self, conversation_id: str) -> None:
         if self._selection.takes(conversation_id, self._limits.labels):
             self._recorder.watch(self._limits.watch(conversation_id, None))
-
-
-class _StampedRecorder:
-    """A recorder whose frames have arrived `at` epoch seconds, None for now."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self.at: float | None = None
-        self._frame = recorder.frame
-        self._event = recorder.event
-        self.frames = recorder.frames
-        self.invalid = recorder.invalid
-        self.feed = recorder.feed
-        self.watch = recorder.watch
-        self.is_watching = recorder.is_watching
-        self.watched_by = recorder.watched_by
-        self.watch_feed = recorder.watch_feed
-        self.watch_settings = recorder.watch_settings
-        self.flush = recorder.flush
-        self.sync = recorder.sync
-
-    def frame(self, text: str | bytes, *, at: float | None = None) -> None:
-        self._frame(text, at=self.at if at is None else at)
-
-    def event(self, message: bytes, heard: Heard | None, *, at: float | None = None) -> None:
-        self._event(message, heard, at=self.at if at is None else at)
 
 
 def _event_in(message: bytes) -> dict[str, Any] | None:

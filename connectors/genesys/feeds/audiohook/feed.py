@@ -112,14 +112,10 @@ class AudioHookFeed(FeedBase):
         self._path = path
         self._authenticator = Authenticator(keys, since=clock.monotonic())
         self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
-
-        def refused(reason: str, conversation_id: str) -> None:
-            on_event(name, "not_watched", {"reason": reason, "conversation": conversation_id})
-
         self._monitor = CallMonitor(
             recorder,
             limits,
-            selection=Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=refused),
+            selection=Selection.of_feed(name, recorder, rules, on_event),
             labels_from=labels_from,
             silence=silence,
             wall=clock.now,

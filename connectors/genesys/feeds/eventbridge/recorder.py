@@ -96,11 +96,7 @@ def event_recorder(
     on_event: OnEvent,
 ) -> EventRecorder:
     """Return what records the events of a feed, and watches their conversations."""
-
-    def refused(reason: str, conversation_id: str) -> None:
-        on_event(name, "not_watched", {"reason": reason, "conversation": conversation_id})
-
-    selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=refused)
+    selection = Selection.of_feed(name, recorder, rules, on_event)
     return EventRecorder(MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw), known)
 
 

@@ -115,7 +115,7 @@ class NotificationsFeed(FeedBase):
         )
         self._rest = NotificationsRest(client := self._new_client())
         watching = self._recorder.is_watching
-        selection = Selection(rules, watching=lambda: len(recorder.watched_by(name)), refused=self._not_watched)
+        selection = Selection.of_feed(name, recorder, rules, on_event)
         self._messages = MessageRecorder(
             name, recorder, limits, selection=selection, share=share, keep_raw=keep_raw, names=names
         )
@@ -338,9 +338,6 @@ class NotificationsFeed(FeedBase):
         except (OSError, EOFError, ValueError, WebSocketException) as error:
             # No more than its kind: the text may quote the address of a channel, with which anyone can read it.
             return _NotOpened(f"cannot connect: {type(error).__name__}", error)
-
-    def _not_watched(self, reason: str, conversation_id: str) -> None:
-        self.report("not_watched", {"reason": reason, "conversation": conversation_id})
 
     def _switch(self, slot: Slot, new: ChannelSocket) -> None:
         """Let a new connection take the place of the slot's old one, which is read for a while yet."""

@@ -92,8 +92,8 @@ class MessageRecorder:
         """Record a message that cannot be a notification."""
         self._recorder.invalid(message, reason, private=not self._keep_raw)
 
-    def record(self, message: str, content: Mapping[str, Any]) -> None:
-        """Record a notification, whose parsed `content` has none of our own keys."""
+    def record(self, message: str, content: Mapping[str, Any], *, at: float | None = None) -> None:
+        """Record a notification as received now or `at` epoch seconds; its `content` has none of our own keys."""
         if not is_notification(content):
             self.invalid(message, "not a notification: it is not a JSON object with a topicName")
             return
@@ -118,7 +118,7 @@ class MessageRecorder:
         if heard is not None and (notes := self._follow(read, heard)):
             noted = {**read.kept, **notes}
             text, heard = orjson.dumps(noted), read_notification(noted)
-        self._recorder.event(text, heard)
+        self._recorder.event(text, heard, at=at)
 
     def cannot_handle(self, message: str, error: Exception) -> None:
         """Record a message that raised an error, whose text may quote the message."""
