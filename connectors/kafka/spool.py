@@ -56,17 +56,11 @@ class Spool:
 
     def add(self, lines: Iterable[Line]) -> int:
         """Append lines, and return the number of the last one."""
-        with self._store.use() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                last = 0
-                for line in lines:
-                    last = db.execute("INSERT INTO lines (id, key, value) VALUES (?, ?, ?)", line).lastrowid or 0
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
-            return last
+        last = 0
+        with self._store.transaction() as db:
+            for line in lines:
+                last = db.execute("INSERT INTO lines (id, key, value) VALUES (?, ?, ?)", line).lastrowid or 0
+        return last
 
     def waiting(self, limit: int) -> list[tuple[int, Line]]:
         """Return the first lines that are not sent yet, with their numbers."""
@@ -81,15 +75,9 @@ class Spool:
 
     def mark_sent(self, numbers: Sequence[int]) -> None:
         """Note that Kafka has acknowledged these lines; their ids are kept."""
-        with self._store.use() as db:
-            db.execute("BEGIN IMMEDIATE")
+        with self._store.transaction() as db:
             update = "UPDATE lines SET sent = 1, key = x'', value = x'' WHERE seq = ?"
-            try:
-                db.executemany(update, [(number,) for number in numbers])
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+            db.executemany(update, [(number,) for number in numbers])
 
     def added_after(self, number: int) -> dict[str, int]:
         """Return the ids of the lines behind this number that are known, with their own numbers."""

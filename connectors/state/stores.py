@@ -42,6 +42,18 @@ class Store:
         with self._lock, self._explained():
             yield self._db
 
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Yield the connection as `use` does; what is written is committed at the end, or not at all after an error."""
+        with self.use() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
     def close(self) -> None:
         """Close the file."""
         with self.use() as db:
