@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CONFIG_VARIABLE",
+    "KINDS",
     "AsJson",
     "Command",
     "Config",
     "Group",
     "Kind",
     "configure_logging",
+    "kind_option",
     "read_instance",
     "read_settings",
     "stop_on_signals",
@@ -28,14 +30,18 @@ __all__ = [
 
 CONFIG_VARIABLE = "VOICEWATCH_CONFIG"
 
-Kind = Annotated[
-    str,
-    typer.Option(
-        metavar="KIND",
-        help="The kind of feed: voice-events, notifications, audiohook or eventbridge.",
-        autocompletion=lambda: ["voice-events", "notifications", "audiohook", "eventbridge"],
-    ),
-]
+KINDS: Final = ("voice-events", "notifications", "audiohook", "eventbridge")
+
+
+def kind_option(kinds: tuple[str, ...]) -> Any:
+    """Return the option for the kind of a feed, one of these."""
+    *others, last = kinds
+    return typer.Option(
+        metavar="KIND", help=f"The kind of feed: {', '.join(others)} or {last}.", autocompletion=lambda: list(kinds)
+    )
+
+
+Kind = Annotated[str, kind_option(KINDS)]
 Config = Annotated[
     Path,
     typer.Argument(metavar="CONFIG", envvar=CONFIG_VARIABLE, help="The configuration file (TOML).", show_default=False),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import CONFIG_VARIABLE, Command
+from flows.cli.common import CONFIG_VARIABLE, KINDS, Command, kind_option
 
 if TYPE_CHECKING:
     from flows.commands.init import Answers
@@ -35,15 +35,7 @@ QueueUrl = Annotated[
     str, typer.Option(metavar="URL", help="Kind eventbridge: the SQS queue to read, in place of --listen.")
 ]
 
-FeedKind = Annotated[
-    str,
-    typer.Option(
-        metavar="KIND",
-        help="The kind of feed: voice-events, notifications, audiohook, eventbridge or kafka.",
-        autocompletion=lambda: ["voice-events", "notifications", "audiohook", "eventbridge", "kafka"],
-    ),
-]
-
+FeedKind = Annotated[str, kind_option((*KINDS, "kafka"))]
 Brokers = Annotated[
     list[str] | None, typer.Option(metavar="HOST:PORT", help="Kind kafka: a broker; may be given several times.")
 ]
