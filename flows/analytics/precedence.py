@@ -27,7 +27,7 @@ __all__ = ["Overrides", "Precedence", "flow_settings"]
 
 LIMITS: Final[tuple[LimitName, LimitName]] = ("max_latency_ms", "packet_loss_threshold")
 DEFAULTS: Final = (DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD)
-NO_LABELS: Final[dict[str, str]] = {}  # never changed
+UNLABELLED: Final[dict[str, str]] = {}  # never changed
 
 
 class Overrides(NamedTuple):
@@ -73,7 +73,7 @@ class Precedence:
         """Return the watch that a record leads to; `earlier` is that in force, None if the conversation begins."""
         if earlier is None:
             own, default = _set_limits(settings, (None, None), DEFAULTS)
-            labels = joined_labels({}, settings.labels) if settings.labels else NO_LABELS
+            labels = joined_labels({}, settings.labels) if settings.labels else UNLABELLED
             conversation_id, feed = settings.conversation_id, settings.feed
             url = self._url(conversation_id, feed) or settings.qa_callback_url
             limits = _recorded_limits(own, default)
