@@ -170,6 +170,8 @@ def _topics(settings: Settings, environ: Mapping[str, str]) -> dict[str, KafkaLi
     check_confluent_kafka()
     state = StateLayout(settings.state.dir)
     return {
-        f"topic_{name}": KafkaLinesSink(connection, topic, state.spool(name))
+        f"topic_{name}": KafkaLinesSink(
+            connection, topic, state.spool(name), max_bytes=settings.kafka.spool_mib * 2**20
+        )
         for name, topic in settings.kafka.topics.items()
     }

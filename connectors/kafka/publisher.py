@@ -117,15 +117,15 @@ class Publisher:
         """Send lines and wait for their acknowledgements; return why some were not acknowledged, None if all were."""
         import confluent_kafka
 
-        done: list[int] = []
+        done: dict[int, Line] = {}
         failed: list[str] = []
 
         def reported(number: int, line: Line, error: Any, _: Any) -> None:
             if error is None:
-                done.append(number)
+                done[number] = line
             elif error.name() in _UNUSABLE:
                 get_logger(__name__).error("kafka_line_refused", topic=self._topic, id=line.id, reason=describe(error))
-                done.append(number)
+                done[number] = line
             else:
                 failed.append(describe(error))
 

@@ -17,7 +17,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.kafka.connection import KafkaConnection
 from connectors.kafka.publisher import Publisher, PublisherTiming
-from connectors.kafka.spool import Line, Spool
+from connectors.kafka.spool import MAX_BYTES, Line, Spool
 from connectors.runtime.logs import get_logger
 from connectors.state.files import logged_failures
 
@@ -44,8 +44,10 @@ def line_of(line: bytes) -> Line:
 
 
 class _KafkaPartition(StatefulSinkPartition[bytes, int]):
-    def __init__(self, spool: Spool, publisher: Publisher, drain_s: float, resume_at: int) -> None:
+    def __init__(self, spool: Spool, publisher: Publisher, topic: str, drain_s: float, resume_at: int) -> None:
         self._spool = spool
+        self._topic = topic
+        self._left_out = 0  # since the spool is full
         self._publisher = publisher
         self._drain_s = drain_s
         self._last = resume_at
@@ -56,8 +58,19 @@ class _KafkaPartition(StatefulSinkPartition[bytes, int]):
         with logged_failures("kafka_spool_failed"):
             self._publisher.check()
             if fresh := list(self._fresh(values)):
-                self._last = max(self._last, self._spool.add(fresh))
+                last, left_out = self._spool.add(fresh)
+                self._last = max(self._last, last)
                 self._publisher.wake()
+                self._note(left_out)
+
+    def _note(self, left_out: int) -> None:
+        """Log once that the spool is full, and once that it has room again."""
+        if left_out and not self._left_out:
+            get_logger(__name__).error("kafka_spool_full", topic=self._topic, waiting=self._spool.count())
+        elif self._left_out and not left_out:
+            get_logger(__name__).warning("kafka_spool_has_room", topic=self._topic, left_out=self._left_out)
+            self._left_out = 0
+        self._left_out += left_out
 
     def snapshot(self) -> int:
         self._marks.append(self._last)
@@ -89,7 +102,8 @@ class KafkaLinesSink(FixedPartitionedSink[bytes, int]):
     """Act as a Bytewax sink of items `(key, chunk)`, of complete JSON lines as bytes, into a topic.
 
     Lines wait in the file `spool`, for as long as the brokers are away. At the end of the flow they are sent for
-    `drain_s` seconds at most; the rest waits for the next run.
+    `drain_s` seconds at most; the rest waits for the next run. While the lines that wait have `max_bytes`, further ones
+    are left out, logged and counted.
 
     Delivery guarantee: at least once, with recovery on, also after a crash (`kill -9`) or a power loss. A line whose
     acknowledgement was lost is sent again under the same id. Lines of one key are in order, unless they are repeated.
@@ -103,7 +117,9 @@ class KafkaLinesSink(FixedPartitionedSink[bytes, int]):
         *,
         drain_s: float = 5.0,
         timing: PublisherTiming = PublisherTiming(),  # noqa: B008 - frozen
+        max_bytes: int = MAX_BYTES,
     ) -> None:
+        self._max_bytes = max_bytes
         self._connection = connection
         self._topic = topic
         self._spool = spool
@@ -117,9 +133,9 @@ class KafkaLinesSink(FixedPartitionedSink[bytes, int]):
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _KafkaPartition:  # noqa: ARG002
         """Open the spool and start the thread. Raise StateError."""
         with logged_failures("kafka_spool_failed", step=step_id):
-            spool = Spool(self._spool)
+            spool = Spool(self._spool, self._max_bytes)
             publisher = Publisher(spool, self._connection, self._topic, timing=self._timing)
-            partition = _KafkaPartition(spool, publisher, self._drain_s, resume_state or 0)
+            partition = _KafkaPartition(spool, publisher, self._topic, self._drain_s, resume_state or 0)
         publisher.start()
         publisher.wake()
         return partition

@@ -14,7 +14,7 @@ import msgspec
 from connectors.callbacks.outbox import OutboxState, outbox_state
 from connectors.errors import StateError, UsageError
 from connectors.journal.segments import SUFFIX, Position, bytes_behind, segments, size_of
-from connectors.kafka.spool import waiting_lines
+from connectors.kafka.spool import SpoolState, spool_state
 from connectors.state.files import last_line, lock_holder, state_errors
 from connectors.state.recovery import latest_states
 from flows.commands.export import result_lines
@@ -55,7 +55,7 @@ class Lag(NamedTuple):
 class Status:
     """Describe a state directory at the time `at`; `process` is the id of the process that uses it, None without one.
 
-    `lag` is None without a snapshot. `kafka` has the number of lines that wait for a topic, by results. `incidents` are
+    `lag` is None without a snapshot. `kafka` has the spools of lines for topics, by results. `incidents` are
     the raised alerts without a resolve, oldest first. `disk_bytes` holds the sizes by what they are for.
     """
 
@@ -66,7 +66,7 @@ class Status:
     feeds: list[FeedStatus]
     lag: Lag | None
     outbox: OutboxState
-    kafka: dict[str, int]
+    kafka: dict[str, SpoolState]
     incidents: list[Alert]
     disk_bytes: dict[str, int]
     free_bytes: int
@@ -81,6 +81,11 @@ class Status:
             found.append(f"{self.outbox.dead} callback(s) are dead: `voicewatch outbox list CONFIG` says why")
         if self.outbox.age_s > OVERDUE_S:
             found.append(f"the oldest pending callback has waited for {self.outbox.age_s / 3600:.1f} h")
+        found += [
+            f"{spool.left_out} line(s) of {name} did not reach Kafka: they had no room to wait (kafka.spool_mib)"
+            for name, spool in self.kafka.items()
+            if spool.left_out and spool.waiting
+        ]
         if self.free_bytes < LITTLE_SPACE_BYTES:
             found.append(f"{self.free_bytes // 2**20} MiB are free on the disk")
         return found
@@ -101,12 +106,13 @@ def read_status(directory: Path, now: float) -> Status:
         except sqlite3.Error as error:
             raise StateError(f"the outbox {state.outbox} cannot be read: {error}") from error
         try:
-            kafka = {name: waiting_lines(path) for name, path in state.spools.items()}
+            kafka = {name: spool_state(path) for name, path in state.spools.items()}
         except sqlite3.Error as error:
             raise StateError(f"a file in {directory / 'kafka'} cannot be read: {error}") from error
         sizes = {
             "journal": _size(state.journal),
             "outbox": _size(state.outbox.parent),
+            "kafka": _size(directory / "kafka"),
             "recovery": _size(state.recovery),
             "results": sum(size_of(path) for path in _results(directory)),
             "audit_log": size_of(state.audit),
@@ -205,7 +211,8 @@ def as_json(status: Status) -> dict[str, Any]:
         "journal": {**journal._asdict(), "age_s": age_s},
         "feeds": [feed._asdict() for feed in status.feeds],
         "lag": None if status.lag is None else status.lag._asdict(),
-        "kafka": status.kafka,
+        "kafka": {name: spool.waiting for name, spool in status.kafka.items()},
+        "kafka_left_out": {name: spool.left_out for name, spool in status.kafka.items()},
         "outbox": {"pending": status.outbox.pending, "dead": status.outbox.dead, "oldest_s": status.outbox.age_s},
         "incidents": [_incident(alert) for alert in status.incidents],
         "disk": {f"{name}_bytes": size for name, size in status.disk_bytes.items()} | {"free_bytes": status.free_bytes},

@@ -48,14 +48,18 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
     if status.kafka:
         yield (
             "kafka",
-            "; ".join(f"{count} lines of {name} wait for their topic" for name, count in status.kafka.items()),
+            "; ".join(f"{spool.waiting} lines of {name} wait for their topic" for name, spool in status.kafka.items()),
         )
     yield "incidents", f"{len(status.incidents)} open"
     for alert in status.incidents[:SHOWN_INCIDENTS]:
         yield "", _incident(alert)
     if (more := len(status.incidents) - SHOWN_INCIDENTS) > 0:
         yield "", f"and {more} more: `--json` lists all"
-    parts = ", ".join(f"{name.replace('_', ' ')} {_bytes(size)}" for name, size in status.disk_bytes.items())
+    parts = ", ".join(
+        f"{name.replace('_', ' ')} {_bytes(size)}"
+        for name, size in status.disk_bytes.items()
+        if size or name != "kafka"
+    )
     yield "disk", f"{parts}; {_bytes(status.free_bytes)} free"
     for text in status.attention:
         yield "attention", text

@@ -33,7 +33,9 @@ from prometheus_client.utils import floatToGoString
 from connectors.callbacks.delivery import DeliveryMetrics
 from connectors.callbacks.outbox import outbox_state
 from connectors.journal.progress import SourceProgress
+from connectors.kafka.spool import spool_state
 from connectors.runtime.logs import get_logger
+from flows.state import StateLayout
 
 __all__ = ["CONTENT_TYPE", "LATENCY_BUCKETS_S", "LOSS_BUCKETS", "Metrics"]
 
@@ -239,12 +241,13 @@ class Metrics(DeliveryMetrics):
         """Look up the age of the token there from now on, in seconds."""
         self._token_age_s = age_s
 
-    def watch_state(self, directory: Path, outbox: Path, progress: SourceProgress) -> None:
-        """Look up the source's progress, the outbox and the disk of the state directory from now on."""
+    def watch_state(self, state: StateLayout, progress: SourceProgress) -> None:
+        """Look up the source's progress, the outbox, the spools and the disk of the state directory from now on."""
         for what, look in (
             ("source", lambda: _source(progress)),
-            ("outbox", lambda: _outbox(outbox, self._now())),
-            ("disk", lambda: _disk(directory)),
+            ("outbox", lambda: _outbox(state.outbox, self._now())),
+            ("kafka", lambda: _kafka(state.spools)),
+            ("disk", lambda: _disk(state.dir)),
         ):
             self.registry.register(_LookedUp(look, what))
 
@@ -285,6 +288,21 @@ def _outbox(path: Path, now: float) -> Iterator[Metric]:
     callbacks.add_metric(["dead"], state.dead)
     yield callbacks
     yield GaugeMetricFamily("voicewatch_outbox_age_seconds", "How long the oldest one has waited.", value=state.age_s)
+
+
+def _kafka(spools: Mapping[str, Path]) -> Iterator[Metric]:
+    if not spools:
+        return
+    waiting = GaugeMetricFamily("voicewatch_kafka_lines", "Lines that wait for their topic.", labels=["results"])
+    left_out = CounterMetricFamily(
+        "voicewatch_kafka_lines_left_out", "Lines that had no room to wait for their topic.", labels=["results"]
+    )
+    for name, path in spools.items():
+        spool = spool_state(path)
+        waiting.add_metric([name], spool.waiting)
+        left_out.add_metric([name], spool.left_out)
+    yield waiting
+    yield left_out
 
 
 def _disk(directory: Path) -> Iterator[Metric]:

@@ -65,7 +65,7 @@ class Monitor(RunLog):
             has_source=process == 0,
             now=now,
         )
-        self.metrics.watch_state(self._directory, state.outbox, self._progress)
+        self.metrics.watch_state(state, self._progress)
         self.metrics.expect_alerts((*RULES, *SIGNAL_RULES))
         if process == 0:
             for name in names or (DEFAULT_FEED,):

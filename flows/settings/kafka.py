@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 
 from connectors.errors import ConfigurationError
 from flows.settings.errors import toml_repr
-from flows.settings.values import CrossTableError, Table, host_and_port, path_text, refuse_cross_table_error
+from flows.settings.values import Between, CrossTableError, Table, host_and_port, path_text, refuse_cross_table_error
 
 if TYPE_CHECKING:
     from connectors.kafka.connection import KafkaConnection
@@ -61,6 +61,11 @@ class KafkaSettings(Table):
         default=None, description="topic that windows of groups are written to; unset: none"
     )
     alerts_topic: TopicName | None = Field(default=None, description="topic that alerts are written to; unset: none")
+    spool_mib: Annotated[int, AfterValidator(Between(1, 1_048_576))] = Field(
+        default=1024,
+        description="what the lines that wait for a topic may take on the disk, in MiB for each topic; further lines "
+        "are left out of the topic while they do",
+    )
 
     @field_validator("tls_ca", "tls_cert", "tls_key")
     @classmethod

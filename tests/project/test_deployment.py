@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from connectors.journal.progress import SourceProgress
 from connectors.journal.segments import Position
+from connectors.kafka.spool import Spool
 from flows.analytics.rules import RULES as RULES_OF_ALERTS
 from flows.monitoring.metrics import Metrics
 from flows.settings.loading import parse_settings
+from flows.state import StateLayout
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -62,7 +65,9 @@ def everything() -> Metrics:
     progress = SourceProgress(DOCKER, default_feed="voice-events")
     progress.begin(Position(""))
     metrics = Metrics("0", 0)
-    metrics.watch_state(DOCKER, DOCKER / "none.sqlite3", progress)
+    state = tempfile.mkdtemp()
+    Spool(StateLayout(Path(state)).spool("windows")).close()
+    metrics.watch_state(StateLayout(Path(state)), progress)
     metrics.watch_token(lambda: 0.0)
     metrics.feed_expected("voice-events")
     metrics.receivers({})

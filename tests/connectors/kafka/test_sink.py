@@ -12,7 +12,7 @@ import pytest
 from connectors.kafka.connection import KafkaConnection, topic_problem
 from connectors.kafka.publisher import BATCH, Publisher, PublisherTiming
 from connectors.kafka.sink import KEPT_SNAPSHOTS, KafkaLinesSink, line_of
-from connectors.kafka.spool import Spool
+from connectors.kafka.spool import Spool, spool_state
 from tests.support.kafka import MockKafka, mock_kafka
 from tests.support.tape import until
 
@@ -122,16 +122,42 @@ def test_an_outage_holds_nothing_up(tmp_path: Path) -> None:
         partition.close()
 
 
+def test_a_full_spool_leaves_lines_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Lines beyond the limit are left out, once logged; what was kept is sent, then there is room for new ones."""
+    path = tmp_path / "spool.sqlite3"
+    limit = sum(line_of(line).size for line in lines(0, 30).splitlines())
+    with mock_kafka() as kafka:
+        kafka.create("full")
+        kafka.set_down()
+        partition = part(kafka, "full", path, max_bytes=limit)
+        for first in range(0, 90, 15):
+            partition.write_batch([lines(first, first + 15)])
+        partition.close()
+        assert spool_state(path) == (30, 60)
+        partition = part(kafka, "full", path, 30, max_bytes=limit)  # which knows what waits
+        partition.write_batch([lines(90, 91)])
+        assert spool_state(path) == (30, 61)
+        kafka.set_up()
+        until(lambda: spool_state(path).waiting == 0)
+        partition.write_batch([lines(100, 110)])
+        assert starts(kafka.read("full", 40)) == [*range(30), *range(100, 110)]
+        partition.close()
+    logged = capfd.readouterr()
+    log = logged.out + logged.err
+    assert log.count("kafka_spool_full") == 2
+    assert log.count("kafka_spool_has_room") == 1
+
+
 def test_a_stop_leaves_a_backlog(kafka: MockKafka, tmp_path: Path) -> None:
     """When the time to drain is over, what a batch does not hold waits for the next run, although the broker is up."""
     kafka.create("backlog")
     spool = Spool(tmp_path / "spool.sqlite3")
     publisher = Publisher(spool, KafkaConnection((kafka.brokers,)), "backlog", timing=QUICK)
     publisher.start()
-    spool.add(map(line_of, lines(0, 1).splitlines()))
+    spool.add([*map(line_of, lines(0, 1).splitlines())])
     publisher.wake()
     until(lambda: spool.count() == 0)
-    spool.add(map(line_of, lines(0, 3 * BATCH).splitlines()))
+    spool.add([*map(line_of, lines(0, 3 * BATCH).splitlines())])
     publisher.stop(drain_s=0.0)
     publisher.check()
     assert not publisher._thread.is_alive()

@@ -95,11 +95,35 @@ def test_lines_that_wait_for_kafka_are_counted(tmp_path: Path) -> None:
     state = StateDir(tmp_path / "state")
     state.feed(1, "up", "connected")
     assert "\nkafka" not in voicewatch("status", state.dir).stdout
-    spool = Spool(StateLayout(state.dir).spool("windows"))
-    spool.add(Line(str(number), b"c1", b"{}") for number in range(5))
-    spool.mark_sent([1, 2])
-    assert status_of(state.dir)["kafka"] == {"windows": 3}
-    assert "kafka      3 lines of windows wait" in voicewatch("status", state.dir).stdout
+    path = StateLayout(state.dir).spool("windows")
+    spool = Spool(path)
+    lines = [Line(str(number), b"c1", b"{}") for number in range(5)]
+    spool.add(lines)
+    spool.mark_sent({1: lines[0], 2: lines[1]})
+    status = status_of(state.dir)
+    assert status["kafka"] == {"windows": 3}
+    assert status["disk"]["kafka_bytes"] >= path.stat().st_size > 0
+    assert status["attention"] == []
+    text = voicewatch("status", state.dir).stdout
+    assert "kafka      3 lines of windows wait" in text
+    assert ", kafka " in text.split("\ndisk")[1]
+    spool.close()
+
+
+def test_lines_that_kafka_will_not_get_need_attention(tmp_path: Path) -> None:
+    """A spool without room is shown while its lines wait, also of a file that an older version made."""
+    state = StateDir(tmp_path / "state")
+    state.feed(1, "up", "connected")
+    spool = Spool(StateLayout(state.dir).spool("alerts"), max_bytes=10)
+    spool.add([Line(str(number), b"c1", b"{}") for number in range(5)])
+    status = status_of(state.dir)
+    assert status["kafka_left_out"] == {"alerts": 3}
+    assert status["attention"] == [
+        "3 line(s) of alerts did not reach Kafka: they had no room to wait (kafka.spool_mib)"
+    ]
+    with spool._store.use() as db:
+        db.execute("DROP TABLE left_out")
+    assert status_of(state.dir)["kafka_left_out"] == {"alerts": 0}
     spool.close()
 
 

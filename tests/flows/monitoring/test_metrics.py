@@ -13,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from connectors.callbacks.outbox import Callback, Outbox, outbox_state
 from connectors.journal.progress import SourceProgress
 from connectors.journal.segments import Position
+from connectors.kafka.spool import Line, Spool
 from flows.monitoring.metrics import LATENCY_BUCKETS_S, Metrics
+from flows.state import StateLayout
 
 NOW = 1_700_000_000.0
 
@@ -31,7 +33,7 @@ def samples(metrics: Metrics) -> dict[str, float]:
 def watching(tmp_path: Path, progress: SourceProgress | None = None) -> Metrics:
     metrics = Metrics("1.2.3", 0, now=lambda: NOW)
     progress = progress or SourceProgress(tmp_path / "journal", default_feed="voice-events", now=lambda: NOW)
-    metrics.watch_state(tmp_path, tmp_path / "outbox.sqlite3", progress)
+    metrics.watch_state(StateLayout(tmp_path), progress)
     return metrics
 
 
@@ -106,7 +108,7 @@ def test_feeds_attempts_receivers_and_the_token_are_told() -> None:
 
 def test_the_outbox_is_looked_up(tmp_path: Path) -> None:
     """Depth and age are those of the file, also while another process writes it; without one they are 0."""
-    path = tmp_path / "outbox.sqlite3"
+    path = StateLayout(tmp_path).outbox
     assert outbox_state(path, NOW) == (0, 0, 0.0)
     outbox = Outbox(path)
     outbox.insert([Callback(f"a{n}", f"c{n}", "http://127.0.0.1:1/", b"{}") for n in range(3)], NOW - 40)
@@ -118,9 +120,21 @@ def test_the_outbox_is_looked_up(tmp_path: Path) -> None:
     assert found["voicewatch_disk_free_bytes"] > 0
 
 
+def test_spools_of_kafka_are_looked_up(tmp_path: Path) -> None:
+    """Lines that wait, and those that had no room, by the results that they are of; nothing without a topic."""
+    assert not [name for name in samples(watching(tmp_path)) if "kafka" in name]
+    spool = Spool(StateLayout(tmp_path).spool("windows"), max_bytes=20)
+    spool.add([Line(str(number), b"c1", b"{}") for number in range(7)])
+    found = samples(watching(tmp_path))
+    spool.close()
+    assert found['voicewatch_kafka_lines{results="windows"}'] == 5
+    assert found['voicewatch_kafka_lines_left_out_total{results="windows"}'] == 2
+
+
 def test_what_cannot_be_looked_up_is_left_out(tmp_path: Path) -> None:
     """A damaged outbox costs its own metrics and no others."""
-    (tmp_path / "outbox.sqlite3").write_bytes(b"no database, but long enough to be taken for one" * 40)
+    (tmp_path / "outbox").mkdir()
+    StateLayout(tmp_path).outbox.write_bytes(b"no database, but long enough to be taken for one" * 40)
     found = samples(watching(tmp_path))
     assert "voicewatch_outbox_age_seconds" not in found
     assert "voicewatch_disk_free_bytes" in found
