@@ -40,7 +40,7 @@ def flow() -> Dataflow:
 
 def _flow(arguments: Sequence[str]) -> Dataflow:
     from connectors.runtime.logs import LOG_JSON, configure_logs, run_id_of
-    from connectors.runtime.shutdown import Shutdown
+    from connectors.runtime.shutdown import Shutdown, stop_with_stdin
     from flows.dataflow import CountsSink
     from flows.live import live_flow
     from flows.monitoring.monitor import instruments_of, process_number
@@ -55,6 +55,7 @@ def _flow(arguments: Sequence[str]) -> Dataflow:
     settings = of_instance(load_settings(Path(path), os.environ), socket.gethostname())
     shutdown = Shutdown(StateLayout(settings.state.dir).stop)
     shutdown.on_signals()
+    stop_with_stdin(os.environ)
     process, port_offset = process_number(arguments, os.environ)
     _check_recovery(arguments, os.environ, process)
     _join_cluster(arguments, os.environ, shutdown, process)

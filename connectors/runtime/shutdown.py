@@ -7,9 +7,10 @@ import faulthandler
 import os
 import select
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -17,7 +18,9 @@ from typing import Final
 from connectors.runtime.logs import get_logger
 from connectors.runtime.platform import wakeup_pipe
 
-__all__ = ["Interrupted", "Shutdown"]
+__all__ = ["STOP_WITH_STDIN", "Interrupted", "Shutdown", "stop_with_stdin"]
+
+STOP_WITH_STDIN: Final = "VOICEWATCH_STOP_WITH_STDIN"
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_CODE: Final = 143
@@ -132,6 +135,23 @@ class Shutdown:
         else:
             log.error("stopped_at_once", why="a second signal came", costs=COSTS)
         os._exit(EXIT_CODE)
+
+
+def stop_with_stdin(environ: Mapping[str, str]) -> None:
+    """Stop this process as SIGTERM does when standard input ends, if STOP_WITH_STDIN is set in `environ`.
+
+    A process that starts others keeps the other end, which the kernel closes however it ends.
+    """
+    if STOP_WITH_STDIN in environ:
+        fd = sys.stdin.fileno()
+        threading.Thread(target=_stop_at_end, args=(fd,), name="voicewatch-launcher", daemon=True).start()
+
+
+def _stop_at_end(fd: int) -> None:
+    while os.read(fd, 1024):
+        pass
+    get_logger(__name__).warning("launcher_ended")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _next_signal(readable: int, timeout_s: float | None) -> signal.Signals | None:

@@ -17,7 +17,7 @@ from typing import Final
 from connectors.errors import VoicewatchError
 from connectors.retry import backoff_s
 from connectors.runtime.logs import get_logger
-from connectors.runtime.shutdown import Interrupted, Shutdown
+from connectors.runtime.shutdown import STOP_WITH_STDIN, Interrupted, Shutdown
 from connectors.state.recovery import latest_states
 from flows.analytics.merge import Counts
 from flows.commands.run import OnBootstrap, ensure_interceptors, preflight, print_warnings
@@ -102,9 +102,15 @@ def _free_ports(count: int) -> list[int]:
 def _run_once(commands: Sequence[list[str]], environ: Mapping[str, str], stop: threading.Event) -> int:
     """Run until all have ended or one has failed, and relay a stop; return the first exit code that is not 0, or 0."""
     # In sessions of their own: a Ctrl-C in the terminal is for this process, which passes it on. What Bytewax prints
-    # on standard output is not a result.
+    # on standard output is not a result. Standard input ends with this process, however it ends, and stops them.
     children = [
-        subprocess.Popen(command, env=dict(environ), stdout=sys.stderr, start_new_session=True)  # noqa: S603 - our own
+        subprocess.Popen(  # noqa: S603 - our own
+            command,
+            env={**environ, STOP_WITH_STDIN: "1"},
+            stdin=subprocess.PIPE,
+            stdout=sys.stderr,
+            start_new_session=True,
+        )
         for command in commands
     ]
     stopped_at: float | None = None
@@ -127,3 +133,5 @@ def _run_once(commands: Sequence[list[str]], environ: Mapping[str, str], stop: t
             if child.poll() is None:
                 child.kill()
             child.wait()
+            assert child.stdin is not None
+            child.stdin.close()

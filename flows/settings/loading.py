@@ -25,7 +25,15 @@ MAX_KEY_PARTS = 200
 _DEEP_KEY = re.compile(rf"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_KEY_PARTS}}}""")
 
 _NOT_SETTINGS = frozenset(
-    {"VOICEWATCH_CONFIG", "VOICEWATCH_LOG_JSON", "VOICEWATCH_RUN_ID", CALLBACK_SECRET, SECRETS_VARIABLE, WEB_TOKEN}
+    {
+        "VOICEWATCH_CONFIG",
+        "VOICEWATCH_LOG_JSON",
+        "VOICEWATCH_RUN_ID",
+        "VOICEWATCH_STOP_WITH_STDIN",
+        CALLBACK_SECRET,
+        SECRETS_VARIABLE,
+        WEB_TOKEN,
+    }
 )
 
 

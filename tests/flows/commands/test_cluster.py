@@ -160,3 +160,26 @@ def test_another_number_of_processes_goes_on_from_the_same_state(tmp_path: Path)
     live.assert_equals_its_replay()
     assert received == live.alert_ids()
     assert [state for state, _ in live.feed_states()] == ["up", "down"] * 3
+
+
+def test_a_killed_supervisor_leaves_no_process_behind(tmp_path: Path) -> None:
+    """After kill -9 of `voicewatch cluster` its processes stop with a last snapshot, and a run continues at once."""
+    with running_simulator(**MANY) as simulator, CallbackReceiver() as receiver:
+        live = Live(tmp_path, simulator.base_url, receiver.url)
+        live.bootstrap()
+        with live.running("cluster") as process:
+            feed_is_up(simulator)
+            live.wait_for_frames(60)
+            started_by_it = children(process.process.pid)
+            assert len(started_by_it) == 2
+            assert process.stop(signal.SIGKILL) == -signal.SIGKILL
+            eventually(lambda: all(map(has_ended, started_by_it)), 15)
+        assert process.log.count("launcher_ended") == 2
+        assert live.feed_states()[-1] == ("down", "voicewatch was stopped")
+        with live.running("run") as process:
+            feed_is_up(simulator)
+            live.wait_for_frames(60)
+            assert process.stop() == 0, process.log
+        received = {one.id for one in receiver.received}
+    live.assert_equals_its_replay()
+    assert received == live.alert_ids()
