@@ -25,6 +25,7 @@ __all__ = [
     "kind_option",
     "read_instance",
     "read_settings",
+    "read_state_dir",
     "stop_on_signals",
 ]
 
@@ -107,6 +108,13 @@ def read_settings(path: Path) -> Settings:
     from flows.settings.loading import load_settings
 
     return load_settings(path, os.environ)
+
+
+def read_state_dir(path: Path) -> Path:
+    """Return the state directory of a configuration. Raises ConfigurationError, for other keys only if it must."""
+    from flows.settings.toml_file import state_dir
+
+    return state_dir(path, os.environ) or read_settings(path).state.dir
 
 
 def read_instance(path: Path) -> Settings:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import AsJson, Command, Config, Group, read_settings
+from flows.cli.common import AsJson, Command, Config, Group, read_settings, read_state_dir
 
 __all__ = ["app"]
 
@@ -22,7 +22,7 @@ def outbox_list(config: Config, *, as_json: AsJson = False) -> None:
     from flows.commands.outbox import open_outbox
     from flows.commands.output import print_outbox, print_outbox_json
 
-    with open_outbox(read_settings(config)) as outbox:
+    with open_outbox(read_state_dir(config)) as outbox:
         show = print_outbox_json if as_json else print_outbox
         show(outbox.entries(), outbox.counts(), time.time())
 
@@ -33,7 +33,7 @@ def outbox_show(config: Config, alert_id: Annotated[str, typer.Argument(metavar=
     from flows.commands.outbox import open_outbox
     from flows.commands.output import print_entry
 
-    with open_outbox(read_settings(config)) as outbox:
+    with open_outbox(read_state_dir(config)) as outbox:
         entry = outbox.show(alert_id)
     if entry is None:
         raise UsageError(f"there is no callback {alert_id}; `voicewatch outbox list {config}` shows those there are")

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 from connectors.callbacks.outbox import Outbox
 from connectors.errors import StateError, UsageError
 from connectors.state.files import StateLock
-from flows.settings.models import Settings
 from flows.state import StateLayout
+
+if TYPE_CHECKING:
+    from flows.settings.models import Settings
 
 __all__ = ["open_outbox", "retry_outbox"]
 
@@ -21,9 +24,9 @@ RETRY_DRAIN_S: Final = 60.0
 
 
 @contextmanager
-def open_outbox(settings: Settings) -> Iterator[Outbox]:
+def open_outbox(state_dir: Path) -> Iterator[Outbox]:
     """Open the outbox of a state directory, and close it afterwards. Raise UsageError if it does not exist."""
-    path = StateLayout(settings.state.dir).outbox
+    path = StateLayout(state_dir).outbox
     if not path.exists():
         raise UsageError(f"{path} does not exist: nothing has run yet with this [state] dir")
     outbox = Outbox(path)
@@ -36,7 +39,7 @@ def open_outbox(settings: Settings) -> Iterator[Outbox]:
 def retry_outbox(settings: Settings, environ: Mapping[str, str], alert_ids: Sequence[str] | None) -> str:
     """Queue dead callbacks again, and send what is due unless a run uses the outbox; return a line of result."""
     state = StateLayout(settings.state.dir)
-    with open_outbox(settings) as outbox:
+    with open_outbox(settings.state.dir) as outbox:
         queued = outbox.retry(alert_ids)
         if not queued and (alert_ids or not outbox.counts()["pending"]):
             return "nothing to send again: no dead callback" + (" with that id" if alert_ids else "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,13 +14,11 @@ from connectors.genesys.feeds.audiohook.api_keys import SECRETS_VARIABLE
 from flows.settings.environment import Overrides, read_overrides, tables_of
 from flows.settings.errors import explain_error, toml_key
 from flows.settings.models import Settings
+from flows.settings.toml_file import read_toml
 from flows.settings.warnings import CALLBACK_SECRET
 from flows.settings.web import WEB_TOKEN
 
 __all__ = ["load_settings", "parse_settings"]
-
-MAX_KEY_PARTS = 200
-_DEEP_KEY = re.compile(rf"""(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){{{MAX_KEY_PARTS}}}""")
 
 _NOT_SETTINGS = frozenset(
     {
@@ -43,13 +39,7 @@ def load_settings(path: Path | str, environ: Mapping[str, str]) -> Settings:
     Raise ConfigurationError, which names the file and lists every mistake in it and in the variables, each with its
     key; a file that cannot be read or is not TOML is one mistake.
     """
-    try:
-        tables = _parse_toml(Path(path).read_bytes())
-    except OSError as error:
-        raise ConfigurationError(str(path), [f"cannot be read: {error.strerror or error}"]) from error
-    except ValueError as error:
-        raise ConfigurationError(str(path), [str(error)]) from error
-    return parse_settings(tables, str(path), environ)
+    return parse_settings(read_toml(path), str(path), environ)
 
 
 def parse_settings(
@@ -69,29 +59,6 @@ def parse_settings(
     if mistakes:
         raise ConfigurationError(where, mistakes)
     return settings
-
-
-def _parse_toml(raw: bytes) -> dict[str, Any]:
-    """Return the tables in a file's bytes. Raise ValueError, which names line and column."""
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ValueError(f"line {line}: is not UTF-8 (byte 0x{raw[error.start]:02x})") from error
-    if found := _DEEP_KEY.search(text):  # tomllib takes minutes for a key of 100,000 parts
-        line = text.count("\n", 0, found.start()) + 1
-        raise ValueError(f"line {line}: a key has more than {MAX_KEY_PARTS} parts")
-    try:
-        return tomllib.loads(text)
-    except RecursionError as error:
-        raise ValueError("is nested too deeply") from error
-    except ValueError as error:
-        # Python up to 3.13 gives the place in the text only: "… (at line 3, column 7)", "… (at end of document)".
-        found = re.fullmatch(r"(.*) \(at (line \d+, column \d+|end of document)\)", str(error), re.DOTALL)
-        if found is None:
-            raise ValueError(f"is no TOML: {error}") from error
-        place = found[2] if found[2].startswith("line") else f"line {len(text.splitlines())}, end of file"
-        raise ValueError(f"{place}: is no TOML: {found[1]}") from error
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

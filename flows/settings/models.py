@@ -43,6 +43,7 @@ from flows.settings.labels import LimitsSettings
 from flows.settings.metrics import MetricsSettings
 from flows.settings.notify import NotifyTables
 from flows.settings.shard import ShardSettings
+from flows.settings.toml_file import DEFAULT_STATE_DIR
 from flows.settings.values import (
     Between,
     CrossTableError,
@@ -208,7 +209,7 @@ class StateSettings(Table):
     """`[state]`: the directory of journal, outbox, recovery and audit log; how durable and how long the journal is."""
 
     dir: Annotated[Path, Field(strict=False), BeforeValidator(path_text)] = Field(
-        default=Path("state"), description="the state directory; each run needs its own"
+        default=DEFAULT_STATE_DIR, description="the state directory; each run needs its own"
     )
     fsync: Literal["interval", "always"] = Field(
         default="interval",
