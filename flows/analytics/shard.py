@@ -41,8 +41,9 @@ __all__ = ["Shard"]
 class Shard:
     """Applies blocks in journal order, by plain calls and without a clock."""
 
-    def __init__(self, overrides: Overrides | None = None, sharing: Alone | None = None) -> None:
+    def __init__(self, overrides: Overrides | None = None, sharing: Alone | None = None, *, lines: bool = True) -> None:
         self._sharing = sharing or Alone()
+        self._has_lines = lines
         self._overrides = overrides or Overrides()
         self._precedence = Precedence(self._overrides)
         self._is_checked = True
@@ -78,8 +79,7 @@ class Shard:
             check_shard(self._watch_table.watches, block)
             self._is_checked = True
         done = Done()
-        closed_early = self._closed_early
-        unwatched = conversations = 0
+        closed_early, unwatched, conversations = self._closed_early, 0, 0
         block = block._replace(arrival=np.maximum(block.arrival, self._now))
         for segment, controls in split_at_controls(block):
             # So short that no conversation that ends, or is silent for too long, in one can be watched again in it.
@@ -95,7 +95,7 @@ class Shard:
         if block.last:
             # They are emitted and not judged: the journal may go on, and then their ends come with more frames in them.
             self._closed(self._windows.close_all(self._watch_table.traits), done)
-        windows = closed_lines(by_end(done.closed), self._watch_table)
+        windows = closed_lines(by_end(done.closed if self._has_lines else []), self._watch_table)
         ending = by_end([closed_early, *done.closed])
         alerts = self._latest_windows.alerts(done.changes, ending, self._watch_table.label_texts)
         if len(ending.slot):
@@ -108,8 +108,8 @@ class Shard:
             early = self._closed_early.values[:, TEXTS]
             self._watch_table.sweep_labels(self._latest_windows.texts, early.ravel())
         done.spans.append(span_of(self._settings, self._now, len(block.row)))
-        found = (windows, alerts, unwatched, conversations, groups, done.spans)
-        return ShardResult(*found, block.last, done.silent, done.late_us)
+        counts = unwatched, conversations
+        return ShardResult(windows, alerts, *counts, groups, done.spans, block.last, done.silent, done.late_us)
 
     def _closed(self, windows: Summaries, done: Done) -> None:
         self._window_records.attach(windows, self._watch_table.label_texts)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from connectors.errors import UsageError
 from connectors.format.decode import decode_block, decode_pieces
+from flows.analytics import window_lines
 from flows.analytics.precedence import Overrides
 from flows.analytics.rule_sets import RuleSets, changes, figures, incidents_of
 from flows.analytics.sharing import sharing_key
@@ -206,3 +207,14 @@ def test_a_backtest_that_cannot_be_made_is_refused(arguments: list[str], expecte
     assert done.returncode == 2
     assert expected in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_windows_are_not_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backtest spends no time on lines of windows, which it does not show."""
+
+    def written(*_: object) -> None:
+        raise AssertionError("a line of a window was written")
+
+    monkeypatch.setattr(window_lines, "window_lines", written)
+    compared = backtest([RECORDING], rule_sets([], ["alerts.raise_m=1:2:1"], {}), threading.Event())
+    assert all(compared.incidents)
