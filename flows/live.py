@@ -13,6 +13,7 @@ from bytewax.recovery import RecoveryConfig
 
 from connectors.callbacks.policy import FAILURE_BODY, BodyRules, DeliveryPolicy
 from connectors.callbacks.sink import CallbackSink
+from connectors.journal.segments import begin_of
 from connectors.journal.source import JournalSource
 from connectors.journal.writer import INTERRUPTED, Journal
 from connectors.runtime.logs import get_logger
@@ -142,6 +143,7 @@ def live_flow(
             metrics=instruments.delivery,
             routes=notifier.routes,
             alerts=state.alerts,
+            begins_at=partial(begin_of, state.journal),
             expire_after_s=settings.delivery.expire_after_s,
         ),
         audit=AuditSink(state.audit),

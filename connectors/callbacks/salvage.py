@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import itertools
+import math
 import os
 import sqlite3
 import zlib
@@ -31,11 +32,14 @@ _LARGEST_SEQ: Final = 1 << 40
 _SETTLED: Final = {Action.CALLBACK_DELIVERED, Action.CALLBACK_DEAD, Action.CALLBACK_EXPIRED}
 
 
-def open_or_salvage(path: Path, *, alerts: Path | None, audit: AuditLog | None) -> Outbox:
+def open_or_salvage(
+    path: Path, *, alerts: Path | None, audit: AuditLog | None, repeated_from: float | None = None
+) -> Outbox:
     """Open the outbox of a run. Replace a damaged one by what can be read of it.
 
     If it was damaged, empty or missing, the lines of `alerts` that neither the outbox nor the audit log knows are
-    written to `lost-alerts.jsonl` beside it, counted in the log and audited. Raise StateError.
+    written to `lost-alerts.jsonl` beside it, counted in the log and audited. Those of `repeated_from` (epoch seconds)
+    and later are not lost: the flow brings them again. Raise StateError.
     """
     fresh = path.with_name(path.name + ".salvaged")
     with state_errors(f"opening the outbox {path}"):
@@ -51,7 +55,7 @@ def open_or_salvage(path: Path, *, alerts: Path | None, audit: AuditLog | None) 
         outbox = Outbox(path)
     if damage is None and not suspect:
         return outbox
-    lost = _lost(alerts, audit.path, path) if alerts is not None and audit is not None else []
+    lost = _lost(alerts, audit.path, path, repeated_from) if alerts is not None and audit is not None else []
     if damage is None and not lost:
         return outbox
     with state_errors(f"writing {LOST_NAME}"):
@@ -154,8 +158,8 @@ def _sound(row: dict[str, Any]) -> bool:
     return texts and known and (row.get("body") is not None or row["state"] == "delivered")
 
 
-def _lost(alerts: Path, audit_path: Path, path: Path) -> list[bytes]:
-    """Return the lines of alerts that neither the outbox nor the audit log knows a callback of."""
+def _lost(alerts: Path, audit_path: Path, path: Path, repeated_from: float | None) -> list[bytes]:
+    """Return the alerts before `repeated_from` of which neither the outbox nor the audit log knows a callback."""
     lines = [line for file in [*daily_files(alerts).values(), alerts] if file.exists() for line in _lines_of(file)]
     with closing(sqlite3.connect(path)) as db:
         known = {id_.partition("/")[0] for (id_,) in db.execute("SELECT id FROM callbacks")}
@@ -163,7 +167,12 @@ def _lost(alerts: Path, audit_path: Path, path: Path) -> list[bytes]:
         known |= {
             str(record.get("id")).partition("/")[0] for record in read(audit_path) if record.get("action") in _SETTLED
         }
-    return [line for line in lines if line.endswith(b"\n") and (id_ := _alert_id(line)) and id_ not in known]
+    before = math.inf if repeated_from is None else repeated_from
+    return [
+        line
+        for line in lines
+        if line.endswith(b"\n") and (id_ := _alert_id(line, before)) is not None and id_ not in known
+    ]
 
 
 def _lines_of(file: Path) -> list[bytes]:
@@ -177,9 +186,12 @@ def _lines_of(file: Path) -> list[bytes]:
     return lines
 
 
-def _alert_id(line: bytes) -> str | None:
+def _alert_id(line: bytes, before: float) -> str | None:
+    """Return the id of an alert, None for one of the time `before` or later, and for a line that is not one."""
     try:
-        id_ = orjson.loads(line).get("alertId")
+        alert = orjson.loads(line)
+        id_, at = alert.get("alertId"), alert.get("timestamp")
     except (ValueError, AttributeError):
         return None
-    return id_ if isinstance(id_, str) else None
+    is_repeated = isinstance(at, int | float) and at >= before
+    return id_ if isinstance(id_, str) and not is_repeated else None

@@ -89,6 +89,7 @@ class CallbackSink(FixedPartitionedSink[Callbacks, int]):
     transaction, on the disk before the flow goes on; sending never holds up the flow.
 
     A damaged outbox is replaced by what can be read of it, and what is lost is reported against the file `alerts`.
+    Without a resume state the flow brings again what is of the time `begins_at` and later, so that it is not lost.
 
     Delivery guarantee: at least once, with recovery on. After a crash the flow inserts some callbacks again, and the
     outbox knows them by their ids, for a week after their delivery. A callback whose answer was lost in a crash is
@@ -107,6 +108,7 @@ class CallbackSink(FixedPartitionedSink[Callbacks, int]):
         now: Callable[[], float] = time.time,
         metrics: DeliveryMetrics | None = None,
         alerts: Path | None = None,
+        begins_at: Callable[[], float | None] = lambda: None,
         expire_after_s: float | None = None,
     ) -> None:
         self._path = Path(path)
@@ -118,6 +120,7 @@ class CallbackSink(FixedPartitionedSink[Callbacks, int]):
         self._now = now
         self._metrics = metrics
         self._alerts = alerts
+        self._begins_at = begins_at
         self._expire_after_s = expire_after_s
 
     def list_parts(self) -> list[str]:
@@ -127,7 +130,8 @@ class CallbackSink(FixedPartitionedSink[Callbacks, int]):
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _CallbackPartition:  # noqa: ARG002
         """Open the files; raise StateError if that fails."""
         with logged_failures("outbox_open_failed", step=step_id):
-            outbox = open_or_salvage(self._path, alerts=self._alerts, audit=self._audit)
+            repeated_from = self._begins_at() if resume_state is None else None
+            outbox = open_or_salvage(self._path, alerts=self._alerts, audit=self._audit, repeated_from=repeated_from)
             delivery = Delivery(
                 outbox,
                 audit=self._audit,

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 from backports import zstd
 
 from connectors.errors import StateError
+from connectors.format.lines import line_time
 from connectors.runtime.platform import memory_file
 from connectors.state.files import replace_durably, state_errors
 
@@ -21,6 +22,7 @@ __all__ = [
     "JournalTail",
     "Position",
     "RetentionWatermark",
+    "begin_of",
     "bytes_behind",
     "compress",
     "number_of",
@@ -55,6 +57,17 @@ def segments(directory: Path) -> list[Path]:
         if path.name.partition(".")[0].isdigit()
     }
     return [found[name] for name in sorted(found)]
+
+
+def begin_of(directory: Path) -> float | None:
+    """Return the time of the first record of a journal, epoch seconds; None without one. Raise StateError."""
+    for segment in segments(directory):
+        opened = zstd.open if segment.suffix == COMPRESSED else open
+        with state_errors(f"reading {segment}"), opened(segment, "rb") as lines:
+            begin = next((time for line in lines if (time := line_time(line)) is not None), None)
+        if begin is not None:
+            return begin
+    return None
 
 
 def bytes_behind(directory: Path, position: Position) -> int:

@@ -124,6 +124,20 @@ def test_a_first_run_reports_nothing(tmp_path, audit):
     assert not (tmp_path / "audit.jsonl").exists()
 
 
+@pytest.mark.parametrize("begin", [7.0, 3.5])
+def test_alerts_that_the_flow_repeats_are_not_lost(tmp_path, audit, begin):
+    """A run that was killed before its outbox was there begins again: only alerts before its journal are reported."""
+    path = tmp_path / "outbox" / "outbox.sqlite3"
+    alerts = tmp_path / "alerts.jsonl"
+    alerts.write_text("".join(json.dumps({"alertId": f"id-{n}", "timestamp": 7.0 + n}) + "\n" for n in range(3)))
+    open_or_salvage(path, alerts=alerts, audit=audit, repeated_from=begin).close()
+    assert not path.with_name(LOST_NAME).exists()
+    assert not (tmp_path / "audit.jsonl").exists()
+    path.unlink()
+    open_or_salvage(path, alerts=alerts, audit=audit, repeated_from=8.5).close()
+    assert lost_ids(path) == ["id-0", "id-1"]
+
+
 def test_a_crash_in_the_middle_of_a_salvage_is_finished(tmp_path, audit):
     """The damaged file is away and the new one is not in its place yet: the next start puts it there."""
     path = tmp_path / "outbox.sqlite3"

@@ -17,6 +17,7 @@ from connectors.journal.segments import (
     JournalTail,
     Position,
     RetentionWatermark,
+    begin_of,
     compress,
     segments,
     tidy,
@@ -58,6 +59,26 @@ def test_a_compressed_segment_says_the_same_to_everybody(tmp_path):
     assert read_all(JournalTail(tmp_path, Position("00000001.jsonl", offset, 1))) == b"".join(texts)[offset:]
     recording = Recording(segments(tmp_path))
     assert b"".join(b"".join(recording.chunks(n, 0, 100)) for n in range(3)) == b"".join(texts)
+
+
+def test_a_journal_begins_with_its_oldest_record(tmp_path):
+    """The time of the first record that is kept, in a plain, an emptied or a compressed segment; none without one."""
+    assert begin_of(tmp_path) is None
+    write_segments(tmp_path, 3)
+    first, second, _ = segments(tmp_path)
+    begin = begin_of(tmp_path)
+    assert begin is not None
+    assert 1_700_000_000 <= begin < 1_700_000_010
+    compress(first)
+    assert begin_of(tmp_path) == begin
+    first.with_name(first.name + COMPRESSED).unlink()
+    later = begin_of(tmp_path)
+    assert later is not None
+    assert later > begin
+    second.write_bytes(b"")
+    last = begin_of(tmp_path)
+    assert last is not None
+    assert last > later
 
 
 def test_only_what_no_restart_needs_is_touched(tmp_path):
