@@ -24,6 +24,7 @@ __all__ = ["MAX_STDIN_BYTES", "STDIN", "input_map_of", "mapped_rows", "readable_
 STDIN: Final = Path("-")
 MAX_STDIN_BYTES: Final = 8 << 30
 _COPY_BYTES: Final = 1 << 20
+_MAX_FIELD: Final = (1 << 31) - 1
 
 
 def input_map_of(text: str | None) -> InputMap | None:
@@ -115,6 +116,8 @@ def _map(path: Path, target: Path, input_map: InputMap) -> None:
     with state_errors(f"writing {target}"), target.open("wb") as file:
         for frame in mapped_rows(path, input_map):
             file.write(orjson.dumps(frame) + b"\n")
+        if not file.tell():
+            raise RecordingError(f"{path}: there is neither a JSON object nor a row of CSV in it")
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -126,9 +129,13 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         return
     header = first.decode("utf-8", "replace")
     delimiter = max(",;\t|", key=header.count)
-    names = next(csv.reader([header], delimiter=delimiter), [])
-    for values in csv.reader((line.decode("utf-8", "replace") for line in lines), delimiter=delimiter):
-        yield {name.strip(): value for name, value in zip(names, values, strict=False) if value}
+    csv.field_size_limit(_MAX_FIELD)  # by default 131,072 characters
+    try:
+        names = next(csv.reader([header], delimiter=delimiter), [])
+        for values in csv.reader((line.decode("utf-8", "replace") for line in lines), delimiter=delimiter):
+            yield {name.strip(): value for name, value in zip(names, values, strict=False) if value}
+    except csv.Error as error:
+        raise RecordingError(f"{path}: cannot be read as CSV: {error}") from error
 
 
 def _object(line: bytes) -> dict[str, Any]:

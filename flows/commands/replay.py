@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -100,6 +100,10 @@ def replay(
         )
     if parquet is not None:
         _convert(out, parquet)
+    if replayed.refusal is not None and input_map is not None:
+        named = ", ".join(map(str, paths))
+        reason = f"{named}: --input maps no line to a frame; rejected.jsonl in {out} says why of each"
+        return replace(replayed, refusal=reason)
     return replayed
 
 

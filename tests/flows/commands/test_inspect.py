@@ -159,6 +159,31 @@ def test_other_shapes_with_bad_lines(tmp_path: Path) -> None:
     assert (wrong.returncode, "timestamp is missing" in wrong.stderr) == (2, True)
 
 
+def test_long_and_deep_values_are_one_line_or_rejected(tmp_path: Path) -> None:
+    """A field of CSV of any length, and an item of any depth, end neither command with a traceback."""
+    mapped = ("--input", SHAPE)
+    long = tmp_path / "long.csv"
+    long.write_text(f"call_id,sent_at,rtt,lost,note\nc1,1700000000000,20,1,{'x' * 300_000}\n")
+    deep = tmp_path / "deep.json"
+    deep.write_text(f'[{{"call_id": {"[" * 600}{"]" * 600}, "sent_at": 1}}]')
+    header = tmp_path / "header.csv"
+    header.write_text(f"{'y' * 300_000},b\n1,2\n")
+    done = several(
+        [
+            ["inspect", long, *mapped],
+            ["replay", long, "--out", tmp_path / "long", *mapped],
+            ["inspect", deep],
+            ["replay", deep, "--out", tmp_path / "deep", *mapped],
+            ["replay", header, "--out", tmp_path / "header", *mapped],
+        ]
+    )
+    assert [each.returncode for each in done] == [0, 0, 1, 2, 1]
+    assert "1 line(s), 1 conversation(s)" in done[0].stdout
+    assert done[3].stderr == f"voicewatch: {deep}: there is neither a JSON object nor a row of CSV in it\n"
+    assert done[4].stderr.startswith(f"voicewatch: {header}: --input maps no line to a frame; rejected.jsonl in ")
+    assert len(done[4].stderr.splitlines()) == 1
+
+
 def test_inspect_reads_a_pipe() -> None:
     """`-` is named as such, and the command says so, too."""
     done = piped(RECORDING.read_bytes(), "inspect", "-", "--json")
