@@ -125,9 +125,23 @@ class _Accepted(socket.socket):
 
 
 class _FrugalTLS(sslproto.SSLProtocol):
-    """TLS of asyncio with a buffer of one record."""
+    """TLS of asyncio with a buffer of one record, whose memory is free as soon as the connection is lost.
+
+    The exception of a failed handshake, its traceback and the task that waits for it refer to each other and to the
+    connection: only the collector of cycles would free it, tens of thousands of connections later.
+    """
 
     max_size = TLS_BUFFER_BYTES
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Drop what takes memory."""
+        super().connection_lost(exc)
+        self._sslobj = None
+        self._ssl_buffer = bytearray()
+        self._ssl_buffer_view = memoryview(self._ssl_buffer)
+
+    def _wakeup_waiter(self, exc: BaseException | None = None) -> None:
+        super()._wakeup_waiter(exc if exc is None else exc.with_traceback(None))
 
 
 class FrugalLoop(asyncio.SelectorEventLoop):

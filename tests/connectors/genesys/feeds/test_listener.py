@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import select
 import socket
 import ssl
@@ -162,6 +163,26 @@ def test_a_silent_connection_takes_little_memory(tmp_path: Path) -> None:
         # A handshake after theirs is served after all of them have their buffers.
         assert shake_hands(listener.feed.address) == "TLSv1.3"
         assert tracemalloc.get_traced_memory()[0] / 50 < 2**16
+
+
+def test_a_lost_connection_leaves_no_memory_behind(tmp_path: Path) -> None:
+    """Connections that end before or in the TLS handshake are free at once, without a run of the garbage collector."""
+    with listening(tmp_path, replace(QUICK, handshake_s=600.0), tls=server_tls()) as listener, ExitStack() as stack:
+        assert shake_hands(listener.feed.address) == "TLSv1.3"
+        gc.collect()
+        stack.callback(gc.enable)
+        gc.disable()
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for number in range(60):
+            with socket.create_connection(listener.feed.address, DEADLINE_S) as client:
+                if number % 2:
+                    client.sendall(b"this is not TLS\r\n" * 10)
+                    while client.recv(1024):
+                        pass
+        assert shake_hands(listener.feed.address) == "TLSv1.3"
+        listener.wait_for(lambda this: this.feed.unauthenticated == 0)
+        assert tracemalloc.get_traced_memory()[0] / 60 < 2**14
 
 
 def test_a_tls_handshake_has_its_time(tmp_path: Path) -> None:
