@@ -26,7 +26,7 @@ FLAP_S: Final = 10.0
 
 
 class Incident(NamedTuple):
-    """One incident; `ended_at` is None while it is open. Times in epoch seconds."""
+    """One incident; `ended_at` is None while it is open. Times in epoch seconds. `group`: that of a group incident."""
 
     incident_id: str
     conversation_id: str | None
@@ -35,6 +35,7 @@ class Incident(NamedTuple):
     ended_at: float | None
     value: float | None
     is_sent: bool
+    group: tuple[tuple[str, str], ...] = ()
 
 
 class Figures(NamedTuple):
@@ -111,6 +112,7 @@ def incidents_of(alerts: Iterable[Alert]) -> list[Incident]:
                 None,
                 body["metricValue"],
                 alert.url is not None,
+                tuple((body.get("group") or {}).items()),
             )
         elif incident_id in found:
             found[incident_id] = found[incident_id]._replace(ended_at=alert.time)

@@ -20,6 +20,7 @@ from connectors.journal.recording import Progress, Recording, no_progress
 from connectors.journal.source import RecordingSource
 from flows.analytics.precedence import Overrides
 from flows.analytics.rule_sets import Change, Figures, Incident, RuleSets, changes, figures, incidents_of
+from flows.analytics.spread import Spread
 from flows.commands.inputs import readable_files
 from flows.commands.replay import keep_freed_memory, overrides_of
 from flows.dataflow import SHARDS
@@ -44,6 +45,7 @@ class RuleSet:
 class Backtest:
     """Hold the incidents of each rule set; `end` is the time of the last record, in epoch seconds.
 
+    `latency` (milliseconds) and `packet_loss` (ratios) count the values of all frames.
     `is_whole` is False if a signal stopped the backtest before the end of the recordings.
     """
 
@@ -52,6 +54,8 @@ class Backtest:
     end: float
     frames: int
     is_whole: bool
+    latency: Spread
+    packet_loss: Spread
 
     def figures(self) -> list[Figures]:
         """Return the figures of each rule set."""
@@ -126,14 +130,17 @@ def backtest(
     """
     keep_freed_memory()
     running = RuleSets([one.overrides for one in sets], len(SHARDS))
-    frames = 0
+    frames, latency, loss = 0, Spread(10.0), Spread(0.002)
     with TemporaryDirectory(prefix="voicewatch-") as scratch, readable_files(paths, Path(scratch)) as files:
         for block in _blocks(RecordingSource(Recording(files), stop=stop, progress=progress)):
             pieces = [decoded for _, decoded in decode_pieces(block.data)]
             running.apply(block.number, pieces, last=block.last)
-            frames += sum(len(decoded.arrival) for decoded in pieces)
+            for decoded in pieces:
+                frames += len(decoded.arrival)
+                latency.add(decoded.latency_us / 1000.0)
+                loss.add(decoded.packet_loss)
     incidents = [incidents_of(alerts) for alerts in running.alerts]
-    return Backtest([one.name for one in sets], incidents, running.end, frames, not stop.is_set())
+    return Backtest([one.name for one in sets], incidents, running.end, frames, not stop.is_set(), latency, loss)
 
 
 def _blocks(source: RecordingSource) -> Iterator[Block]:

@@ -12,6 +12,7 @@ import orjson
 
 from connectors.state.files import state_errors
 from flows.analytics.rule_sets import Change, Incident
+from flows.analytics.spread import Spread
 from flows.commands.backtest import Backtest
 
 __all__ = ["print_backtest", "print_backtest_json", "write_backtest_page"]
@@ -57,6 +58,7 @@ def print_backtest_json(compared: Backtest) -> None:
             }
         )
     value = {"frames": compared.frames, "end": compared.end, "whole": compared.is_whole, "ruleSets": rule_sets}
+    value["spread"] = {"latency_ms": _spread(compared.latency), "packet_loss": _spread(compared.packet_loss)}
     print(orjson.dumps(value, option=orjson.OPT_INDENT_2).decode())
 
 
@@ -94,13 +96,13 @@ def _rows(compared: Backtest) -> list[tuple[str, ...]]:
 
 
 def _changes_table(differences: Sequence[Change]) -> str:
-    head = ("difference", "since (UTC)", "rule", "conversation", "before s", "after s")
+    head = ("difference", "since (UTC)", "rule", "conversation or group", "before s", "after s")
     rows = [
         (
             change.kind,
             _time(change.incident.began_at),
             change.incident.rule,
-            change.incident.conversation_id or "(group)",
+            change.incident.conversation_id or ", ".join(map(" ".join, change.incident.group)) or "-",
             _seconds(change.before_s),
             _seconds(change.after_s),
         )
@@ -135,6 +137,7 @@ def _incident(incident: Incident) -> dict[str, Any]:
         "began": incident.began_at,
         "ended": incident.ended_at,
         "value": incident.value,
+        "group": dict(incident.group) or None,
     }
 
 
@@ -145,6 +148,10 @@ def _change(change: Change) -> dict[str, Any]:
         "beforeSeconds": change.before_s,
         "afterSeconds": change.after_s,
     }
+
+
+def _spread(spread: Spread) -> dict[str, Any]:
+    return {"width": spread.width, "counts": spread.counts}
 
 
 def _seconds(seconds: float | None) -> str:

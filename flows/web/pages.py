@@ -33,11 +33,11 @@ from flows.web.histograms import histograms
 from flows.web.history import files_of, receivers, windows_of
 from flows.web.listening import Answer
 from flows.web.model import Model
-from flows.web.queries import PAGE, Span
+from flows.web.queries import LONG_SPANS, PAGE, Span
 from flows.web.reader import StateReader
 from flows.web.story import lines_of, story_of
 from flows.web.what_if import RULES, Job, WhatIf, rules_of
-from flows.web.words import FILTERS, link, rule_name
+from flows.web.words import FILTERS, link, replay_command, rule_name, said_of
 
 __all__ = ["make_app"]
 
@@ -75,7 +75,7 @@ def make_app(
     routes: list[Route | Mount] = [Route("/", lambda _: RedirectResponse("/fleet", 307))]
     for name, view in views.items():
         routes.append(Route(f"/{name}", partial(pages.page, name, view)))
-        routes.append(Route(f"/api/{name}", partial(pages.json, view)))
+        routes.append(Route(f"/api/{name}", partial(pages.json, name, view)))
     routes += health_routes(answers or {})
     routes += [
         Route("/events", pages.events),
@@ -98,7 +98,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     templates.filters.update(FILTERS)
-    templates.globals.update(link=link, rule_name=rule_name, spans=queries.SPANS, metrics=METRICS)
+    templates.globals.update(link=link, rule_name=rule_name, metrics=METRICS)
     return templates
 
 
@@ -113,9 +113,11 @@ class _Pages:
     def page(self, name: str, view: View, request: Request) -> Response:
         """Answer with a view as HTML."""
         query = dict(request.query_params)
-        span, figures = self._top(query)
+        span, figures = self._top(name, query)
+        kept = {key: one for key, one in LONG_SPANS.items() if name == "what-if" or one[0] <= self._reader.model.keep_s}
         context = {
             "view": name,
+            "spans": queries.SPANS | kept,
             "query": query,
             "path": request.url.path,
             "shared": {key: query[key] for key in SHARED if key in query},
@@ -126,10 +128,10 @@ class _Pages:
         }
         return HTMLResponse(self._templates.get_template(f"{name}.html").render(context))
 
-    def json(self, view: View, request: Request) -> Response:
+    def json(self, name: str, view: View, request: Request) -> Response:
         """Answer with a view as JSON."""
         query = dict(request.query_params)
-        span, figures = self._top(query)
+        span, figures = self._top(name, query)
         body = {"span": span._asdict(), "figures": figures, **view(query, span)}
         return Response(
             orjson.dumps(body, default=_as_json, option=orjson.OPT_PASSTHROUGH_DATACLASS), media_type="application/json"
@@ -169,7 +171,7 @@ class _Pages:
         with self._reading() as model:
             found = queries.conversation(model, query.get("id", ""))
             gaps = queries.gaps_of(model, (found or {}).get("first") or 0.0)
-            settings = model.settings
+            settings, now = model.settings, queries.now_of(model)
         if found is None:
             raise HTTPException(
                 404, "this conversation is not in the files, or was longer ago than the page looks back"
@@ -187,6 +189,9 @@ class _Pages:
             "genesys_mos_below": settings.get("alerts", {}).get("genesys_mos_below"),
             "lanes": [{"name": lane.name, "parts": [part._asdict() for part in lane.parts]} for lane in story.lanes],
             "media": [media._asdict() for media in story.media],
+            "ends": [end._asdict() for end in story.ends],
+            "said": said_of(found["incidents"], now),
+            "command": replay_command(self._state.journal, found["id"]),
             "settings": settings,
         }
 
@@ -207,8 +212,10 @@ class _Pages:
             for row in rows:
                 row["children"] = queries.held_by(model, row["id"]) if row["held"] else []
             rules = queries.rules(model)
+            names = ["rule", *queries.labels(model)]
         filters = queries.filters_of(query)
-        return {"rows": rows, "total": total, "filters": filters, "rules": rules, "pages": _pages(query, total)}
+        found = {"rows": rows, "total": total, "filters": filters, "rules": rules, "names": names}
+        return found | {"by": query.get("group", ""), "pages": _pages(query, total)}
 
     def failures(self, query: dict[str, str], span: Span) -> dict[str, Any]:
         """Return the failed calls by code and by a label."""
@@ -232,6 +239,7 @@ class _Pages:
             settings, spread = model.settings, histograms(model, span)
         return {
             "histograms": [one._asdict() for one in spread],
+            "limits_now": {one.field: one.limit for one in spread},
             "rules": RULES,
             "values": {} if job is None else job.rules,
             "current": settings.get("alerts", {}) | settings.get("defaults", {}),
@@ -291,10 +299,11 @@ class _Pages:
         with model.lock:
             yield model
 
-    def _top(self, query: dict[str, str]) -> tuple[Span, dict[str, Any]]:
+    def _top(self, name: str, query: dict[str, str]) -> tuple[Span, dict[str, Any]]:
         """Return the range of a view, and the figures above it."""
         with self._reading() as model:
-            span = queries.span_of(model, query, longest_s=max(model.keep_s, DAY_S))
+            usual = "24h" if name == "incidents" else "1h"  # an incident is shown for a day after its end
+            span = queries.span_of(model, query, longest_s=max(model.keep_s, DAY_S), usual=usual)
             figures = queries.figures(model, span)
         rows = self._receivers()
         at = figures["journal_at"]

@@ -11,6 +11,7 @@ import orjson
 from flows.web.model import EVERYTHING, MINUTE_S, Model
 
 __all__ = [
+    "LONG_SPANS",
     "PAGE",
     "SPANS",
     "Gap",
@@ -25,6 +26,7 @@ __all__ = [
     "groups",
     "held_by",
     "incidents",
+    "labels",
     "rules",
     "span_of",
 ]
@@ -34,6 +36,8 @@ LIVE_S: Final = 30.0
 SHOWN_CHILDREN: Final = 20
 # Spans that a view can look at, with the length of a column of the heat map.
 SPANS: Final = {"15m": (900, 60), "1h": (3600, 60), "6h": (21_600, 300), "24h": (86_400, 900)}
+# Those that a page offers where it keeps the time, and the what-if view where the journal does.
+LONG_SPANS: Final = {"3d": (259_200, 3600), "7d": (604_800, 7200)}
 
 
 class Span(NamedTuple):
@@ -59,8 +63,8 @@ def now_of(model: Model) -> float:
     return max(model.newest, model.journal_at or 0.0)
 
 
-def span_of(model: Model, query: dict[str, str], *, longest_s: float = 1e9) -> Span:
-    """Return the range that a query string asks for: `from` and `to` in epoch seconds, or the last `range`.
+def span_of(model: Model, query: dict[str, str], *, longest_s: float = 1e9, usual: str = "1h") -> Span:
+    """Return the range that a query string asks for: `from` and `to` in epoch seconds, or the last `range` or `usual`.
 
     Of a range that is longer than `longest_s` the newest part is returned.
     """
@@ -73,12 +77,14 @@ def span_of(model: Model, query: dict[str, str], *, longest_s: float = 1e9) -> S
         end = min(end, now)
         start = max(start, end - longest_s)
     if 0.0 <= start < end <= start + 1e9 and end < 1e11:
-        steps = (step for step in (60, 300, 900, 3600) if (end - start) / step <= 96)
+        steps = (step for step in (60, 300, 900, 3600, 7200) if (end - start) / step <= 96)
         return Span("custom", start, end, next(steps, MINUTE_S * 24 * 60))
-    name = query.get("range", "1h")
-    length, step = SPANS.get(name, SPANS["1h"])
+    known = SPANS | LONG_SPANS
+    name = query.get("range", usual)
+    name = name if name in known else usual
+    length, step = known[name]
     end = float(-(-now // step) * step) if now else float(length)
-    return Span(name if name in SPANS else "1h", end - length, end, step)
+    return Span(name, end - length, end, step)
 
 
 def figures(model: Model, span: Span) -> dict[str, Any]:
@@ -116,8 +122,13 @@ def figures(model: Model, span: Span) -> dict[str, Any]:
 def dimensions(model: Model) -> list[str]:
     """Return the names by which the heat map can be cut: labels, then feed, conversation and all together."""
     names = [row[0] for row in model.db.execute("SELECT DISTINCT name FROM cells ORDER BY name")]
-    labels = [name for name in names if name not in (EVERYTHING, "feed")]
-    return [*labels, *(["feed"] if "feed" in names else []), "conversation", EVERYTHING]
+    own = [name for name in names if name not in (EVERYTHING, "feed")]
+    return [*own, *(["feed"] if "feed" in names else []), "conversation", EVERYTHING]
+
+
+def labels(model: Model) -> list[str]:
+    """Return the names of the labels that conversations have."""
+    return [name for name in dimensions(model) if name not in ("feed", "conversation", EVERYTHING)]
 
 
 def gaps_of(model: Model, since: float = 0.0) -> list[Gap]:
@@ -179,11 +190,21 @@ def filters_of(query: dict[str, str]) -> dict[str, str]:
     return {key[2:]: value for key, value in query.items() if key.startswith("l.")}
 
 
+_INCIDENTS: Final = (
+    "SELECT *, (SELECT COUNT(*) FROM incidents AS c WHERE c.parent = incidents.id) AS held FROM incidents"
+)
+# The value of a label that an incident has, or that the group has which it is of.
+_LABEL_OF_INCIDENT: Final = (
+    "IFNULL((SELECT value FROM json_each(labels) WHERE key = ?), (SELECT value FROM json_each(grouped) WHERE key = ?))"
+)
+
+
 def incidents(model: Model, span: Span, query: dict[str, str], page: int) -> tuple[list[dict[str, Any]], int]:
     """Return a page of the incidents that are open or overlap a span, open ones first, and how many there are.
 
     Incidents that were not sent because of another one are counted in its `held` and listed by `under=ID`. With a
-    filter of theirs they stand for themselves.
+    filter of theirs they stand for themselves. With `group` (a label, or `rule`) they are in the order of its values,
+    those of most open incidents first; each has the value as `group`, with its numbers `group_count` and `group_open`.
     """
     where = ["(resolved IS NULL AND lasting OR raised < ? AND IFNULL(resolved, raised) >= ?)"]
     values: list[Any] = [span.end, span.start]
@@ -201,17 +222,35 @@ def incidents(model: Model, span: Span, query: dict[str, str], page: int) -> tup
         where.append("conversation = ?")
         values.append(id_)
     for name, value in filters_of(query).items():
-        where.append("EXISTS (SELECT 1 FROM json_each(labels) AS l WHERE l.key = ? AND l.value = ?)")
-        values += [name, value]
+        if name == "feed":
+            where.append("conversation IN (SELECT id FROM conversations WHERE feed = ?)")
+            values.append(value)
+        else:
+            where.append("EXISTS (SELECT 1 FROM json_each(labels) AS l WHERE l.key = ? AND l.value = ?)")
+            values += [name, value]
     condition = " AND ".join(where)
     (total,) = model.db.execute(f"SELECT COUNT(*) FROM incidents WHERE {condition}", values).fetchone()  # noqa: S608
-    rows = model.db.execute(
-        "SELECT *, (SELECT COUNT(*) FROM incidents AS c WHERE c.parent = incidents.id) AS held"  # noqa: S608
-        f" FROM incidents WHERE {condition}"
-        " ORDER BY resolved IS NOT NULL OR NOT lasting, raised DESC, id LIMIT ? OFFSET ?",
-        [*values, PAGE, page * PAGE],
-    )
+    if by := query.get("group"):
+        return _by_group(model, by, condition, values, page), total
+    order = "resolved IS NOT NULL OR NOT lasting, raised DESC, id LIMIT ? OFFSET ?"
+    rows = model.db.execute(f"{_INCIDENTS} WHERE {condition} ORDER BY {order}", [*values, PAGE, page * PAGE])
     return [_incident(model, row) for row in rows], total
+
+
+def _by_group(model: Model, by: str, condition: str, values: list[Any], page: int) -> list[dict[str, Any]]:
+    value, names = ("rule", []) if by == "rule" else (_LABEL_OF_INCIDENT, [by, by])
+    places = model.db.execute(
+        "SELECT id, value, COUNT(*) OVER w AS number, SUM(is_open) OVER w AS open FROM"  # noqa: S608 - texts of ours
+        f" (SELECT id, raised, {value} AS value, resolved IS NULL AND lasting AS is_open FROM incidents"
+        f" WHERE {condition}) WINDOW w AS (PARTITION BY value)"
+        " ORDER BY value IS NULL, open = 0, number DESC, value, is_open DESC, raised DESC, id LIMIT ? OFFSET ?",
+        [*names, *values, PAGE, page * PAGE],
+    ).fetchall()
+    found = []
+    for id_, group, number, open_ in places:
+        row = model.db.execute(f"{_INCIDENTS} WHERE id = ?", (id_,)).fetchone()
+        found.append(_incident(model, row) | {"group": group, "group_count": number, "group_open": open_})
+    return found
 
 
 def held_by(model: Model, parent: str) -> list[dict[str, Any]]:

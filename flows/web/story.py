@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +15,7 @@ from flows.web.lines import record_time
 from flows.web.reader import offset_at, segment_before
 from flows.web.tail import compressed_lines
 
-__all__ = ["Lane", "Media", "Part", "Story", "lines_of", "story_of"]
+__all__ = ["End", "Lane", "Media", "Part", "Story", "lines_of", "story_of"]
 
 PIECE_BYTES: Final = 1024 * 1024
 MAX_READ_BYTES: Final = 256 * 1024 * 1024
@@ -53,11 +53,24 @@ class Media(NamedTuple):
     codecs: list[str]
 
 
+class End(NamedTuple):
+    """Hold how a leg of a party ended: Genesys' type of disconnect, and the code of an error."""
+
+    at: float
+    party: str
+    disconnect_type: str | None
+    code: str | None
+
+
 class Story(NamedTuple):
-    """Hold the parties and the measured legs of a conversation; `complete` is False if the journal is too long."""
+    """Hold the parties, the measured legs and the ends of the legs of a conversation.
+
+    `complete` is False if the journal is too long.
+    """
 
     lanes: list[Lane]
     media: list[Media]
+    ends: list[End]
     complete: bool
 
 
@@ -66,6 +79,7 @@ def story_of(journal: Path, conversation_id: str, first: float, last: float) -> 
     found = _Lanes()
     details, labels = _Lanes(), _Lanes()
     media: list[Media] = []
+    ends: dict[str, End] = {}
     pieces = _Pieces(journal, first - 60.0, last + AFTERWARDS_S)
     for at, record in _records(pieces, conversation_id):
         watch, message = record.get("watch"), record.get("frame")
@@ -75,13 +89,14 @@ def story_of(journal: Path, conversation_id: str, first: float, last: float) -> 
                     labels.enter(name, name, at, str(value))
         elif isinstance(message, dict):
             _take_message(message, at, conversation_id, found, details)
+            _take_ends(message, at, conversation_id, ends)
             media += [
                 Media(at, s.leg_id or s.key, s.value, s.evidence["scale"], s.evidence["codecs"])
                 for s in signals_of(message)
                 if s.conversation_id == conversation_id and s.value is not None and "scale" in s.evidence
             ]
     lanes = next((one.lanes for one in (found, details, labels) if one.lanes), {})
-    return Story(list(lanes.values()), media, pieces.complete)
+    return Story(list(lanes.values()), media, list(ends.values()), pieces.complete)
 
 
 def lines_of(journal: Path, conversation_id: str, start: float, end: float) -> list[bytes]:
@@ -139,6 +154,26 @@ def _take_message(message: dict[str, Any], at: float, conversation_id: str, foun
             details.enter(key, purpose, at, "connected")
         elif event == "end":
             details.leave(key, at)
+
+
+def _take_ends(message: dict[str, Any], at: float, conversation_id: str, ends: dict[str, End]) -> None:
+    body = body_of(message)
+    if body is None or not is_calls_topic(topic_of(message)) or body.get("id") != conversation_id:
+        return
+    for leg in call_legs(body):
+        key = str(leg["id"])
+        if leg["state"] not in _OVER or key in ends:
+            continue
+        places = (leg["call"], leg["participant"])
+        errors = [one.get("errorInfo") for one in places]
+        kind = _first_text(one.get("disconnectType") for one in places)
+        code = _first_text(one.get("code") for one in errors if isinstance(one, dict))
+        if kind or code:
+            ends[key] = End(at, leg["purpose"] or "party", kind, code)
+
+
+def _first_text(values: Iterable[object]) -> str | None:
+    return next((value for value in values if isinstance(value, str) and value), None)
 
 
 def _records(pieces: _Pieces, conversation_id: str) -> Iterator[tuple[float, dict[str, Any]]]:

@@ -26,12 +26,16 @@ __all__ = ["RULES", "Job", "WhatIf", "rules_of"]
 
 KEPT_JOBS: Final = 8
 SHOWN: Final = 200
-STOP_S: Final = 5.0
+# Hours in which incidents are counted; more cannot be told apart in a chart.
+MAX_HOURS: Final = 24 * 31
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Describe a setting that can be tried out: its table, its bounds, the step of its field, and its name."""
+    """Describe a setting that can be tried out: its table, its bounds, the step of its field, and its name.
+
+    `most` is the upper end of its slider, where that of the field is too far away to choose a value with a mouse.
+    """
 
     table: str
     low: float
@@ -40,6 +44,7 @@ class Rule:
     name: str
     unit: str = ""
     whole: bool = False
+    most: float | None = None
 
 
 # The bounds are those of the configuration.
@@ -47,12 +52,14 @@ RULES: Final = {
     "max_latency_ms": Rule("defaults", 50, 500, 5, "Latency limit", "ms"),
     "packet_loss_threshold": Rule("defaults", 0, 0.1, 0.001, "Packet loss limit", "ratio"),
     "mos_below": Rule("alerts", 1, 4.5, 0.1, "MOS limit"),
-    "raise_n": Rule("alerts", 1, 1000, 1, "Frames beyond the limit", whole=True),
-    "raise_m": Rule("alerts", 1, 1000, 1, "of the last frames", whole=True),
+    "raise_n": Rule("alerts", 1, 1000, 1, "Frames beyond the limit", whole=True, most=50),
+    "raise_m": Rule("alerts", 1, 1000, 1, "of the last frames", whole=True, most=50),
     "clear_ratio": Rule("alerts", 0, 1, 0.05, "Clear below this share of the limit"),
-    "clear_after_s": Rule("alerts", 0, 86_400, 1, "Clear after quiet", "s"),
+    "clear_after_s": Rule("alerts", 0, 86_400, 1, "Clear after quiet", "s", most=300),
 }
 
+# Which setting is a limit of a metric of frames.
+FIELDS: Final = {"latency_ms": "max_latency_ms", "packet_loss": "packet_loss_threshold"}
 # A configuration replaces the recorded tables as a whole, so what is not tried out is written down as it was recorded.
 KEPT: Final = {
     "windows": ("length_s", "slide_s", "codec"),
@@ -83,6 +90,11 @@ class Job:
     def toml(self) -> str:
         """Return the configuration that is tried out."""
         return toml_of(self.rules)
+
+    @property
+    def difference(self) -> list[tuple[str, str]]:
+        """Return the lines of TOML by which the proposed settings differ from the recorded ones."""
+        return difference(self.rules, self.recorded)
 
     def progress(self) -> float | None:
         """Return the share of the journal that was read, None if that cannot be seen."""
@@ -138,6 +150,29 @@ def toml_of(rules: Mapping[str, float]) -> str:
     for name, value in rules.items():
         tables.setdefault(RULES[name].table, {})[name] = value
     return _toml(tables)
+
+
+def difference(rules: Mapping[str, float], recorded: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return lines of TOML with their signs: `-` was recorded, `+` is proposed, and headings of tables.
+
+    >>> for sign, line in difference({"raise_n": 2, "clear_after_s": 9.0}, {"alerts": {"raise_n": 3}}):
+    ...     print(sign or " ", line)
+      [alerts]
+    - raise_n = 3
+    + raise_n = 2
+    + clear_after_s = 9.0
+    """
+    lines: list[tuple[str, str]] = []
+    for name, value in rules.items():
+        table = RULES[name].table
+        if ("", f"[{table}]") not in lines:
+            lines.append(("", f"[{table}]"))
+        known = recorded.get(table)
+        old = known.get(name) if isinstance(known, Mapping) else None
+        if old is not None and old != value:
+            lines.append(("-", f"{name} = {orjson.dumps(old).decode()}"))
+        lines.append(("" if old == value else "+", f"{name} = {orjson.dumps(value).decode()}"))
+    return lines
 
 
 def proposed(rules: Mapping[str, float], recorded: Mapping[str, Any]) -> str:
@@ -253,7 +288,8 @@ def _summary(told: dict[str, Any]) -> dict[str, Any]:
     """Return what the page shows of a backtest's JSON."""
     now, proposed = told["ruleSets"]
     hours = [Counter(int(one["began"] // 3600) * 3600 for one in each["incidents"]) for each in (now, proposed)]
-    starts = sorted(hours[0].keys() | hours[1].keys())
+    known = sorted(hours[0].keys() | hours[1].keys())
+    starts = range(known[0], known[-1] + 3600, 3600)[-MAX_HOURS:] if known else ()
     differences = proposed["differences"]
     return {
         "frames": told["frames"],
@@ -264,6 +300,7 @@ def _summary(told: dict[str, Any]) -> dict[str, Any]:
         "kinds": dict(Counter(one["kind"] for one in differences)),
         "differences": differences[:SHOWN],
         "left_out": max(len(differences) - SHOWN, 0),
+        "spread": [{"field": FIELDS[name], "low": 0.0, **one} for name, one in told["spread"].items()],
     }
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 from urllib.parse import urlencode
 
@@ -11,7 +14,7 @@ from markupsafe import Markup
 
 from connectors.format.rule_names import RATIOS, TITLES
 
-__all__ = ["FILTERS", "duration", "link", "percent", "rule_name", "utc"]
+__all__ = ["FILTERS", "duration", "link", "percent", "replay_command", "rule_name", "said_of", "utc"]
 
 # The page says of these two which limit was exceeded.
 RULES: Final = {
@@ -121,6 +124,45 @@ def rule_value(value: float | None, rule: str) -> str:
     if rule == "STREAM_STALLED":
         return duration(value)
     return f"{value:.2f}"
+
+
+# What was wrong while an incident of a rule was open.
+WRONG: Final = {
+    "LATENCY_THRESHOLD_EXCEEDED": "latency above {}",
+    "PACKET_LOSS_DETECTED": "packet loss above {}",
+    "LOW_MOS": "MOS below {}",
+    "STREAM_STALLED": "silence longer than {}",
+}
+
+
+def said_of(incidents: Sequence[Mapping[str, Any]], now: float) -> list[str]:
+    """Return for each rule and limit how long the incidents of a conversation lasted, longest first.
+
+    >>> loss = {"rule": "PACKET_LOSS_DETECTED", "threshold": 0.02, "raised": 100.0, "resolved": 130.0, "lasting": True}
+    >>> said_of([loss, loss | {"raised": 150.0, "resolved": None}], now=162.0)
+    ['42 s of packet loss above 2.0 %']
+    """
+    lengths: dict[str, float] = {}
+    for one in incidents:
+        rule = one["rule"]
+        text = WRONG[rule].format(rule_value(one["threshold"], rule)) if rule in WRONG else rule_name(rule).lower()
+        ended = now if one["resolved"] is None else one["resolved"]
+        lengths[text] = lengths.get(text, 0.0) + (max(ended - one["raised"], 0.0) if one["lasting"] else 0.0)
+    ordered = sorted(lengths.items(), key=lambda item: -item[1])
+    return [f"{duration(length)} of {text}" if length else text for text, length in ordered]
+
+
+def replay_command(journal: Path, conversation: str) -> str:
+    """Return the shell command that replays a journal and prints the results of a conversation.
+
+    An id with anything but letters, digits and a few signs is left out: it may come from a stranger.
+
+    >>> replay_command(Path("state/journal"), "call-1")
+    'voicewatch replay state/journal/*.jsonl* --out what-happened && grep -hF call-1 what-happened/*.jsonl'
+    """
+    replay = f"voicewatch replay {quote(str(journal))}/*.jsonl* --out what-happened"
+    plain = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:@-]*", conversation)
+    return f"{replay} && grep -hF {conversation} what-happened/*.jsonl" if plain else replay
 
 
 def link(path: str, query: Mapping[str, str], **changes: Any) -> str:

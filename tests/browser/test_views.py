@@ -356,4 +356,76 @@ def test_other_limits_are_tried_out(tmp_path: Path, chromium: Any) -> None:
         page.wait_for_selector("text=Now against proposed", timeout=WAIT_S * 1000)
         row = page.locator("#result table").first.locator("tbody tr").first
         assert [cell.inner_text() for cell in row.locator("td").all()] == ["13", "17", "+4"]
+        page.wait_for_selector(".steps canvas")
+        page.locator("#hours summary").click()
+        hours = [
+            [cell.inner_text() for cell in row.locator("td").all()] for row in page.locator("#hours tbody tr").all()
+        ]
+        assert [sum(int(row[column]) for row in hours) for column in (0, 1)] == [13, 17]
+        page.wait_for_selector("#frames .histogram canvas")
+        assert page.locator("#frames figure").count() == 2
+        page.locator("#toml summary").click()
+        lines_of_toml = page.locator("#toml .plus").all_inner_texts()
+        assert [line.split() for line in lines_of_toml] == [["+", "max_latency_ms", "=", "100.0"]]
+        page.locator('#result a.id[href*="from="]').first.click()
+        page.wait_for_selector("[data-chart=lanes] canvas")
         assert visit.violations() == []
+
+
+def test_a_slider_sets_its_field(tmp_path: Path, chromium: Any) -> None:
+    """A limit is chosen with the mouse, or typed; both show the same value."""
+    state = StateDir(tmp_path / "state")
+    state.window(0, "a")
+    with served(state.dir) as base, visiting(chromium, base) as visit:
+        page = visit.go(f"/what-if?{RANGE}")
+        slider, field = page.locator("input[data-for=f-max_latency_ms]"), page.get_by_label("Latency limit")
+        box = slider.bounding_box()
+        page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        assert 250 <= float(field.input_value()) <= 300
+        field.fill("400")
+        assert slider.input_value() == "400"
+
+
+@pytest.mark.parametrize("width", [390, 1024])
+def test_the_fleet_names_its_rows_in_a_narrow_window(tmp_path: Path, chromium: Any, width: int) -> None:
+    """The newest minutes are in view, beside the name of each row and its figures."""
+    state = StateDir(tmp_path / "state")
+    for minute in range(50):
+        state.window(60 * minute, "a", p95=300.0 if minute < 12 else 40.0, queue="support")
+    with served(state.dir) as base, visiting(chromium, base, width=width) as visit:
+        page = visit.go("/fleet?by=queue")
+        name = page.locator("tbody th.key")
+        assert name.inner_text().split() == ["support", "12", "min,", "24", "%"]
+        box, newest = name.bounding_box(), page.locator("tbody td.cell a").last.bounding_box()
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] < newest["x"] < newest["x"] + newest["width"] <= width
+        assert visit.violations() == []
+
+
+def test_incidents_are_grouped_by_a_label(tmp_path: Path, chromium: Any) -> None:
+    """A heading for each value with its numbers, those with open incidents first; a heading leads to its incidents."""
+    state = StateDir(tmp_path / "state")
+    for number, queue in enumerate(("sales", "sales", "support", "sales", HOSTILE)):
+        state.window(0, f"call-{number}", queue=queue)
+        state.alert(5, f"call-{number}", "raised", number, labels={"queue": queue})
+        if queue == "sales":
+            state.alert(9, f"call-{number}", "resolved", number)
+    state.alert(5, "none", "raised", 9)
+    state.window(0, "none")
+    with served(state.dir) as base, visiting(chromium, base) as visit:
+        page = visit.go(f"/incidents?{RANGE}")
+        assert page.locator(".group-row").count() == 0
+        page.get_by_label("Group by").select_option("queue")
+        page.wait_for_selector(".group-row")
+        found = [" ".join(text.split()) for text in page.locator(".group-row").all_inner_texts()]
+        assert found == [
+            f"queue {HOSTILE} 1 incident, 1 open",
+            "queue support 1 incident, 1 open",
+            "queue sales 3 incidents, 0 open",
+            "without the label queue 1 incident, 1 open",
+        ]
+        assert page.locator("#list tbody tr").count() == 10
+        assert visit.violations() == []
+        page.locator(".group-row a").nth(2).click()
+        page.wait_for_selector(".chips")
+        assert page.locator("#list tbody tr").count() == 3

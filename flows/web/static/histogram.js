@@ -39,7 +39,7 @@ function share(element, limit) {
 function say(element) {
   const limit = proposed(element);
   const place = element.closest("figure").querySelector("output");
-  const text = Number.isFinite(limit) ? `; proposed: ${(100 * share(element, limit)).toFixed(1)} % of the minutes` : "";
+  const text = Number.isFinite(limit) ? `; proposed: ${(100 * share(element, limit)).toFixed(1)} % of the ${element.dataset.of}` : "";
   if (place.textContent !== text) place.textContent = text;
 }
 

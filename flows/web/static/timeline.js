@@ -145,7 +145,7 @@ function options(element, height, series, hooks, y, unit = "") {
     tzDate: (at) => (zoneName() === "UTC" ? uPlot.tzDate(new Date(at * 1e3), "Etc/UTC") : new Date(at * 1e3)),
     axes: [
       { ...lines, space: element.clientWidth < 500 ? 52 : 70, values: (_, at) => at.map((t, i) => moment(t, at.length > 1 && at[1] - at[0] < 60 ? "time" : "minute")) },
-      { ...lines, size: 88, space: 24, values: y.hidden ? () => [] : (_, at) => at.map((value) => `${Number(value.toPrecision(6))}${unit}`), grid: y.hidden ? { show: false } : lines.grid, ticks: y.hidden ? { show: false } : lines.ticks },
+      { ...lines, size: 88, space: 24, splits: y.splits && (() => y.splits), values: y.hidden ? () => [] : (_, at) => at.map((value) => `${Number(value.toPrecision(6))}${unit}`), grid: y.hidden ? { show: false } : lines.grid, ticks: y.hidden ? { show: false } : lines.ticks },
     ],
     series: [{}, ...series],
     hooks: {
@@ -184,19 +184,19 @@ function draw() {
   const ms = data.conversation.max_latency_ms;
   const loss = data.conversation.packet_loss_threshold == null ? null : data.conversation.packet_loss_threshold * 100;
   const narrow = box.clientWidth < 500;
-  const add = (name, height, series, values, hooks, y, unit) => {
+  const add = (name, height, series, values, hooks, y, unit, more = {}) => {
     const element = box.querySelector(`[data-chart=${name}]`);
     const why = box.querySelector(`[data-empty=${name}]`);
     if (why) why.hidden = values.some((one) => one.some((value) => value != null));
-    const chart = new uPlot(options(element, height, series, hooks, y, unit), [c.x, ...values], element);
+    const chart = new uPlot({ ...options(element, height, series, hooks, y, unit), ...more }, [c.x, ...values], element);
     chart.over.addEventListener("dblclick", () => zoom(whole()));
     chart.over.addEventListener("click", () => offerLines(chart));
     charts.push(chart);
   };
-  add("latency", narrow ? 170 : 210, [line("--p95"), line("--p50", [6, 4])], [c.p95, c.p50], [limit(ms)], upTo(ms), " ms");
+  add("latency", narrow ? 170 : 210, [line("--p95"), line("--p50", [6, 4])], [c.p95, c.p50], [limit(ms)], upTo(ms), " ms", { bands: [{ series: [1, 2], fill: color("--band") }] });
   add("loss", narrow ? 140 : 160, [line("--lossc", undefined, { paths: uPlot.paths.bars({ size: [0.7, 24] }), fill: color("--lossc"), points: { show: false } }), line("--meanc", [6, 4])], [c.loss, c.mean], [limit(loss)], upTo(loss), " %");
   const mos = [limit(data.mos_below), limit(data.media.length ? data.genesys_mos_below : null)];
-  add("mos", narrow ? 130 : 140, [line("--mosc"), line("--genesys", [2, 3])], [c.mos, c.genesys], mos, { range: () => [1, 5] });
+  add("mos", narrow ? 130 : 140, [line("--mosc"), line("--genesys", [2, 3])], [c.mos, c.genesys], mos, { range: () => [1, 5], splits: [1, 2, 3, 4, 5] });
   const empty = [{ show: false }], nothing = [c.x.map(() => null)];
   if (data.lanes.length) add("parties", 64 + 30 * data.lanes.length, empty, nothing, [parties], { range: () => [0, 1], hidden: true });
   const rules = new Set(data.conversation.incidents.map((i) => i.rule)).size;

@@ -113,6 +113,22 @@ def test_a_very_long_range_costs_no_more_than_a_kept_one(state: StateDir, query:
     assert 0 < len(columns) <= 97
 
 
+def test_an_incident_is_shown_for_a_day_unless_a_range_is_chosen(state: StateDir) -> None:
+    """A resolved incident of this morning is still in the list; the other views show an hour."""
+    state.alert(8, HOSTILE, "resolved", 1)
+    state.window(5 * 3600, "later")
+    state.record(5 * 3600 + 10, tick=True)
+    with serving(state) as address:
+        for query, number in (("", 1), ("?range=1h", 0), ("?group=queue", 1), ("?group=rule", 1), ("?l.feed=none", 0)):
+            found = json.loads(ask(address, f"/api/incidents{query}")[2])
+            assert found["total"] == len(found["rows"]) == number, query
+        assert found["span"]["name"] == "24h"
+        assert json.loads(ask(address, "/api/fleet")[2])["span"]["name"] == "1h"
+        assert ">7d</a>" not in ask(address, "/fleet")[2]
+        assert ">7d</a>" in ask(address, "/what-if")[2]
+        assert json.loads(ask(address, "/api/fleet?range=7d")[2])["span"]["name"] == "7d"
+
+
 def test_another_site_may_link_and_not_embed(state: StateDir) -> None:
     """A link that is followed is answered; an image, a script, a frame or a fetch of another site is refused."""
     with serving(state) as address:

@@ -65,6 +65,21 @@ def test_without_snapshots_detail_events_or_labels_name_the_parties(tmp_path: Pa
     assert parts(state) == {"customer": [(31, None, "connected")], "user": [(32, 80, "connected")]}
 
 
+def test_the_end_of_a_leg_names_its_disconnect_type_and_its_error(tmp_path: Path) -> None:
+    """The first snapshot in which a leg is over says how it ended; a leg without a reason is left out."""
+    state = StateDir(tmp_path / "state")
+    snapshot(state, 0, party("1", "customer", "connected"), party("2", "agent", "connected"))
+    failed = {"disconnectType": "transport.failure", "errorInfo": {"code": "error.ice"}}
+    snapshot(state, 20, party("1", "customer", "connected"), party("2", "agent", "terminated") | failed)
+    snapshot(state, 30, party("2", "agent", "terminated") | failed, party("3", "acd", "terminated"))
+    snapshot(state, 40, party("1", "customer", "disconnected") | {"disconnectType": "peer"})
+    found = story_of(state.dir / "journal", ID, BEGAN, BEGAN + 100).ends
+    assert [(one.at - BEGAN, one.party, one.disconnect_type, one.code) for one in found] == [
+        (20, "agent", "transport.failure", "error.ice"),
+        (40, "customer", "peer", None),
+    ]
+
+
 def test_genesys_mos_is_kept_by_leg_with_its_scale(tmp_path: Path) -> None:
     """It is read from the records that follow the call; a leg that received nothing has no MOS."""
     state = StateDir(tmp_path / "state")

@@ -48,6 +48,13 @@ def test_the_figures_are_those_of_a_backtest(journal: Path, tmp_path: Path) -> N
     assert now != proposed
     assert len(job.result["differences"]) + job.result["left_out"] == len(expected.changes(1))
     assert orjson.dumps(job.result)
+    hours = job.result["hours"]
+    assert sum(hour["proposed"] for hour in hours) == proposed["incidents"]
+    assert [hour["start"] for hour in hours] == list(range(hours[0]["start"], hours[-1]["start"] + 1, 3600))
+    latency, loss = job.result["spread"]
+    assert (latency["field"], loss["field"]) == ("max_latency_ms", "packet_loss_threshold")
+    assert (latency["counts"], loss["counts"]) == (expected.latency.counts, expected.packet_loss.counts)
+    assert 0 < sum(loss["counts"]) <= expected.frames
 
 
 def test_what_is_not_tried_out_stays_as_recorded(journal: Path) -> None:
