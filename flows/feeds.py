@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
 from connectors.genesys.client import GenesysClient, budget_of
 from connectors.genesys.endpoints import Endpoints
-from connectors.genesys.feeds.base import FeedLimits, Selection, WatchRules
+from connectors.genesys.feeds.base import FeedBase, FeedLimits, Selection, WatchRules
 from connectors.genesys.feeds.discovery import CallDiscovery
 from connectors.genesys.feeds.notifications.topics import topics_of
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
@@ -108,8 +108,11 @@ class _FeedFactory:
         if self.settings.privacy.keep_raw and private:
             audit.append(Action.RAW_KEPT, conversation=None, outcome="notifications are kept with personal data")
         names = self._names(tokens)
-        feeds = [self._feed(row, tokens, journal, events, names) for row in self.settings.feeds or (FeedSettings(),)]
-        return [names, *feeds] if isinstance(names, NameBook) else feeds
+        rows = self.settings.feeds or (FeedSettings(),)
+        feeds = [self._feed(row, tokens, journal, events, names) for row in rows]
+        figures = {row.name: feed.figures for row, feed in zip(rows, feeds, strict=True)}
+        self.instruments.watch_feeds(figures, budget_of(self.endpoints.api_url).spent)
+        return [names, *feeds] if isinstance(names, NameBook) else [*feeds]
 
     def _names(self, tokens: TokenProvider | None) -> Names:
         if tokens is None or not self.settings.genesys.resolve_names:
@@ -119,7 +122,7 @@ class _FeedFactory:
 
     def _feed(
         self, row: FeedSettings, tokens: TokenProvider | None, journal: Journal, events: _FeedEvents, names: Names
-    ) -> Feed:
+    ) -> FeedBase:
         # A lone feed that is not configured has no name in the records, as in recordings from when it was the only one.
         recorder = journal.recorder(row.name) if self.settings.feeds else journal
         if row.kind == "audiohook":
@@ -174,7 +177,7 @@ class _FeedFactory:
             labels=self.settings.defaults.labels,
         )
 
-    def _audiohook(self, row: FeedSettings, recorder: Journal | Recorder, events: _FeedEvents) -> Feed:
+    def _audiohook(self, row: FeedSettings, recorder: Journal | Recorder, events: _FeedEvents) -> FeedBase:
         from connectors.genesys.feeds.audiohook.feed import AudioHookFeed
         from connectors.genesys.feeds.audiohook.levels import Silence
 
@@ -194,7 +197,7 @@ class _FeedFactory:
             on_event=events.happened,
         )
 
-    def _eventbridge(self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents) -> Feed:
+    def _eventbridge(self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents) -> FeedBase:
         from connectors.genesys.feeds.eventbridge.feed import EventBridgeFeed
         from connectors.genesys.feeds.eventbridge.queue import QueueFeed
         from connectors.genesys.feeds.eventbridge.recorder import REMEMBERED_EVENTS
@@ -222,7 +225,7 @@ class _FeedFactory:
             **shared,
         )
 
-    def _kafka(self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents) -> Feed:
+    def _kafka(self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents) -> FeedBase:
         from connectors.genesys.feeds.kafka import REMEMBERED_MESSAGES, KafkaFeed
         from connectors.journal.events import recorded_offsets
 
@@ -252,7 +255,7 @@ class _FeedFactory:
         recorder: Journal | Recorder,
         events: _FeedEvents,
         names: Names,
-    ) -> Feed:
+    ) -> FeedBase:
         from connectors.genesys.feeds.notifications.discovery import Sources
         from connectors.genesys.feeds.notifications.extras import Extras
         from connectors.genesys.feeds.notifications.feed import NotificationsFeed

@@ -315,11 +315,12 @@ class Delivery:
             self._made_room.discard(task)
             del receiver.attempts[task]
         receiver.used_at = self._clock()
-        self._metrics.attempt_took(receiver.used_at - began)
+        took_s = receiver.used_at - began
+        self._metrics.attempt_took(took_s)
         verdict = classify(outcome, receiver.route.rules)
         self._judge(receiver, outcome, verdict)
         answer = excerpt(outcome.body, receiver.route.url, receiver.route.secrets) or None
-        state = self._results.add(waiting, verdict, 1, endpoint=receiver.shown, answer=answer)
+        state = self._results.add(waiting, verdict, 1, endpoint=receiver.shown, answer=answer, took_s=took_s)
         if not waiting.refresh:
             self._metrics.attempted(state)
         self._news.set()

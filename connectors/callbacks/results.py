@@ -45,8 +45,17 @@ class Results:
         """Report whether everything is written down."""
         return not (self._unaudited or self._unrecorded)
 
-    def add(self, waiting: DueCallback, verdict: Verdict, made: int, *, endpoint: str, answer: str | None) -> State:
-        """Note what became of a callback after `made` more attempts (0 or 1); return its state now."""
+    def add(
+        self,
+        waiting: DueCallback,
+        verdict: Verdict,
+        made: int,
+        *,
+        endpoint: str,
+        answer: str | None,
+        took_s: float | None = None,
+    ) -> State:
+        """Note what became of a callback after `made` more attempts (0 or 1) of `took_s` seconds; return its state."""
         callback, attempts = waiting.callback, waiting.attempts + made
         if waiting.refresh:
             return self._refreshed(waiting, verdict, endpoint)
@@ -54,6 +63,8 @@ class Results:
             verdict = Dead(f"{verdict.reason}; attempt {attempts} was the last")
         now = self._timeline()
         detail: dict[str, Any] = {"id": callback.id, "endpoint": endpoint, "attempt": attempts}
+        if took_s is not None:
+            detail["took_s"] = round(took_s, 4)
         match verdict:
             case Delivered():
                 result = AttemptResult(callback, "delivered", now, attempts)

@@ -342,6 +342,12 @@ class RequestBudget:
         with self._lock:
             self._spent.append(self._now())
 
+    def spent(self) -> int:
+        """Return the number of requests sent in the last minute, at most those allowed."""
+        with self._lock:
+            since = self._now() - WINDOW_S
+            return sum(at > since for at in self._spent)
+
     def hold(self, seconds: float) -> None:
         """Delay requests that can wait by `seconds`, because Genesys asked for it."""
         with self._lock:

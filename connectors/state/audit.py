@@ -29,6 +29,7 @@ __all__ = [
     "AuditFault",
     "AuditLog",
     "AuditVerdict",
+    "head_of",
     "read",
     "read_log",
     "verify",
@@ -203,12 +204,20 @@ class AuditVerdict:
 def verify(path: Path) -> AuditVerdict:
     """Check the chain of the log at `path`, and its end against its head. Raises StateError if it cannot be read."""
     with state_errors(f"reading the audit log {path}"):
-        try:
-            head = _read_head(_head_path(path).read_bytes())
-        except FileNotFoundError:
-            head = None
+        head = head_of(path)
         with path.open("rb") as file:
             return verify_lines(file, head)
+
+
+def head_of(path: Path) -> tuple[int, str] | None:
+    """Return the length in bytes and the last hash that the head of the log at `path` names; None without a head.
+
+    Raises OSError.
+    """
+    try:
+        return _read_head(_head_path(path).read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def verify_lines(lines: Iterable[bytes], head: tuple[int, str] | None = None) -> AuditVerdict:

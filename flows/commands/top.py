@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from connectors.errors import StateError, UsageError
 from flows.commands.tables import laid_out, printable
 from flows.state import StateLayout
-from flows.web import queries
+from flows.web import cards, queries
 from flows.web.heat import heat_map
 from flows.web.history import receivers
 from flows.web.reader import StateReader
@@ -58,7 +58,7 @@ def read_figures(reader: StateReader, directory: Path, *, span: str, by: str | N
             raise UsageError(f"--by {by}: no conversation has this label; there are {', '.join(names)}")
         name = next((one for one in ((by,) if by else PREFERRED) if one in names), None)
         groups = [] if name is None else heat_map(model, period, name, "breach", 0).rows
-        feeds = queries.feeds(model, period, [])["feeds"]
+        feeds = cards.feeds(model, period, [])["feeds"]
     return {
         "span": span,
         **figures,

@@ -5,7 +5,7 @@ The dataflow stays a pure function of the journal: instruments measure around it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
@@ -83,6 +83,11 @@ class Instruments:
 
     def topic_refused(self, feed: str) -> None:
         """Take that Genesys has refused a topic of a feed."""
+
+    def watch_feeds(
+        self, figures: Mapping[str, Callable[[], Mapping[str, float]]], requests: Callable[[], int]
+    ) -> None:
+        """Report from now on what these feeds use, by name, and the requests to Genesys in the last minute."""
 
     def watch_token(self, tokens: Tokens) -> None:
         """Report the age of this token from now on."""

@@ -241,6 +241,12 @@ class Metrics(DeliveryMetrics):
         """Look up the age of the token there from now on, in seconds."""
         self._token_age_s = age_s
 
+    def watch_feeds(
+        self, figures: Mapping[str, Callable[[], Mapping[str, float]]], requests: Callable[[], int]
+    ) -> None:
+        """Look up what the feeds use there from now on, by their names, and the requests of the last minute."""
+        self._registered(lambda: _feeds(figures, requests), "feeds")
+
     def watch_state(self, state: StateLayout, progress: SourceProgress) -> None:
         """Look up the source's progress, the outbox, the spools and the disk of the state directory from now on."""
         for what, look in (
@@ -249,12 +255,35 @@ class Metrics(DeliveryMetrics):
             ("kafka", lambda: _kafka(state.spools)),
             ("disk", lambda: _disk(state.dir)),
         ):
-            self.registry.register(_LookedUp(look, what))
+            self._registered(look, what)
+
+    def _registered(self, look: Callable[[], Iterator[Metric]], what: str) -> None:
+        self.registry.register(_LookedUp(look, what))
 
     def _token(self) -> Iterator[Metric]:
         age_s = self._token_age_s()
         if age_s is not None:
             yield GaugeMetricFamily("voicewatch_token_age_seconds", "Age of the access token.", value=age_s)
+
+
+def _feeds(feeds: Mapping[str, Callable[[], Mapping[str, float]]], requests: Callable[[], int]) -> Iterator[Metric]:
+    duplicates = CounterMetricFamily(
+        "voicewatch_feed_duplicates", "Messages that a feed received again, and left out.", labels=["feed"]
+    )
+    topics = GaugeMetricFamily("voicewatch_feed_topics", "Topics subscribed; 20,000 are allowed.", labels=["feed"])
+    channels = GaugeMetricFamily("voicewatch_feed_channels", "Channels connected; 20 are allowed.", labels=["feed"])
+    age_s = GaugeMetricFamily(
+        "voicewatch_feed_channel_age_seconds", "How long the oldest channel has been connected.", labels=["feed"]
+    )
+    for name, look in feeds.items():
+        found = look()
+        for family, key in ((duplicates, "duplicates"), (topics, "topics"), (channels, "channels")):
+            family.add_metric([name], found.get(key, 0))
+        age_s.add_metric([name], found.get("channel_age_s", 0))
+    yield from (duplicates, topics, channels, age_s)
+    yield GaugeMetricFamily(
+        "voicewatch_genesys_requests", "Requests to Genesys in the last minute; 300 are allowed.", value=requests()
+    )
 
 
 def _source(progress: SourceProgress) -> Iterator[Metric]:

@@ -136,6 +136,12 @@ class Monitor(RunLog):
         """Take that Genesys has refused a topic of a feed."""
         self.metrics.topic_refused(feed)
 
+    def watch_feeds(
+        self, figures: Mapping[str, Callable[[], Mapping[str, float]]], requests: Callable[[], int]
+    ) -> None:
+        """Show what these feeds use, and the requests to Genesys in the last minute, from now on."""
+        self.metrics.watch_feeds(figures, requests)
+
     def watch_token(self, tokens: Tokens) -> None:
         """Show the age of the token of this holder from now on."""
         self.metrics.watch_token(lambda: tokens.age_s)

@@ -49,6 +49,8 @@ class Totals:
     loss: float | None
     mos: float | None
     lowest_mos: float | None
+    lag_ms: float | None
+    highest_lag_ms: float | None
 
     @property
     def share(self) -> float | None:
@@ -95,6 +97,7 @@ def totals(windows: Windows) -> Totals:
     bad = windows.at(windows.in_breach)
     p95, mos = _measured(windows.p95_ms), _measured(windows.mos)
     losses, measured = float(np.nansum(windows.loss_mean * windows.loss_count)), float(windows.loss_count.sum())
+    lags, late = float(np.nansum(windows.lag_mean * windows.lag_count)), float(windows.lag_count.sum())
     return Totals(
         len(np.unique(windows.conversation)),
         len(np.unique(bad.conversation)),
@@ -107,6 +110,8 @@ def totals(windows: Windows) -> Totals:
         losses / measured if measured else None,
         float(mos.mean()) if len(mos) else None,
         float(mos.min()) if len(mos) else None,
+        lags / late if late else None,
+        float(np.nanmax(windows.lag_max)) if late else None,
     )
 
 

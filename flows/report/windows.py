@@ -13,7 +13,7 @@ import numpy as np
 from connectors.state.files import state_errors
 from connectors.state.results import open_results
 from flows.report.journal import Watched
-from flows.web.lines import Loss, Mos, decode_lines
+from flows.web.lines import Lag, Loss, Mos, decode_lines
 from flows.web.reader import offset_at
 
 __all__ = ["Windows", "WindowsReader"]
@@ -38,6 +38,7 @@ class _Window(msgspec.Struct, gc=False):
     packet_loss: Loss | None = None
     mos: Mos | None = None
     labels: dict[str, str] = {}
+    event_lag_ms: Lag | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ class Windows:
     loss_mean: Floats
     loss_max: Floats
     mos: Floats
+    lag_count: Floats
+    lag_mean: Floats
+    lag_max: Floats
 
     in_breach: np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -79,12 +83,13 @@ class Windows:
 
 _COLUMNS: Final = (
     *("conversation", "labelled", "model", "start", "end", "frames", "highest_ms", "p50_ms", "p95_ms"),
-    *("loss_count", "loss_mean", "loss_max", "mos"),
+    *("loss_count", "loss_mean", "loss_max", "mos", "lag_count", "lag_mean", "lag_max"),
 )
 _WHOLE: Final = frozenset({"conversation", "labelled", "model"})
 NAN: Final = float("nan")
 NO_LATENCY: Final = _Latency(NAN, NAN, NAN)
 NO_LOSS: Final = Loss(0, NAN, NAN)
+NO_LAG: Final = Lag(0, NAN, NAN)
 
 
 @dataclass
@@ -135,6 +140,7 @@ class WindowsReader:
         ids, sets, models = self._ids, self._label_sets, self._models
         latency = [window.latency_ms or NO_LATENCY for window in windows]
         loss = [window.packet_loss or NO_LOSS for window in windows]
+        lags = [window.event_lag_ms or NO_LAG for window in windows]
         columns = (
             [ids.setdefault(window.conversation_id, len(ids)) for window in windows],
             [sets.setdefault(tuple(window.labels.items()), len(sets)) for window in windows],
@@ -149,5 +155,8 @@ class WindowsReader:
             [one.mean for one in loss],
             [one.max for one in loss],
             [NAN if window.mos is None else window.mos.value for window in windows],
+            [one.count for one in lags],
+            [one.mean for one in lags],
+            [one.max for one in lags],
         )
         self._pieces.append([np.array(column, dtype=np.float64) for column in columns])

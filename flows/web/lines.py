@@ -35,6 +35,14 @@ class Loss(msgspec.Struct, gc=False):
     max: float
 
 
+class Lag(msgspec.Struct, gc=False):
+    """Hold the lag of the late events of a window, in milliseconds."""
+
+    count: int
+    mean: float
+    max: float
+
+
 class Mos(msgspec.Struct, gc=False):
     """Hold the MOS of a window, and the model that it comes from."""
 
@@ -53,6 +61,7 @@ class Window(msgspec.Struct, gc=False):
     packet_loss: Loss | None = None
     mos: Mos | None = None
     labels: dict[str, str] = {}
+    event_lag_ms: Lag | None = None
 
 
 class Evidence(msgspec.Struct, rename="camel", gc=False):
@@ -111,6 +120,8 @@ class Audit(msgspec.Struct, gc=False):
     endpoint: str | None = None
     attempt: int | None = None
     feed: str | None = None
+    took_s: float | None = None
+    prev: str = ""
 
 
 def decode_lines(decoder: msgspec.json.Decoder[T], data: bytes) -> tuple[list[T], int]:

@@ -14,9 +14,11 @@ from typing import Any, Final
 
 import orjson
 
+from flows.web.chain import AuditChain
+from flows.web.counting import Count
 from flows.web.lines import Alert, Audit, Group, Window
 from flows.web.sums import Batch, Places
-from flows.web.tables import SCHEMA
+from flows.web.tables import LAG, MESSAGES, SCHEMA
 from flows.web.tracking import Shape, Tracked, values_of
 
 __all__ = ["EVERYTHING", "MINUTE_S", "Limits", "Model"]
@@ -81,7 +83,8 @@ class Model:
         self.journal_at: float | None = None
         self.settings: dict[str, Any] = {}
         self.bad_lines = 0
-        self.audit_lines = 0
+        self.audit = AuditChain()
+        self.feed_names: set[str] = set()
         self._known: dict[str, Limits] = {}
         self._batch = Batch()
         self._tracked: dict[str, Tracked] = {}
@@ -111,6 +114,10 @@ class Model:
                 self.settings = settings
             self.version += 1
 
+    def take_messages(self, counts: Iterable[Count]) -> None:
+        """Add counts of messages to those of their minutes."""
+        self.db.executemany(MESSAGES, [(one.minute, one.via, one.frames, one.invalid) for one in counts])
+
     def take_windows(self, windows: Sequence[Window], offset: int, past: int) -> None:
         """Take windows that were read from these offsets of their file."""
         read = (offset, past)
@@ -128,6 +135,9 @@ class Model:
             if limits.tracked:
                 limits.tracked = [one for one in limits.tracked if one.take(window.start, shape)]
             limits.recent.append(shape)
+            if (lag := window.event_lag_ms) is not None:
+                row = (minute, limits.feed, lag.mean * lag.count, lag.count, lag.max)
+                self.db.execute(LAG, row)
         if self._batch.size >= MAX_BATCH:
             self.flush()
 
@@ -168,11 +178,10 @@ class Model:
 
     def take_audit(self, lines: Sequence[Audit]) -> None:
         """Take lines of the audit log: the attempts to deliver callbacks are kept."""
-        self.audit_lines += len(lines)
         self.db.executemany(
-            "INSERT INTO attempts (alert, at, action, outcome, endpoint, attempt) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO attempts (alert, at, action, outcome, endpoint, attempt, took_s) VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
-                (line.id, line.time, line.action, line.outcome, line.endpoint, line.attempt)
+                (line.id, line.time, line.action, line.outcome, line.endpoint, line.attempt, line.took_s)
                 for line in lines
                 if line.action.startswith("CALLBACK_")
             ],
@@ -190,7 +199,8 @@ class Model:
         if count > MAX_MINUTES:  # a large fleet: its oldest quarter
             (oldest, latest) = self.db.execute("SELECT MIN(minute), MAX(minute) FROM minutes").fetchone()
             self.db.execute("DELETE FROM minutes WHERE minute < ?", (oldest + (latest - oldest) / 4,))
-        for table, column in (("minutes", "minute"), ("cells", "minute"), ("attempts", "at"), ("alerts", "at")):
+        by_minute = (("minutes", "minute"), ("cells", "minute"), ("messages", "minute"), ("lags", "minute"))
+        for table, column in (*by_minute, ("attempts", "at"), ("alerts", "at")):
             self.db.execute(f"DELETE FROM {table} WHERE {column} < ?", (since,))  # noqa: S608 - names of ours
         gone = self.db.execute(
             "DELETE FROM incidents WHERE resolved < ? OR (NOT lasting AND raised < ?) RETURNING id", (since, since)
@@ -230,6 +240,7 @@ class Model:
 
     def _feed(self, feed: dict[str, Any], record: dict[str, Any]) -> None:
         name, state, at = str(feed.get("name")), str(feed.get("state")), float(record["received_at"])
+        self.feed_names.add(name)
         last = self.db.execute("SELECT state FROM feeds WHERE name = ? ORDER BY seq DESC LIMIT 1", (name,)).fetchone()
         if last is None or last["state"] != state:  # a segment begins with the state in force
             self.db.execute(

@@ -24,7 +24,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from flows.state import StateLayout
-from flows.web import queries
+from flows.web import cards, queries
 from flows.web.failures import LABELS, failures
 from flows.web.guard import Guard
 from flows.web.health import health_routes
@@ -62,7 +62,7 @@ def make_app(
     now: Callable[[], float] = time.time,
 ) -> Guard:
     """Return the ASGI application; `answers` gives more paths, such as /metrics, with what they answer."""
-    pages = _Pages(reader, directory, what_if, now)
+    pages = _Pages(reader, directory, what_if, now, (answers or {}).get("/metrics"))
     views: dict[str, View] = {
         "fleet": pages.fleet,
         "conversations": pages.conversations,
@@ -103,7 +103,15 @@ def environment() -> jinja2.Environment:
 
 
 class _Pages:
-    def __init__(self, reader: StateReader, directory: Path, what_if: WhatIf, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        reader: StateReader,
+        directory: Path,
+        what_if: WhatIf,
+        now: Callable[[], float],
+        metrics: Answer | None,
+    ) -> None:
+        self._metrics = metrics
         self._reader = reader
         self._state = StateLayout(directory)
         self._what_if = what_if
@@ -229,8 +237,9 @@ class _Pages:
         """Return feeds with their gaps, receivers with their callbacks, the journal and the audit log."""
         receivers_ = self._receivers()
         with self._reading() as model:
-            found = queries.feeds(model, span, receivers_)
-        return found | files_of(self._state)
+            found = cards.feeds(model, span, receivers_) | model.audit.verdict(self._state.audit)
+        status, _, body = (503, "", b"") if self._metrics is None else self._metrics()
+        return cards.with_live(found, body.decode() if status == 200 else "") | files_of(self._state)
 
     def what_if(self, query: dict[str, str], span: Span) -> dict[str, Any]:
         """Return the form for other limits, and a backtest with them, running or done."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections import defaultdict
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -19,7 +18,6 @@ __all__ = [
     "conversation",
     "conversations",
     "dimensions",
-    "feeds",
     "figures",
     "filters_of",
     "gaps_of",
@@ -319,45 +317,3 @@ def _plain(row: sqlite3.Row) -> dict[str, Any]:
         if isinstance(plain.get(name), str):
             plain[name] = orjson.loads(plain[name])
     return plain
-
-
-def feeds(model: Model, span: Span, receivers: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the feeds with their gaps in a span, the receivers with their attempts, and the state of the files."""
-    gaps = gaps_of(model, span.start)
-    found: dict[str, dict[str, Any]] = {}
-    for row in model.db.execute("SELECT name, at, state, reason FROM feeds ORDER BY seq"):
-        first = found.get(row["name"], {}).get("first", row["at"])
-        found[row["name"]] = dict(row) | {"first": first}
-    for name, feed in found.items():
-        own = [gap for gap in gaps if gap.feed == name and gap.start < span.end]
-        feed["gaps"] = [gap._asdict() for gap in own]
-        feed["gap_s"] = sum(
-            min(span.end, now_of(model) if gap.end is None else gap.end) - max(gap.start, span.start) for gap in own
-        )
-    return {
-        "feeds": list(found.values()),
-        "receivers": [row | _attempts(model, span, row["endpoint"]) for row in receivers],
-        "journal_at": model.journal_at,
-        "audit_lines": model.audit_lines,
-        "bad_lines": model.bad_lines,
-    }
-
-
-def _attempts(model: Model, span: Span, endpoint: str) -> dict[str, Any]:
-    """Return the results of the attempts at a receiver in a span, and how long callbacks took from their alert."""
-    rows = model.db.execute(
-        "SELECT action, outcome, attempts.at, alerts.at AS alert_at FROM attempts LEFT JOIN alerts ON alerts.id = alert"
-        " WHERE endpoint = ? AND attempts.at >= ? AND attempts.at < ?",
-        (endpoint, span.start, span.end),
-    ).fetchall()
-    answers: dict[str, int] = defaultdict(int)
-    for row in rows:
-        answers[row["outcome"] or row["action"]] += 1
-    took = sorted(r["at"] - r["alert_at"] for r in rows if r["action"] == "CALLBACK_DELIVERED" and r["alert_at"])
-    return {
-        "answers": sorted(answers.items(), key=lambda one: (-one[1], one[0]))[:6],
-        "sent": sum(row["action"] == "CALLBACK_DELIVERED" for row in rows),
-        "failed": sum(row["action"] == "CALLBACK_FAILED" for row in rows),
-        "took_p50_s": took[len(took) // 2] if took else None,
-        "took_p99_s": took[min(len(took) * 99 // 100, len(took) - 1)] if took else None,
-    }

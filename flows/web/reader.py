@@ -16,6 +16,7 @@ from backports import zstd
 from connectors.journal.segments import COMPRESSED, segments
 from connectors.runtime.logs import get_logger
 from flows.state import StateLayout
+from flows.web.counting import counts_of
 from flows.web.lines import Alert, Audit, Group, Window, control_records, decode_lines, record_time
 from flows.web.model import Model
 from flows.web.results import ResultsFollower, places
@@ -152,12 +153,14 @@ class StateReader:
             return partial(self._take_windows, model)
         if groups := self._groups.read()[1]:
             return lambda: model.take_groups(self._decode(model, self._groups_decoder, groups))
-        if audit := self._audit.read()[1]:
-            return lambda: model.take_audit(self._decode(model, self._audit_decoder, audit))
+        at, audit = self._audit.read()
+        if audit:
+            return partial(self._take_audit, model, at, audit)
         return None
 
     def _take_journal(self, model: Model, data: bytes) -> None:
         model.take_records(control_records(data))
+        model.take_messages(counts_of(data, model.feed_names))
         model.journal_at = record_time(data) or model.journal_at
         model.version += 1
 
@@ -165,6 +168,11 @@ class StateReader:
         data, offset = self._pending, self._pending_at[0]
         self._pending = b""
         model.take_windows(self._decode(model, self._windows_decoder, data), offset, offset + len(data))
+
+    def _take_audit(self, model: Model, offset: int, data: bytes) -> None:
+        lines = self._decode(model, self._audit_decoder, data)
+        model.audit.take(offset, data, lines)
+        model.take_audit(lines)
 
     def _decode(self, model: Model, decoder: msgspec.json.Decoder[T], data: bytes) -> list[T]:
         records, bad = decode_lines(decoder, data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CELL", "CONVERSATION", "MINUTE", "SCHEMA"]
+__all__ = ["CELL", "CONVERSATION", "LAG", "MESSAGES", "MINUTE", "SCHEMA"]
 
 SCHEMA: Final = """
 CREATE TABLE conversations (
@@ -35,14 +35,30 @@ CREATE INDEX by_conversation ON incidents (conversation);
 CREATE TABLE alerts (id TEXT PRIMARY KEY, incident TEXT, state TEXT, at REAL) WITHOUT ROWID;
 CREATE INDEX by_incident ON alerts (incident);
 CREATE TABLE attempts (
-  seq INTEGER PRIMARY KEY, alert TEXT, at REAL, action TEXT, outcome TEXT, endpoint TEXT, attempt INTEGER
+  seq INTEGER PRIMARY KEY, alert TEXT, at REAL, action TEXT, outcome TEXT, endpoint TEXT, attempt INTEGER,
+  took_s REAL
 );
 CREATE INDEX by_alert ON attempts (alert);
 CREATE INDEX by_at ON attempts (at);
+CREATE INDEX by_endpoint ON attempts (endpoint, at);
 CREATE TABLE feeds (seq INTEGER PRIMARY KEY, name TEXT, at REAL, state TEXT, reason TEXT);
+CREATE TABLE messages (
+  minute INTEGER, name TEXT, frames INTEGER, invalid INTEGER, PRIMARY KEY (minute, name)
+) WITHOUT ROWID;
+CREATE TABLE lags (
+  minute INTEGER, name TEXT, windows INTEGER, sum REAL, count INTEGER, max REAL, PRIMARY KEY (minute, name)
+) WITHOUT ROWID;
 CREATE TABLE groups (
   name TEXT, value TEXT, until REAL, conversations INTEGER, breaching INTEGER, PRIMARY KEY (name, value)
 ) WITHOUT ROWID;
+"""
+MESSAGES: Final = """
+INSERT INTO messages VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET frames = frames + excluded.frames,
+  invalid = invalid + excluded.invalid
+"""
+LAG: Final = """
+INSERT INTO lags VALUES (?, ?, 1, ?, ?, ?) ON CONFLICT DO UPDATE SET windows = windows + 1, sum = sum + excluded.sum,
+  count = count + excluded.count, max = MAX(max, excluded.max)
 """
 MINUTE: Final = """
 INSERT INTO minutes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET windows = windows + excluded.windows,

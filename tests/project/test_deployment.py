@@ -69,6 +69,7 @@ def everything() -> Metrics:
     Spool(StateLayout(Path(state)).spool("windows")).close()
     metrics.watch_state(StateLayout(Path(state)), progress)
     metrics.watch_token(lambda: 0.0)
+    metrics.watch_feeds({"voice-events": dict}, lambda: 0)
     metrics.feed_expected("voice-events")
     metrics.receivers({})
     metrics.expect_alerts(RULES_OF_ALERTS)

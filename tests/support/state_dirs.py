@@ -11,7 +11,7 @@ from connectors.callbacks.model import AttemptResult, Callback
 from connectors.callbacks.outbox import Outbox
 from connectors.state.audit import AuditLog
 
-__all__ = ["HOSTILE", "StateDir"]
+__all__ = ["BEGAN", "HOSTILE", "StateDir"]
 
 BEGAN = 1_795_942_020.0
 # An id is whatever the wire says.
@@ -56,6 +56,13 @@ class StateDir:
         }
         self._append("windows.jsonl", line | ({"labels": labels} if labels else {}))
 
+    def late_window(self, start: float, id_: str, *, count: int, mean: float, most: float) -> None:
+        """Append a window whose only events were late, with their lag in milliseconds."""
+        lag = {"count": count, "min": mean, "mean": mean, "max": most}
+        line = {"conversation_id": id_, "start": BEGAN + start, "end": BEGAN + start + 10.0, "frames": count}
+        nothing: dict[str, Any] = {"latency_ms": None, "packet_loss": None, "mos": None, "labels": {}}
+        self._append("windows.jsonl", line | nothing | {"event_lag_ms": lag})
+
     def alert(self, at: float, id_: str | None, state: str, number: int, **more: Any) -> str:
         """Append a latency alert; incidents are numbered. Returns the id of the alert."""
         alert_id = f"alert-{number}-{state}"
@@ -81,11 +88,15 @@ class StateDir:
         figures = {"conversations": conversations, "breaching": breaching, "frames": 10 * conversations}
         self._append("groups.jsonl", {"group": group, "start": BEGAN + end - 10, "end": BEGAN + end, **figures})
 
-    def attempt(self, at: float, alert_id: str, action: str, outcome: str, number: int = 1) -> None:
+    def attempt(
+        self, at: float, alert_id: str, action: str, outcome: str, number: int = 1, *, took_s: float = 0.05
+    ) -> None:
         """Append an attempt to deliver a callback to the audit log."""
         self.at = at
         endpoint = "https://qa.example.com"
-        self.audit.append(action, conversation=None, outcome=outcome, id=alert_id, endpoint=endpoint, attempt=number)
+        self.audit.append(
+            action, conversation=None, outcome=outcome, id=alert_id, endpoint=endpoint, attempt=number, took_s=took_s
+        )
 
     def outbox(self, *, pending: int, dead: int, delivered: int) -> None:
         """Make an outbox with a number of callbacks in each state, for two addresses of one receiver."""

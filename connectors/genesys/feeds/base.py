@@ -202,6 +202,14 @@ class FeedBase(ABC):
         """Return the error that ended the feed; None while it runs, and after a stop."""
         return self._thread.failure
 
+    def figures(self) -> Mapping[str, float]:
+        """Return what the feed uses and has left out since its start; any thread may call it.
+
+        The keys are among `duplicates` (messages received again), `topics`, `channels` and `channel_age_s` (of the
+        oldest one).
+        """
+        return {}
+
     def start(self) -> None:
         """Start the thread; a feed starts once."""
         self._thread.start()

@@ -36,12 +36,17 @@ VIEWS = ("/fleet", "/conversations", "/incidents", "/feeds")
 
 @contextlib.contextmanager
 def serving(
-    state: StateDir, *, token: str | None = None, connections: int = 64, deadline_s: float = 10.0
+    state: StateDir,
+    *,
+    token: str | None = None,
+    connections: int = 64,
+    deadline_s: float = 10.0,
+    metrics: bytes = b"metric 1\n",
 ) -> Iterator[str]:
     """The address of a page over a state directory."""
     reader = StateReader(state.dir, keep_s=86_400.0)
     reader.start()
-    answers = {"/metrics": lambda: (200, "text/plain", b"metric 1\n"), "/readyz": lambda: (503, "text/plain", b"no\n")}
+    answers = {"/metrics": lambda: (200, "text/plain", metrics), "/readyz": lambda: (503, "text/plain", b"no\n")}
     what_if = WhatIf(state.dir / "journal", os.environ)
     app = make_app(reader, state.dir, token=token, what_if=what_if, hosts=("vw.example",), answers=answers)
     server = WebServer(app, bind("127.0.0.1", 0, key="web.listen"), max_connections=connections, deadline_s=deadline_s)

@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import hmac
 import ssl
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Final
 
@@ -88,6 +88,10 @@ class EventBridgeFeed(FeedBase):
     def duplicates(self) -> int:
         """Return the number of events that were received again."""
         return self._events.duplicates
+
+    def figures(self) -> Mapping[str, float]:
+        """Return the events that were received again."""
+        return {"duplicates": self.duplicates}
 
     def start(self) -> None:
         """Listen, and start the thread; a feed starts once."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -85,6 +85,10 @@ class QueueFeed(FeedBase):
     def duplicates(self) -> int:
         """Return the number of events that were received again."""
         return self._events.duplicates
+
+    def figures(self) -> Mapping[str, float]:
+        """Return the events that were received again."""
+        return {"duplicates": self.duplicates}
 
     def _run(self, runner: asyncio.Runner) -> None:
         runner.run(self._poll_until_stopped())

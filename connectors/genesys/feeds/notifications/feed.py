@@ -141,6 +141,10 @@ class NotificationsFeed(FeedBase):
         """Return the number of messages not recorded because they had been already."""
         return self._recent.duplicates
 
+    def figures(self) -> Mapping[str, float]:
+        """Return the messages received again, and the topics and channels in use."""
+        return {"duplicates": self.duplicates, **self._finder.slots.figures(self._clock.monotonic())}
+
     def stop(self, reason: str = "stopped", *, timeout_s: float = 5.0) -> None:
         """Close the connections, record the feed as down with `reason`, and wait up to `timeout_s` for its threads.
 

@@ -39,6 +39,13 @@ class Slots:
         """Return the slots that the feed is down without."""
         return [slot for slot in self.all if slot.is_essential]
 
+    def figures(self, now: float) -> dict[str, float]:
+        """Return the topics and channels in use, and how old the oldest connection is; `now` is a monotonic clock."""
+        slots = list(self.all)
+        opened_at = [slot.current.opened_at for slot in slots if slot.current is not None]
+        ages = {"channel_age_s": now - min(opened_at)} if opened_at else {}
+        return {"topics": sum(len(slot.topics) for slot in slots), "channels": len(opened_at), **ages}
+
     @property
     def conversations(self) -> list[str]:
         """Return the conversations with detail topics."""

@@ -101,6 +101,7 @@ def test_an_event_is_recorded_once(tmp_path: Path) -> None:
             for event in [*events, without_id, *events]:
                 assert post(feed, event).status_code == 200
             assert feed.duplicates == (7 if run else 3)
+            assert feed.figures() == {"duplicates": feed.duplicates}
         journal.close()
     assert list(journaled_ids(tmp_path).values()) == [1, 1, 1, 1]
 

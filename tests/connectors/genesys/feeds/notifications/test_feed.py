@@ -319,6 +319,10 @@ class TestRollover:
             simulator.publish(topic, {**body, "sessionId": "s2"}, metadata={"CorrelationId": "one"})
             tape.wait_for(lambda t: sessions(t) == ["s1", "s2"])
             assert feed.duplicates == 1
+            figures = feed.figures()
+            assert figures["duplicates"] == 1
+            assert figures["topics"] >= figures["channels"] >= 1
+            assert figures["channel_age_s"] >= 0
 
     def test_memory_is_bounded(self) -> None:
         """Messages are remembered up to a limit, and for a limited time."""
