@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
 import shutil
 import sqlite3
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,13 @@ __all__ = ["check_recovery_store", "latest_states", "make_recovery_store", "unus
 PARTS: Final = 1
 # SQLite writes page by page. With those of 4096 bytes that it makes by itself a snapshot takes twice as long.
 PAGE_BYTES: Final = 1 << 14
+ARRAYS: Final = {
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "_reconstruct"),  # NumPy 1
+}
+"""What the pickle of an array refers to."""
 
 
 def make_recovery_store(directory: Path) -> None:
@@ -57,13 +66,15 @@ def _widen_pages(part: Path) -> None:
 def check_recovery_store(directory: Path, *, whole: bool) -> None:
     """Check the parts of a store in a directory: whether SQLite can read them and they are Bytewax' tables.
 
-    `whole` also checks that every part is there; in a cluster of hosts each has only some. Raises UnusableStateError.
+    `whole` also checks that every part is there; in a cluster of hosts each has only some. Raises UnusableStateError,
+    also for files that another user can change.
     """
     parts = sorted(directory.glob("part-*.sqlite3"))
     if not parts:
         raise UnusableStateError(
             f"{directory} does not hold a recovery store; create one with `voicewatch recovery init {directory}`"
         )
+    _check_owner(directory, parts)
     for part in parts:
         try:
             with closing(sqlite3.connect(part)) as store:
@@ -88,18 +99,18 @@ def unusable(directory: Path, why: str) -> UnusableStateError:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Unpickles tuples, lists, dictionaries, texts and numbers, and runs nothing."""
+    """Unpickles tuples, lists, dictionaries, texts, numbers and NumPy's arrays, and runs nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in ARRAYS:
+            return super().find_class(module, name)
         raise pickle.UnpicklingError(f"it holds {module}.{name}, which is not plain data")
 
 
-def latest_states(directory: Path, step_id: str, *, plain: bool = False) -> Iterator[tuple[str, Any]]:
+def latest_states(directory: Path, step_id: str) -> Iterator[tuple[str, Any]]:
     """Yield key and state of the last snapshot of every key of a step, in the parts that are in a directory.
 
-    Raises UnusableStateError for a state that cannot be unpickled. With `plain`, that is any state but tuples, lists,
-    dictionaries, texts and numbers, so that nothing in the files is run. Without it the files must be those of a run,
-    which are the owner's alone, and of which Bytewax unpickles the same states.
+    Raises UnusableStateError for a state that cannot be unpickled, or that is not plain data: nothing in it is run.
     """
     query = "SELECT state_key, ser_change, MAX(snap_epoch) FROM snaps WHERE step_id = ? GROUP BY state_key"
     for part in sorted(directory.glob("part-*.sqlite3")):
@@ -108,7 +119,23 @@ def latest_states(directory: Path, step_id: str, *, plain: bool = False) -> Iter
                 if change is None:
                     continue
                 try:
-                    # Without `plain`: our own, readable by the owner alone.
-                    yield key, _PlainUnpickler(io.BytesIO(change)).load() if plain else pickle.loads(change)  # noqa: S301
+                    yield key, _PlainUnpickler(io.BytesIO(change)).load()
                 except Exception as error:
                     raise unusable(directory, f"the snapshot {step_id}/{key} cannot be read: {error}") from error
+
+
+def _check_owner(directory: Path, parts: Sequence[Path]) -> None:
+    """Raise UnusableStateError for a store that another user can change: Bytewax runs what its pickles say."""
+    for path in (directory, *parts):
+        with state_errors(f"reading {path}"):
+            status = path.stat()
+        if status.st_mode & stat.S_IWOTH:
+            raise UnusableStateError(
+                f"{path} can be changed by every user (mode {stat.S_IMODE(status.st_mode):o}), who could make the run "
+                f"execute code of theirs; move it away, or `chmod -R o-w {directory}` if you trust what is in it"
+            )
+        if os.geteuid() == 0 != status.st_uid:
+            raise UnusableStateError(
+                f"{path} belongs to another user (id {status.st_uid}), who could make this run execute code as root; "
+                f"run as that user, or `chown -R root {directory}` if you trust what is in it"
+            )

@@ -156,7 +156,7 @@ def _feeds(data: bytes) -> list[FeedStatus]:
 def _lag(state: StateLayout, last_record_at: float | None) -> Lag | None:
     """Measure the journal behind the place that the last snapshot names; None if no snapshot names one."""
     try:
-        snapshots = [value for _, value in latest_states(state.recovery, JOURNAL_STEP, plain=True)]
+        snapshots = [value for _, value in latest_states(state.recovery, JOURNAL_STEP)]
     except sqlite3.Error as error:
         raise StateError(f"the recovery store {state.recovery} cannot be read: {error}") from error
     if not snapshots:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import sqlite3
 import subprocess
 import sys
 import threading
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from bytewax.recovery import RecoveryConfig
 from bytewax.testing import run_main
 
-from connectors.errors import StateError
+from connectors.errors import StateError, UnusableStateError
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource
 from connectors.state.files import StateLock
-from connectors.state.recovery import PAGE_BYTES, make_recovery_store
+from connectors.state.recovery import PAGE_BYTES, check_recovery_store, latest_states, make_recovery_store
 from connectors.state.sinks import JsonLinesSink
 from flows.dataflow import SHARDS, Outputs, build
 
@@ -106,6 +110,62 @@ def test_a_store_that_cannot_be_made_is_explained(tmp_path: Path) -> None:
         assert ("voicewatch: " if code == 1 else "recovery init") in told.stderr
         assert "Traceback" not in told.stderr
     assert "file" in {path.name for path in tmp_path.iterdir()} <= {"file", "lock"}
+
+
+class Harm:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._path,)
+
+
+def test_reading_a_state_runs_nothing(tmp_path: Path) -> None:
+    """Plain data and arrays are read; a pickle that would call a function is refused and named."""
+    make_recovery_store(tmp_path / "recovery")
+    part = tmp_path / "recovery" / "part-0.sqlite3"
+    array = np.arange(3)
+    for key, value in (("0", {"counts": array, "ids": ["a"]}), ("1", Harm(tmp_path / "harm"))):
+        with sqlite3.connect(part) as store:
+            store.execute(
+                "INSERT INTO snaps (step_id, state_key, snap_epoch, ser_change) VALUES ('step', ?, 1, ?)",
+                (key, pickle.dumps(value)),
+            )
+        store.close()
+    states = latest_states(tmp_path / "recovery", "step")
+    key, state = next(states)
+    assert (key, state["ids"], state["counts"].tolist()) == ("0", ["a"], [0, 1, 2])
+    with pytest.raises(
+        UnusableStateError, match=r"snapshot step/1 cannot be read: it holds \S+, which is not plain data"
+    ):
+        next(states)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("name", ["", "part-0.sqlite3"])
+def test_a_store_that_others_can_change_is_refused(tmp_path: Path, name: str) -> None:
+    """Bytewax would run what they put into it. A group that may write is trusted, as with a volume of Kubernetes."""
+    recovery = tmp_path / "recovery"
+    make_recovery_store(recovery)
+    path = recovery / name
+    for mode in (0o770, 0o660 if name else 0o2770):
+        path.chmod(mode)
+        check_recovery_store(recovery, whole=True)
+    path.chmod(0o777)
+    with pytest.raises(UnusableStateError, match=r"can be changed by every user \(mode 777\).*chmod -R o-w") as refused:
+        check_recovery_store(recovery, whole=True)
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to another user")
+def test_root_does_not_run_the_store_of_another_user(tmp_path: Path) -> None:
+    """Its owner could put code into it."""
+    make_recovery_store(tmp_path / "recovery")
+    os.chown(tmp_path / "recovery" / "part-0.sqlite3", 12345, -1)
+    with pytest.raises(UnusableStateError, match=r"belongs to another user \(id 12345\)"):
+        check_recovery_store(tmp_path / "recovery", whole=True)
 
 
 def test_a_store_is_made_where_a_link_points_to(tmp_path: Path) -> None:
