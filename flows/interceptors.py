@@ -183,7 +183,10 @@ class DiscoveredInterceptors:
 
     def active(self) -> list[ActiveConversation]:
         """Return the calls in progress, and audit the load when it becomes too high or low enough."""
-        active = [self._named(one) for one in self._platform.active_conversations()]
+        listed = self._platform.active_conversations()
+        # This thread may wait for names. All are asked for at once: one by one they would cost a request each.
+        self._names.wait_for((label for one in listed for label in one.labels.items()), NAMES_WITHIN_S)
+        active = [self._named(one) for one in listed]
         allowed = self._creator.settings.genesys.max_concurrent
         if (saturated := len(active) >= allowed) != self._saturated:
             self._saturated = saturated
@@ -197,8 +200,7 @@ class DiscoveredInterceptors:
         return active
 
     def _named(self, one: ActiveConversation) -> ActiveConversation:
-        """Replace ids among the labels by names. The thread of discovery may wait for them."""
-        self._names.wait_for(one.labels, NAMES_WITHIN_S)
+        """Replace ids among the labels by names."""
         return one._replace(labels={name: self._names.name_of(name, value) for name, value in one.labels.items()})
 
     def create(self, conversation_id: str, labels: Mapping[str, str]) -> str | None:

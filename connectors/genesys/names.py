@@ -11,7 +11,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -54,8 +54,11 @@ class Names:
         del label, value
         return False
 
-    def wait_for(self, labels: Mapping[str, str], timeout_s: float) -> None:
-        """Wait until no name of these labels is pending, but no longer than `timeout_s`."""
+    def wait_for(self, labels: Iterable[tuple[str, str]], timeout_s: float) -> None:
+        """Wait until no name of these labels is pending, but no longer than `timeout_s`.
+
+        Names that are given together are looked up together.
+        """
         del labels, timeout_s
 
     def subscribe(self, known: Callable[[], None]) -> None:
@@ -136,9 +139,9 @@ class NameBook(Names):
         """Tell whether a name is being looked up."""
         return (label, value) in self._wanted
 
-    def wait_for(self, labels: Mapping[str, str], timeout_s: float) -> None:
+    def wait_for(self, labels: Iterable[tuple[str, str]], timeout_s: float) -> None:
         """Wait until no name of these labels is pending, but no longer than `timeout_s`."""
-        keys = [key for key in labels.items() if self.name_of(*key) == key[1]]
+        keys = [key for key in dict.fromkeys(labels) if self.name_of(*key) == key[1]]
         with self._changed:
             self._changed.wait_for(
                 lambda: self._stopping.is_set() or not any(key in self._wanted for key in keys), timeout_s

@@ -61,7 +61,7 @@ def test_names_are_looked_up_once_and_kept(simulator: NotificationsSimulator, tm
     kinds = ("queues", "users", "divisions", "edges")
     with book(simulator, tmp_path / "names.json") as one:
         assert {label: one.name_of(label, id_) for label, id_ in ids.items()} == ids
-        one.wait_for(ids, 20.0)
+        one.wait_for(ids.items(), 20.0)
         assert {label: one.name_of(label, id_) for label, id_ in ids.items()} == names
     assert [simulator.requests[kind] for kind in kinds] == [1, 1, 1, 1]
     with book(simulator, tmp_path / "names.json") as two:
@@ -130,7 +130,7 @@ def test_the_request_budget_is_kept(simulator: NotificationsSimulator, tmp_path:
         budget.spend()
     with book(simulator, tmp_path / "names.json", budget=budget) as names:
         names.name_of("queue", FIRST_QUEUE_ID)
-        names.wait_for({"queue": FIRST_QUEUE_ID}, 0.2)
+        names.wait_for([("queue", FIRST_QUEUE_ID)], 0.2)
         assert names.is_pending("queue", FIRST_QUEUE_ID)
     assert simulator.requests["queues"] == 0
 

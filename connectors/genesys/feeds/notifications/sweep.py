@@ -47,7 +47,7 @@ CREATE TABLE IF NOT EXISTS swept (only_row INTEGER PRIMARY KEY CHECK (only_row =
 class SweepTiming:
     """When analytics is asked, in seconds: every `interval_s`, each time from `overlap_s` before the last time on,
     because ends and media are known late; at most `longest_s` back. `page` conversations are asked for at a time. The
-    names for the labels of a call are waited for up to `names_s`.
+    names for the labels of a page are waited for up to `names_s`.
     """
 
     interval_s: float = 300.0
@@ -155,6 +155,9 @@ class Sweeper(Worker):
             except GenesysError as error:
                 get_logger(__name__).warning("sweep_missed", feed=self._name, reason=str(error))
                 return timing.retry_s
+            # All names at once: call by call they would cost a request each.
+            named = (label for details in found for label in labels_of_details(details).items())
+            self._names.wait_for(named, timing.names_s)
             for details in found:
                 if self._stopped.is_set():
                     return 0.0
@@ -207,7 +210,6 @@ class Sweeper(Worker):
         self._store.add(id_, fresh, self._now())
 
     def _named(self, labels: Mapping[str, str]) -> dict[str, str]:
-        self._names.wait_for(labels, self._timing.names_s)
         return {name: self._names.name_of(name, value) for name, value in labels.items()}
 
 
