@@ -33,12 +33,12 @@ UNLABELLED: Final[dict[str, str]] = {}  # never changed
 class Overrides(NamedTuple):
     """The configuration given to a replay.
 
-    `settings` is the value of a `settings` record. The others hold what stands in the tables themselves and no
-    defaults: `watches` the `[[interceptor]]` tables by conversation, `feeds` the `[feed.defaults]` by feed, `defaults`
+    All hold what stands in the tables themselves and no defaults. `settings` is a part of the value of a `settings`
+    record, `watches` the `[[interceptor]]` tables by conversation, `feeds` the `[feed.defaults]` by feed, `defaults`
     the `[defaults]`. They change conversations that are watched, and watch no others.
     """
 
-    settings: dict[str, Any] | None = None
+    settings: dict[str, Any] = {}  # noqa: RUF012 - never changed
     watches: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
     feeds: dict[str, dict[str, Any]] = {}  # noqa: RUF012 - never changed
     defaults: dict[str, Any] = {}  # noqa: RUF012 - never changed
@@ -49,7 +49,7 @@ class Precedence:
 
     def __init__(self, overrides: Overrides) -> None:
         self._overrides = overrides
-        configured = (overrides.settings or {}).get("limits", [])
+        configured = overrides.settings.get("limits", [])
         self._configured = msgspec.convert(configured, list[LabelLimits])
         self._recorded: list[LabelLimits] = []
         self._is_overridden = bool(overrides.watches or overrides.feeds or overrides.defaults)
@@ -60,6 +60,16 @@ class Precedence:
         changed = recorded != self._recorded
         self._recorded = recorded
         return changed
+
+    def settings(self, recorded: dict[str, Any]) -> FlowSettings:
+        """Return the tables in force: of those recorded, each key that the configuration does not set."""
+        given = self._overrides.settings
+        tables = {name: {**recorded.get(name, {}), **table} for name, table in given.items() if name != "limits"}
+        feeds = recorded.get("feeds", {})
+        if "stalled_after_s" in given.get("alerts", {}):  # it holds for every feed where the rule is not off
+            feeds = {name: rules for name, rules in feeds.items() if rules.get("stalled_after_s") is None}
+        tables["feeds"] = {**feeds, **given.get("feeds", {})}
+        return flow_settings({**recorded, **tables})
 
     def snapshot(self) -> list[Any]:
         """Return a plain value that `restore` takes."""

@@ -44,8 +44,7 @@ class Shard:
     def __init__(self, overrides: Overrides | None = None, sharing: Alone | None = None, *, lines: bool = True) -> None:
         self._sharing = sharing or Alone()
         self._has_lines = lines
-        self._overrides = overrides or Overrides()
-        self._precedence = Precedence(self._overrides)
+        self._precedence = Precedence(overrides or Overrides())
         self._is_checked = True
         self._now = -np.inf
         self._feeds_down: set[str] = set()
@@ -63,7 +62,7 @@ class Shard:
         self._closed_early = by_end([])
         self._groups = GroupTracker()
         self._mos_below = np.nan
-        settings = flow_settings(self._overrides.settings or {})
+        settings = self._precedence.settings({})
         self._silence = Silence(columns, settings.silent_after_s)
         self._windows = self._sharing.open_windows(settings.windows)
         self._put_in_force(settings, self._now)
@@ -173,12 +172,10 @@ class Shard:
             self._feed(control.value["name"], control.value["state"], now)
         else:
             self._pass_time(now, done)
-            settings = flow_settings(control.value)
-            if self._precedence.follow(settings):
+            if self._precedence.follow(flow_settings(control.value)):
                 self._watch_table.resolve(self._precedence.resolved)
-            if self._overrides.settings is None:
-                done.spans.append(span_of(self._settings, now, control.frames_before))
-                self._apply_settings(settings, now, done)
+            done.spans.append(span_of(self._settings, now, control.frames_before))
+            self._apply_settings(self._precedence.settings(control.value), now, done)
 
     def _step_clock(self, now: float, done: Done) -> None:
         """Go on at another time; what waits keeps what it has waited. A step back ends the open windows, unjudged."""

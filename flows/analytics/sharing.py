@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from connectors.format.ids import Ids
 from connectors.format.records import WindowSettings
 from flows.analytics.histograms import Histogram
-from flows.analytics.precedence import Overrides, flow_settings
+from flows.analytics.precedence import Overrides
 from flows.analytics.watch_table import WatchTable
 from flows.analytics.windows import TEXTS, Column, OpenWindows, Summaries, Traits, open_windows
 
@@ -131,9 +131,8 @@ def sharing_key(overrides: Overrides) -> bytes:
     """
     tables = [*overrides.watches.items(), *overrides.feeds.items(), ("", overrides.defaults)]
     labels = [(name, table["labels"]) for name, table in tables if table.get("labels")]
-    settings = None
-    if overrides.settings is not None:
-        given = flow_settings(overrides.settings)
-        rules = given.alerts.unwatched, given.alerts.mos_below is None
-        settings = given.windows, given.watch, given.groups.by, given.defaults.labels, rules
-    return msgspec.json.encode((settings, labels))
+    given = overrides.settings
+    alerts, groups = given.get("alerts", {}), given.get("groups", {})
+    settings = given.get("windows"), given.get("watch"), groups.get("by"), given.get("defaults", {}).get("labels")
+    rules = alerts.get("unwatched"), "mos_below" in alerts
+    return msgspec.json.encode((settings, rules, labels))

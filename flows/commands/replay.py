@@ -257,7 +257,7 @@ def overrides_of(settings: Settings | None) -> Overrides:
     }
     feeds = {feed.name: feed.defaults.model_dump(mode="json", exclude_none=True) for feed in settings.feeds}
     defaults = settings.defaults.model_dump(mode="json", include=settings.defaults.model_fields_set, exclude_none=True)
-    return Overrides(settings.flow_record(), watches, feeds, defaults)
+    return Overrides(settings.override_record(), watches, feeds, defaults)
 
 
 def _delivering(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Final, Literal, get_args
 
 from pydantic import (
     AfterValidator,
@@ -170,6 +170,9 @@ class WindowSettings(Table):
                 "raise it, or lower length_s"
             )
         return slide_s
+
+
+_CHECKED_TOGETHER: Final = ({"length_s", "slide_s"}, {"raise_n", "raise_m"})
 
 
 def _exact_ms(seconds: float) -> Decimal:
@@ -341,6 +344,18 @@ class Settings(Table):
             if (share := self.shard.share).count > 1:
                 record["groups"]["part"] = [share.index, share.count]
         return record
+
+    def override_record(self) -> dict[str, Any]:
+        """Return what of `flow_record` stands in the configuration itself: a replay keeps the rest as it was recorded.
+
+        Keys that are checked against each other go together: with one of them, the other has its default.
+        """
+        record = self.flow_record()
+        for name in ("windows", "alerts", "watch", "defaults", "groups"):
+            given = {*getattr(self, name).model_fields_set, "part"}
+            given.update(*(keys for keys in _CHECKED_TOGETHER if keys & given))
+            record[name] = {key: value for key, value in record.get(name, {}).items() if key in given}
+        return {name: table for name, table in record.items() if table}
 
     @property
     def uses_interceptors(self) -> bool:

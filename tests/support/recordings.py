@@ -94,11 +94,24 @@ def nasty_lines(pick: Pick[Any], records: int) -> list[bytes]:
 
 def nasty_overrides(pick: Pick[Any]) -> Overrides:
     """A replay's own configuration, or, mostly, none."""
-    settings = _settings(pick) if pick([False, False, False, True]) else None
+    settings = _some_keys(pick, _settings(pick)) if pick([False, False, True]) else {}
     named = [_watch(pick, "c")] if pick([False, False, True]) else []
     feeds = {"a": _table(pick)} if pick([False, False, True]) else {}
     defaults = _table(pick) if pick([False, False, True]) else {}
     return Overrides(settings, {watch["conversation_id"]: watch for watch in named}, feeds, defaults)
+
+
+def _some_keys(pick: Pick[Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The part of a `settings` record that stands in a configuration: it may lack any table, and any key."""
+    pairs = {"slide_s": "length_s", "raise_m": "raise_n"}
+    some = {}
+    for name in pick([list(settings), list(settings), list(settings)[1:], list(settings)[:2]]):
+        table = settings[name]
+        if isinstance(table, dict) and name != "feeds":
+            kept = {pairs.get(key, key): pick([True, True, False]) for key in table}
+            table = {key: value for key, value in table.items() if kept[pairs.get(key, key)] and value is not None}
+        some[name] = table
+    return some
 
 
 def _table(pick: Pick[Any]) -> dict[str, Any]:

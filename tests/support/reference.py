@@ -85,7 +85,7 @@ def replay(
 class _Journal:
     def __init__(self, settings: dict[str, Any] | None, precedence: Precedence, lines: int) -> None:
         self.outcome = Outcome()
-        self.configured = settings is not None
+        self.configured = settings or {}
         self.precedence = precedence
         self.lines = lines
         self.time = -math.inf
@@ -102,7 +102,7 @@ class _Journal:
         self.limits: dict[str, Any] = LIMITS
         self.grid = Grid(*milliseconds(WINDOWS), WINDOWS["codec"])
         self.grids = [self.grid]
-        if settings is not None:
+        if settings:
             self.adopt(-1, settings)
 
     def read(self, line: int, record: dict[str, Any]) -> None:
@@ -123,8 +123,19 @@ class _Journal:
             for life in self.lives:
                 if not life.over:
                     life.watch |= self.precedence.limits(life.watch)
-            if not self.configured:
-                self.adopt(line, record["settings"])
+            self.adopt(line, self.over(record["settings"]))
+
+    def over(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        """Return recorded tables with each key that the configuration sets."""
+        tables = {name: dict(table) for name, table in recorded.items() if name != "limits"}
+        if "stalled_after_s" in self.configured.get("alerts", {}):
+            for feed, rules in recorded.get("feeds", {}).items():
+                if rules["stalled_after_s"] is not None:
+                    del tables["feeds"][feed]
+        for name, table in self.configured.items():
+            for key, value in table.items() if name != "limits" else ():
+                tables.setdefault(name, {})[key] = value
+        return tables
 
     def adopt(self, line: int, settings: dict[str, Any]) -> None:
         self.outcome.settings.append((line, settings))

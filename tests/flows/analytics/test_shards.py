@@ -33,9 +33,9 @@ def ended(received_at: float, **more: Any) -> bytes:
 
 
 def watch(
-    received_at: float, conversation_id: str = "c", leg_id: str = "leg", url: str = "http://qa/", **limits: float
+    received_at: float, conversation_id: str = "c", leg_id: str = "leg", url: str = "http://qa/", **others: Any
 ) -> bytes:
-    value = {"conversation_id": conversation_id, "leg_id": leg_id, "qa_callback_url": url} | limits
+    value = {"conversation_id": conversation_id, "leg_id": leg_id, "qa_callback_url": url} | others
     return record(received_at, watch=value)
 
 
@@ -192,7 +192,7 @@ def test_a_default_watch_begins_again_a_day_after_the_end() -> None:
 
 
 def test_a_configuration_goes_before_the_recording() -> None:
-    """Its settings replace all recorded ones; its limits and URL apply to watched conversations that it names."""
+    """Its settings take precedence; its limits and URL apply to watched conversations that it names."""
     overrides = Overrides(
         {"alerts": {"policy": "frame"}},
         {
@@ -214,6 +214,29 @@ def test_a_configuration_goes_before_the_recording() -> None:
     ]
     assert bodies(replayed)[0]["threshold"] == 50.0
     assert replay_blocks([[frame(1, "c", 51)]], 1, overrides).unwatched == 1
+
+
+def test_what_a_configuration_does_not_set_stays_as_it_was_recorded() -> None:
+    """A limit alone keeps the recorded windows and rules; a key of a table keeps the other keys of that table."""
+    recorded = {"windows": {"length_s": 2, "slide_s": 2}, "alerts": {"raise_n": 2, "raise_m": 2, "clear_after_s": 1}}
+    lines = [record(0, settings=recorded), watch(0), frame(1, "c", 151), frame(1.5, "c", 151), frame(3, "c", 10)]
+    plain = replay_blocks([lines], 1)
+    assert [body["state"] for body in bodies(plain)] == ["raised", "resolved"]
+    for overrides in (Overrides(defaults={"max_latency_ms": 140}), Overrides({"alerts": {"clear_ratio": 0.8}})):
+        replayed = replay_blocks([lines], 1, overrides)
+        assert [(body["state"], body["timestamp"]) for body in bodies(replayed)] == [("raised", 1.5), ("resolved", 3)]
+        assert [window["end"] for window in replayed.windows] == [2, 4]
+    assert not replay_blocks([lines], 1, Overrides({"alerts": {"raise_n": 3, "raise_m": 3}})).alerts
+
+
+def test_a_limit_of_stalls_goes_before_those_recorded_for_feeds_but_for_feeds_without_the_rule() -> None:
+    """So that a replay of notifications raises no STREAM_STALLED that a run would not raise."""
+    recorded = {"feeds": {"a": {"stalled_after_s": 30}, "b": {"stalled_after_s": None}}}
+    lines = [record(0, settings=recorded), watch(0, "c", feed="a"), watch(0, "d", feed="b")]
+    lines += [frame(1, "c", 10), frame(1, "d", 10), record(20, tick=True)]
+    assert not replay_blocks([lines], 1).alerts
+    replayed = replay_blocks([lines], 1, Overrides({"alerts": {"stalled_after_s": 5}}))
+    assert [(alert.conversation_id, alert.rule) for alert in replayed.alerts] == [("c", "STREAM_STALLED")]
 
 
 def test_a_snapshot_of_another_version_is_refused() -> None:

@@ -140,6 +140,25 @@ def test_flow_record() -> None:
     assert optional["alerts"] == ignoring["alerts"] | {"mos_below": 3.6, "stalled_after_s": 5.0}
 
 
+def test_override_record() -> None:
+    """It holds what the configuration sets, and the default of a key that is checked against one that it sets."""
+    assert parsed("[defaults]\npacket_loss_threshold = 0.05").override_record() == {}
+    given = parsed(
+        "[windows]\nlength_s = 20\n[alerts]\nraise_m = 3\nclear_ratio = 0.5\n[groups]\nmin_conversations = 2"
+    )
+    assert given.override_record() == {
+        "windows": {"length_s": 20.0, "slide_s": 5.0},
+        "alerts": {"raise_n": 1, "raise_m": 3, "clear_ratio": 0.5},
+        "groups": {"min_conversations": 2},
+    }
+    everybody = parsed('[alerts]\nunwatched = "default"\n[defaults]\nmax_latency_ms = 90\n[watch]\nforget_after_s = 60')
+    assert everybody.override_record() == {
+        "alerts": {"unwatched": "default"},
+        "defaults": {"max_latency_ms": 90.0},
+        "watch": {"forget_after_s": 60.0},
+    }
+
+
 def test_settings_are_immutable() -> None:
     """Nothing can be changed behind the back of who reads it."""
     config = parsed(CONTRACT_EXAMPLE)
