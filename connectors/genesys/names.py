@@ -68,9 +68,13 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class NameTiming:
-    """After a failed request nothing is asked for `hold_s`. `reserve` requests of a minute are left to others."""
+    """After a failed request nothing is asked for `hold_s`. `reserve` requests of a minute are left to others.
+
+    From the first id that is wanted on, others are waited for `gather_s`, so that one request asks for many.
+    """
 
     hold_s: float = 60.0
+    gather_s: float = 0.2
     reserve: int = 90
 
 
@@ -163,6 +167,7 @@ class NameBook(Names):
             while not self._stopping.is_set():
                 with self._changed:
                     self._changed.wait_for(lambda: self._wanted or self._stopping.is_set())
+                self._stopping.wait(self._timing.gather_s)
                 while wait_s := self._budget.wait_s(self._timing.reserve):
                     if self._stopping.wait(wait_s):
                         break

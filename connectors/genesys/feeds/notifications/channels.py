@@ -38,12 +38,12 @@ class NotificationsRest:
         self._client = client
         self._endpoints = client.endpoints
 
-    def open_channel(self, topics: Sequence[str]) -> Channel:
+    def open_channel(self, topics: Sequence[str], *, may_be_empty: bool = False) -> Channel:
         """Create a channel and subscribe it to the topics, 1,000 at most, except those that Genesys refuses.
 
         A create without an answer is repeated: at worst Genesys has a channel that is never connected, the first to be
-        removed when there are too many. Raises `AccessDeniedError` if all topics are refused, or `GenesysError` or
-        one of its kinds.
+        removed when there are too many. Raises `AccessDeniedError` if all topics are refused, unless the channel
+        `may_be_empty`, or `GenesysError` or one of its kinds.
         """
         what = "create notification channel"
         channel = self._call("POST", what, CHANNELS_PATH)
@@ -54,7 +54,7 @@ class NotificationsRest:
                 "the API host of your region and that no proxy answers in its place"
             )
         refused = self.subscribe(id_, topics)
-        if topics and len(refused) >= len(topics):
+        if topics and len(refused) >= len(topics) and not may_be_empty:
             first, reason = refused[0]
             raise AccessDeniedError(
                 f"subscribe: all of {len(refused)} topic(s) refused, the first {first}: {reason}; check the ids, and "

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
-from connectors.errors import GenesysError
+from connectors.errors import AccessDeniedError, GenesysError
 from connectors.genesys.client import GenesysClient, RequestBudget
 from connectors.genesys.endpoints import ACTIVITY_PATH, QUEUES_PATH, USERS_PATH, USERS_SEARCH_PATH, path_of
 from connectors.genesys.feeds.notifications.channels import NotificationsRest
@@ -16,6 +16,7 @@ from connectors.genesys.feeds.notifications.edges import EdgeFinder
 from connectors.genesys.feeds.notifications.messages import MessageRecorder
 from connectors.genesys.feeds.notifications.slots import Slot, Slots
 from connectors.genesys.feeds.notifications.topics import topics_of
+from connectors.genesys.names import PERMISSIONS
 from connectors.runtime.logs import get_logger
 
 __all__ = ["CallFinder", "Directory", "FinderTiming", "Sources"]
@@ -46,11 +47,13 @@ class Sources:
 class FinderTiming:
     """Activity is queried at the start, after each gap and every `activity_s`; topics change every `subscribe_s`.
 
-    `reserve` of the requests of a minute are left to everything else.
+    Two requests that change them are `apart_s` apart, so that they take no more than 120 of the 300 a minute. `reserve`
+    of the requests of a minute are left to everything else.
     """
 
     activity_s: float = 60.0
     subscribe_s: float = 1.0
+    apart_s: float = 0.5
     reserve: int = 60
 
 
@@ -168,23 +171,33 @@ class CallFinder:
         self._timing = timing
         self._sleep = sleep
         self._ids: dict[str, list[str]] = {"queue": [], "user": []}
+        self._failed: str | None = None
 
     async def topics(self) -> list[str]:
         """Return the topics of the sources, those with names resolved. Raises GenesysError."""
         self._ids = {"queue": [], "user": []}
         for kind, entries in (("queue", self._sources.queues), ("user", self._sources.users)):
-            look_up = self._directory.queue_id if kind == "queue" else self._directory.user_id
             for entry in entries:
-                id_ = entry if _UUID.fullmatch(entry) else await self._feed.rest(lambda e=entry, f=look_up: f(e))  # type: ignore[misc]
-                if id_ is None and _TOPIC_ID.fullmatch(entry):
-                    id_ = entry  # an id of another form, perhaps; Genesys will refuse its topic otherwise
+                id_, reason = await self._resolved(kind, entry)
                 if id_ is None:
-                    self._feed.report(
-                        "topic_refused", {"topic": f"{kind} {entry}", "reason": f"no {kind} has this name"}
-                    )
+                    self._feed.report("topic_refused", {"topic": f"{kind} {entry}", "reason": reason})
                 else:
                     self._ids[kind].append(id_)
         return topics_of([], self._ids["queue"], self._ids["user"])
+
+    async def _resolved(self, kind: str, entry: str) -> tuple[str | None, str]:
+        """Return the id of a queue or user; None and the reason without one. Raises GenesysError, but for a 403."""
+        if _UUID.fullmatch(entry):
+            return entry, ""
+        look_up = self._directory.queue_id if kind == "queue" else self._directory.user_id
+        try:
+            id_ = await self._feed.rest(lambda: look_up(entry))
+        except AccessDeniedError:
+            permission = PERMISSIONS["queue" if kind == "queue" else "agent"]
+            return None, f"names of {kind}s cannot be looked up (403): the permission {permission} is missing"
+        if id_ is None and _TOPIC_ID.fullmatch(entry):
+            return entry, ""  # an id of another form, perhaps; Genesys will refuse its topic otherwise
+        return id_, f"no {kind} has this name"
 
     def started(self, conversation_id: str) -> None:
         """Subscribe to the details of a conversation that is watched from now on, and ask for its edge."""
@@ -216,10 +229,17 @@ class CallFinder:
                 slot.is_changed = False
                 topics = list(slot.topics)
                 try:
-                    await self._feed.rest(lambda c=channel, t=topics: self._rest.subscribe(c.id, t))  # type: ignore[misc]
+                    refused = await self._feed.rest(lambda c=channel, t=topics: self._rest.subscribe(c.id, t))  # type: ignore[misc]
+                    self.refused(refused)
                 except GenesysError as error:
                     slot.is_changed = True
                     get_logger(__name__).warning("subscription_failed", feed=self._name, reason=str(error))
+                await self._sleep(self._timing.apart_s)
+
+    def refused(self, topics: Iterable[tuple[str, str]]) -> None:
+        """Report topics that Genesys refuses, each with the reason."""
+        for topic, reason in topics:
+            self._feed.report("topic_refused", {"topic": self.slots.name_of(topic), "reason": reason})
 
     async def keep_looking(self) -> None:
         """Query the activity of the sources, and watch what is found."""
@@ -230,8 +250,11 @@ class CallFinder:
             try:
                 found = await self._feed.rest(lambda: self._directory.activity(self._ids["queue"], self._ids["user"]))
             except GenesysError as error:
-                get_logger(__name__).warning("activity_query_failed", feed=self._name, reason=str(error))
+                if str(error) != self._failed:
+                    self._failed = str(error)
+                    get_logger(__name__).warning("activity_query_failed", feed=self._name, reason=self._failed)
             else:
+                self._failed = None
                 for id_, labels in found.items():
                     self._messages.found(id_, labels)
             for id_ in self.slots.conversations:

@@ -327,9 +327,10 @@ class NotificationsFeed(FeedBase):
             channel = slot.channel
             if channel is None:
                 topics, slot.is_changed = list(slot.topics), False
-                channel = await self.rest(lambda: self._rest.open_channel(topics))
-                for topic, reason in channel.refused:
-                    self.report("topic_refused", {"topic": topic, "reason": reason})
+                # A new channel a minute, for details that are not permitted, would evict those that are connected.
+                may_be_empty = not slot.is_essential
+                channel = await self.rest(lambda: self._rest.open_channel(topics, may_be_empty=may_be_empty))
+                self._finder.refused(channel.refused)
                 share = self._timing.renew_ratio - 0.05 * self._clock.u()  # so that not all are replaced at once
                 slot.renew_at = asyncio.get_running_loop().time() + channel.life_s * share
                 slot.channel = channel
@@ -352,7 +353,7 @@ class NotificationsFeed(FeedBase):
         slots = self._finder.slots.essential
         if not self._is_up and all(each.current is not None for each in slots):
             topics = [topic for each in slots for topic in each.topics]
-            refused = len(self._refused.intersection(topics))
+            refused = sum(self._finder.slots.name_of(topic) in self._refused for topic in topics)
             but = f", {refused} refused" if refused else ""
             self._change("up", f"connected: {len(topics) - refused} topic(s) on {len(slots)} channel(s){but}")
             self._finder.gap_is_over.set()

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from connectors.genesys.feeds.notifications.channels import Channel
 from connectors.genesys.feeds.notifications.sockets import ChannelSocket
-from connectors.genesys.feeds.notifications.topics import MAX_CHANNELS, TOPICS_PER_CHANNEL, in_channels, topics_of
+from connectors.genesys.feeds.notifications.topics import (
+    MAX_CHANNELS,
+    TOPICS_PER_CHANNEL,
+    in_channels,
+    kind_of,
+    topics_of,
+)
 
 __all__ = ["Slot", "Slots"]
 
@@ -33,6 +39,7 @@ class Slots:
     def __init__(self, topics: Sequence[str]) -> None:
         self.all = [Slot(number, group) for number, group in enumerate(in_channels(topics), 1)]
         self._of_conversation: dict[str, Slot] = {}
+        self._own = frozenset(topics)
 
     @property
     def essential(self) -> list[Slot]:
@@ -66,6 +73,10 @@ class Slots:
         slot.is_changed = True
         self._of_conversation[conversation_id] = slot
         return slot
+
+    def name_of(self, topic: str) -> str:
+        """Return how a topic is reported: those of single conversations by their kind, unless the feed names them."""
+        return topic if topic in self._own else kind_of(topic)
 
     def remove_conversation(self, conversation_id: str) -> None:
         """Give up the detail topics of a conversation."""

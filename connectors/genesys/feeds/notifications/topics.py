@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 
-__all__ = ["MAX_CHANNELS", "MAX_TOPICS", "TOPICS_PER_CHANNEL", "in_channels", "topics_of"]
+__all__ = ["MAX_CHANNELS", "MAX_TOPICS", "TOPICS_PER_CHANNEL", "in_channels", "kind_of", "topics_of"]
 
 TOPICS_PER_CHANNEL: Final = 1000
 MAX_CHANNELS: Final = 20
@@ -23,6 +24,21 @@ DETAIL_EVENTS: Final = (
     "acw",
     "wrapup",
 )
+
+
+_DETAIL: Final = re.compile(
+    r"(v2\.detail\.events\.conversation\.).+?(\.(?:customer|user|acd|flow)\.\w+|\.acw|\.wrapup)"
+)
+
+
+def kind_of(topic: str) -> str:
+    """Return the topic of a conversation without its id; any other topic as it is.
+
+    >>> kind_of("v2.detail.events.conversation.c1.user.start"), kind_of("v2.users.u.conversations.calls")
+    ('v2.detail.events.conversation.{id}.user.start', 'v2.users.u.conversations.calls')
+    """
+    detail = _DETAIL.fullmatch(topic)
+    return topic if detail is None else f"{detail[1]}{{id}}{detail[2]}"
 
 
 def topics_of(conversations: Sequence[str], queues: Sequence[str], users: Sequence[str]) -> list[str]:
