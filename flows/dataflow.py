@@ -57,14 +57,16 @@ COUNTS_STEP: Final = f"{FLOW_ID}.tally"
 class Outputs:
     """Where the flow's results go; each sink takes items `(key, value)`, None for a result that is not used.
 
-    `windows`, `alerts`, `rejected` and `groups` get bytes of whole JSON lines, `callbacks` gets lists of `Callback`,
-    `audit` gets `AuditEntry`, `counts` gets `Counts`. `topic_windows` and so on get what `windows` and so on get.
+    `windows`, `alerts`, `rejected`, `groups` and `parts` get bytes of whole JSON lines, `callbacks` gets lists of
+    `Callback`, `audit` gets `AuditEntry`, `counts` gets `Counts`. `topic_windows` and so on get what `windows` and so
+    on get.
     """
 
     windows: Sink[Any]
     alerts: Sink[Any]
     rejected: Sink[Any] | None = None
     groups: Sink[Any] | None = None
+    parts: Sink[Any] | None = None
     callbacks: Sink[Any] | None = None
     audit: Sink[Any] | None = None
     counts: Sink[Any] | None = None
@@ -121,6 +123,7 @@ def _connect(
         ("alerts", outputs.alerts, lambda result: [result.alert_lines]),
         ("rejected", outputs.rejected, lambda result: [result.rejected]),
         ("groups", outputs.groups, lambda result: [result.groups]),
+        ("parts", outputs.parts, lambda result: [result.progress]),
         ("callbacks", outputs.callbacks, partial(_callbacks, notify=notify)),
         ("audit", outputs.audit, _audit_entries),
         ("tally", outputs.counts, lambda result: [result.counts]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -35,10 +35,12 @@ from flows.settings.secrets import secrets_of
 from flows.state import StateLayout
 
 if TYPE_CHECKING:
+    from connectors.callbacks.delivery import DeliveryMetrics
     from connectors.kafka.sink import KafkaLinesSink
 
 __all__ = [
     "SNAPSHOT_EVERY",
+    "callback_sink",
     "check_recovery",
     "live_flow",
     "open_journal",
@@ -135,17 +137,8 @@ def live_flow(
         windows=DailyLinesSink(state.windows, "end", keep_days=keep_days),
         alerts=DailyLinesSink(state.alerts, "timestamp", keep_days=keep_days),
         groups=DailyLinesSink(state.groups, "end", keep_days=keep_days),
-        callbacks=CallbackSink(
-            state.outbox,
-            audit=audit,
-            secrets=secrets,
-            policy=policy_of(settings),
-            metrics=instruments.delivery,
-            routes=notifier.routes,
-            alerts=state.alerts,
-            begins_at=partial(begin_of, state.journal),
-            expire_after_s=settings.delivery.expire_after_s,
-        ),
+        parts=DailyLinesSink(state.parts, "until", keep_days=keep_days) if settings.is_part_of_groups else None,
+        callbacks=callback_sink(settings, secrets, audit, notifier, instruments.delivery),
         audit=AuditSink(state.audit),
         counts=counts,
         **_topics(settings, environ),
@@ -159,6 +152,28 @@ def live_flow(
         progress=instruments.progress,
     )
     return build(source, outputs, instruments=instruments, notify=notifier.callbacks)
+
+
+def callback_sink(
+    settings: Settings,
+    secrets: Sequence[str],
+    audit: AuditLog,
+    notifier: Notifier,
+    metrics: DeliveryMetrics | None = None,
+) -> CallbackSink:
+    """Return the sink of callbacks, with the outbox in the state directory."""
+    state = StateLayout(settings.state.dir)
+    return CallbackSink(
+        state.outbox,
+        audit=audit,
+        secrets=secrets,
+        policy=policy_of(settings),
+        metrics=metrics,
+        routes=notifier.routes,
+        alerts=state.alerts,
+        begins_at=partial(begin_of, state.journal),
+        expire_after_s=settings.delivery.expire_after_s,
+    )
 
 
 def _topics(settings: Settings, environ: Mapping[str, str]) -> dict[str, KafkaLinesSink]:

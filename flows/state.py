@@ -94,6 +94,16 @@ class StateLayout:
         return self.dir / "groups.jsonl"
 
     @property
+    def parts(self) -> Path:
+        """Return the file of what this instance of several adds to groups, a line for each end of windows."""
+        return self.dir / "parts.jsonl"
+
+    @property
+    def decisions(self) -> Path:
+        """Return the file of the instances that merged groups do without, and since when."""
+        return self.dir / "decisions.jsonl"
+
+    @property
     def alerts(self) -> Path:
         """Return the file of the alerts, a line each."""
         return self.dir / "alerts.jsonl"

@@ -14,6 +14,7 @@ import orjson
 
 from flows.analytics.alerts import Alert, incident_id_of, uuid5, uuid_text
 from flows.analytics.group_parts import GroupPart
+from flows.analytics.group_progress import progress_lines
 from flows.analytics.group_windows import GroupWindow, group_windows
 from flows.analytics.groups import Span
 from flows.analytics.rules import NO_FRAME, elapsed_s
@@ -30,10 +31,11 @@ Group = tuple[str, str]
 
 
 class Judged(NamedTuple):
-    """What a block led to: lines of groups' windows, and all alerts in their order."""
+    """What a block led to: lines of groups' windows, all alerts in their order, and how far an instance has come."""
 
     lines: list[dict[str, Any]]
     alerts: list[Alert]
+    progress: list[dict[str, Any]]
 
 
 class _Open(NamedTuple):
@@ -64,7 +66,7 @@ class GroupIncidents:
         """
         for part in parts:
             self._pending.setdefault((part.end, part.start, part.name, part.value), []).append(part)
-        judged = Judged([], [])
+        judged = Judged([], [], [])
         at = 0
         for number, span in enumerate(spans):
             mine = at
@@ -82,10 +84,12 @@ class GroupIncidents:
 
     def _pass(self, span: Span, alerts: Sequence[Alert], judged: Judged) -> None:
         """Go through the time of a span: of one time, groups are judged before the alerts."""
+        reached, lines = self._judged_at, len(judged.lines)
         for alert in alerts:
             self._judge_until(min(alert.time, span.until), span, judged)
             judged.alerts.append(self._inhibited(alert, span))
         self._judge_until(span.until, span, judged)
+        judged.progress.extend(progress_lines(reached, span, judged.lines[lines:]))
         self._judged_at = max(self._judged_at, span.until)
 
     def _judge_until(self, until: float, span: Span, judged: Judged) -> None:
@@ -189,7 +193,9 @@ class GroupIncidents:
     def _step_clock(self, span: Span, judged: Judged) -> None:
         """Go on at another time: what has not ended is written, what waits keeps what it has waited."""
         assert span.step_s is not None
+        lines = len(judged.lines)
         self._write_pending(span, judged)
+        judged.progress.extend(progress_lines(span.until, span, judged.lines[lines:]))
         self._end_minute(span, judged)
         self._minute = -math.inf
         self._judged_at += min(0.0, span.step_s)

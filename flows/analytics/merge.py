@@ -71,7 +71,7 @@ class BlockStats(NamedTuple):
 
 
 class BlockResult(NamedTuple):
-    """All that a block led to. `windows`, `groups`, `alert_lines` and `rejected` are JSON Lines."""
+    """All that a block led to. `windows`, `groups`, `alert_lines`, `rejected` and `progress` are JSON Lines."""
 
     windows: bytes
     alert_lines: bytes
@@ -80,6 +80,7 @@ class BlockResult(NamedTuple):
     counts: Counts
     groups: bytes = b""
     silent: tuple[tuple[float, str], ...] = ()
+    progress: bytes = b""
 
 
 def block_stats(number: int, source: str, line: int, decoded: Decoded) -> BlockStats:
@@ -131,7 +132,7 @@ class Merger:
 def _result_of(stats: BlockStats, results: Sequence[ShardResult], groups: GroupIncidents) -> BlockResult:
     in_order = sorted(alert for result in results for alert in result.alerts)
     group_parts = [part for result in results for part in result.groups]
-    lines, alerts = groups.apply(results[0].spans, group_parts, in_order, last=results[0].last)
+    lines, alerts, progress = groups.apply(results[0].spans, group_parts, in_order, last=results[0].last)
     silent = tuple(sorted(one for result in results for one in result.silent))
     late_us = [one for result in results for one in result.late_us]
     raised = sum(alert.state == "raised" for alert in alerts)
@@ -159,6 +160,7 @@ def _result_of(stats: BlockStats, results: Sequence[ShardResult], groups: GroupI
             late_us=sum(late_us),
         ),
         silent=silent,
+        progress=_lines([orjson.dumps(line) for line in progress]),
     )
 
 
@@ -174,6 +176,7 @@ def _in_sequence(parts: list[BlockResult]) -> BlockResult:
         alerts=[alert for part in parts for alert in part.alerts],
         counts=Counts(*map(sum, zip(*(part.counts for part in parts), strict=True))),
         silent=tuple(one for part in parts for one in part.silent),
+        progress=b"".join(part.progress for part in parts),
     )
 
 

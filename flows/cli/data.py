@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from pathlib import Path
 from typing import Annotated, Literal
@@ -43,27 +45,57 @@ def export(
 @app.command(cls=Command)
 def merge(
     sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="DIR...", help="The state directories of all instances.", show_default=False),
+        list[str],
+        typer.Argument(
+            metavar="DIR...",
+            help="The state directories of all instances; with --follow also addresses of their live pages.",
+            show_default=False,
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the files go.", show_default=False)],
     config: Annotated[
         Path | None, typer.Option(metavar="CONFIG", help="Judge the incidents of groups by its [groups].")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Add up groups and send their incidents while the instances run.")
+    ] = False,
+    leave_out_after: Annotated[
+        float,
+        typer.Option(metavar="SECONDS", min=1.0, help="With --follow: go on without an instance silent for so long."),
+    ] = 30.0,
     as_json: AsJson = False,
 ) -> None:
     """Merge the results of instances that divide the conversations ([shard]); add up their groups."""
+    if follow:
+        _follow(sources, out, config, leave_out_after, as_json=as_json)
+        return
     from flows.commands.merge import merge as merge_results
     from flows.commands.output import print_json
 
-    merged = merge_results(sources, out, None if config is None else read_settings(config))
+    merged = merge_results(list(map(Path, sources)), out, None if config is None else read_settings(config))
     if as_json:
         print_json(merged)
         return
     print(", ".join(f"{count} {kind}" for kind, count in merged.counts.items()) + f" written to {out}")
     for index in merged.missing:
         print(f"no group has a part of instance {index}")
+
+
+def _follow(sources: list[str], out: Path, config: Path | None, leave_out_after_s: float, *, as_json: bool) -> None:
+    if config is None:
+        raise UsageError("--follow needs --config: its [groups] say what an incident is, and where it is sent")
+    shutdown = stop_on_signals()
+    from flows.commands.merge_follow import follow
+    from flows.commands.output import print_json
+
+    settings = read_settings(config)
+    print(f"Following {len(sources)} instances until a signal ...", file=sys.stderr)
+    counts = follow(sources, out, settings, os.environ, shutdown, leave_out_after_s=leave_out_after_s)
+    if as_json:
+        print_json(counts)
+    else:
+        print(f"{counts.windows} windows of groups, {counts.raised} incidents raised, {counts.resolved} resolved")
 
 
 @app.command(cls=Command)

@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -32,7 +33,7 @@ from flows.data.results import result_files
 from flows.settings.models import Settings
 from flows.state import StateLayout
 
-__all__ = ["Merged", "merge"]
+__all__ = ["Merged", "merge", "span_of_groups"]
 
 KINDS: Final = ("windows", "groups", "alerts")
 TAIL_BYTES: Final = 1 << 16
@@ -71,6 +72,14 @@ def merge(sources: Sequence[Path], out: Path, settings: Settings | None) -> Merg
     return Merged(counts, groups.missing())
 
 
+def span_of_groups(settings: Settings | None, until: float) -> Span:
+    """Return the span of time until then, in which the groups of all instances together are judged by the settings."""
+    flow = flow_settings({} if settings is None else settings.flow_record())
+    flow.groups.part = None
+    slide_ms = round(flow.windows.slide_s * 1000)
+    return Span(until, 0, flow.groups, None, keeps_open=True, slide_ms=slide_ms)
+
+
 def _write(path: Path, lines: Iterable[bytes]) -> int:
     count = 0
     with state_errors(f"writing {path}"), path.open("wb") as file:
@@ -106,7 +115,8 @@ class _Groups:
     """Adds the parts of groups up, and judges them."""
 
     def __init__(self, settings: Settings | None) -> None:
-        self._flow = None if settings is None else flow_settings(settings.flow_record())
+        self._is_judged = settings is not None
+        self._span = partial(span_of_groups, settings)
         self._incidents = GroupIncidents()
         self._seen: set[int] = set()
         self._count = 0
@@ -129,7 +139,7 @@ class _Groups:
         return tuple(sorted(set(range(self._count)) - self._seen))
 
     def _keep(self, judged: Judged) -> None:
-        if self._flow is not None:
+        if self._is_judged:
             self.alerts += [((alert.time,), alert.body) for alert in judged.alerts]
 
     def _parts(self, source: Path) -> Iterator[GroupPart]:
@@ -142,10 +152,3 @@ class _Groups:
             self._seen.add(line["part"]["index"])
             self._count = max(self._count, line["part"]["count"])
             yield part_of_line(line)
-
-    def _span(self, until: float) -> Span:
-        flow = self._flow or flow_settings({})
-        groups = flow.groups
-        groups.part = None
-        slide_ms = round(flow.windows.slide_s * 1000)
-        return Span(until, 0, groups, None, keeps_open=True, slide_ms=slide_ms)

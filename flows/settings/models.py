@@ -358,6 +358,11 @@ class Settings(Table):
         return {name: table for name, table in record.items() if table}
 
     @property
+    def is_part_of_groups(self) -> bool:
+        """Return whether this is one of several instances, whose groups are parts of wholes."""
+        return bool(self.groups.by) and self.shard.share.count > 1
+
+    @property
     def uses_interceptors(self) -> bool:
         """Return whether there is a voice event feed, the only kind that needs interceptors."""
         return not self.feeds or any(feed.kind == "voice-events" for feed in self.feeds)

@@ -88,7 +88,8 @@ class Guard:
 
     async def _refusal(self, request: Request) -> Response | None:
         headers = request.headers
-        if not is_allowed_host(headers.get("host", ""), self._hosts):
+        # A page of another site cannot make a browser send the token, so who sends it may use any name.
+        if not is_allowed_host(headers.get("host", ""), self._hosts) and not self._has_token(request):
             return _plain(421, "this host name is not served; name it in [web] hosts")
         if request.method not in ("GET", "HEAD", "POST"):
             return _plain(405, "the page is read-only")
@@ -115,10 +116,12 @@ class Guard:
 
     def _is_known(self, request: Request) -> bool:
         assert self._token is not None
+        return self._has_token(request) or _equal(request.cookies.get(COOKIE, ""), session_of(self._token))
+
+    def _has_token(self, request: Request) -> bool:
+        """Return whether a program has sent the token."""
         scheme, _, told = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and _equal(told.strip(), self._token):
-            return True
-        return _equal(request.cookies.get(COOKIE, ""), session_of(self._token))
+        return self._token is not None and scheme.lower() == "bearer" and _equal(told.strip(), self._token)
 
     async def _log_in(self, request: Request) -> Response:
         assert self._token is not None

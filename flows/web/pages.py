@@ -23,6 +23,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response, Stream
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from connectors.errors import StateError
 from flows.state import StateLayout
 from flows.web import cards, queries
 from flows.web.failures import LABELS, failures
@@ -33,6 +34,7 @@ from flows.web.histograms import histograms
 from flows.web.history import files_of, receivers, windows_of
 from flows.web.listening import Answer
 from flows.web.model import Model
+from flows.web.parts import ServedParts
 from flows.web.queries import LONG_SPANS, PAGE, Span
 from flows.web.reader import StateReader
 from flows.web.story import lines_of, story_of
@@ -80,6 +82,7 @@ def make_app(
     routes += [
         Route("/events", pages.events),
         Route("/journal", pages.journal),
+        Route("/api/parts", pages.parts),
         Route("/what-if", pages.try_out, methods=["POST"]),
         Route("/login", pages.login),
         Mount("/static", StaticFiles(directory=HERE / "static")),
@@ -115,6 +118,7 @@ class _Pages:
         self._reader = reader
         self._state = StateLayout(directory)
         self._what_if = what_if
+        self._parts = ServedParts(directory)
         self._now = now
         self._templates = environment()
 
@@ -212,6 +216,16 @@ class _Pages:
             raise HTTPException(400, "`from` and `to` must be epoch seconds") from error
         lines = lines_of(self._state.journal, query.get("id", ""), start, end)
         return Response(b"".join(line + b"\n" for line in lines), media_type="text/plain; charset=utf-8")
+
+    def parts(self, request: Request) -> Response:
+        """Answer with lines of what this instance of several adds to groups, of a time after `after`."""
+        try:
+            after = float(request.query_params.get("after", "-inf"))
+            return Response(self._parts.after(after), media_type="application/jsonl")
+        except ValueError as error:
+            raise HTTPException(400, "`after` must be epoch seconds") from error
+        except StateError as error:
+            raise HTTPException(503, str(error)) from error
 
     def incidents(self, query: dict[str, str], span: Span) -> dict[str, Any]:
         """Return a page of the incidents."""

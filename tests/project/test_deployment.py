@@ -237,9 +237,45 @@ def test_the_instances_of_a_partitioned_deployment_agree() -> None:
     check_manifest(workload)
     assert load(overlay / "budget.yaml")["spec"]["maxUnavailable"] == 1
     services = load(DOCKER / "compose.partitioned.yaml")["services"]
+    del services["groups"]
     found = [parse_settings({}, "", shard_variables(service["environment"])).shard for service in services.values()]
     assert [(shard.index, shard.count) for shard in found] == [(number, len(services)) for number in range(3)]
     assert len({service["volumes"][-1] for service in services.values()}) == len(services)
+
+
+def test_groups_over_instances_follow_all_instances() -> None:
+    """Who adds up groups is given each instance once, at a port that is open to it, and a directory of its own."""
+    overlay = DOCKER / "kubernetes/overlays/partitioned-groups"
+    kustomization = load(overlay / "kustomization.yaml")
+    listed = [*kustomization["resources"], *(patch["path"] for patch in kustomization["patches"])]
+    assert {path.name for path in overlay.iterdir()} == {"kustomization.yaml", *listed} - {"../partitioned"}
+    [count] = [row["count"] for row in load(overlay / "../partitioned/kustomization.yaml")["replicas"]]
+    [change] = load(overlay / "instance.yaml")["spec"]["template"]["spec"]["containers"]
+    workload = load(DOCKER / "kubernetes/base/statefulset.yaml")
+    [container] = workload["spec"]["template"]["spec"]["containers"]
+    assert change["name"] == container["name"]
+    container |= {"env": [*container["env"], *change["env"]], "ports": [*container["ports"], *change["ports"]]}
+    check_manifest(workload)
+    [port] = [port["containerPort"] for port in change["ports"]]
+    settings = parse_settings({}, "", {row["name"]: row["value"] for row in change["env"]})
+    assert settings.web.address == ("0.0.0.0", port)
+    pages, _ = yaml.safe_load_all((overlay / "networkpolicy.yaml").read_text())
+    groups = load(overlay / "groups.yaml")
+    [rule] = pages["spec"]["ingress"]
+    assert rule["ports"] == [{"protocol": "TCP", "port": port}]
+    assert rule["from"] == [{"podSelector": groups["spec"]["selector"]}]
+    assert groups["spec"]["template"]["metadata"]["labels"] == groups["spec"]["selector"]["matchLabels"]
+    [container] = groups["spec"]["template"]["spec"]["containers"]
+    sources = [f"http://voicewatch-{number}.voicewatch:{port}" for number in range(count)]
+    assert container["command"][: 3 + count] == ["voicewatch", "--log-json", "merge", *sources]
+    services = load(DOCKER / "compose.partitioned.yaml")["services"]
+    command, volumes = services["groups"]["command"], services["groups"]["volumes"]
+    assert command[2 : 2 + count] == [f"/instances/{number}" for number in range(count)]
+    assert volumes[1 : 1 + count] == [f"state-{number}:/instances/{number}:ro" for number in range(count)]
+    for options in (command, container["command"]):
+        given = dict(zip(options, [*options[1:], ""], strict=True))
+        assert (given["--out"], given["--follow"]) == ("/var/lib/voicewatch/groups", "")
+    assert not [name for name in services["groups"]["environment"] if "_SHARD_" in name]
 
 
 def shard_variables(environment: dict[str, str]) -> dict[str, str]:

@@ -40,7 +40,8 @@ def results(directory: Path, lines: list[bytes], share: Share) -> Path:
     merged = merger.results()
     (directory / "journal").mkdir()
     (directory / "journal/00000001.jsonl").write_bytes(b"\n".join(lines) + b"\n")
-    for name, of in (("windows", "windows"), ("groups", "groups"), ("alerts", "alert_lines")):
+    kinds = {"windows": "windows", "groups": "groups", "alerts": "alert_lines", "parts": "progress"}
+    for name, of in kinds.items():
         (directory / f"{name}.jsonl").write_bytes(b"".join(getattr(result, of) for result in merged))
     return directory
 

@@ -176,6 +176,26 @@ def test_only_known_host_names_are_served(state: StateDir) -> None:
         assert ask(address, "/fleet", Host="vw.example:80")[0] == 200
         assert ask(address, "/fleet", Host="localhost")[0] == 200
         assert ask(address, "/fleet", Host="")[0] == 421
+    with serving(state, token=TOKEN) as address:  # no page of another site has the token
+        assert ask(address, "/fleet", Host="evil.example", Authorization=f"Bearer {TOKEN}")[0] == 200
+        assert ask(address, "/fleet", Host="evil.example", Authorization="Bearer wrong")[0] == 421
+
+
+def test_parts_of_groups_are_given_to_who_asks_for_more(state: StateDir) -> None:
+    """Lines of a time after that of the last one, as they are in the file; faults have a reason."""
+    with serving(state, token=TOKEN) as address:
+        assert ask(address, "/api/parts")[0] == 401
+    with serving(state) as address:
+        assert ask(address, "/api/parts")[::2] == (200, "")
+        parts = state.dir / "parts.jsonl"
+        lines = [f'{{"until":{end},"index":0,"count":2,"groups":[]}}\n' for end in (5, 10)]
+        parts.write_text("".join(lines))
+        assert ask(address, "/api/parts")[::2] == (200, "".join(lines))
+        assert ask(address, "/api/parts?after=5.0")[::2] == (200, lines[1])
+        assert ask(address, "/api/parts?after=10.0")[::2] == (200, "")
+        assert ask(address, "/api/parts?after=soon")[0] == 400
+        parts.write_text("no part\n")
+        assert ask(address, "/api/parts")[0] == 503
 
 
 def test_the_page_is_read_only(state: StateDir) -> None:
