@@ -189,11 +189,15 @@ class AuditFault:
 
 @dataclass(frozen=True, slots=True)
 class AuditVerdict:
-    """What a check of an audit log found. `notes` are remarks that are not faults, such as past repairs."""
+    """What a check of an audit log found. `notes` are remarks that are not faults, such as past repairs.
+
+    `last` is the SHA-256 of the last line: who keeps it can tell later that no line up to it was changed.
+    """
 
     lines: int
     faults: tuple[AuditFault, ...]
     notes: tuple[str, ...]
+    last: str
 
     @property
     def ok(self) -> bool:
@@ -254,7 +258,7 @@ def verify_lines(lines: Iterable[bytes], head: tuple[int, str] | None = None) ->
     elif not anchored and not faults:  # a break further up shifts the end as well
         text = f"the log does not end as its head says: line {number} was changed, or lines after it were removed"
         faults.append(AuditFault(number, text))
-    return AuditVerdict(number, tuple(faults), tuple(notes))
+    return AuditVerdict(number, tuple(faults), tuple(notes), previous)
 
 
 def read(path: Path, *, start: int = 0) -> Iterator[dict[str, Any]]:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 import numpy as np
 
 from connectors.state.files import state_errors
 from flows.report.coverage import Coverage, coverage_of, gaps_of_feeds
+from flows.report.days import days_of
 from flows.report.failures import failures_of
 from flows.report.figures import MIN_RANKED, Ranked, Totals, bands_of, bars_of, ranked, step_of, totals, worst
 from flows.report.gather import Gathered
 from flows.report.incidents import LENGTHS, Incident, by_rule, minutes_in_alert
 from flows.report.windows import Windows
+from flows.state import StateLayout
 from flows.web.history import shown_of
 from flows.web.what_if import digest_of
 
@@ -57,6 +61,13 @@ def contents(gathered: Gathered, *, names_agents: bool, now: float) -> dict[str,
         "before": before,
         "step_s": step_of(period.end - period.start),
         "bars": bars_of(windows, period.start, period.end),
+        "days": days_of(
+            windows,
+            gathered.incidents,
+            period.start,
+            period.end,
+            lambda begin, end: _coverage(gathered, begin, end).share,
+        ),
         "gaps": _gaps(current["coverage"]),
         "clocks": [one for one in gathered.journal.clocks if period.start <= one[0] < period.end],
         "labels": [(name, hidden.rows(name, rows)) for name, rows in labels],
@@ -74,6 +85,7 @@ def contents(gathered: Gathered, *, names_agents: bool, now: float) -> dict[str,
         "bad_lines": gathered.windows.bad_lines,
         "verdict": gathered.audit.verdict,
         "digests": _digests(gathered),
+        "command": _command(gathered, names_agents=names_agents),
     }
 
 
@@ -247,6 +259,22 @@ def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
     if isinstance(value, str):
         return [(name, shown_of(value))]
     return [(name, f"{value:g}" if isinstance(value, float) else str(value))]
+
+
+def _command(gathered: Gathered, *, names_agents: bool) -> str:
+    """Return the command that writes the same report again."""
+    own = StateLayout(gathered.directory).journal.absolute()
+    given = [path.absolute() for path in gathered.journal.files if path.absolute().parent != own]
+    words = ["voicewatch", "report", str(gathered.directory.absolute())]
+    words += [word for path in given for word in ("--journal", str(path))]
+    period = gathered.period
+    words += ["--from", _iso(period.start)] if period.before is not None else []
+    words += ["--to", _iso(period.end), *(["--agents"] if names_agents else []), "--out", "report.html"]
+    return shlex.join(words)
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat().replace("+00:00", "Z")
 
 
 def _digests(gathered: Gathered) -> list[tuple[str, int, str]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,44 @@ def test_a_period_is_compared_with_the_one_before(tmp_path: Path) -> None:
     assert "Against the period before" in page
     assert "0 of 1 conversations (0 %) had a value beyond a limit" in page
     assert "in the period before it was 100 % of 1 conversations" in page
+
+
+def test_a_period_of_days_has_a_line_for_each(tmp_path: Path) -> None:
+    """Conversations, incidents and minutes in alert by day; a day in which nothing was recorded is not covered."""
+    state = made(tmp_path / "state")
+    day = 86_400 - BEGAN % 86_400
+    for second in (2 * 86_400, 2 * 86_400 + 1):
+        state.record(second, tick=True)
+    state.window(2 * 86_400, "late", p95=300.0)
+    write(tmp_path / "state", tmp_path / "r.html")
+    page = (tmp_path / "r.html").read_text()
+    table = re.search(r'id="days">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)
+    assert table is not None
+    rows = [re.sub(r"<[^>]+>", "|", row) for row in table[1].split("</tr>")[:-1]]
+    cells = [[cell.strip() for cell in row.split("|") if cell.strip()] for row in rows]
+    assert [row[0][:3] for row in cells] == ["Sun", "Mon", "Tue"]
+    assert [row[2:4] for row in cells] == [["2", "50 %"], ["0", "–"], ["1", "100 %"]]
+    assert [row[5:7] for row in cells] == [["1", "0.8"], ["0", "0.0"], ["0", "0.0"]]
+    assert cells[1][1] == "0 %"
+    write(tmp_path / "state", tmp_path / "one.html", end=BEGAN + min(day, 600))
+    assert 'id="days"' not in (tmp_path / "one.html").read_text()
+
+
+def test_a_report_says_how_to_repeat_it(tmp_path: Path) -> None:
+    """The command in the file gives the same figures; the end of the audit log is named."""
+    state = made(tmp_path / "state")
+    out = tmp_path / "r.html"
+    for begin in (float("-inf"), BEGAN + 30.25):
+        write(tmp_path / "state", out, begin=begin)
+        found = re.search(r"To repeat it: <code[^>]*><bdi>([^<]+)</bdi>", out.read_text())
+        assert found is not None
+        command = shlex.split(html.unescape(found[1]))
+        again = tmp_path / "again.html"
+        assert voicewatch(*command[1:-1], again).returncode == 0
+        differing = re.compile(r"Made at .*?by")
+        assert differing.sub("", again.read_text()) == differing.sub("", out.read_text())
+    head = orjson.loads((state.dir / "audit.jsonl.head").read_bytes())["sha256"]
+    assert head in out.read_text()
 
 
 def test_agents_are_named_only_by_request(tmp_path: Path) -> None:
