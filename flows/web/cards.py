@@ -29,6 +29,7 @@ _LIVE: Final = {
     "voicewatch_journal_lag_seconds": "journal_lag_s",
     "voicewatch_journal_lag_bytes": "journal_lag_bytes",
 }
+_OPEN: Final = re.compile(r'^voicewatch_receivers\{state="open"\} (\S+)$', re.MULTILINE)
 _SAMPLE: Final = re.compile(r'^(voicewatch_\w+)(?:\{feed="([^"\\]*)"\})? (\S+)$', re.MULTILINE)
 
 
@@ -181,12 +182,16 @@ def live_figures(metrics: str) -> tuple[dict[str, float], dict[str, dict[str, fl
 
     >>> live_figures('voicewatch_genesys_requests 12.0\nvoicewatch_feed_topics{feed="a"} 30.0\n')
     ({'requests': 12.0}, {'a': {'topics': 30.0}})
+    >>> live_figures('voicewatch_receivers{state="open"} 1.0\n')[0]
+    {'breakers_open': 1.0}
     """
     whole: dict[str, float] = {}
     by_feed: dict[str, dict[str, float]] = defaultdict(dict)
     for metric, feed, value in _SAMPLE.findall(metrics):
         if (name := _LIVE.get(metric)) is not None:
             (by_feed[feed] if feed else whole)[name] = float(value)
+    if (found := _OPEN.search(metrics)) is not None:
+        whole["breakers_open"] = float(found[1])
     return whole, dict(by_feed)
 
 

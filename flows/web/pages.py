@@ -325,7 +325,8 @@ class _Pages:
     def _top(self, name: str, query: dict[str, str]) -> tuple[Span, dict[str, Any]]:
         """Return the range of a view, and the figures above it."""
         with self._reading() as model:
-            usual = "24h" if name == "incidents" else "1h"  # an incident is shown for a day after its end
+            # An incident is shown for a day after its end, and so are gaps and answers.
+            usual = "24h" if name in ("incidents", "feeds") else "1h"
             span = queries.span_of(model, query, longest_s=max(model.keep_s, DAY_S), usual=usual)
             figures = queries.figures(model, span)
         rows = self._receivers()

@@ -95,7 +95,7 @@ def test_the_figures_of_a_demo_are_those_of_its_files(demo: tuple[str, Path], ch
         # Those that were not sent because of a group incident are folded under it.
         eventually(lambda: page.locator(".stack > tbody > tr, details.held li").count() >= len(ids), WAIT_S)
         page = visit.go("/feeds")
-        delivered = re.compile(r"Delivered in this time\s+(\d+),")
+        delivered = re.compile(r"Delivered\s+(\d+) in this time")
 
         def shown() -> int:
             found = delivered.search(page.locator("#receivers").inner_text())
@@ -370,6 +370,49 @@ def test_other_limits_are_tried_out(tmp_path: Path, chromium: Any) -> None:
         page.locator('#result a.id[href*="from="]').first.click()
         page.wait_for_selector("[data-chart=lanes] canvas")
         assert visit.violations() == []
+
+
+def test_answers_of_a_receiver_are_stacked_by_hour(tmp_path: Path, chromium: Any) -> None:
+    """A pattern for each class that there was; the same numbers are in a table, and in the name of the chart."""
+    state = StateDir(tmp_path / "state")
+    state.feed(0, "up")
+    outcomes = ("200 OK", "200 OK", "503 Service Unavailable", "timeout: no answer")
+    for number, outcome in enumerate(outcomes):
+        alert = state.alert(number * 3600, f"call-{number}", "raised", number)
+        action = "CALLBACK_DELIVERED" if outcome.startswith("2") else "CALLBACK_FAILED"
+        state.attempt(number * 3600 + 1, alert, action, outcome)
+        state.window(number * 3600, f"call-{number}", p95=300.0)
+    state.outbox(pending=0, dead=1, delivered=2)
+    with served(state.dir) as base, visiting(chromium, base) as visit:
+        page = visit.go("/feeds")
+        page.wait_for_selector(".stacked canvas")
+        assert page.locator(".answers .key-of").all_inner_texts() == ["2xx", "5xx", "no answer"]
+        name = page.locator(".stacked").get_attribute("aria-label")
+        assert name == "Answers of the last 24 hours: 2 2xx, 1 5xx, 1 without an answer"
+        page.get_by_text("Answers in this time, and by hour").click()
+        rows = page.locator("#answers-1 table").nth(1).locator("tbody tr").all()
+        assert [[cell.inner_text() for cell in row.locator("td").all()] for row in rows] == [
+            ["1", "0", "0"],
+            ["1", "0", "0"],
+            ["0", "1", "0"],
+            ["0", "0", "1"],
+        ]
+        assert "2 in this time, 2 failed attempts" in page.locator("#receivers").inner_text()
+        assert visit.violations() == []
+
+
+def test_the_cards_of_a_demo_show_what_only_the_run_knows(demo: tuple[str, Path], chromium: Any) -> None:
+    """Messages a second and how far the dataflow is behind the journal, while both change."""
+    with visiting(chromium, demo[0]) as visit:
+        page = visit.go("/feeds")
+
+        def rate() -> float:
+            found = re.search(r"([\d.]+)/s in the last minute", page.locator("#feeds").inner_text())
+            return float(found[1]) if found else 0.0
+
+        eventually(lambda: rate() > 1.0, WAIT_S)
+        assert "The dataflow is behind the journal" in page.locator("#files").inner_text()
+        assert re.search(r"chain intact up to \d{4}", page.locator("#files").inner_text())
 
 
 def test_a_slider_sets_its_field(tmp_path: Path, chromium: Any) -> None:
