@@ -173,6 +173,7 @@ def callback_sink(
         alerts=state.alerts,
         begins_at=partial(begin_of, state.journal),
         expire_after_s=settings.delivery.expire_after_s,
+        is_lasting=notifier.is_lasting,
     )
 
 

@@ -46,12 +46,16 @@ class Notifier:
             return []
         shown: dict[str, Any] = orjson.loads(alert.body)
         link, severity = self._web.link(shown), self._severity.get(alert.rule, "warning")
-        lasts = is_lasting(alert.rule, shown.get("evidence"), framewise=self._policy == "frame")
+        lasts = self.is_lasting(shown)
         return [
             callback_of(target, shown, alert.body, severity, link, is_resolved_later=lasts)
             for table, target in self._targets
             if _wanted(table, shown)
         ]
+
+    def is_lasting(self, alert: Mapping[str, Any]) -> bool:
+        """Return whether an alert, the object of its line, is followed by a resolved one."""
+        return is_lasting(str(alert.get("alertType")), alert.get("evidence"), framewise=self._policy == "frame")
 
 
 def _wanted(table: NotifySettings, alert: Mapping[str, Any]) -> bool:

@@ -83,6 +83,14 @@ _KEEP_OPEN = (
     " WHERE later.thread = callbacks.thread AND later.state = 'pending' AND later.closes = 1"
     " AND later.incident = callbacks.incident AND later.url = callbacks.url)"
 )
+_REPEATED: Final = (
+    "SELECT id, created_at FROM callbacks WHERE state = 'open'"
+    " UNION ALL SELECT id, created_at FROM callbacks WHERE state = 'pending' AND refresh_s > 0"
+)
+_END_REPEATS: Final = (
+    "UPDATE callbacks SET refresh_s = 0 WHERE id = ?",
+    "UPDATE callbacks SET state = 'delivered', head = 0, body = NULL WHERE id = ? AND state = 'open'",
+)
 _KEPT_IDS: Final = 10_000
 _OUTBOX: Final = """
 SELECT (SELECT COUNT(*) FROM callbacks WHERE state = 'pending'),
@@ -281,6 +289,18 @@ class Outbox:
             )
             self._promote(threads)
         return count
+
+    def repeated(self) -> dict[str, float]:
+        """Return when the callbacks were created that are sent again after their delivery, or will be, by their ids."""
+        with self._lock, self._explained():
+            return dict(self._db.execute(_REPEATED))
+
+    def end_repeats(self, ids: Iterable[str]) -> None:
+        """Send these callbacks not again after their delivery."""
+        chosen = [(id_,) for id_ in ids]
+        with self._write():
+            for statement in _END_REPEATS:
+                self._db.executemany(statement, chosen)
 
     def entries(self, states: Collection[State] = ("pending", "dead"), *, limit: int = 1000) -> list[Entry]:
         """Return the oldest `limit` rows in each of `states`, in the order of their insertion."""

@@ -17,6 +17,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from connectors.callbacks.delivery import Delivery, DeliveryMetrics
 from connectors.callbacks.outbox import Callback, Outbox
 from connectors.callbacks.policy import DeliveryPolicy
+from connectors.callbacks.repeats import IsLasting, end_repeats
 from connectors.callbacks.routes import Route
 from connectors.callbacks.salvage import open_or_salvage
 from connectors.runtime.logs import get_logger
@@ -90,6 +91,7 @@ class CallbackSink(FixedPartitionedSink[Callbacks, int]):
 
     A damaged outbox is replaced by what can be read of it, and what is lost is reported against the file `alerts`.
     Without a resume state the flow brings again what is of the time `begins_at` and later, so that it is not lost.
+    Callbacks that are sent again until a resolve, and whose alert in that file is not `is_lasting`, are sent no more.
 
     Delivery guarantee: at least once, with recovery on. After a crash the flow inserts some callbacks again, and the
     outbox knows them by their ids, for a week after their delivery. A callback whose answer was lost in a crash is
@@ -110,7 +112,9 @@ class CallbackSink(FixedPartitionedSink[Callbacks, int]):
         alerts: Path | None = None,
         begins_at: Callable[[], float | None] = lambda: None,
         expire_after_s: float | None = None,
+        is_lasting: IsLasting | None = None,
     ) -> None:
+        self._is_lasting = is_lasting
         self._path = Path(path)
         self._audit = audit
         self._secrets = tuple(secrets)
@@ -132,6 +136,8 @@ class CallbackSink(FixedPartitionedSink[Callbacks, int]):
         with logged_failures("outbox_open_failed", step=step_id):
             repeated_from = self._begins_at() if resume_state is None else None
             outbox = open_or_salvage(self._path, alerts=self._alerts, audit=self._audit, repeated_from=repeated_from)
+            if self._alerts is not None and self._is_lasting is not None:
+                end_repeats(outbox, self._alerts, self._is_lasting, self._now())
             delivery = Delivery(
                 outbox,
                 audit=self._audit,
