@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +20,7 @@ class Answer(NamedTuple):
     headers: Mapping[str, str] = MappingProxyType({})
 
 
+ENTITY = re.compile("&(amp|lt|gt);")
 Judge = Callable[[str, dict[str, str], bytes], Answer]
 
 
@@ -126,14 +128,16 @@ def slack(path: str, headers: dict[str, str], body: bytes) -> Answer:
     for block in blocks:
         fields = block.get("fields", [])
         sound &= block["type"] == "section" and ("text" in block or bool(fields)) and len(fields) <= 10
-        sound &= all(1 <= len(field["text"]) <= 2000 and field["type"] == "mrkdwn" for field in fields)
-        sound &= 1 <= len(block.get("text", {"text": "x"})["text"]) <= 3000
+        texts = [*fields, *([block["text"]] if "text" in block else [])]
+        sound &= all(1 <= len(field["text"]) <= 2000 for field in fields)
+        sound &= all(1 <= len(text["text"]) <= 3000 and text["type"] == "mrkdwn" for text in texts)
+        sound &= all("&" not in ENTITY.sub("", text["text"]) for text in texts)
     return Answer(200, "ok") if sound else Answer(400, "invalid_blocks")
 
 
 def teams(path: str, headers: dict[str, str], body: bytes) -> Answer:
-    """Workflows: an adaptive card in a message of at most 28 KB, answered with 202 and nothing."""
-    if len(body) > 28 * 1024:
+    """Workflows: an adaptive card in a message of at most 28 KB, also as UTF-16, answered with 202 and nothing."""
+    if max(len(body), len(body.decode().encode("utf-16-le"))) > 28 * 1024:
         return Answer(413)
     message = json.loads(body)
     (attachment,) = message.get("attachments", [{}])

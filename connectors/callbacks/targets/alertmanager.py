@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import orjson
 
-from connectors.callbacks.targets.message import LINK, iso_time, message_of
+from connectors.callbacks.targets.message import iso_time, message_of
 
 __all__ = ["PATH", "REFRESH_S", "render"]
 
@@ -47,6 +47,6 @@ def render(alert: Mapping[str, Any], severity: str) -> bytes:
         },
     }
     entry["endsAt" if alert.get("state") == "resolved" else "startsAt"] = at
-    if link := alert.get(LINK):
-        entry["generatorURL"] = str(link)
+    if message.link:
+        entry["generatorURL"] = message.link
     return orjson.dumps([entry], option=orjson.OPT_SORT_KEYS)

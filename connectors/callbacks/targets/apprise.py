@@ -85,4 +85,6 @@ class AppriseSender:
 
         sender = apprise.Apprise()
         sender.add(self._url)
-        return bool(sender.notify(title=message["title"], body=message["body"], notify_type=message["type"]))
+        # Services that send HTML or Markdown, such as e-mail by default, get texts escaped and with their line breaks.
+        text: Any = {"body_format": apprise.NotifyFormat.TEXT}
+        return bool(sender.notify(title=message["title"], body=message["body"], notify_type=message["type"], **text))

@@ -9,20 +9,30 @@ from typing import Any, Final
 
 from connectors.format.rule_names import RATIOS, TITLES
 
-__all__ = ["LINK", "Message", "iso_time", "message_of"]
+__all__ = ["LINK", "Message", "iso_time", "message_of", "plain"]
 
 # The key under which an alert that is rendered holds the address of its view on the live page.
 LINK: Final = "link"
 
+_SUMMARY_CHARACTERS: Final = 500
+_FACT_CHARACTERS: Final = 300
+_SUBJECT_CHARACTERS: Final = 128
+_LINK_CHARACTERS: Final = 2000
 _UNITS: Final = {"LATENCY_THRESHOLD_EXCEEDED": " ms", "STREAM_STALLED": " s"}
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Hold an alert in words: a `summary` of one line, and `facts` as pairs of a name and a text."""
+    """Hold an alert in words: a `summary` of one line, `facts` as pairs of a name and a text, and the `link`.
+
+    Texts are short, on one line and without control characters, whatever labels and ids hold. `link` is the address of
+    the alert's view on the live page; it is the last of the facts, too. It is empty if there is none, or none that
+    services take.
+    """
 
     summary: str
     facts: tuple[tuple[str, str], ...]
+    link: str = ""
 
 
 def message_of(alert: Mapping[str, Any]) -> Message:
@@ -41,6 +51,8 @@ def message_of(alert: Mapping[str, Any]) -> Message:
     summary = ": ".join(
         filter(None, ("Resolved" if resolved else "", title, ", ".join(filter(None, (subject, figures)))))
     )
+    link = str(alert.get(LINK) or "")
+    link = link if len(link) <= _LINK_CHARACTERS else ""
     facts = [
         ("Rule", rule),
         ("State", str(alert.get("state")) + (f" ({alert['reason']})" if alert.get("reason") else "")),
@@ -52,9 +64,19 @@ def message_of(alert: Mapping[str, Any]) -> Message:
         ("Time", iso_time(alert.get("timestamp"))),
         *((name.capitalize(), text) for name, text in sorted(_texts(alert, "labels").items())),
         ("Incident", alert.get("incidentId")),
-        ("Live page", alert.get(LINK)),
     ]
-    return Message(summary, tuple((name, str(text)) for name, text in facts if text))
+    shown = [(plain(name), plain(str(text))) for name, text in facts if text]
+    return Message(plain(summary, _SUMMARY_CHARACTERS), (*shown, *([("Live page", link)] if link else [])), link)
+
+
+def plain(text: str, characters: int = _FACT_CHARACTERS) -> str:
+    r"""Return a text without control characters, cut after a number of characters.
+
+    >>> plain("a\nb" + 400 * "c", 5)
+    'a�bc…'
+    """
+    text = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text[: characters + 1])
+    return text if len(text) <= characters else text[: characters - 1] + "…"
 
 
 def iso_time(at: Any) -> str:
@@ -70,9 +92,9 @@ def iso_time(at: Any) -> str:
 
 def _subject(alert: Mapping[str, Any]) -> str:
     if alert.get("conversationId"):
-        return f"conversation {alert['conversationId']}"
+        return f"conversation {plain(str(alert['conversationId']), _SUBJECT_CHARACTERS)}"
     group = _texts(alert, "group")
-    return ", ".join(f"{name} {text}" for name, text in sorted(group.items()))
+    return plain(", ".join(f"{name} {text}" for name, text in sorted(group.items())), 2 * _SUBJECT_CHARACTERS)
 
 
 def _texts(alert: Mapping[str, Any], key: str) -> dict[str, str]:

@@ -7,12 +7,12 @@ from typing import Any, Final
 
 import orjson
 
-from connectors.callbacks.targets.message import LINK, iso_time, message_of
+from connectors.callbacks.targets.message import iso_time, message_of, plain
 
 __all__ = ["ENQUEUE", "render", "with_key"]
 
 ENQUEUE: Final = "https://events.pagerduty.com/v2/enqueue"
-_SUMMARY_CHARACTERS: Final = 1024
+_EVENT_BYTES: Final = 512 * 1024 - 100  # for the key
 
 
 def render(alert: Mapping[str, Any], severity: str) -> bytes:
@@ -23,17 +23,20 @@ def render(alert: Mapping[str, Any], severity: str) -> bytes:
         "dedup_key": str(alert.get("incidentId")),
         "client": "voicewatch",
         "payload": {
-            "summary": message.summary[:_SUMMARY_CHARACTERS],
-            "source": str(alert.get("conversationId") or "voicewatch"),
+            "summary": message.summary,
+            "source": plain(str(alert.get("conversationId") or "voicewatch")),
             "severity": severity,
             "timestamp": iso_time(alert.get("timestamp")),
             "class": str(alert.get("alertType")),
             "custom_details": {**dict(message.facts), "window": alert.get("window")},
         },
     }
-    if link := alert.get(LINK):
-        event["links"] = [{"href": str(link), "text": "Live page"}]
-    return orjson.dumps(event)
+    if message.link:
+        event["links"] = [{"href": message.link, "text": "Live page"}]
+    if len(body := orjson.dumps(event)) > _EVENT_BYTES:  # a window of very many legs
+        event["payload"]["custom_details"]["window"] = None
+        body = orjson.dumps(event)
+    return body
 
 
 def with_key(body: bytes, key: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What an older version would have repeated for ever ends; what will be resolved goes on."""
+"""What an older version would have repeated without end is over; what will be resolved goes on."""
 
 from __future__ import annotations
 

@@ -62,6 +62,24 @@ def test_mail_goes_through_a_relay(outbox, deliver):
     assert "Value: 5.25 %" in text
 
 
+def test_mail_is_plain_text_unless_html_is_asked_for(outbox, deliver):
+    """Lines stay lines, and a label's markup is text: Apprise sends HTML by default."""
+    hostile = RAISED | {"labels": {"queue": '<a href="https://evil.example">sign in</a>'}}
+    with mail_relay() as relay:
+        for name, option in (("plain", ""), ("html", "&format=html")):
+            addresses = "from=voicewatch@example.com&to=quality@example.com&mode=insecure"
+            target = Target(name, "apprise", f"mailto://127.0.0.1:{relay.port}/?{addresses}{option}")
+            insert(outbox, callback_of(target, hostile, b"{}", "critical"))
+            deliver(replace(FAST, timeout_s=30.0), routes={target.key: route_of(target)}).stop(30.0)
+    plain, html = relay.messages
+    assert plain.get_content_type() == "text/plain"
+    assert "Leg: leg-1\r\nValue: 5.25 %\r\n" in plain.get_content().replace("\r\n", "\n").replace("\n", "\r\n")
+    body = html.get_body(("html",))
+    assert body is not None
+    assert "<a " not in body.get_content()
+    assert "leg-1<br/>Value:" in body.get_content()
+
+
 def test_a_hanging_service_is_a_failure_within_the_time_limit(outbox, deliver):
     """The attempt ends, although the library still waits."""
     with bad_receivers() as there:

@@ -15,7 +15,7 @@ from connectors.callbacks.targets.cloudevents import headers_of
 from connectors.callbacks.targets.message import message_of
 from tests.support import vendors
 from tests.support.callbacks import DEADLINE_S, FAST, SECRET, eventually, insert
-from tests.support.vendors import Answer, serving
+from tests.support.vendors import Answer, Judge, serving
 
 AT = 1_767_225_600.25
 KEY = "R0123456789ABCDEFR0123456789ABCD"
@@ -111,8 +111,7 @@ def test_slack() -> None:
     message = rendered("slack", RAISED)
     assert message["text"] == ":large_yellow_circle: Packet loss: conversation c&lt;1&gt;, 5.25 % (limit 2 %)"
     assert rendered("slack", RESOLVED)["text"].startswith(":large_green_circle: Resolved: Packet loss: ")
-    many = RAISED | {"labels": {f"name{n}": "x" * 5000 for n in range(16)}}
-    assert vendors.slack("/services/x", {}, json.dumps(rendered("slack", many)).encode()) == Answer(200, "ok")
+    assert all(text["verbatim"] for block in message["blocks"] for text in block.get("fields", [block.get("text")]))
 
 
 def test_teams() -> None:
@@ -120,8 +119,45 @@ def test_teams() -> None:
     card = rendered("teams", RAISED, "critical")["attachments"][0]["content"]
     assert card["body"][0]["color"] == "attention"
     assert {"title": "Queue", "value": "support & sales"} in card["body"][1]["facts"]
-    many = RAISED | {"labels": {f"name{n}": "\u00e9" * 128 for n in range(16)}}
-    assert vendors.teams("/", {}, json.dumps(rendered("teams", many)).encode()).status == 202
+    labels = {"queue": "[sign in](https://evil.example)"}
+    assert "](" not in json.dumps(rendered("teams", RAISED | {"labels": labels}))
+
+
+@pytest.mark.parametrize("character", ["x", "&", "\u00e9", "\U0001f4de", "\n", "\x00", '"', "\u202e"])
+@pytest.mark.parametrize(
+    ("kind", "judge", "path"),
+    [
+        ("pagerduty", vendors.pagerduty, "/v2/enqueue"),
+        ("slack", vendors.slack, "/services/x"),
+        ("teams", vendors.teams, "/"),
+    ],
+)
+def test_a_message_is_within_the_limits_of_its_service(kind: Any, judge: Judge, path: str, character: str) -> None:
+    """Sixteen long labels, a group of eight, ids, a link and a window of any length, in any alphabet."""
+    labels = {f"name_{n:02}".ljust(32, "x"): character * 128 for n in range(16)}
+    alert = RAISED | {
+        "conversationId": character * 10_000,
+        "legId": character * 10_000,
+        "reason": character * 1000,
+        "labels": labels,
+        "group": dict(list(labels.items())[:8]),
+        "window": {"legs": [{"leg_id": character * 1000}] * 1000},
+    }
+    target = Target("t", kind, KEY if kind == "pagerduty" else "https://example.com/x")
+    for one in (alert, alert | {"conversationId": None}, alert | {"state": "resolved"}):
+        for link in ("https://vw.example/" + "x" * 1900, "https://vw.example/" + "x" * 100_000):
+            callback = callback_of(target, one, b"{}", "critical", link)
+            body, _ = route_of(target).request(callback.body)
+            assert judge(path, {}, body).status in (200, 202), body[:2000]
+            assert (link in body.decode()) == (len(link) < 2000)
+
+
+def test_a_label_cannot_add_lines_to_a_message() -> None:
+    """What is not printable is replaced, so that a value does not look like another fact."""
+    alert = RAISED | {"labels": {"queue": "a\nState: resolved\u202e"}}
+    assert "Queue: a\ufffdState: resolved\ufffd\n" in rendered("apprise", alert)["body"]
+    assert "Queue: a\ufffdState: resolved\ufffd\n" in rendered("alertmanager", alert)[0]["annotations"]["description"]
+    assert rendered("alertmanager", alert)[0]["labels"]["queue"] == "a\nState: resolved\u202e"
 
 
 def test_cloudevents_headers() -> None:
