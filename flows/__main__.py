@@ -10,13 +10,8 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run the command line; exit with its code."""
-    if sys.version_info >= (3, 13):
-        version = ".".join(map(str, sys.version_info[:2]))
-        print(
-            f"voicewatch: needs Python 3.11 or 3.12, this is {version}: Bytewax has no wheel for it; "
-            "install it with `uv tool install --python 3.12 voicewatch`",
-            file=sys.stderr,
-        )
+    if (unfit := _unfit()) is not None:
+        print(f"voicewatch: {unfit}", file=sys.stderr)
         sys.exit(2)
     arguments = sys.argv[1:]
     if arguments[:1] == ["probe"] and "--help" not in arguments:
@@ -26,6 +21,21 @@ def main() -> None:
     from flows.cli import main as command_line
 
     command_line()
+
+
+def _unfit() -> str | None:
+    """Return why the program cannot run here; None if it can. An older Python must be able to compile this module."""
+    platform = sys.platform
+    if platform == "win32":
+        return "runs on Linux and macOS; on Windows, use WSL or the container image"
+    newest = tuple(sys.version_info[:2])
+    if (3, 11) <= newest <= (3, 12):
+        return None
+    reason = "Bytewax has no wheel for it" if newest > (3, 12) else "it is too old"
+    return (
+        f"needs Python 3.11 or 3.12, this is {newest[0]}.{newest[1]}: {reason}; "
+        "install it with `uv tool install --python 3.12 voicewatch`"
+    )
 
 
 if __name__ == "__main__":

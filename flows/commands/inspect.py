@@ -137,6 +137,8 @@ def print_inspection(found: Inspection) -> None:
         print(f"nothing in it can be replayed as it is: {found.description}")
     if found.command is not None:
         print(f"{'replay it' if found.records else 'perhaps'}: {found.command}")
+    if found.records and "watch record" not in found.kinds:
+        print('it names no limits: add --config CONFIG with [alerts] unwatched = "default" to watch every conversation')
 
 
 def print_inspection_json(found: Inspection) -> None:

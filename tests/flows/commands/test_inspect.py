@@ -129,6 +129,15 @@ def test_gaps(tmp_path: Path) -> None:
     assert (found.begin, found.end, found.lines) == (0, 500.5, 6)
 
 
+def test_a_recording_without_limits_needs_a_configuration() -> None:
+    """A capture is replayed with limits from a file, and the text says so; a journal has its own."""
+    capture, journal = several(
+        [["inspect", CASES / "09-transcription.jsonl"], ["inspect", ROOT / "tests/data/three-minutes.jsonl"]]
+    )
+    assert 'it names no limits: add --config CONFIG with [alerts] unwatched = "default"' in capture.stdout
+    assert "it names no limits" not in journal.stdout
+
+
 def test_the_command_it_prints_works(tmp_path: Path) -> None:
     """CSV is not a recording; the mapping that is guessed for it, and one that is given, can be replayed."""
     calls = ROOT / "tests/data/calls.csv"
