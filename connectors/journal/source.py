@@ -286,7 +286,7 @@ class _RecordedPartition(PolledPartition[Block, ReplayState]):
     def place(self) -> StoppedAt:
         """Return the end of what has been read."""
         path = self._recording.paths[min(self._file, len(self._recording.paths) - 1)]
-        return StoppedAt(path, self._lines, line_time(self._last[self._last.rfind(b"\n", 0, -1) + 1 :]))
+        return StoppedAt(path, self._lines, line_time(self._last))
 
     def snapshot(self) -> ReplayState:
         return (self._file, self._offset, self._lines, self._number)
@@ -320,7 +320,7 @@ class _RecordedPartition(PolledPartition[Block, ReplayState]):
         offset = self._offset - len(text) if self._is_plain else None
         path = str(self._recording.paths[self._file])
         block = Block(self._number, path, self._lines + 1, text, offset=offset)
-        self._last = text
+        self._last = text[text.rfind(b"\n", 0, -1) + 1 :]
         self._number += 1
         # bytes.count, which restarts behind each newline, takes four times as long.
         self._lines += int(np.count_nonzero(np.frombuffer(data, np.uint8) == NEWLINE))

@@ -7,6 +7,7 @@ as it does with those of shards, so that the outputs are those of a replay by on
 
 from __future__ import annotations
 
+import gc
 import os
 import pickle
 import signal
@@ -114,6 +115,7 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
     def start(self) -> None:
         """Start the processes."""
         exchange = Exchange(self._count)
+        gc.freeze()  # or the first collection of each process would copy all that it has inherited
         for index in range(self._count):
             theirs, ours = os.pipe()
             widen_pipe(ours, PIPE_BYTES)
@@ -129,6 +131,7 @@ class ReplayTeam(FixedPartitionedSource[tuple[str, BlockResult], None]):
 
     def close(self) -> None:
         """End the processes."""
+        gc.unfreeze()
         while self._members:
             self._members.pop().end()
 
@@ -256,6 +259,8 @@ def _decoded_rounds(recording: Recording, seat: Seat, count: int) -> Iterator[li
                     stats, of_all = divide(block, count)
                     seat.put(number, of_all)
                     parts = of_all[seat.index]
+                    del of_all
+                del block  # 4 MiB, which would stay while the round is applied
                 of_round.append(_Read(number, partition.place(), parts, stats))
                 if len(of_round) == count:
                     yield of_round
