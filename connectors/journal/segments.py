@@ -12,7 +12,6 @@ from typing import Final, NamedTuple
 from backports import zstd
 
 from connectors.errors import StateError
-from connectors.format.lines import line_time
 from connectors.runtime.platform import memory_file
 from connectors.state.files import replace_durably, state_errors
 
@@ -61,6 +60,8 @@ def segments(directory: Path) -> list[Path]:
 
 def begin_of(directory: Path) -> float | None:
     """Return the time of the first record of a journal, epoch seconds; None without one. Raise StateError."""
+    from connectors.format.lines import line_time  # NumPy, which `status` does without
+
     for segment in segments(directory):
         opened = zstd.open if segment.suffix == COMPRESSED else open
         with state_errors(f"reading {segment}"), opened(segment, "rb") as lines:

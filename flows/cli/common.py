@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -23,6 +25,7 @@ __all__ = [
     "Kind",
     "configure_logging",
     "kind_option",
+    "read_for",
     "read_instance",
     "read_settings",
     "read_state_dir",
@@ -115,6 +118,19 @@ def read_state_dir(path: Path) -> Path:
     from flows.settings.toml_file import state_dir
 
     return state_dir(path, os.environ) or read_settings(path).state.dir
+
+
+def read_for(path: Path, command: str, read: Collection[str]) -> Settings:
+    """Return the settings of a file for a command; name on standard error the keys that are not in `read`.
+
+    Raises ConfigurationError.
+    """
+    from flows.settings.effects import unread_keys
+
+    settings = read_settings(path)
+    if unread := unread_keys(settings, read):
+        print(f"note: {path}: without effect on {command}: {', '.join(unread)}", file=sys.stderr)
+    return settings
 
 
 def read_instance(path: Path) -> Settings:

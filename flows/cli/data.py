@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 
 from connectors.errors import UsageError
-from flows.cli.common import AsJson, Command, read_settings, stop_on_signals
+from flows.cli.common import AsJson, Command, read_for, stop_on_signals
 from flows.cli.progress import progress_bar
 
 __all__ = ["app"]
@@ -72,8 +72,9 @@ def merge(
         return
     from flows.commands.merge import merge as merge_results
     from flows.commands.output import print_json
+    from flows.settings.effects import MERGE
 
-    merged = merge_results(list(map(Path, sources)), out, None if config is None else read_settings(config))
+    merged = merge_results(list(map(Path, sources)), out, None if config is None else read_for(config, "merge", MERGE))
     if as_json:
         print_json(merged)
         return
@@ -88,8 +89,9 @@ def _follow(sources: list[str], out: Path, config: Path | None, leave_out_after_
     shutdown = stop_on_signals()
     from flows.commands.merge_follow import follow
     from flows.commands.output import print_json
+    from flows.settings.effects import FOLLOW
 
-    settings = read_settings(config)
+    settings = read_for(config, "merge --follow", FOLLOW)
     print(f"Following {len(sources)} instances until a signal ...", file=sys.stderr)
     counts = follow(sources, out, settings, os.environ, shutdown, leave_out_after_s=leave_out_after_s)
     if as_json:

@@ -72,7 +72,10 @@ def bootstrap(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Create the interceptors; running it again creates none twice."""
+    """Create the interceptors; running it again creates none twice.
+
+    Of CONFIG it reads `[genesys]`, `[state]`, `[[interceptor]]`, `[defaults]` and what a journal records.
+    """
     from flows.commands.bootstrap import run_bootstrap
     from flows.commands.output import print_bootstrap, print_json
 

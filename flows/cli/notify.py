@@ -23,7 +23,10 @@ def notify_test(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Send a test alert, raised and resolved, to [[notify]] targets and show the answers."""
+    """Send a test alert, raised and resolved, to [[notify]] targets and show the answers.
+
+    Of CONFIG it reads `[[notify]]`, `[delivery]`, `[web] public_url` and the severities of `[alerts]`.
+    """
     from flows.commands.notify import try_targets
 
     results = try_targets(read_settings(config), os.environ, name)

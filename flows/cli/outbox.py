@@ -18,7 +18,7 @@ app = typer.Typer(cls=Group, help="Pending and dead callbacks: look at them, sen
 
 @app.command("list", cls=Command)
 def outbox_list(config: Config, *, as_json: AsJson = False) -> None:
-    """List pending and dead callbacks, oldest first."""
+    """List pending and dead callbacks, oldest first. Of CONFIG it reads `[state] dir`."""
     from flows.commands.outbox import open_outbox
     from flows.commands.output import print_outbox, print_outbox_json
 
@@ -29,7 +29,7 @@ def outbox_list(config: Config, *, as_json: AsJson = False) -> None:
 
 @app.command("show", cls=Command)
 def outbox_show(config: Config, alert_id: Annotated[str, typer.Argument(metavar="ALERT_ID")]) -> None:
-    """Print a callback with all that is known of it, as JSON."""
+    """Print a callback with all that is known of it, as JSON. Of CONFIG it reads `[state] dir`."""
     from flows.commands.outbox import open_outbox
     from flows.commands.output import print_entry
 
@@ -47,7 +47,10 @@ def outbox_retry(
         list[str] | None, typer.Argument(metavar="[ALERT_ID]...", help="All dead ones if none is named.")
     ] = None,
 ) -> None:
-    """Send dead callbacks again: now, or by the run that is using the outbox."""
+    """Send dead callbacks again: now, or by the run that is using the outbox.
+
+    Of CONFIG it reads `[state] dir`, `[delivery]` and `[[notify]]`.
+    """
     from flows.commands.outbox import retry_outbox
 
     print(retry_outbox(read_settings(config), os.environ, alert_ids or None))

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from connectors.errors import UsageError, VoicewatchError
-from flows.cli.common import AsJson, Command, Kind, read_settings, stop_on_signals
+from flows.cli.common import AsJson, Command, Kind, read_for, stop_on_signals
 from flows.cli.progress import progress_bar
 
 __all__ = ["app"]
@@ -62,7 +62,12 @@ def replay(
     from flows.commands.replay import replay as replay_files
 
     pace, input_map = _speed(speed), input_map_of(shape)
-    settings = None if config is None else read_settings(config)
+    settings = None
+    if config is not None:
+        from flows.settings.effects import REPLAY, REPLAY_WITH_DELIVERY
+
+        read, command = (REPLAY_WITH_DELIVERY, "replay --deliver") if deliver else (REPLAY, "replay")
+        settings = read_for(config, command, read)
     with progress_bar("Replaying") as progress:
         replayed = replay_files(
             files,
@@ -126,7 +131,10 @@ def backtest(
     from flows.commands.backtest import backtest as run_backtest
     from flows.commands.backtest import rule_sets
     from flows.commands.backtest_output import print_backtest, print_backtest_json, write_backtest_page
+    from flows.settings.effects import REPLAY
 
+    for path in config or []:
+        read_for(path, "backtest", REPLAY)
     sets = rule_sets(config or [], sweep or [], os.environ)
     with progress_bar(f"Applying {len(sets)} rule sets") as progress:
         compared = run_backtest(files, sets, shutdown.requested, progress)

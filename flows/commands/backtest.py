@@ -24,6 +24,7 @@ from flows.analytics.spread import Spread
 from flows.commands.inputs import readable_files
 from flows.commands.replay import keep_freed_memory, overrides_of
 from flows.dataflow import SHARDS
+from flows.settings.effects import REPLAY, is_read
 from flows.settings.loading import load_settings, parse_settings
 
 __all__ = ["Backtest", "RuleSet", "backtest", "rule_sets"]
@@ -82,6 +83,8 @@ def rule_sets(configs: Sequence[Path], sweeps: Sequence[str], environ: Mapping[s
             tables = tomllib.loads(configs[0].read_text("utf-8-sig")) if configs else {}
             _put(tables, key, value, sweep)
             settings = parse_settings(tables, f"--sweep {key}={value}", environ)
+            if not is_read(_place_of(key), REPLAY):
+                raise UsageError(f"--sweep {sweep}: {key} has no effect on alerts, so all rule sets would be equal")
             sets.append(RuleSet(f"{key}={value}", overrides_of(settings)))
     if len(sets) < 2:
         raise UsageError("nothing to compare with what was recorded: give --config or --sweep")
@@ -110,10 +113,14 @@ def parse_sweep(text: str) -> tuple[str, list[int | float]]:
     return key, [int(value) if value == value.to_integral_value() else float(value) for value in values]
 
 
+def _place_of(key: str) -> str:
+    """Return where a key stands in a configuration: a limit of all conversations in `[defaults]`."""
+    table, _, name = key.partition(".")
+    return f"defaults.{name}" if table == "alerts" and name in LIMITS else key
+
+
 def _put(tables: dict[str, Any], key: str, value: float, sweep: str) -> None:
-    *path, name = key.split(".")
-    if path == ["alerts"] and name in LIMITS:
-        path = ["defaults"]  # where a limit of all conversations stands in a configuration
+    *path, name = _place_of(key).split(".")
     for part in path:
         tables = tables.setdefault(part, {})
         if not isinstance(tables, dict):

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from connectors.errors import ConfigurationError
 from connectors.format.limits import WELL_KNOWN_LABELS
+from flows.settings.effects import void_keys
 from flows.settings.errors import did_you_mean
 from flows.settings.feeds import FeedDefaults, audiohook_keys, event_keys
 from flows.settings.models import InterceptorDefaults, Settings
@@ -27,6 +28,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) ->
         *_general_warnings(settings),
         *_kafka_warnings(settings),
         *_label_warnings(settings),
+        *(f"{key}: has no effect without {needed}" for key, needed in void_keys(settings)),
     ]
     if environ is not None:
         lines += _secret_warnings(settings, environ)
