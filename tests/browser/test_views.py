@@ -108,7 +108,7 @@ def test_the_figures_of_a_demo_are_those_of_its_files(demo: tuple[str, Path], ch
 
 
 def test_a_conversation_of_a_demo_is_reached_by_links_and_drawn(demo: tuple[str, Path], chromium: Any) -> None:
-    """From the heat map by the keyboard, from an incident by its row; all five charts are there."""
+    """From the heat map by the keyboard, from an incident by its row; all charts are there."""
     base, state = demo
     with visiting(chromium, base) as visit:
         page = visit.go("/fleet?by=conversation")
@@ -122,16 +122,26 @@ def test_a_conversation_of_a_demo_is_reached_by_links_and_drawn(demo: tuple[str,
         eventually(moved, WAIT_S)
         page.keyboard.press("Enter")
         page.wait_for_selector("[data-chart=lanes] canvas")
-        assert page.locator("#timeline .uplot canvas").count() == 5
+        # A call that names neither queue nor agent has no parties.
+        has_parties = page.locator("[data-chart=parties]").is_visible()
+        assert page.locator("#timeline .uplot canvas").count() == 4 + has_parties
         page = visit.go("/incidents")
         alerted(state)
         page.wait_for_selector(OF_A_CONVERSATION)
         page.locator(OF_A_CONVERSATION).first.click()
         page.wait_for_selector("#timeline .uplot canvas")
         id_ = page.locator("h1").inner_text()
-        own = {one["incidentId"] for one in lines(state / "alerts.jsonl") if one["conversationId"] == id_}
-        assert page.locator("#own-incidents tbody tr").count() >= len(own) > 0
+
+        def own() -> set[str]:
+            return {one["incidentId"] for one in lines(state / "alerts.jsonl") if one["conversationId"] == id_}
+
+        eventually(lambda: page.locator("#own-incidents tbody tr").count() == len(own()) > 0, WAIT_S)
         page.locator("#timeline .u-over").first.hover()
+        eventually(lambda: "p95" in page.locator("#readout").inner_text(), WAIT_S)
+        # An update draws the charts again, and keeps what the pointer shows.
+        page.evaluate("window.old = document.querySelector('#timeline .uplot')")
+        page.evaluate("document.dispatchEvent(new Event('refreshed'))")
+        eventually(lambda: not page.evaluate("window.old.isConnected"), WAIT_S)
         eventually(lambda: "p95" in page.locator("#readout").inner_text(), WAIT_S)
 
 
@@ -255,7 +265,45 @@ def test_a_call_is_drawn_with_its_parties_and_the_mos_of_genesys(tmp_path: Path,
         page.mouse.up()
         eventually(lambda: "1795941000" not in page.url, WAIT_S)
         assert re.search(r"from=17959420\d\d\.\d&to=17959420\d\d\.\d", page.url)
+        zoomed = page.url
+        page.locator("#timeline").focus()
+        page.keyboard.press("+")
+        eventually(lambda: page.url != zoomed and "from=" in page.url, WAIT_S)
+        page.keyboard.press("0")
+        eventually(lambda: "from=" not in page.url, WAIT_S)
+        page.locator("#windows-table summary").press("Enter")
+        assert page.request.get(base.rstrip("/") + page.locator("#windows-table a").last.get_attribute("href")).ok
         assert visit.violations() == []
+
+
+def test_the_way_back_shows_what_was_there(tmp_path: Path, chromium: Any) -> None:
+    """From the fleet to a row's incidents, a filter, a conversation, and back by the browser's button."""
+    state = StateDir(tmp_path / "state")
+    state.feed(0, "up")
+    for start in range(0, 60, 10):
+        state.window(start, "call", p95=300.0, queue="support")
+    state.alert(5, "call", "raised", 1, labels={"queue": "support"})
+    with served(state.dir) as base, visiting(chromium, base) as visit:
+        page = visit.go("/fleet?by=queue&range=6h")
+        page.locator("tbody th.key a").click()
+        page.wait_for_selector(".chips")
+        assert "l.queue=support" in page.url
+        assert "range=6h" in page.url
+        page.locator("select[name=state]").select_option("open")
+        page.wait_for_url("**state=open**")
+        page.locator(OF_A_CONVERSATION).click()
+        page.wait_for_selector("[data-chart=lanes] canvas")
+        page.go_back()
+        page.wait_for_url("**state=open**")
+        assert page.locator("select[name=state]").input_value() == "open"
+        page.go_back()
+        page.wait_for_selector(".chips")
+        assert "state=" not in page.url
+        assert page.locator("select:disabled").count() == 0
+        page.go_back()
+        page.wait_for_selector(".heat")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
 
 
 def test_a_chart_without_values_says_why(tmp_path: Path, chromium: Any) -> None:

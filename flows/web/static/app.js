@@ -46,6 +46,8 @@ function submitsItself(form) {
     for (const field of form.elements) if (field.value === "") field.disabled = true;
     form.requestSubmit();
   });
+  // A page that the browser kept whole and shows again must not keep them disabled.
+  window.addEventListener("pageshow", () => { for (const field of form.elements) field.disabled = false; });
 }
 
 // One cell of a heat map is in the tab order; the arrow keys move it.

@@ -177,7 +177,25 @@ function zoom(next) {
   history.replaceState(null, "", address);
 }
 
+// Plus and minus zoom about the middle, the arrows move by a quarter, 0 shows everything.
+function zoomByKeys(event) {
+  const all = whole();
+  const [from, to] = range;
+  const quarter = (to - from) / 4;
+  const steps = {
+    "+": [quarter, -quarter], "=": [quarter, -quarter], "-": [-2 * quarter, 2 * quarter], ArrowLeft: [-quarter, -quarter], ArrowRight: [quarter, quarter],
+  };
+  const step = event.key === "0" ? [-Infinity, Infinity] : steps[event.key];
+  if (!step || event.ctrlKey || event.metaKey || event.altKey || event.target !== box) return;
+  event.preventDefault();
+  const next = [Math.max(from + step[0], all[0]), Math.min(to + step[1], all[1])];
+  if (next[1] - next[0] >= 1) zoom(next[0] === all[0] && next[1] === all[1] ? all : next);
+}
+
 function draw() {
+  // An update must not take away what the pointer shows.
+  const pointed = charts.findIndex((chart) => chart.cursor.left >= 0);
+  const cursor = pointed < 0 ? null : { left: charts[pointed].cursor.left, top: charts[pointed].cursor.top };
   for (const chart of charts.splice(0)) chart.destroy();
   const c = data.columns;
   const line = (stroke, dash, more = {}) => ({ stroke: color(stroke), width: 2, dash, points: { show: c.x.length < 40, size: 5 }, spanGaps: false, ...more });
@@ -201,6 +219,8 @@ function draw() {
   if (data.lanes.length) add("parties", 64 + 30 * data.lanes.length, empty, nothing, [parties], { range: () => [0, 1], hidden: true });
   const rules = new Set(data.conversation.incidents.map((i) => i.rule)).size;
   add("lanes", 64 + 30 * (rules + 1), empty, nothing, [lanes], { range: () => [0, 1], hidden: true });
+  // After the charts have drawn themselves, which they do later and without a cursor.
+  if (cursor) setTimeout(() => charts[Math.min(pointed, charts.length - 1)].setCursor(cursor));
 }
 
 function asked() {
@@ -226,6 +246,7 @@ async function load() {
 }
 
 let drawn = 0;
+box.addEventListener("keydown", (event) => { if (data) zoomByKeys(event); });
 document.addEventListener("refreshed", load);
 document.addEventListener("zone", () => data && draw());
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => data && draw());
