@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from connectors.errors import StateError, VoicewatchError
+from connectors.errors import StateError, UnusableStateError, VoicewatchError
 from connectors.runtime.logs import get_logger
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "StateLock",
     "check_writable",
     "last_line",
+    "lasting_state_errors",
     "lock_holder",
     "logged_failures",
     "make_private_dir",
@@ -34,6 +35,9 @@ __all__ = [
 # Of the lock in a state directory; it stays when the run that held it has ended.
 LOCK_NAME: Final = "lock"
 _TAIL_BYTES: Final = 1 << 16
+_LASTING: Final = {
+    errno.EACCES, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS
+}  # fmt: skip
 _REMEDIES = {
     errno.EACCES: "give the user that runs voicewatch write permission, or choose another [state] dir",
     errno.EPERM: "give the user that runs voicewatch write permission, or choose another [state] dir",
@@ -54,6 +58,17 @@ def state_errors(doing: str) -> Iterator[None]:
     except OSError as error:
         remedy = _REMEDIES.get(error.errno or 0, "check the disk and the path")
         raise StateError(f"{doing} failed: {error.strerror or error}; {remedy}") from error
+
+
+@contextlib.contextmanager
+def lasting_state_errors() -> Iterator[None]:
+    """Turn a StateError inside into an UnusableStateError if it is about the path or its permissions, not the disk."""
+    try:
+        yield
+    except StateError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in _LASTING:
+            raise UnusableStateError(str(error)) from error.__cause__
+        raise
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from connectors.errors import VoicewatchError
+from connectors.errors import UsageError, VoicewatchError
 from connectors.retry import backoff_s
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import STOP_WITH_STDIN, Interrupted, Shutdown
@@ -25,6 +25,7 @@ from flows.dataflow import COUNTS_STEP
 from flows.live import SNAPSHOT_EVERY
 from flows.settings.models import Settings
 from flows.state import StateLayout
+from flows.web.listening import bind
 
 __all__ = ["run_cluster"]
 
@@ -48,9 +49,11 @@ def run_cluster(
     Return what the last snapshot counted.
 
     When one dies, all are ended and started again, from the last snapshot, after a while that grows. Raises
-    VoicewatchError when they die too often in a row.
+    VoicewatchError when they die too often in a row, UsageError where starting again does not help.
     """
-    preflight(settings, environ)  # here and not only in each process, which would all report the same error
+    # Here and not only in each process, which would all report the same error.
+    _try_addresses(settings, processes)
+    preflight(settings, environ)
     print_warnings(settings, environ)
     try:
         with shutdown.interruptible():
@@ -67,12 +70,23 @@ def run_cluster(
             log.warning("cluster_stopped_without_last_snapshot", exit_code=code)
         if stop.is_set() or code == 0:
             return _counted(settings)
+        if code == UsageError.exit_code:
+            raise UsageError("a process of the cluster ended for a reason that a restart does not change; see above")
         failures = 1 if time.monotonic() - began >= HEALTHY_S else failures + 1
         log.error("cluster_process_died", exit_code=code, failures=failures)
         if failures == MAX_FAILURES:
             raise VoicewatchError(f"a process of the cluster died {failures} times in a row; the log says why")
         stop.wait(backoff_s(failures, random.random(), base_s=1.0, cap_s=30.0))  # noqa: S311 - no secret
     return _counted(settings)
+
+
+def _try_addresses(settings: Settings, processes: int) -> None:
+    """Raise UsageError if an address that a process is to listen on cannot be used."""
+    if settings.web.address is not None:
+        bind(*settings.web.address, key="web.listen").close()
+    for process in range(processes):
+        if (address := settings.metrics.address(process)) is not None:
+            bind(*address, key="metrics.listen").close()
 
 
 def _counted(settings: Settings) -> Counts:

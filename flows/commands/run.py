@@ -13,7 +13,7 @@ from connectors.genesys.feeds.listener import listen
 from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Interrupted, Shutdown
 from connectors.runtime.tracing import configure_tracing
-from connectors.state.files import check_writable
+from connectors.state.files import check_writable, lasting_state_errors
 from flows.analytics.merge import Counts
 from flows.commands.bootstrap import BootstrapReport, Shield, run_bootstrap
 from flows.dataflow import CountsSink
@@ -21,6 +21,7 @@ from flows.feeds import feeds_of
 from flows.live import SNAPSHOT_EVERY, live_flow, recovery_of
 from flows.monitoring.instruments import Instruments
 from flows.monitoring.monitor import instruments_of
+from flows.notify import Notifier
 from flows.settings.models import Settings
 from flows.settings.secrets import secrets_of, token_of
 from flows.settings.values import split_host
@@ -66,12 +67,14 @@ def run_live(
 def preflight(settings: Settings, environ: Mapping[str, str]) -> RecoveryConfig:
     """Check what a run needs, before anything is created at Genesys, and return its recovery store.
 
-    Raises VoicewatchError.
+    Raises VoicewatchError, with exit code 2 where a restart does not help.
     """
-    check_writable(settings.state.dir)
+    with lasting_state_errors():
+        check_writable(settings.state.dir)
     configure_tracing(environ)
     secrets_of(environ)
     token_of(settings.web, environ)
+    Notifier(settings, environ)
     feeds_of(settings, environ, StateLayout(settings.state.dir).enrichment, Instruments())
     # Feeds listen only when the flow is built, where Bytewax answers an error with a panic.
     for feed in settings.feeds:
@@ -79,7 +82,8 @@ def preflight(settings: Settings, environ: Mapping[str, str]) -> RecoveryConfig:
             listen(*settings.audiohook.address).close()
         elif feed.listen is not None:
             listen(*split_host(feed.listen), key="[[feed]] listen").close()
-    return recovery_of(settings)
+    with lasting_state_errors():
+        return recovery_of(settings)
 
 
 def print_warnings(settings: Settings, environ: Mapping[str, str]) -> None:

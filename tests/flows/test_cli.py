@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -351,11 +352,31 @@ def test_a_state_directory_that_cannot_be_is_told_before_anything_is_created(tmp
             },
         )
         for done in several([["run", config], ["cluster", config]]):
-            line = fails(done, 1)
+            line = fails(done, 2)  # a supervisor need not start it again
             assert str(obstacle) in line
             assert "; " in line, "it says what to do"
         assert simulator.created == []
         assert simulator.tokens_issued == 0
+
+
+def test_a_cluster_refuses_what_a_restart_does_not_change(tmp_path: Path) -> None:
+    """A port in use or a target without a URL ends it with exit 2, before any process is started again and again."""
+    tables = {"state": {"dir": tmp_path / "state"}, "interceptor": [INTERCEPTOR]}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        in_use = {"listen": f"127.0.0.1:{taken.getsockname()[1]}"}
+        configs = [
+            configuration(tmp_path / "web.toml", {**tables, "web": in_use}),
+            configuration(tmp_path / "metrics.toml", {**tables, "metrics": in_use}),
+            configuration(
+                tmp_path / "notify.toml", {**tables, "notify": [{"name": "a", "kind": "slack", "url_env": "NONE"}]}
+            ),
+        ]
+        done = several([["cluster", config, "--no-bootstrap"] for config in configs])
+    assert [each.returncode for each in done] == [2, 2, 2]
+    assert "web.listen: 127.0.0.1:" in done[0].stderr
+    assert "metrics.listen: 127.0.0.1:" in done[1].stderr
+    assert "NONE is not set in the environment" in done[2].stderr
+    assert all("cluster_process_died" not in each.stderr for each in done)
 
 
 def test_bootstrap_creates_once_and_tells(tmp_path: Path) -> None:
