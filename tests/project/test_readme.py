@@ -25,7 +25,7 @@ from tests.support.pages import COMMANDS, FILES, Command, code_blocks
 pytestmark = pytest.mark.timeout(300)  # the first test of a group waits for all its commands
 
 CASES = [Path(__file__).parents[1] / "data" / "cases" / name for name in ("11-media-records.jsonl", "12-ice.jsonl")]
-DEMO = Command("README.md", "Demo", -1, "voicewatch demo --seconds 25", ())
+DEMO = Command("README.md", "Demo", -1, "voicewatch demo --seconds 600", ())
 QUICK_START = "README.md#Quick start"
 REPLAY = "docs/replay-and-simulator.md#Replay"
 # The commands of a page share a scratch directory, except for these sections; each group runs beside the others.
