@@ -118,7 +118,9 @@ def show_live(
             shown = max((console.height - 10) // 3, 1) if console.width >= 72 else max((console.height - 14) // 11, 1)
             figures = read_figures(reader, directory, span=span, by=by, now=now())
             parts = snapshot(figures, directory, console.width, shown)
-            if not reader.caught_up.is_set():
+            if reader.failure:
+                parts.append(Text(f"the files cannot be read: {printable(reader.failure)}", style="bold red"))
+            elif not reader.caught_up.is_set():
                 parts.append(Text("reading the files ...", style="dim"))
             live.update(Group(*parts), refresh=True)
             stop.wait(EVERY_S)

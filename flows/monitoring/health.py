@@ -69,6 +69,11 @@ class Health:
         self._has_source = has_source
         self._now = now
         self._feeds: dict[str, bool] = {}
+        self._page: Callable[[], str] | None = None
+
+    def watch_page(self, failure: Callable[[], str]) -> None:
+        """Judge the live page, too: `failure` says why it does not work, "" if it does."""
+        self._page = failure
 
     def feed_changed(self, feed: str, state: str) -> None:
         """Note that a feed is `up` or `down`."""
@@ -79,12 +84,18 @@ class Health:
         return _verdict({"source": self._source()} if self._has_source else {})
 
     def ready(self) -> Verdict:
-        """Judge whether the run does its job: it receives or catches up, delivers, and has space to write."""
+        """Judge whether the run does its job: it receives or catches up, delivers, and has space to write.
+
+        The live page is one of its jobs, if there is one.
+        """
         parts = {"disk": self._disk()}
         if self._has_source:
             started = self._progress.began.is_set()
             parts["source"] = self._source() if started else _part("the source is not built yet", waiting=True)
             parts |= {"feed": self._feed(), "outbox": self._callbacks()}
+        if self._page is not None:
+            failure = self._page()
+            parts["page"] = _part(f"the live page: {failure}" if failure else None)
         return _verdict(parts)
 
     def _source(self) -> dict[str, Any]:

@@ -93,6 +93,7 @@ class Monitor(RunLog):
             self._server = HealthPage(*self._address, answers)
         if self._web is not None:
             self._page = LivePage(self._web, self._directory, self._environ, answers)
+            self._health.watch_page(lambda: "" if self._page is None else self._page.failure)
             self._page.start()
         if self._server is not None:
             self._server.start()

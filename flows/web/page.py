@@ -6,6 +6,7 @@ import secrets
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ __all__ = ["HealthPage", "LivePage"]
 
 STOP_S: Final = 5.0
 RESTART_S: Final = 1.0
+# A process that keeps ending is started again less and less often, until one lasts for as long as the longest pause.
+LONGEST_RESTART_S: Final = 60.0
 # The process of the page needs no credentials, and gets none.
 PASSED: Final = ("PATH", "LANG", "LC_ALL", "TZ", "VIRTUAL_ENV", "PYTHONPATH", "NO_COLOR", "TMPDIR", LOG_JSON, RUN_ID)
 
@@ -88,6 +91,7 @@ class LivePage:
         }
         self._stopping = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
+        self._failure = ""
         self._thread = threading.Thread(target=self._supervise, name="voicewatch-page", daemon=True)
 
     @property
@@ -95,6 +99,11 @@ class LivePage:
         """Return the address for a browser on this machine."""
         host = self._host
         return f"http://{f'[{host}]' if ':' in host else host}:{port_of(self._socket)}/"
+
+    @property
+    def failure(self) -> str:
+        """Return why the page does not show what the files hold now; "" if it does, as far as is known."""
+        return self._failure
 
     @property
     def pid(self) -> int | None:
@@ -128,7 +137,7 @@ class LivePage:
             [sys.executable, "-m", "flows.web.process"],
             bufsize=0,
             stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
             env=self._environ,
             pass_fds=[self._socket.fileno()],
             start_new_session=True,
@@ -140,21 +149,39 @@ class LivePage:
 
     def _supervise(self) -> None:
         """Wait for the end of the process, and start it again unless the page stops."""
+        wait_s, logged = RESTART_S, None
         while True:
-            assert self._process is not None
-            assert self._process.stdin is not None
-            code = self._process.wait()
-            self._process.stdin.close()
+            began = time.monotonic()
+            code = self._follow()
             if self._stopping.is_set():
                 return
-            get_logger(__name__).error("live_page_ended", code=code)
-            if not self._spawn_again():
+            if time.monotonic() - began >= LONGEST_RESTART_S:
+                wait_s, logged = RESTART_S, None
+            if code != logged:  # once, and not at each attempt
+                get_logger(__name__).error("live_page_ended", code=code)
+            logged, self._failure = code, f"its process ended with code {code}"
+            if not self._spawn_again(wait_s):
                 return
+            wait_s = min(wait_s * 2, LONGEST_RESTART_S)
 
-    def _spawn_again(self) -> bool:
+    def _follow(self) -> int:
+        """Take what the process says of its files until it ends; return its exit code."""
+        process = self._process
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                with suppress(orjson.JSONDecodeError, KeyError, TypeError):
+                    self._failure = str(orjson.loads(line)["failure"])
+        code = process.wait()
+        process.stdin.close()
+        return code
+
+    def _spawn_again(self, wait_s: float) -> bool:
         """Start the process after a pause, repeatedly until that works; False if the page stops."""
         failure = ""
-        while not self._stopping.wait(RESTART_S):
+        while not self._stopping.wait(wait_s):
             try:
                 self._process = self._spawn()
             except OSError as error:  # no memory, no descriptors

@@ -1,6 +1,7 @@
 """Run the live page in a process of its own, so that it takes no time from the dataflow: started by `flows.web.page`.
 
-The first line of standard input is the configuration, as JSON. The end of standard input ends the process: it does not
+The first line of standard input is the configuration, as JSON. Each line of standard output says whether the files can
+be read. The end of standard input ends the process: it does not
 outlive the run, however that ends.
 """
 
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -44,7 +46,7 @@ def main() -> None:
     os.nice(NICE)
     gc.set_threshold(*COLLECT)
     directory = Path(told["directory"])
-    reader = StateReader(directory, keep_s=told["keep_s"])
+    reader = StateReader(directory, keep_s=told["keep_s"], on_failure=tell)
     what_if = WhatIf(StateLayout(directory).journal, os.environ)
     answers = {path: answer_of(told["health_port"], path, told["health_token"]) for path in told["health_paths"]}
     app = make_app(reader, directory, token=told["token"], what_if=what_if, hosts=tuple(told["hosts"]), answers=answers)
@@ -55,6 +57,12 @@ def main() -> None:
     server.stop()
     what_if.stop()
     reader.stop()
+
+
+def tell(failure: str) -> None:
+    """Tell the run why the files cannot be read, "" if they can: a line of JSON on standard output."""
+    with suppress(OSError):  # the run has ended, which ends this process, too
+        os.write(sys.stdout.fileno(), orjson.dumps({"failure": failure}) + b"\n")
 
 
 def answer_of(port: int, path: str, token: str) -> Callable[[], tuple[int, str, bytes]]:

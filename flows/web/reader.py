@@ -36,10 +36,11 @@ class StateReader:
     """Keep a model up to date with a state directory, or the output of a replay.
 
     `read_once` reads what is there now; `start` goes on doing so in a thread. `model` is replaced by a new one when a
-    resumed run has cut a file, or a day has ended, so take it from here each time.
+    resumed run has cut a file, or a day has ended, so take it from here each time. `on_failure` is called in that
+    thread with each new reason why reading fails, "" when it works: after the first reading in any case.
     """
 
-    def __init__(self, directory: Path, *, keep_s: float) -> None:
+    def __init__(self, directory: Path, *, keep_s: float, on_failure: Callable[[str], None] = lambda _: None) -> None:
         self._state = StateLayout(directory)
         self._keep_s = keep_s
         self._stop = threading.Event()
@@ -48,11 +49,14 @@ class StateReader:
         self.model = Model(keep_s=keep_s)
         self.caught_up = threading.Event()
         self.failure = ""  # why the newest attempt to read failed
+        self._on_failure = on_failure
+        self._reported: str | None = None
         self._windows_decoder = msgspec.json.Decoder(Window)
         self._alerts_decoder = msgspec.json.Decoder(Alert)
         self._groups_decoder = msgspec.json.Decoder(Group)
         self._audit_decoder = msgspec.json.Decoder(Audit)
-        self._open(self.model)
+        self._followers: tuple[JournalFollower | ResultsFollower | LinesFollower, ...] = ()
+        self._loading = self.model
 
     def start(self) -> None:
         """Read on until `stop`."""
@@ -67,6 +71,8 @@ class StateReader:
 
     def read_once(self) -> None:
         """Read everything that is there. Raises OSError, EOFError and zstd.ZstdError."""
+        if not self._followers:
+            self._open(self._loading)
         while self._read_piece():
             self._stop.wait(PAUSE_S)
             if self._stop.is_set():
@@ -80,14 +86,17 @@ class StateReader:
             try:
                 if is_broken:  # what was read may be half of a piece
                     self._close()
-                    self._open(Model(keep_s=self._keep_s))
+                    self._loading = Model(keep_s=self._keep_s)
                 self.read_once()
                 self.failure, is_broken = "", False
             except (OSError, EOFError, zstd.ZstdError) as error:
-                self._report(str(error))
+                self._report(reason_of(error))
             except Exception as error:  # a bug, which must not freeze the page in silence
                 self._report(repr(error), error)
                 is_broken = True
+            if self.failure != self._reported and not self._stop.is_set():
+                self._reported = self.failure
+                self._on_failure(self.failure)
             if before != (self.model, self.model.version, self.failure):
                 with self.changed:
                     self.changed.notify_all()
@@ -108,13 +117,15 @@ class StateReader:
         self._windows = _results(state.windows, "end", since)
         self._groups = _results(state.groups, "end", since)
         self._audit = LinesFollower(state.audit, offset_at(state.audit, "time", since))
+        self._followers = (self._journal, self._alerts, self._windows, self._groups, self._audit)
         self._pending = b""
         self._pending_at = (0, 0.0)
         self._loading = model
 
     def _close(self) -> None:
-        for follower in (self._journal, self._alerts, self._windows, self._groups, self._audit):
+        for follower in self._followers:
             follower.close()
+        self._followers = ()
 
     def _read_piece(self) -> bool:
         """Read the next piece of one file; False if there is none."""
@@ -183,6 +194,17 @@ class StateReader:
         if self.model is not model:
             model.version += self.model.version
             self.model = model
+
+
+def reason_of(error: Exception) -> str:
+    """Return why a file cannot be read, with its name and not its directory.
+
+    >>> reason_of(FileNotFoundError(2, "No such file or directory", "/var/lib/voicewatch/windows.jsonl"))
+    'windows.jsonl: No such file or directory'
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{Path(os.fsdecode(error.filename)).name}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _results(path: Path, field: str, since: float) -> ResultsFollower:

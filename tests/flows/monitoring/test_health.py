@@ -119,6 +119,20 @@ def test_a_full_disk_and_a_damaged_outbox_make_a_run_unready(tmp_path: Path) -> 
     assert told[1].startswith("the outbox cannot be read: ")
 
 
+def test_a_page_that_does_not_work_makes_a_run_unready(tmp_path: Path) -> None:
+    """With the reason, until it works again; a run without a page has no such check."""
+    run = Run(tmp_path)
+    run.begin()
+    assert "page" not in run.health.ready().parts
+    failures = ["", "windows.jsonl: Permission denied"]
+    run.health.watch_page(lambda: failures[-1])
+    verdict = run.health.ready()
+    assert (verdict.ok, run.health.live().ok) == (False, True)
+    assert json.loads(verdict.body())["reasons"] == ["the live page: windows.jsonl: Permission denied"]
+    failures.pop()
+    assert run.health.ready().ok
+
+
 def test_a_process_without_the_source_is_judged_by_its_disk(tmp_path: Path) -> None:
     """The other processes of a cluster have neither feed nor outbox."""
     run = Run(tmp_path, has_source=False)

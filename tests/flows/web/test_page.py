@@ -10,6 +10,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+from structlog.testing import capture_logs
+
 from flows.settings.web import WebSettings
 from flows.web.page import LivePage
 from tests.support.callbacks import eventually
@@ -95,6 +98,56 @@ def test_a_run_that_does_not_answer_is_unwell(tmp_path: Path) -> None:
     status, _, body = answer_of(1, "/livez", "")()
     assert status == 503
     assert body.startswith(b"the run does not answer")
+
+
+def test_files_that_cannot_be_read_do_not_end_the_page(tmp_path: Path) -> None:
+    """Not even at the start: the process stays, tells the run, naming no directory, and goes on when it can."""
+    state = StateDir(tmp_path / "state")
+    windows = state.dir / "windows.jsonl"
+    windows.symlink_to(windows)
+    page = LivePage(WebSettings(listen="127.0.0.1:0"), state.dir, os.environ, {})
+    page.start()
+    try:
+        eventually(lambda: page.failure == "windows.jsonl: Too many levels of symbolic links", WAIT_S)
+        first = page.pid
+        status, body = get(page.url + "fleet")
+        assert status == 200
+        assert b"windows.jsonl: Too many levels of symbolic links" in body
+        windows.unlink()
+        state.window(0, "a")
+        eventually(lambda: page.failure == "", WAIT_S)
+        assert page.pid == first
+    finally:
+        page.stop()
+
+
+FAKE = """
+import sys, time
+with open("starts", "a") as file:
+    print(time.monotonic(), file=file)
+sys.exit(3)
+"""
+
+
+def test_a_page_that_keeps_ending_is_started_less_and_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One log line tells of it, and the run knows why it is not ready."""
+    (tmp_path / "flows").mkdir()
+    (tmp_path / "flows" / "__init__.py").write_text(FAKE)
+    monkeypatch.chdir(tmp_path)  # where the process looks for its modules first
+    page = LivePage(WebSettings(listen="127.0.0.1:0"), StateDir(tmp_path / "state").dir, os.environ, {})
+    starts = tmp_path / "starts"
+    with capture_logs() as logs:
+        page.start()
+        try:
+            eventually(lambda: starts.exists() and len(starts.read_text().splitlines()) >= 3, WAIT_S)
+            assert page.failure == "its process ended with code 3"
+        finally:
+            page.stop()
+    first, second, third = (float(line) for line in starts.read_text().splitlines()[:3])
+    assert third - second > 1.5 > second - first - 0.5
+    assert [log["code"] for log in logs if log["event"] == "live_page_ended"] == [3]
 
 
 RUN = """
