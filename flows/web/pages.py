@@ -33,9 +33,10 @@ from flows.web.heat import METRICS, heat_map
 from flows.web.histograms import histograms
 from flows.web.history import files_of, receivers, windows_of
 from flows.web.listening import Answer
-from flows.web.model import Model
+from flows.web.model import EVERYTHING, Model
 from flows.web.parts import ServedParts
 from flows.web.queries import LONG_SPANS, PAGE, Span
+from flows.web.ranking import ranking
 from flows.web.reader import StateReader
 from flows.web.story import lines_of, story_of
 from flows.web.what_if import RULES, Job, WhatIf, rules_of
@@ -159,6 +160,7 @@ class _Pages:
             by = query.get("by", names[0])
             map_ = heat_map(model, span, by, metric, _page(query))
             groups = queries.groups(model)
+            ranked = None if by in ("conversation", EVERYTHING) else ranking(model, by)
         bad = [group for group in groups if group["breaching"] or group["incident"]]
         return {
             "by": by,
@@ -166,6 +168,9 @@ class _Pages:
             "names": names,
             "map": map_,
             "pages": _pages(query, map_.total),
+            "ranking": None
+            if ranked is None
+            else {"hour": ranked.hour, "rows": [row._asdict() for row in ranked.rows]},
             "groups": bad[:SHOWN_GROUPS],
             "groups_bad": len(bad),
             "groups_total": len(groups),

@@ -24,6 +24,15 @@ CREATE TABLE cells (
   name TEXT, value TEXT, minute INTEGER, windows INTEGER, breaching INTEGER, conversations INTEGER, frames INTEGER,
   p95 REAL, loss_sum REAL, loss_count INTEGER, mos REAL, PRIMARY KEY (name, minute, value)
 ) WITHOUT ROWID;
+-- Sums by hour of what is no longer kept by minute, for eight days: to compare an hour with that of a week ago.
+CREATE TABLE hours (
+  hour INTEGER, name TEXT, value TEXT, windows INTEGER, breaching INTEGER, PRIMARY KEY (hour, name, value)
+) WITHOUT ROWID;
+CREATE TRIGGER roll_up AFTER DELETE ON cells BEGIN
+  INSERT INTO hours VALUES (OLD.minute / 3600 * 3600, OLD.name, OLD.value, OLD.windows, OLD.breaching)
+    ON CONFLICT DO UPDATE SET windows = windows + excluded.windows, breaching = breaching + excluded.breaching;
+END;
+CREATE TRIGGER forget AFTER INSERT ON hours BEGIN DELETE FROM hours WHERE hour < NEW.hour - 8 * 86400; END;
 CREATE TABLE incidents (
   id TEXT PRIMARY KEY, conversation TEXT, rule TEXT, raised REAL, resolved REAL, reason TEXT, value REAL, peak REAL,
   threshold REAL, leg TEXT, labels TEXT, grouped TEXT, conversations INTEGER, breaching INTEGER, inhibited TEXT,

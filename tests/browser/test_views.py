@@ -493,6 +493,24 @@ def test_the_fleet_names_its_rows_in_a_narrow_window(tmp_path: Path, chromium: A
         assert visit.violations() == []
 
 
+def test_the_worst_of_an_hour_are_beside_those_of_a_week_ago(tmp_path: Path, chromium: Any) -> None:
+    """Shares and their difference, in words; a value leads to its conversations of the hour."""
+    state = StateDir(tmp_path / "state")
+    week = 7 * 86_400
+    for at, bad in ((0, 1), (week, 4)):
+        for minute in range(8):
+            state.window(at + 60 * minute, f"call-{at}", p95=300.0 if minute < bad else 40.0, queue="support")
+    with served(state.dir) as base, visiting(chromium, base) as visit:
+        page = visit.go("/fleet?by=queue")
+        row = page.locator("#ranking tbody tr")
+        expected = "1 support 50 % of 8 12 % of 8 ▲ 38 points worse"
+        eventually(lambda: " ".join(row.inner_text().split()) == expected, WAIT_S)
+        assert visit.violations() == []
+        row.locator("a").click()
+        page.wait_for_selector(".chips")
+        assert page.locator("#list tbody tr").count() == 1
+
+
 def test_incidents_are_grouped_by_a_label(tmp_path: Path, chromium: Any) -> None:
     """A heading for each value with its numbers, those with open incidents first; a heading leads to its incidents."""
     state = StateDir(tmp_path / "state")
