@@ -10,10 +10,11 @@ from typing import Any
 
 from tests.support.callbacks import eventually
 from tests.support.cli import DEADLINE_S, configuration, running, voicewatch
-from tests.support.kafka import UNKNOWN_TOPIC_OR_PART, MockKafka, mock_kafka
+from tests.support.kafka import UNKNOWN_TOPIC_OR_PART, KafkaCluster, mock_kafka
+from tests.support.tansu import tansu
 
 
-def config(directory: Path, kafka: MockKafka) -> Path:
+def config(directory: Path, kafka: KafkaCluster) -> Path:
     """Write a configuration that reads frames and writes results of one-second windows."""
     tables: dict[str, Any] = {
         "windows": {"length_s": 1, "slide_s": 1},
@@ -64,6 +65,31 @@ def test_kill_9_loses_and_repeats_nothing(tmp_path: Path) -> None:
             assert lines
         assert kafka.committed("voicewatch", "frames", 0) == 100
         assert kafka.committed("voicewatch", "frames", 1) == 50
+
+
+def test_a_broker_of_another_make(tmp_path: Path) -> None:
+    """Tansu does not share a line with the clients. Killed twice, a run loses and repeats nothing there, either."""
+    with tansu(tmp_path) as kafka:
+        for topic in ("frames", "windows", "groups", "alerts"):
+            kafka.create(topic, 2)
+        path = config(tmp_path, kafka)
+        found = voicewatch("check", path, "--online")
+        assert (found.returncode, "4 of 4 Kafka topic(s) found" in found.stdout) == (0, True), found.stdout
+        state = tmp_path / "state"
+        for kill in range(3):
+            kafka.send_apart("frames", *frames(range(kill * 20, kill * 20 + 20)), partition=kill % 2)
+            with running(tmp_path, "run", path) as process:
+                eventually(lambda: len(journaled(state)) >= 20 * (kill + 1), DEADLINE_S)  # noqa: B023
+                number = signal.SIGKILL if kill < 2 else signal.SIGTERM
+                assert process.stop(number) == (-number if kill < 2 else 0), process.log
+        ids = journaled(state)
+        assert len(ids) == len(set(ids)) == 60
+        for name in ("windows", "groups", "alerts"):
+            lines = (state / f"{name}.jsonl").read_bytes().splitlines()
+            assert {one.value() for one in kafka.read_all(name)} == set(lines), name
+            assert lines
+        assert kafka.committed("voicewatch", "frames", 0) == 40
+        assert kafka.committed("voicewatch", "frames", 1) == 20
 
 
 def journaled(state: Path) -> list[str]:

@@ -17,7 +17,7 @@ import confluent_kafka
 
 from tests.support.tape import DEADLINE_S
 
-__all__ = ["MockKafka", "mock_kafka"]
+__all__ = ["KafkaCluster", "MockKafka", "mock_kafka"]
 
 TOPIC_AUTHORIZATION_FAILED: Final = 29
 UNKNOWN_TOPIC_OR_PART: Final = 3
@@ -32,36 +32,10 @@ def _library() -> ctypes.CDLL:
     return library
 
 
-class MockKafka:
-    """A cluster of one broker, whose topics have `partitions`."""
+class KafkaCluster:
+    """What clients do with a cluster."""
 
-    def __init__(self) -> None:
-        self._library = _library()
-        text = ctypes.create_string_buffer(512)
-        conf = ctypes.c_void_p(self._library.rd_kafka_conf_new())
-        self._handle = ctypes.c_void_p(self._library.rd_kafka_new(0, conf, text, len(text)))
-        self._cluster = ctypes.c_void_p(self._library.rd_kafka_mock_cluster_new(self._handle, 1))
-        self.brokers = str(self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode())
-
-    def create(self, topic: str, partitions: int = 1) -> None:
-        """Create a topic."""
-        assert self._library.rd_kafka_mock_topic_create(self._cluster, topic.encode(), partitions, 1) == 0
-
-    def fail(self, topic: str, error: int) -> None:
-        """Answer every request for a topic with an error, 0 for none."""
-        self._library.rd_kafka_mock_topic_set_error(self._cluster, topic.encode(), error)
-
-    def delete(self, topic: str) -> None:
-        """Delete a topic."""
-        assert self._library.rd_kafka_mock_topic_delete(self._cluster, topic.encode()) == 0
-
-    def set_down(self) -> None:
-        """Close the broker's connections, and accept none."""
-        assert self._library.rd_kafka_mock_broker_set_down(self._cluster, 1) == 0
-
-    def set_up(self) -> None:
-        """Accept connections again."""
-        assert self._library.rd_kafka_mock_broker_set_up(self._cluster, 1) == 0
+    brokers: str
 
     def send(self, topic: str, *values: bytes, partition: int = 0, at_ms: int = 0) -> None:
         """Put messages into a partition, with a time of their own if `at_ms` is given."""
@@ -106,6 +80,38 @@ class MockKafka:
         with closing(confluent_kafka.Consumer(settings)) as consumer:
             place = confluent_kafka.TopicPartition(topic, partition)
             return int(consumer.committed([place], timeout=DEADLINE_S)[0].offset)
+
+
+class MockKafka(KafkaCluster):
+    """A cluster of one broker, whose topics have `partitions`."""
+
+    def __init__(self) -> None:
+        self._library = _library()
+        text = ctypes.create_string_buffer(512)
+        conf = ctypes.c_void_p(self._library.rd_kafka_conf_new())
+        self._handle = ctypes.c_void_p(self._library.rd_kafka_new(0, conf, text, len(text)))
+        self._cluster = ctypes.c_void_p(self._library.rd_kafka_mock_cluster_new(self._handle, 1))
+        self.brokers = str(self._library.rd_kafka_mock_cluster_bootstraps(self._cluster).decode())
+
+    def create(self, topic: str, partitions: int = 1) -> None:
+        """Create a topic."""
+        assert self._library.rd_kafka_mock_topic_create(self._cluster, topic.encode(), partitions, 1) == 0
+
+    def fail(self, topic: str, error: int) -> None:
+        """Answer every request for a topic with an error, 0 for none."""
+        self._library.rd_kafka_mock_topic_set_error(self._cluster, topic.encode(), error)
+
+    def delete(self, topic: str) -> None:
+        """Delete a topic."""
+        assert self._library.rd_kafka_mock_topic_delete(self._cluster, topic.encode()) == 0
+
+    def set_down(self) -> None:
+        """Close the broker's connections, and accept none."""
+        assert self._library.rd_kafka_mock_broker_set_down(self._cluster, 1) == 0
+
+    def set_up(self) -> None:
+        """Accept connections again."""
+        assert self._library.rd_kafka_mock_broker_set_up(self._cluster, 1) == 0
 
     def close(self) -> None:
         """End the cluster."""
