@@ -24,6 +24,7 @@ __all__ = [
     "Group",
     "Kind",
     "configure_logging",
+    "end_on_sigterm",
     "kind_option",
     "read_for",
     "read_instance",
@@ -140,6 +141,13 @@ def read_instance(path: Path) -> Settings:
     from flows.settings.instance import of_instance
 
     return of_instance(read_settings(path), socket.gethostname())
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end the program with exit 0 until its work sets a handler of its own. Call it before imports."""
+    import signal
+
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
 
 
 def stop_on_signals() -> Shutdown:

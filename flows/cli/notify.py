@@ -51,6 +51,7 @@ def notify_listen(
     *, port: Annotated[int, typer.Option(min=0, max=65535, help="The port on 127.0.0.1; 0 takes any free one.")] = 9000
 ) -> None:
     """Receive callbacks, check their signatures (VOICEWATCH_CALLBACK_SECRET) and print each as a JSON line."""
+    shutdown = stop_on_signals()
     from flows.commands.notify import listen_for_callbacks
 
-    listen_for_callbacks(port, os.environ, stop_on_signals())
+    listen_for_callbacks(port, os.environ, shutdown)

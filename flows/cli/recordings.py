@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from connectors.errors import UsageError, VoicewatchError
-from flows.cli.common import AsJson, Command, Kind, read_for, stop_on_signals
+from flows.cli.common import AsJson, Command, Kind, end_on_sigterm, read_for, stop_on_signals
 from flows.cli.progress import progress_bar
 
 __all__ = ["app"]
@@ -145,7 +146,7 @@ def backtest(
     else:
         print_backtest(compared)
     if not compared.is_whole:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + (shutdown.signal or signal.SIGINT))
 
 
 @app.command(cls=Command)
@@ -165,6 +166,7 @@ def simulate(
     ] = None,
 ) -> None:
     """Run the local Genesys: token, REST and event WebSocket; prints its base URL as one JSON line when ready."""
+    end_on_sigterm()
     from flows.commands.simulate import Simulation
     from flows.commands.simulate import simulate as run_simulator
 

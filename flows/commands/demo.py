@@ -23,6 +23,7 @@ from connectors.format.decode import decode_block
 from connectors.genesys.simulator.calls import conversation_ids
 from connectors.genesys.simulator.faults import parse_faults
 from connectors.genesys.simulator.voice_events import running_simulator
+from connectors.journal.segments import segments
 from connectors.runtime.shutdown import Shutdown
 from connectors.state.audit import verify
 from flows.analytics.merge import Counts
@@ -244,22 +245,26 @@ def _result(settings: Settings, counts: Counts, receiver: CallbackReceiver) -> D
     outbox = Outbox(state.outbox)
     pending = outbox.counts()["pending"]
     outbox.close()
-    verdict = verify(state.audit)
-    if not verdict.ok:
-        raise VoicewatchError(f"the demo's audit log is not intact: {verdict.faults[0].text}")
+    audit_lines = 0
+    if state.audit.exists():
+        verdict = verify(state.audit)
+        audit_lines = verdict.lines
+        if not verdict.ok:
+            raise VoicewatchError(f"the demo's audit log is not intact: {verdict.faults[0].text}")
     groups = [alert for alert in alerts if alert["alertType"] == "GROUP_DEGRADED"]
     raised = Counter(alert["alertType"] for alert in alerts if alert["state"] == "raised")
-    return DemoResult(rows, dict(sorted(raised.items())), groups, counts, len(received), pending, verdict.lines)
+    return DemoResult(rows, dict(sorted(raised.items())), groups, counts, len(received), pending, audit_lines)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    """Return the lines of a file, none if a signal came before it was there."""
+    return [orjson.loads(line) for line in path.read_bytes().splitlines()] if path.exists() else []
 
 
 def _watched(journal: Path) -> dict[str, dict[str, str]]:
     """Return the labels of every conversation that was watched, in the order of their first watch records."""
     found: dict[str, dict[str, str]] = {}
-    for segment in sorted(journal.iterdir()):
+    for segment in segments(journal):
         for record in _read(segment):
             if isinstance(watch := record.get("watch"), dict):
                 found.setdefault(watch["conversation_id"], {}).update(watch.get("labels", {}))
@@ -268,5 +273,5 @@ def _watched(journal: Path) -> dict[str, dict[str, str]]:
 
 def _frames(journal: Path) -> Counter[str]:
     """Count the frames of each conversation in the journal."""
-    blocks = [decode_block(segment.read_bytes()) for segment in sorted(journal.iterdir())]
+    blocks = [decode_block(segment.read_bytes()) for segment in segments(journal)]
     return Counter(conversation_id for block in blocks for conversation_id in block.ids.texts())

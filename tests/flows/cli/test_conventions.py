@@ -16,6 +16,7 @@ from typer.main import get_command
 from flows.cli import app
 from flows.commands.init import FEED_KINDS
 from flows.data.schemas import NAMES
+from tests.support.callbacks import eventually
 from tests.support.cli import ROOT, configuration, running, several, voicewatch
 
 RECORDING = ROOT / "tests/data/three-minutes.jsonl"
@@ -153,3 +154,32 @@ def test_a_stopped_server_has_succeeded(tmp_path: Path, number: signal.Signals) 
         listener.wait_for_log("listening on ")
         os.kill(listener.process.pid, number)
         assert listener.process.wait(30) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["demo"], 0),
+        (["run", "CONFIG"], 0),
+        (["cluster", "CONFIG"], 0),
+        (["simulate"], 0),
+        (["notify", "listen", "--port", "0"], 0),
+        (["replay", RECORDING, "--out", "OUT", "--speed", "1"], 143),
+        (["backtest", RECORDING, "--sweep", "alerts.max_latency_ms=100:300:4"], 143),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else str(value),
+)
+def test_sigterm_before_the_work_has_begun(tmp_path: Path, arguments: list[object], code: int) -> None:
+    """A signal that comes while a long command is still importing ends it as one that comes later."""
+    config = configuration(tmp_path / "voicewatch.toml", {"state": {"dir": str(tmp_path / "state")}})
+    places = {"CONFIG": config, "OUT": tmp_path / "out"}
+    with running(tmp_path, *(places.get(str(each), each) for each in arguments)) as process:
+        eventually(lambda: catches_sigterm(process.process.pid) or process.process.poll() is not None, 30)
+        assert process.stop() == code, process.log
+        assert "Traceback" not in process.log
+
+
+def catches_sigterm(pid: int) -> bool:
+    """Whether a process has set a handler of SIGTERM."""
+    [caught] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("SigCgt:")]
+    return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
