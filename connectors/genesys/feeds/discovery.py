@@ -111,6 +111,7 @@ class CallDiscovery:
         self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}
         self._changed = threading.Condition()
         self._stopping = False
+        self._is_listing = False
         self._thread = threading.Thread(target=self._run, name=f"discovery-{name}", daemon=True)
         self.failure: Exception | None = None
 
@@ -119,11 +120,12 @@ class CallDiscovery:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread, and wait up to `timeout_s` for a request in progress."""
+        """End the thread, and wait up to `timeout_s` for a request in progress, unless it only lists the calls."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
-        if self._thread.ident is not None:
+            is_listing = self._is_listing
+        if self._thread.ident is not None and not is_listing:
             self._thread.join(timeout_s)
 
     def observe(self, frames: Iterable[Frame]) -> None:
@@ -175,14 +177,22 @@ class CallDiscovery:
     def _load(self) -> bool:
         """Offer the calls in progress; False if Genesys did not list them."""
         self._wait_for_budget()
-        if self._stopping:
-            return True
+        with self._changed:
+            if self._stopping:
+                return True
+            self._is_listing = True
         try:
-            self._labels = {one.id: one.labels for one in self._interceptors.active() if one.id}
+            listed = {one.id: one.labels for one in self._interceptors.active() if one.id}
         except GenesysError as error:
             get_logger(__name__).warning("discovery_load_check_failed", feed=self._name, reason=str(error))
             return False
-        active = list(self._labels)
+        finally:
+            with self._changed:
+                self._is_listing = False
+                was_stopped = self._stopping
+        if was_stopped:
+            return True  # nothing more may be recorded
+        self._labels, active = listed, list(listed)
         self._interceptors.forget_others(set(active))
         with self._changed:
             self._waiting.extend(self._put_off)

@@ -3,7 +3,7 @@
 Delivery guarantee: best effort. The protocol cannot rewind: messages sent while the feed is down are lost, and the
 times when it was down are recorded, with the reason. Received messages reach the recorder in order, once.
 
-Between connections the thread may block: a token is fetched while no connection is open that could suffer from it.
+A token is fetched in a thread of its own, so that a stop does not wait for a login host that does not answer.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from connectors.genesys.feeds.text_messages import TextMessages, hand_over_texts
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
+from connectors.runtime.threads import in_daemon_thread
 
 __all__ = ["SUBSCRIPTION", "FeedTiming", "VoiceEventsFeed"]
 
@@ -130,7 +131,7 @@ class VoiceEventsFeed(FeedBase):
     def _run(self, runner: asyncio.Runner) -> None:
         failures = 0
         while not self._thread.stopping.is_set():
-            ended = self._connect(runner)
+            ended = runner.run(self._listen())
             if self._thread.stopping.is_set():
                 break
             self._change("down", ended.reason)  # if it never came up; any other loss is recorded already
@@ -139,16 +140,6 @@ class VoiceEventsFeed(FeedBase):
             get_logger(__name__).warning("feed_waits", feed=self._name, reason=ended.reason, wait_s=round(wait_s, 3))
             self._thread.stopping.wait(wait_s)
         self._change("down", self._thread.reason)
-
-    def _connect(self, runner: asyncio.Runner) -> _Ended:
-        try:
-            token = self._tokens.token()
-            ended = runner.run(self._listen(token))
-            if isinstance(ended.cause, InvalidStatus) and ended.cause.response.status_code == 401:
-                self._tokens.renew(token)
-        except GenesysError as error:
-            return _Ended(str(error), error)
-        return ended
 
     def _wait_s(self, cause: Exception | None, failures: int) -> float:
         """Return the wait after `failures` failures in a row, the last of them because of `cause`."""
@@ -166,7 +157,7 @@ class VoiceEventsFeed(FeedBase):
             return slow_s
         return backoff_s(failures, self._u(), base_s=self._timing.base_s, cap_s=self._timing.cap_s)
 
-    async def _listen(self, token: str) -> _Ended:
+    async def _listen(self) -> _Ended:
         """Connect, subscribe, and record until the connection ends or the feed is stopped."""
         self._session = asyncio.current_task()
         connection: _Connection | None = None
@@ -174,10 +165,18 @@ class VoiceEventsFeed(FeedBase):
             if self._thread.stopping.is_set():
                 return _Ended(self._thread.reason)
             try:
-                connection = await self._open(token)
+                token = await self._in_thread(self._tokens.token)
+                try:
+                    connection = await self._open(token)
+                except InvalidStatus as refused:
+                    if refused.response.status_code == 401:
+                        await self._in_thread(partial(self._tokens.renew, token))
+                    raise
                 await connection.send(SUBSCRIPTION)
             except InvalidStatus as refused:
                 return _Ended(_refusal(refused.response), refused)
+            except GenesysError as error:
+                return _Ended(str(error), error)
             except (OSError, EOFError, ValueError, WebSocketException) as error:
                 return _Ended(f"cannot connect: {type(error).__name__}: {error}", error)
             return await self._record(connection)
@@ -189,6 +188,9 @@ class VoiceEventsFeed(FeedBase):
             self._session = None
             if connection is not None:
                 connection.transport.abort()
+
+    async def _in_thread(self, work: Callable[[], str]) -> str:
+        return await in_daemon_thread(work, name=f"token-{self._name}")
 
     async def _open(self, token: str) -> _Connection:
         def connection(*args: Any, **kwargs: Any) -> _Connection:

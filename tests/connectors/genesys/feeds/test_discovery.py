@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections.abc import Collection, Mapping, Sequence
 
 import pytest
@@ -152,3 +153,33 @@ def asked_after(messages: Sequence[bytes]) -> list[str]:
     assert calls.last_asked.wait(DEADLINE_S)
     discovery.stop(DEADLINE_S)
     return sorted({one for one in calls.asked if one != "last"})
+
+
+def test_a_stop_does_not_wait_for_a_list() -> None:
+    """While Genesys does not answer, a stop returns at once; what it answers later is not used."""
+
+    class Slow(Calls):
+        def __init__(self) -> None:
+            super().__init__()
+            self.asked_for_list, self.answer = threading.Event(), threading.Event()
+
+        def active(self) -> list[ActiveConversation]:
+            self.asked_for_list.set()
+            assert self.answer.wait(DEADLINE_S)
+            return super().active()
+
+    calls = Slow()
+    discovery = CallDiscovery(
+        "slow", calls, Selection(), RequestBudget(), max_concurrent=50, refused=lambda _, __: None
+    )
+    discovery.start()
+    assert calls.asked_for_list.wait(DEADLINE_S)
+    began = time.monotonic()
+    discovery.stop(DEADLINE_S)
+    assert time.monotonic() - began < 1.0
+    calls.answer.set()
+    for thread in [one for one in threading.enumerate() if one.name == "discovery-slow"]:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+    assert calls.asked == []
+    assert discovery.failure is None

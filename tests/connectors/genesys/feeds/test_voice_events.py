@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -414,6 +415,20 @@ class TestStopping:
             tape.wait_for(lambda t: t.states() == ["down"])
         ((_, _, _, reason),) = tape.records
         assert "refused with 503" in str(reason)
+
+    def test_while_a_token_is_fetched(self) -> None:
+        """A login host that takes the connection and does not answer does not hold up the stop."""
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            endpoints = Endpoints.from_base_url(f"http://127.0.0.1:{silent.getsockname()[1]}")
+            provider = TokenProvider(endpoints, Credentials("id", "client-secret"))
+            tape = Tape()
+            with running("ws://127.0.0.1:1/", provider, tape) as feed:
+                asking, _ = silent.accept()
+                began = time.monotonic()
+                feed.stop("SIGTERM", timeout_s=DEADLINE_S)
+                assert time.monotonic() - began < 1.0
+                asking.close()
+        assert tape.of("feed") == [("voice-events", "down", "SIGTERM")]
 
     def test_never_started(self, tokens: TokenProvider) -> None:
         """Stopping a feed that was not started does nothing."""
