@@ -54,21 +54,26 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class HeatMap:
-    """Hold rows by minutes in breach, worst first; `total` rows exist."""
+    """Hold rows by minutes in breach, worst first; `total` rows exist.
+
+    `cut_s` is how much of its beginning is empty because a large fleet has too many values to keep all.
+    """
 
     columns: list[int]
     rows: list[Row]
     total: int
+    cut_s: float
 
 
 # Both return the page's values in the order of its rows; what is summed up over many rows is summed up by SQLite.
 _RANKED: Final = """
-SELECT value AS key, value FROM cells WHERE name = :name AND minute >= :start AND minute < :end GROUP BY value
+SELECT value AS key, value, COUNT(*) OVER () AS total FROM cells
+WHERE name = :name AND minute >= :start AND minute < :end GROUP BY value
 ORDER BY SUM(breaching > 0) DESC, 1.0 * SUM(breaching) / MAX(SUM(windows), 1) DESC, value LIMIT :limit OFFSET :offset
 """
 # A conversation is ranked by its whole length, which is kept up to date: its minutes may be millions of rows.
 _RANKED_CONVERSATIONS: Final = """
-SELECT n AS key, id AS value FROM conversations WHERE last >= :start AND first < :end
+SELECT n AS key, id AS value, COUNT(*) OVER () AS total FROM conversations WHERE last >= :start AND first < :end
 ORDER BY breaching DESC, 1.0 * breaching / MAX(windows, 1) DESC, p95 DESC, id LIMIT :limit OFFSET :offset
 """
 _SUMS: Final = """
@@ -111,13 +116,23 @@ def heat_map(model: Model, span: Span, name: str, metric: str, page: int) -> Hea
     feeds = {gap.feed for gap in gaps} | {row[0] for row in model.db.execute("SELECT DISTINCT name FROM feeds")}
     silent = {start: _silence(gaps, len(feeds), start, start + span.step) for start in columns}
     rows = [_row(row["value"], found[row["key"]], columns, metric, silent, before.get(row["key"])) for row in ranked]
+    cut = model.cut.get("" if of_conversations else name, 0.0)
+    return HeatMap(
+        columns, rows, _total(model, ranked, place, of_conversations=of_conversations), max(cut - begin, 0.0)
+    )
+
+
+def _total(model: Model, ranked: list[sqlite3.Row], place: dict[str, Any], *, of_conversations: bool) -> int:
+    """Return how many rows exist; a page after the last one does not say it."""
+    if ranked:
+        return int(ranked[0]["total"])
     (total,) = model.db.execute(
         "SELECT COUNT(*) FROM conversations WHERE last >= :start AND first < :end"
         if of_conversations
         else "SELECT COUNT(DISTINCT value) FROM cells WHERE name = :name AND minute >= :start AND minute < :end",
         place,
     ).fetchone()
-    return HeatMap(columns, rows, total)
+    return int(total)
 
 
 def _minutes(begin: int, end: int) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+from bisect import bisect_left
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -13,69 +16,52 @@ import orjson
 
 from connectors.journal.segments import segments
 from flows.state import StateLayout
-from flows.web.results import spans
+from flows.web.results import DAY_BYTES, places
 
 __all__ = ["WindowsRead", "files_of", "receivers", "windows_of"]
 
-MAX_READ_BYTES: Final = 256 * 1024 * 1024
 MAX_WINDOWS: Final = 20_000
-PIECE_BYTES: Final = 1024 * 1024
+# A line is about 450 bytes, unless its conversation has long labels or many legs.
+LINE_BYTES: Final = 1024
 
 
 class WindowsRead:
-    """Hold the windows of a conversation; `complete` is False if the oldest were left out."""
+    """Hold the windows of a conversation; `complete` is False if some were left out."""
 
     def __init__(self) -> None:
         self.windows: list[dict[str, Any]] = []
         self.complete = True
 
 
-def windows_of(path: Path, conversation_id: str, offset: int, past: int) -> WindowsRead:
-    """Return the windows of a conversation between two offsets of the results; the newest if there are very many."""
+def windows_of(path: Path, conversation_id: str, offsets: Sequence[int]) -> WindowsRead:
+    """Return the windows of a conversation at these offsets of the results; the newest if there are very many."""
     found = WindowsRead()
-    mark = orjson.dumps(conversation_id)
-    left = MAX_READ_BYTES
-    for file, begin, end in spans(path, offset, past):  # the newest first
-        first = max(begin, end - left)
-        found.complete = found.complete and first == begin
-        found.windows[:0] = _windows_between(file, first, end, mark, conversation_id, is_cut=first > begin)
-        left -= end - first
-    if len(found.windows) > MAX_WINDOWS:
-        found.windows = found.windows[-MAX_WINDOWS:]
-        found.complete = False
+    found.complete = len(offsets) <= MAX_WINDOWS
+    wanted = sorted(offsets[-MAX_WINDOWS:])
+    for base, file in places(path):
+        own = wanted[bisect_left(wanted, base) : bisect_left(wanted, base + DAY_BYTES)]
+        if not own:
+            continue
+        try:
+            with file.open("rb", buffering=0) as lines:
+                read = [_window_at(lines.fileno(), offset - base) for offset in own]
+        except FileNotFoundError:  # removed, or renamed a moment ago
+            continue
+        found.windows += [one for one in read if one is not None and one.get("conversation_id") == conversation_id]
+    found.complete = found.complete and len(found.windows) == len(wanted)
     return found
 
 
-def _windows_between(
-    path: Path, begin: int, end: int, mark: bytes, conversation_id: str, *, is_cut: bool
-) -> list[dict[str, Any]]:
-    """Return the windows of one conversation in a part of a file; `is_cut` if it may begin within a line."""
-    windows: list[dict[str, Any]] = []
-    with path.open("rb") as file:
-        file.seek(begin)
-        if is_cut:
-            file.readline()
-        rest = b""
-        while file.tell() - len(rest) < end and (piece := file.read(PIECE_BYTES)):
-            data = rest + piece
-            complete = data.rfind(b"\n") + 1
-            rest = data[complete:]
-            windows += _matching(data[:complete], mark, conversation_id)
-    return windows
-
-
-def _matching(data: bytes, mark: bytes, conversation_id: str) -> list[dict[str, Any]]:
-    """Return the windows of one conversation among some lines; searching is much faster than decoding them all."""
-    windows = []
-    at = data.find(mark)
-    while at >= 0:
-        end = data.find(b"\n", at)
-        line = data[data.rfind(b"\n", 0, at) + 1 : end]
-        window = orjson.loads(line)
-        if window.get("conversation_id") == conversation_id:
-            windows.append(window)
-        at = data.find(mark, end)
-    return windows
+def _window_at(fd: int, offset: int) -> dict[str, Any] | None:
+    """Return the window whose line begins at an offset; None if none does."""
+    size = LINE_BYTES
+    while b"\n" not in (data := os.pread(fd, size, offset)) and len(data) == size:
+        size *= 4
+    try:
+        window = orjson.loads(data[: data.find(b"\n")])
+    except orjson.JSONDecodeError:
+        return None
+    return window if isinstance(window, dict) else None
 
 
 _RECEIVERS: Final = """

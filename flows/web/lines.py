@@ -6,13 +6,25 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
+import numpy as np
 import orjson
 
 from connectors.format.rule_names import is_lasting
 
-__all__ = ["CONTROL", "Alert", "Audit", "Group", "Window", "control_records", "decode_lines", "record_time"]
+__all__ = [
+    "CONTROL",
+    "Alert",
+    "Audit",
+    "Group",
+    "Window",
+    "control_records",
+    "decode_lines",
+    "placed_lines",
+    "record_time",
+]
 
 T = TypeVar("T")
+NEWLINE: Final = 10
 
 
 class Latency(msgspec.Struct, gc=False):
@@ -136,6 +148,17 @@ def decode_lines(decoder: msgspec.json.Decoder[T], data: bytes) -> tuple[list[T]
             except (msgspec.DecodeError, UnicodeDecodeError):
                 bad += 1
         return records, bad
+
+
+def placed_lines(decoder: msgspec.json.Decoder[T], data: bytes) -> tuple[list[T], list[int], int]:
+    """Return the records of some whole lines, the offset of each, and the number of lines that are not records."""
+    ends = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE) + 1
+    places = [0, *ends[:-1].tolist()]
+    records, bad = decode_lines(decoder, data)
+    if len(records) == len(places):
+        return records, places, bad
+    found = [(decode_lines(decoder, data[begin:end])[0], begin) for begin, end in zip(places, ends, strict=True)]
+    return [one for some, _ in found for one in some], [begin for some, begin in found if some], bad
 
 
 # Searching for a few bytes runs at gigabytes a second, and nearly all lines of a journal are frames.

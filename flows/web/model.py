@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from array import array
 from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
@@ -17,6 +18,8 @@ import orjson
 from flows.web.chain import AuditChain
 from flows.web.counting import Count
 from flows.web.lines import Alert, Audit, Group, Window
+from flows.web.marks import JournalMarks
+from flows.web.spreads import Spreads
 from flows.web.sums import Batch, Places
 from flows.web.tables import LAG, MESSAGES, SCHEMA
 from flows.web.tracking import Shape, Tracked, values_of
@@ -27,6 +30,10 @@ MINUTE_S: Final = 60
 # The dimension that every conversation has: rows of it are all conversations.
 EVERYTHING: Final = "all"
 MAX_MINUTES: Final = 2_000_000
+# The same for each dimension: one with as many values as there are conversations.
+MAX_CELLS: Final = 1_000_000
+# Where windows stand in their files, eight bytes each.
+MAX_OFFSETS: Final = 16_000_000
 # The number of windows that are summed up in memory at most, before the tables are changed.
 MAX_BATCH: Final = 8192
 # A minute of windows before an incident, at the usual slide.
@@ -38,10 +45,14 @@ STORM_S: Final = 60.0
 class Limits:
     """Hold the limits of one conversation (milliseconds, a ratio), its newest windows and the incidents that they show.
 
+    `offsets` are where its windows stand in the results; `was_cut` says that the oldest were forgotten.
     The limits are the defaults until a watch or an alert of the conversation is read.
     """
 
-    __slots__ = ("feed", "labels", "max_latency_ms", "n", "packet_loss_threshold", "places", "recent", "tracked")
+    __slots__ = (
+        *("feed", "labels", "max_latency_ms", "n", "offsets", "packet_loss_threshold", "places", "recent"),
+        *("tracked", "was_cut"),
+    )
 
     def __init__(self, n: int) -> None:
         self.n = n
@@ -51,6 +62,8 @@ class Limits:
         self.labels: dict[str, str] = {}
         self.recent: deque[Shape] = deque(maxlen=RECENT_WINDOWS)
         self.tracked: list[Tracked] = []
+        self.offsets = array("q")
+        self.was_cut = False
         self.place()
 
     def place(self) -> None:
@@ -70,7 +83,11 @@ def breaches(window: Window, limits: Limits, mos_below: float | None) -> bool:
 
 
 class Model:
-    """Hold the tables that `db` queries; hold `lock` meanwhile. `version` grows with every change."""
+    """Hold the tables that `db` queries; hold `lock` meanwhile. `version` grows with every change.
+
+    `cut` has the dimensions whose oldest cells were forgotten, "" for conversations, with the time of the first one
+    that is left.
+    """
 
     def __init__(self, *, keep_s: float) -> None:
         self.lock = threading.RLock()
@@ -85,6 +102,10 @@ class Model:
         self.bad_lines = 0
         self.audit = AuditChain()
         self.feed_names: set[str] = set()
+        self.marks = JournalMarks()
+        self.spreads = Spreads()
+        self._offsets = 0
+        self.cut: dict[str, float] = {}
         self._known: dict[str, Limits] = {}
         self._batch = Batch()
         self._tracked: dict[str, Tracked] = {}
@@ -118,17 +139,18 @@ class Model:
         """Add counts of messages to those of their minutes."""
         self.db.executemany(MESSAGES, [(one.minute, one.via, one.frames, one.invalid) for one in counts])
 
-    def take_windows(self, windows: Sequence[Window], offset: int, past: int) -> None:
-        """Take windows that were read from these offsets of their file."""
-        read = (offset, past)
+    def take_windows(self, windows: Sequence[Window], offsets: Sequence[int]) -> None:
+        """Take windows that stand at these offsets of the results."""
         mos_below = self.settings.get("alerts", {}).get("mos_below")
-        for window in windows:
+        self._offsets += len(offsets)
+        for window, offset in zip(windows, offsets, strict=True):
             limits = self._known.get(window.conversation_id) or self.limits(window.conversation_id)
             if window.labels != limits.labels:
                 self._label(limits, window.labels)
             breaching = breaches(window, limits, mos_below)
             minute = int(window.start // MINUTE_S) * MINUTE_S
-            self._batch.add(limits.n, limits.places, window, minute, breaching=breaching, read=read)
+            self._batch.add(limits.n, limits.places, window, minute, breaching=breaching)
+            limits.offsets.append(offset)
             if window.end > self.newest:
                 self.newest = window.end
             shape = values_of(window)
@@ -144,7 +166,7 @@ class Model:
     def flush(self) -> None:
         """Write the sums of the windows that were taken to the tables."""
         if self._batch.size:
-            self._batch.flush(self.db, self.newest)
+            self.spreads.changed(self._batch.flush(self.db, self.newest))
             self.version += 1
 
     def take_alerts(self, alerts: Iterable[Alert]) -> None:
@@ -169,6 +191,11 @@ class Model:
     def tracked(self, incident: str) -> Tracked | None:
         """Return the course of an incident of a conversation, None for one that windows do not show."""
         return self._tracked.get(incident)
+
+    def windows_of(self, conversation_id: str) -> tuple[array[int], bool]:
+        """Return where the windows of a conversation stand in the results, and whether the oldest were forgotten."""
+        known = self._known.get(conversation_id)
+        return (array("q"), False) if known is None else (known.offsets[:], known.was_cut)
 
     def take_groups(self, groups: Iterable[Group]) -> None:
         """Take the newest window of each group."""
@@ -195,10 +222,8 @@ class Model:
         self._pruned_at = self.newest
         self.flush()
         since = self.newest - self.keep_s
-        (count,) = self.db.execute("SELECT COUNT(*) FROM minutes").fetchone()
-        if count > MAX_MINUTES:  # a large fleet: its oldest quarter
-            (oldest, latest) = self.db.execute("SELECT MIN(minute), MAX(minute) FROM minutes").fetchone()
-            self.db.execute("DELETE FROM minutes WHERE minute < ?", (oldest + (latest - oldest) / 4,))
+        self._shrink()
+        self.spreads.fill(self.db, self.newest)
         by_minute = (("minutes", "minute"), ("cells", "minute"), ("messages", "minute"), ("lags", "minute"))
         for table, column in (*by_minute, ("attempts", "at"), ("alerts", "at")):
             self.db.execute(f"DELETE FROM {table} WHERE {column} < ?", (since,))  # noqa: S608 - names of ours
@@ -208,9 +233,36 @@ class Model:
         for (incident,) in gone.fetchall():
             self._tracked.pop(incident, None)
         for n, id_ in self.db.execute("SELECT n, id FROM conversations WHERE last < ?", (since,)).fetchall():
-            self._known.pop(id_, None)
+            if (known := self._known.pop(id_, None)) is not None:
+                self._offsets -= len(known.offsets)
             self.db.execute("DELETE FROM labels WHERE n = ?", (n,))
         self.db.execute("DELETE FROM conversations WHERE last < ?", (since,))
+
+    def _shrink(self) -> None:
+        """Forget the oldest quarter of what a large fleet has too much of."""
+        (count,) = self.db.execute("SELECT COUNT(*) FROM minutes").fetchone()
+        if count > MAX_MINUTES:
+            self.cut[""] = self._quarter("minutes", "1")
+            self.db.execute("DELETE FROM minutes WHERE minute < ?", (self.cut[""],))
+        large = "SELECT name FROM cells GROUP BY name HAVING COUNT(*) > ?"
+        for (name,) in self.db.execute(large, (MAX_CELLS,)).fetchall():
+            first = self._quarter("cells", "name = ?", name)
+            self.db.execute("DELETE FROM cells WHERE name = ? AND minute < ?", (name, first))
+            self.cut[name] = first
+        if self._offsets > MAX_OFFSETS:
+            for limits in self._known.values():
+                if gone := len(limits.offsets) // 4:
+                    del limits.offsets[:gone]
+                    limits.was_cut = True
+                    self._offsets -= gone
+
+    def _quarter(self, table: str, where: str, *values: str) -> float:
+        """Return the end of the oldest quarter of the minutes in a table."""
+        oldest, latest = self.db.execute(
+            f"SELECT MIN(minute), MAX(minute) FROM {table} WHERE {where}",  # noqa: S608 - texts of ours
+            values,
+        ).fetchone()
+        return float(oldest + (latest - oldest) / 4)
 
     def _label(self, limits: Limits, labels: dict[str, str]) -> None:
         limits.labels = labels

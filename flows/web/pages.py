@@ -188,19 +188,20 @@ class _Pages:
         with self._reading() as model:
             found = queries.conversation(model, query.get("id", ""))
             gaps = queries.gaps_of(model, (found or {}).get("first") or 0.0)
-            settings, now = model.settings, queries.now_of(model)
+            settings, now, marks = model.settings, queries.now_of(model), model.marks
+            offsets, was_cut = model.windows_of(query.get("id", ""))
         if found is None:
             raise HTTPException(
                 404, "this conversation is not in the files, or was longer ago than the page looks back"
             )
         first, last = found["first"] or 0.0, found["last"] or 0.0
-        read = windows_of(self._state.windows, found["id"], found["offset"] or 0, found["past"] or 0)
-        story = story_of(self._state.journal, found["id"], first, last)
+        read = windows_of(self._state.windows, found["id"], offsets)
+        story = story_of(self._state.journal, found["id"], first, last, marks)
         own = [gap for gap in gaps if gap.start < last and (not found["feed"] or gap.feed == found["feed"])]
         return {
             "conversation": found,
             "windows": read.windows,
-            "complete": read.complete and story.complete,
+            "complete": read.complete and story.complete and not was_cut,
             "gaps": [gap._asdict() for gap in own],
             "mos_below": settings.get("alerts", {}).get("mos_below"),
             "genesys_mos_below": settings.get("alerts", {}).get("genesys_mos_below"),

@@ -17,7 +17,7 @@ from connectors.journal.segments import COMPRESSED, segments
 from connectors.runtime.logs import get_logger
 from flows.state import StateLayout
 from flows.web.counting import counts_of
-from flows.web.lines import Alert, Audit, Group, Window, control_records, decode_lines, record_time
+from flows.web.lines import Alert, Audit, Group, Window, control_records, decode_lines, placed_lines, record_time
 from flows.web.model import Model
 from flows.web.results import ResultsFollower, places
 from flows.web.tail import CHUNK_BYTES, JournalFollower, LinesFollower
@@ -170,6 +170,8 @@ class StateReader:
         return None
 
     def _take_journal(self, model: Model, data: bytes) -> None:
+        if (place := self._journal.place) is not None:
+            model.marks.take(*place, data)
         model.take_records(control_records(data))
         model.take_messages(counts_of(data, model.feed_names))
         model.journal_at = record_time(data) or model.journal_at
@@ -178,7 +180,9 @@ class StateReader:
     def _take_windows(self, model: Model) -> None:
         data, offset = self._pending, self._pending_at[0]
         self._pending = b""
-        model.take_windows(self._decode(model, self._windows_decoder, data), offset, offset + len(data))
+        windows, places, bad = placed_lines(self._windows_decoder, data)
+        model.bad_lines += bad
+        model.take_windows(windows, [offset + place for place in places])
 
     def _take_audit(self, model: Model, offset: int, data: bytes) -> None:
         lines = self._decode(model, self._audit_decoder, data)

@@ -6,7 +6,7 @@ those of past days, the later the greater. So offsets stay valid when old files 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
@@ -14,9 +14,9 @@ from typing import Final
 from connectors.state.results import daily_files
 from flows.web.tail import LinesFollower
 
-__all__ = ["ResultsFollower", "places", "spans"]
+__all__ = ["DAY_BYTES", "ResultsFollower", "places"]
 
-_DAY_BYTES: Final = 1 << 40
+DAY_BYTES: Final = 1 << 40
 _TODAY: Final = 1 << 20
 """More days than any date is after the epoch."""
 
@@ -25,14 +25,6 @@ def places(path: Path) -> list[tuple[int, Path]]:
     """Return the files of a kind of results that are not packed, oldest first, with their bases."""
     days = [(day, file) for day, file in daily_files(path).items() if file.suffix != ".gz"]
     return [*((_base(day), file) for day, file in days), (0, path)]
-
-
-def spans(path: Path, begin: int, end: int) -> Iterator[tuple[Path, int, int]]:
-    """Yield the parts of the text between two offsets: files with offsets in them, newest first."""
-    for base, file in reversed(places(path)):
-        first, last = max(begin - base, 0), min(end - base, _DAY_BYTES)
-        if first < last and file.exists():
-            yield file, first, min(last, file.stat().st_size)
 
 
 class ResultsFollower:
@@ -73,4 +65,4 @@ class ResultsFollower:
 
 
 def _base(day: str) -> int:
-    return ((date.fromisoformat(day) - date(1970, 1, 1)).days - _TODAY) * _DAY_BYTES
+    return ((date.fromisoformat(day) - date(1970, 1, 1)).days - _TODAY) * DAY_BYTES

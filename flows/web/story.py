@@ -12,6 +12,7 @@ from connectors.format.notifications import body_of, call_legs, is_calls_topic, 
 from connectors.format.signals import signals_of
 from connectors.journal.segments import COMPRESSED, segments
 from flows.web.lines import record_time
+from flows.web.marks import MARKS, JournalMarks
 from flows.web.reader import offset_at, segment_before
 from flows.web.tail import compressed_lines
 
@@ -24,7 +25,6 @@ MAX_LINES: Final = 500
 AFTERWARDS_S: Final = 900.0
 _OVER: Final = frozenset({"disconnected", "terminated"})
 _DETAIL: Final = "v2.detail.events.conversation."
-_MARKS: Final = (b'"participants"', b'"mediaEndpointStats"', _DETAIL.encode(), b'"watch":{')
 _PARTY_LABELS: Final = ("queue", "agent")
 
 
@@ -74,13 +74,18 @@ class Story(NamedTuple):
     complete: bool
 
 
-def story_of(journal: Path, conversation_id: str, first: float, last: float) -> Story:
-    """Return the story of a conversation that was received from `first` to `last`, epoch seconds. Raises OSError."""
+def story_of(
+    journal: Path, conversation_id: str, first: float, last: float, marks: JournalMarks | None = None
+) -> Story:
+    """Return the story of a conversation that was received from `first` to `last`, epoch seconds. Raises OSError.
+
+    What `marks` know to be frames is not read.
+    """
     found = _Lanes()
     details, labels = _Lanes(), _Lanes()
     media: list[Media] = []
     ends: dict[str, End] = {}
-    pieces = _Pieces(journal, first - 60.0, last + AFTERWARDS_S)
+    pieces = _Pieces(journal, first - 60.0, last + AFTERWARDS_S, marks)
     for at, record in _records(pieces, conversation_id):
         watch, message = record.get("watch"), record.get("frame")
         if isinstance(watch, dict) and watch.get("conversation_id") == conversation_id:
@@ -180,7 +185,7 @@ def _records(pieces: _Pieces, conversation_id: str) -> Iterator[tuple[float, dic
     mark = orjson.dumps(conversation_id)
     for piece in pieces:
         for line in _marked(piece, mark):
-            if not any(one in line for one in _MARKS):
+            if not any(one in line for one in MARKS):
                 continue
             record = orjson.loads(line)
             if isinstance(record, dict) and isinstance(at := record.get("received_at"), int | float):
@@ -199,7 +204,8 @@ def _marked(piece: bytes, mark: bytes) -> Iterator[bytes]:
 class _Pieces:
     """Yield a journal's whole lines from one time to another, and some before; `complete` tells whether all were."""
 
-    def __init__(self, journal: Path, since: float, until: float) -> None:
+    def __init__(self, journal: Path, since: float, until: float, marks: JournalMarks | None = None) -> None:
+        self._marks = marks
         self._journal = journal
         self._since = since
         self._until = until
@@ -232,7 +238,13 @@ class _Pieces:
         rest = b""
         with path.open("rb") as file:
             file.seek(offset_at(path, "received_at", self._since))
-            while piece := file.read(PIECE_BYTES):
+            while True:
+                at = file.tell() - len(rest)
+                if self._marks is not None and (after := self._marks.next(path.name, at)) > at:
+                    file.seek(after)
+                    rest = b""
+                if not (piece := file.read(PIECE_BYTES)):
+                    break
                 data = rest + piece
                 end = data.rfind(b"\n") + 1
                 rest = data[end:]

@@ -36,16 +36,15 @@ class _Sums:
 class _Whole:
     """Hold what some windows of a conversation add to its row."""
 
-    __slots__ = ("breaching", "first", "frames", "last", "loss", "model", "mos", "offset", "p95", "past", "windows")
+    __slots__ = ("breaching", "first", "frames", "last", "loss", "model", "mos", "p95", "windows")
 
-    def __init__(self, window: Window, offset: int) -> None:
+    def __init__(self, window: Window) -> None:
         self.first, self.last = window.start, window.end
         self.windows = self.breaching = self.frames = 0
         self.p95: float | None = None
         self.loss: float | None = None
         self.mos: float | None = None
         self.model: str | None = None
-        self.offset = self.past = offset
 
 
 class Batch:
@@ -58,10 +57,8 @@ class Batch:
         self._wholes: dict[int, _Whole] = {}
         self._seen: dict[int, dict[int, Places]] = defaultdict(dict)
 
-    def add(
-        self, n: int, places: Places, window: Window, minute: int, *, breaching: bool, read: tuple[int, int]
-    ) -> None:
-        """Add a window of a conversation to its minute and its dimensions; `read` is where it stood in its file."""
+    def add(self, n: int, places: Places, window: Window, minute: int, *, breaching: bool) -> None:
+        """Add a window of a conversation to its minute and its dimensions."""
         self.size += 1
         frames = window.frames
         latency, loss, mos = window.latency_ms, window.packet_loss, window.mos
@@ -83,12 +80,11 @@ class Batch:
             self._count(n, places, minute)
         whole = self._wholes.get(n)
         if whole is None:
-            whole = self._wholes[n] = _Whole(window, read[0])
+            whole = self._wholes[n] = _Whole(window)
         whole.first, whole.last = min(whole.first, window.start), max(whole.last, window.end)
         whole.windows += 1
         whole.breaching += breaching
         whole.frames += frames
-        whole.past = read[1]
         if p95 is not None and (whole.p95 is None or p95 > whole.p95):
             whole.p95 = p95
         if loss is not None and (whole.loss is None or loss.max > whole.loss):
@@ -98,10 +94,9 @@ class Batch:
             if whole.mos is None or mos.value < whole.mos:
                 whole.mos = mos.value
 
-    def flush(self, db: sqlite3.Connection, newest: float) -> None:
-        """Write the sums, and forget which conversations were seen long before `newest`."""
-        if not self.size:
-            return
+    def flush(self, db: sqlite3.Connection, newest: float) -> set[int]:
+        """Write the sums, and forget which conversations were seen long before `newest`. Returns the minutes."""
+        minutes = {minute for minute, _ in self._minutes}
         db.executemany(
             MINUTE, [(m, n, s.windows, s.breaching, s.frames, *s.row()) for (m, n), s in self._minutes.items()]
         )
@@ -110,7 +105,7 @@ class Batch:
         db.executemany(
             CONVERSATION,
             [
-                (w.first, w.last, w.windows, w.breaching, w.frames, w.p95, w.loss, w.mos, w.model, w.offset, w.past, n)
+                (w.first, w.last, w.windows, w.breaching, w.frames, w.p95, w.loss, w.mos, w.model, n)
                 for n, w in self._wholes.items()
             ],
         )
@@ -120,6 +115,7 @@ class Batch:
         self._wholes.clear()
         for minute in [minute for minute in self._seen if minute < newest - SEEN_S]:
             del self._seen[minute]
+        return minutes
 
     def _count(self, n: int, places: Places, minute: int) -> None:
         """Count a conversation where it is new in a minute: everywhere, or at its new labels."""

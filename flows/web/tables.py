@@ -11,7 +11,7 @@ CREATE TABLE conversations (
   n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, feed TEXT, leg TEXT, labels TEXT NOT NULL DEFAULT '{}',
   max_latency_ms REAL, packet_loss_threshold REAL,
   first REAL, last REAL, windows INTEGER NOT NULL DEFAULT 0, breaching INTEGER NOT NULL DEFAULT 0,
-  frames INTEGER NOT NULL DEFAULT 0, p95 REAL, loss REAL, mos REAL, mos_model TEXT, offset INTEGER, past INTEGER
+  frames INTEGER NOT NULL DEFAULT 0, p95 REAL, loss REAL, mos REAL, mos_model TEXT
 );
 CREATE INDEX by_last ON conversations (last);
 CREATE TABLE labels (n INTEGER, name TEXT, value TEXT, PRIMARY KEY (n, name)) WITHOUT ROWID;
@@ -86,5 +86,5 @@ CONVERSATION: Final = """
 UPDATE conversations SET first = MIN(IFNULL(first, ?1), ?1), last = MAX(IFNULL(last, ?2), ?2), windows = windows + ?3,
   breaching = breaching + ?4, frames = frames + ?5, p95 = MAX(IFNULL(p95, ?6), IFNULL(?6, p95)),
   loss = MAX(IFNULL(loss, ?7), IFNULL(?7, loss)), mos = MIN(IFNULL(mos, ?8), IFNULL(?8, mos)),
-  mos_model = IFNULL(?9, mos_model), offset = IFNULL(offset, ?10), past = ?11 WHERE n = ?12
+  mos_model = IFNULL(?9, mos_model) WHERE n = ?10
 """

@@ -75,12 +75,16 @@ class LinesFollower:
 
 
 class JournalFollower:
-    """Read a journal from one of its segments on, plain or compressed, and the segments that follow."""
+    """Read a journal from one of its segments on, plain or compressed, and the segments that follow.
+
+    `place` is the plain segment and the offset in it of what was read last; None for a compressed one.
+    """
 
     def __init__(self, directory: Path, first: str = "") -> None:
         self._directory = directory
         self._name = first
         self._lines: LinesFollower | None = None
+        self.place: tuple[str, int] | None = None
         self._unpacked: Iterator[bytes] | None = None
 
     def read(self) -> bytes:
@@ -91,12 +95,13 @@ class JournalFollower:
             if self._unpacked is not None:
                 data = next(self._unpacked, b"")
                 if data:
+                    self.place = None
                     return data
                 self._unpacked = None
                 continue
             assert self._lines is not None
             try:
-                _, data = self._lines.read()
+                data = self._next_lines(self._lines)
             except EOFError:
                 self.close()
                 raise
@@ -104,8 +109,7 @@ class JournalFollower:
                 return data
             if not self._following():
                 return b""
-            _, data = self._lines.read()  # what was written before the next segment began
-            if data:
+            if data := self._next_lines(self._lines):  # what was written before the next segment began
                 return data
             self._lines.close()
             self._lines = None
@@ -115,6 +119,11 @@ class JournalFollower:
         if self._lines is not None:
             self._lines.close()
         self._lines = self._unpacked = None
+
+    def _next_lines(self, lines: LinesFollower) -> bytes:
+        begin, data = lines.read()
+        self.place = self._name, begin
+        return data
 
     def _following(self) -> list[Path]:
         return [path for path in segments(self._directory) if self._is_after(path)]

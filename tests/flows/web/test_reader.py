@@ -256,7 +256,7 @@ def test_files_of_days_are_one_story(tmp_path: Path) -> None:
     def starts() -> list[float]:
         found = queries.conversation(reader.model, "a")
         assert found is not None
-        return [one["start"] - BEGAN for one in windows_of(current, "a", found["offset"], found["past"]).windows]
+        return [one["start"] - BEGAN for one in windows_of(current, "a", reader.model.windows_of("a")[0]).windows]
 
     assert starts() == [0, 10, day]
     current.rename(state.dir / names[1])
@@ -337,9 +337,8 @@ def test_hostile_ids_are_found_again(tmp_path: Path) -> None:
     state.window(0, HOSTILE + "x")
     state.window(10, HOSTILE)
     reader = reader_of(state)
-    found = queries.conversation(reader.model, HOSTILE)
-    assert found is not None
-    read = windows_of(state.dir / "windows.jsonl", HOSTILE, found["offset"], found["past"])
+    read = windows_of(state.dir / "windows.jsonl", HOSTILE, reader.model.windows_of(HOSTILE)[0])
+    assert read.complete
     assert [window["start"] - BEGAN for window in read.windows] == [0.0, 10.0]
 
 
