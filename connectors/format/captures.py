@@ -1,8 +1,8 @@
 """Captures: what others write that is not a recording yet, and how it becomes one. Pure.
 
 A line may wrap a message: a collector's `rawEvent`, the `Body` of an SQS message, the `Message` of an SNS notification.
-A file may be a JSON array, or what `conversations/details/query` of analytics returned; `as_lines` turns either into
-lines that can be read.
+A file may be a JSON array, what `conversations/details/query` of analytics returned, or what tools of AWS print of a
+queue; `as_lines` turns it into lines that can be read.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ _WRAPPINGS: Final = {
     "body": "an SQS message (body)",
     "Message": "an SNS notification (Message)",
 }
+_LISTS: Final = ("conversations", "Messages", "Records")  # of analytics, `aws sqs receive-message`, a Lambda function
 _MAX_WRAPPINGS: Final = 4
 _CONVERT: Final = "see docs/replay-and-simulator.md#what-can-be-replayed"
 
@@ -76,14 +77,14 @@ def _message_in(content: Any, key: str) -> dict[str, Any]:
 
 
 def as_lines(text: bytes) -> bytes | None:
-    """Turn a whole file into lines that can be read; None if it is neither a JSON array nor a details export."""
+    """Turn a whole file into lines that can be read; None if it is neither a list nor a details export."""
     try:
         content = orjson.loads(text)
     except orjson.JSONDecodeError:
         return _export_lines(text)
     items = content if isinstance(content, list) else None
-    if isinstance(content, dict) and isinstance(content.get("conversations"), list):
-        items = content["conversations"]
+    if isinstance(content, dict):
+        items = next((content[key] for key in _LISTS if isinstance(content.get(key), list)), None)
     if items is None:
         return _export_lines(text)
     if items and all(map(_is_details, items)):

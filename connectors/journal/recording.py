@@ -30,6 +30,7 @@ Progress = Callable[[int, int], None]
 HEAD_BYTES: Final = 1 << 20
 SNIFF_BYTES: Final = 1 << 12
 _EXPORTS: Final = (b'"conversationStart"', b'"conversations"')
+_QUEUE: Final = re.compile(rb'\{\s*"(Messages|Records)"\s*:\s*\[')
 SEGMENT_NAME: Final = re.compile(r"[0-9]{8,}\.jsonl(\.zst)?")
 LINES_BYTES: Final = 1 << 16
 
@@ -141,7 +142,9 @@ def _open(path: Path) -> BinaryIO:
 def _may_need_conversion(head: bytes) -> bool:
     text = head.removeprefix(UTF8_MARK).lstrip()
     line = text.partition(b"\n")[0]
-    return text[:1] == b"[" or (text[:1] == b"{" and (line.strip() == b"{" or any(mark in line for mark in _EXPORTS)))
+    if text[:1] != b"{":
+        return text[:1] == b"["
+    return line.strip() == b"{" or _QUEUE.match(text) is not None or any(mark in line for mark in _EXPORTS)
 
 
 def _unpacked(path: Path) -> BinaryIO:

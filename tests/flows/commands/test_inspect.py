@@ -118,6 +118,23 @@ def test_captures_are_recognised(name: str, kinds: dict[str, int]) -> None:
     assert found.command == f"voicewatch replay {CASES / name} --out replayed"
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize(("key", "body"), [("Messages", "Body"), ("Records", "body")])
+def test_what_tools_of_aws_print_of_a_queue_is_recognised(
+    tmp_path: Path, key: str, body: str, indent: int | None
+) -> None:
+    """The output of `aws sqs receive-message` and the event of a Lambda function are lists of messages."""
+    detail = {"conversationId": "c9", "eventTime": 1_767_225_600_000}
+    topic = "v2.detail.events.conversation.c9.user.start"
+    event = {"id": "e1", "detail-type": topic, "detail": {"topicName": topic, "eventBody": detail}}
+    messages = [{"MessageId": "m", body: json.dumps({**event, "id": f"e{number}"})} for number in range(3)]
+    path = tmp_path / "queue.json"
+    path.write_text(json.dumps({key: messages}, indent=indent))
+    found = inspect([path], shape=None, input_map=None, gap_s=60)
+    assert found.kinds == {f"EventBridge event (in {body})": 3}
+    assert (found.rejected, found.conversations) == ({}, 1)
+
+
 def test_gaps(tmp_path: Path) -> None:
     """A silence of at least the given length is a gap; a step of the clock is not."""
     ticks = "".join(f'{{"received_at":{at},"tick":true}}\n' for at in (0, 1, 31, 32))
