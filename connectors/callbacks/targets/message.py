@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +19,16 @@ _SUMMARY_CHARACTERS: Final = 500
 _FACT_CHARACTERS: Final = 300
 _SUBJECT_CHARACTERS: Final = 128
 _LINK_CHARACTERS: Final = 2000
-_UNITS: Final = {"LATENCY_THRESHOLD_EXCEEDED": " ms", "STREAM_STALLED": " s"}
+_UNITS: Final = {
+    "LATENCY_THRESHOLD_EXCEEDED": " ms",
+    "STREAM_STALLED": " s",
+    "ONE_WAY_AUDIO": " dBFS",
+    "DEAD_AIR": " dBFS",
+    "ALERT_STORM": " alerts",
+}
+_NAMES: Final = {"minRFactor": "Lowest R factor", "entityId": "Entity", "conversationId": "Conversation of the event"}
+# What an alert of a single event is about, in this order: of its evidence, those that are there.
+_TELLING: Final = ("event", "entityType", "entityId", "status", "channel", "code", "disconnectType", "errorCode")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +55,13 @@ def message_of(alert: Mapping[str, Any]) -> Message:
     rule = str(alert.get("alertType"))
     title = TITLES.get(rule, rule)
     resolved = alert.get("state") == "resolved"
+    labels, evidence = _texts(alert, "labels"), _evidence(alert)
     value, limit = _text(rule, alert.get("metricValue")), _text(rule, alert.get("threshold"))
     subject = _subject(alert)
     figures = f"{value} (limit {limit})" if value and limit else value
+    told = " ".join(evidence[name] for name in _TELLING if name in evidence)
     summary = ": ".join(
-        filter(None, ("Resolved" if resolved else "", title, ", ".join(filter(None, (subject, figures)))))
+        filter(None, ("Resolved" if resolved else "", title, ", ".join(filter(None, (subject, told, figures)))))
     )
     link = str(alert.get(LINK) or "")
     link = link if len(link) <= _LINK_CHARACTERS else ""
@@ -61,8 +73,10 @@ def message_of(alert: Mapping[str, Any]) -> Message:
         ("Leg", alert.get("legId")),
         ("Value", value),
         ("Limit", limit),
+        ("Conversations", _share(alert)),
+        *((_words(name), text) for name, text in evidence.items() if name not in labels),
         ("Time", iso_time(alert.get("timestamp"))),
-        *((name.capitalize(), text) for name, text in sorted(_texts(alert, "labels").items())),
+        *((name.capitalize(), text) for name, text in sorted(labels.items())),
         ("Incident", alert.get("incidentId")),
     ]
     shown = [(plain(name), plain(str(text))) for name, text in facts if text]
@@ -102,7 +116,35 @@ def _texts(alert: Mapping[str, Any], key: str) -> dict[str, str]:
     return {str(name): str(text) for name, text in value.items()} if isinstance(value, Mapping) else {}
 
 
+def _evidence(alert: Mapping[str, Any]) -> dict[str, str]:
+    """Return what the message of an event says, as texts."""
+    value = alert.get("evidence")
+    texts = {
+        str(name): ", ".join(map(str, item)) if isinstance(item, list) else f"{item:.6g}" if _is_number(item) else item
+        for name, item in (value.items() if isinstance(value, Mapping) else ())
+    }
+    return {name: text for name, text in texts.items() if isinstance(text, str) and text}
+
+
+def _share(alert: Mapping[str, Any]) -> str:
+    conversations, breaching = alert.get("conversations"), alert.get("breaching")
+    return f"{breaching} of {conversations} with bad frames" if isinstance(conversations, int) else ""
+
+
+def _words(name: str) -> str:
+    """Write the name of a key in words.
+
+    >>> _words("disconnectType")
+    'Disconnect type'
+    """
+    return _NAMES.get(name) or re.sub("(?<=[a-z])(?=[A-Z])", " ", name).capitalize()
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _text(rule: str, value: Any) -> str:
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not _is_number(value):
         return ""
     return f"{value * 100:.4g} %" if rule in RATIOS else f"{value:.6g}{_UNITS.get(rule, '')}"

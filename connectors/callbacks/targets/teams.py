@@ -25,7 +25,7 @@ def render(alert: Mapping[str, Any], severity: str) -> bytes:
     colour = "good" if alert.get("state") == "resolved" else _COLOURS[severity]
     for characters in _FACT_CHARACTERS:
         body = orjson.dumps(_message_of(message, colour, characters))
-        if max(len(body), 2 * len(body.decode())) <= _MESSAGE_BYTES:
+        if max(len(body), len(body.decode().encode("utf-16-le"))) <= _MESSAGE_BYTES:
             break
     return body
 

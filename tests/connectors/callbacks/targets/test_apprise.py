@@ -63,7 +63,7 @@ def test_mail_goes_through_a_relay(outbox, deliver):
 
 
 def test_the_lines_of_a_mail_stay_lines_and_labels_are_text(outbox, deliver):
-    """Apprise takes a text for HTML unless it is told; older versions send both forms."""
+    """Apprise takes a text for HTML without `body_format`; older versions send both forms."""
     hostile = RAISED | {"labels": {"queue": '<a href="https://evil.example">sign in</a>'}}
     with mail_relay() as relay:
         for name, option in (("plain", ""), ("html", "&format=html")):

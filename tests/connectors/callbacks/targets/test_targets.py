@@ -142,6 +142,7 @@ def test_a_message_is_within_the_limits_of_its_service(kind: Any, judge: Judge, 
         "labels": labels,
         "group": dict(list(labels.items())[:8]),
         "window": {"legs": [{"leg_id": character * 1000}] * 1000},
+        "evidence": {f"key{n}": character * 1000 for n in range(12)} | {"codecs": [character] * 1000},
     }
     target = Target("t", kind, KEY if kind == "pagerduty" else "https://example.com/x")
     for one in (alert, alert | {"conversationId": None}, alert | {"state": "resolved"}):
@@ -150,6 +151,73 @@ def test_a_message_is_within_the_limits_of_its_service(kind: Any, judge: Judge, 
             body, _ = route_of(target).request(callback.body)
             assert judge(path, {}, body).status in (200, 202), body[:2000]
             assert (link in body.decode()) == (len(link) < 2000)
+
+
+@pytest.mark.parametrize(
+    ("alert", "summary", "facts"),
+    [
+        (
+            {"alertType": "CALL_FAILED", "evidence": {"code": "error.ice", "disconnectType": "transport.failure"}},
+            "Call failed: conversation c<1>, error.ice transport.failure",
+            {"Code": "error.ice", "Disconnect type": "transport.failure"},
+        ),
+        (
+            {
+                "alertType": "PLATFORM_EVENT",
+                "conversationId": None,
+                "evidence": {"event": "AUDIOHOOK-0001", "entityId": "e-1", "entityType": "integration"},
+            },
+            "Platform event: AUDIOHOOK-0001 integration e-1",
+            {"Event": "AUDIOHOOK-0001", "Entity": "e-1", "Entity type": "integration"},
+        ),
+        (
+            {
+                "alertType": "PLATFORM_EVENT",
+                "conversationId": None,
+                "state": "resolved",
+                "evidence": {"event": "edge.onlineStatus", "entityId": "e-1", "entityType": "edge", "status": "ONLINE"},
+            },
+            "Resolved: Platform event: edge.onlineStatus edge e-1 ONLINE",
+            {"Status": "ONLINE"},
+        ),
+        (
+            {
+                "alertType": "ONE_WAY_AUDIO",
+                "metricValue": -98.0,
+                "threshold": -60.0,
+                "evidence": {"channel": "external", "silentSeconds": 12.5, "sessionId": None},
+            },
+            "One-way audio: conversation c<1>, external, -98 dBFS (limit -60 dBFS)",
+            {"Channel": "external", "Silent seconds": "12.5"},
+        ),
+        (
+            {
+                "alertType": "LOW_MOS",
+                "metricValue": 2.82,
+                "threshold": 3.5,
+                "evidence": {"scale": "genesys-5", "minRFactor": 54.1, "codecs": ["audio/opus", "audio/PCMU"]},
+            },
+            "Low MOS: conversation c<1>, 2.82 (limit 3.5)",
+            {"Scale": "genesys-5", "Lowest R factor": "54.1", "Codecs": "audio/opus, audio/PCMU"},
+        ),
+        (
+            {"alertType": "ALERT_STORM", "conversationId": None, "metricValue": 12, "threshold": 5},
+            "Alert storm: 12 alerts (limit 5 alerts)",
+            {},
+        ),
+        (
+            GROUP,
+            "Group degraded: queue support, 40 % (limit 30 %)",
+            {"Conversations": "4 of 10 with bad frames", "Queue": "support"},
+        ),
+    ],
+)
+def test_a_message_says_what_happened(alert: dict[str, Any], summary: str, facts: dict[str, str]) -> None:
+    """An alert of a single event has no value: its message names the event, the code, the entity."""
+    plain = {"metricValue": None, "threshold": None, "labels": {}}
+    message = message_of(RAISED | plain | alert)
+    assert message.summary == summary
+    assert dict(message.facts).items() >= facts.items()
 
 
 def test_a_label_cannot_add_lines_to_a_message() -> None:
