@@ -14,7 +14,7 @@ from connectors.state.files import LOCK_NAME, make_private_dir, state_errors
 from connectors.state.results import open_results
 from flows.data.results import result_files
 
-__all__ = ["KINDS", "Format", "export", "import_parquet", "parse_time", "result_lines"]
+__all__ = ["KINDS", "Format", "export", "import_parquet", "parse_time", "raw_lines", "result_lines"]
 
 Format = Literal["jsonl", "parquet"]
 KINDS: Final = ("windows", "groups", "alerts")
@@ -56,16 +56,20 @@ def import_parquet() -> Any:
     return write_parquet
 
 
-def result_lines(source: Path, kind: str) -> Iterator[tuple[bytes, float]]:
-    """Yield the complete lines of a kind of results, with their times in epoch seconds, file by file, oldest first.
+def raw_lines(source: Path, kind: str) -> Iterator[bytes]:
+    """Yield the complete lines of a kind of results, file by file, oldest first.
 
     A torn last line, which a run is about to complete, is left out. Raises StateError.
     """
     for path in result_files(source, kind):
         with state_errors(f"reading {path}"), open_results(path) as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    yield line, float(orjson.loads(line)[_TIMES[kind]])
+            yield from (line for line in file if line.endswith(b"\n"))
+
+
+def result_lines(source: Path, kind: str) -> Iterator[tuple[bytes, float]]:
+    """Yield what `raw_lines` yields, with its times in epoch seconds. Raises StateError."""
+    for line in raw_lines(source, kind):
+        yield line, float(orjson.loads(line)[_TIMES[kind]])
 
 
 def parse_time(text: str, option: str) -> float:

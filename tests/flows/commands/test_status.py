@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 
 from connectors.errors import UnusableStateError
@@ -88,6 +89,25 @@ def test_what_needs_attention_is_named(tmp_path: Path) -> None:
         "the oldest pending callback has waited for 2.0 h",
     ]
     assert status_of(state.dir)["running"] is None
+
+
+def test_a_label_may_look_like_a_resolve(tmp_path: Path) -> None:
+    """Also where a label looks like a resolve; under the policy `frame`, an alert is no incident."""
+    state = StateDir(tmp_path / "state")
+    state.feed(1, "up", "connected")
+    lines = [
+        {"incidentId": "i1", "state": "raised", "labels": {"state": "resolved"}},
+        {"incidentId": "i2", "state": "raised", "labels": {}},
+        {"incidentId": "i2", "state": "resolved", "labels": {}},
+        {"incidentId": "i3", "state": "raised", "labels": {}, "alertType": "CALL_FAILED"},
+        {"incidentId": "i4", "state": "raised", "labels": {}, "alertType": "DEAD_AIR"},
+    ]
+    common = {"alertType": "LOW_MOS", "alertId": "a", "timestamp": 1.0}
+    text = b"".join(orjson.dumps({**common, **line}) + b"\n" for line in lines)
+    (state.dir / "alerts.jsonl").write_bytes(text + b'{"incidentId":"torn')
+    assert [one["incidentId"] for one in status_of(state.dir)["incidents"]] == ["i1", "i4"]
+    state.record(2, settings={"windows": {}, "alerts": {"policy": "frame"}})
+    assert [one["incidentId"] for one in status_of(state.dir)["incidents"]] == ["i4"]
 
 
 def test_lines_that_wait_for_kafka_are_counted(tmp_path: Path) -> None:
