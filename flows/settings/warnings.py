@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from connectors.errors import ConfigurationError
@@ -21,7 +22,7 @@ _MEDIA_RATES_HZ = (8000, 16000)
 
 
 def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) -> list[str]:
-    """Return a line for each value that is probably a mistake; `environ`, if given, is checked for secrets."""
+    """Return a line for each value that is probably a mistake; with `environ`, also what this machine lacks for it."""
     lines = [
         *_interceptor_warnings(settings),
         *_feed_warnings(settings),
@@ -31,7 +32,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) ->
         *(f"{key}: has no effect without {needed}" for key, needed in void_keys(settings)),
     ]
     if environ is not None:
-        lines += _secret_warnings(settings, environ)
+        lines += [*_secret_warnings(settings, environ), *_package_warnings(settings)]
     return lines
 
 
@@ -87,6 +88,14 @@ def _secret_warnings(settings: Settings, environ: Mapping[str, str]) -> Iterator
             event_keys(feed, environ)
         except ConfigurationError as error:
             yield from (f"{error.where}: {mistake}" for mistake in error.mistakes)
+
+
+def _package_warnings(settings: Settings) -> Iterator[str]:
+    """Yield a line for each package that a run would end without."""
+    if settings.kafka.brokers and find_spec("confluent_kafka") is None:
+        yield "kafka: needs confluent-kafka, which is not installed: pip install 'voicewatch[kafka]'"
+    if any(feed.queue_url is not None for feed in settings.feeds) and find_spec("boto3") is None:
+        yield "queue_url needs boto3, which is not installed: pip install 'voicewatch[sqs]'"
 
 
 def _feed_warnings(settings: Settings) -> Iterator[str]:
