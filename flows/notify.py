@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -10,7 +11,7 @@ import orjson
 from connectors.callbacks.routes import Route
 from connectors.callbacks.targets import Target, callback_of, route_of
 from connectors.format.rule_names import is_lasting
-from flows.analytics.alerts import Alert
+from flows.analytics.alerts import Alert, alert_id_of
 from flows.settings.models import Settings
 from flows.settings.notify import NotifySettings, notify_secrets
 
@@ -46,25 +47,31 @@ class Notifier:
             return []
         shown: dict[str, Any] = orjson.loads(alert.body)
         link, severity = self._web.link(shown), self._severity.get(alert.rule, "warning")
-        lasts = self.is_lasting(shown)
-        return [
-            callback_of(target, shown, alert.body, severity, link, is_resolved_later=lasts)
-            for table, target in self._targets
-            if _wanted(table, shown)
-        ]
+        callbacks = []
+        for table, target in self._targets:
+            if (table.rules and alert.rule not in table.rules) or alert.state not in table.states:
+                continue
+            lasts = self._lasts(shown, table)
+            callback = callback_of(target, shown, alert.body, severity, link, is_resolved_later=lasts)
+            if _matches(table, shown):
+                callbacks.append(callback)
+            elif callback.closes:  # the labels may have matched when the alert was raised
+                raised = alert_id_of(callback.incident, "raised")
+                callbacks.append(replace(callback, only_after=f"{raised}/{target.name}"))
+        return callbacks
 
-    def is_lasting(self, alert: Mapping[str, Any]) -> bool:
-        """Return whether an alert, the object of its line, is followed by a resolved one."""
-        return is_lasting(str(alert.get("alertType")), alert.get("evidence"), framewise=self._policy == "frame")
+    def is_lasting(self, alert: Mapping[str, Any], target: str) -> bool:
+        """Return whether a raised alert, the object of its line, is followed by a resolved one for this target."""
+        return any(self._lasts(alert, table) for table, _ in self._targets if table.name == target)
+
+    def _lasts(self, alert: Mapping[str, Any], table: NotifySettings) -> bool:
+        rule, evidence = str(alert.get("alertType")), alert.get("evidence")
+        return "resolved" in table.states and is_lasting(rule, evidence, framewise=self._policy == "frame")
 
 
-def _wanted(table: NotifySettings, alert: Mapping[str, Any]) -> bool:
+def _matches(table: NotifySettings, alert: Mapping[str, Any]) -> bool:
     labels = {**(alert.get("labels") or {}), **(alert.get("group") or {})}
-    return (
-        (not table.rules or alert["alertType"] in table.rules)
-        and alert["state"] in table.states
-        and all(labels.get(name) == value for name, value in table.match.items())
-    )
+    return all(labels.get(name) == value for name, value in table.match.items())
 
 
 def _target(table: NotifySettings, secret: str) -> Target:

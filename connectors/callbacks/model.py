@@ -18,7 +18,7 @@ class Callback:
 
     Callbacks of one `thread`, by default the conversation, are sent in the order in which they were inserted. One with
     `refresh_s` is sent again at that interval after its delivery, until one that `closes` its `incident` is inserted
-    for the same `url`.
+    for the same `url`. One with `only_after` is inserted only if the callback of that id is or was in the outbox.
     """
 
     id: str
@@ -29,6 +29,7 @@ class Callback:
     incident: str = ""
     closes: bool = False
     refresh_s: float = 0.0
+    only_after: str = ""
 
     @property
     def order_key(self) -> str:

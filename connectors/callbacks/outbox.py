@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -46,7 +47,8 @@ WITH RECURSIVE waiting(url) AS (
 _INSERT = (
     "INSERT INTO callbacks"
     " (id, conversation, url, body, created_at, due_at, thread, incident, closes, refresh_s, wait_s)"
-    " VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?, 0) ON CONFLICT (id) DO NOTHING"
+    " SELECT :id, :conversation_id, :url, :body, :now, 0, :order_key, :incident, :closes, :refresh_s, 0"
+    " WHERE :only_after = '' OR EXISTS (SELECT 1 FROM callbacks WHERE id = :only_after) ON CONFLICT (id) DO NOTHING"
 )
 _DUE = (
     "SELECT id, conversation, body, attempts, requeued, created_at, state, thread, incident, closes, refresh_s"
@@ -84,8 +86,8 @@ _KEEP_OPEN = (
     " AND later.incident = callbacks.incident AND later.url = callbacks.url)"
 )
 _REPEATED: Final = (
-    "SELECT id, created_at FROM callbacks WHERE state = 'open'"
-    " UNION ALL SELECT id, created_at FROM callbacks WHERE state = 'pending' AND refresh_s > 0"
+    "SELECT id, created_at, incident FROM callbacks WHERE state = 'open'"
+    " UNION ALL SELECT id, created_at, incident FROM callbacks WHERE state = 'pending' AND refresh_s > 0"
 )
 _END_REPEATS: Final = (
     "UPDATE callbacks SET refresh_s = 0 WHERE id = ?",
@@ -155,13 +157,8 @@ class Outbox:
         batch = list(callbacks)
         with self._write(durable=True):
             before = self._db.total_changes
-            self._db.executemany(
-                _INSERT,
-                [
-                    (c.id, c.conversation_id, c.url, c.body, now, c.order_key, c.incident, c.closes, c.refresh_s)
-                    for c in batch
-                ],
-            )
+            rows = [{**asdict(one), "order_key": one.order_key, "now": now} for one in batch]
+            self._db.executemany(_INSERT, rows)
             inserted = self._db.total_changes - before
             self._db.executemany(_CLOSE, [(c.incident, c.url) for c in batch if c.closes])
             self._promote({c.order_key for c in batch})
@@ -290,10 +287,10 @@ class Outbox:
             self._promote(threads)
         return count
 
-    def repeated(self) -> dict[str, float]:
-        """Return when the callbacks were created that are sent again after their delivery, or will be, by their ids."""
+    def repeated(self) -> list[tuple[str, float, str]]:
+        """Return id, time of creation and incident of what is sent again after its delivery, or will be."""
         with self._lock, self._explained():
-            return dict(self._db.execute(_REPEATED))
+            return self._db.execute(_REPEATED).fetchall()
 
     def end_repeats(self, ids: Iterable[str]) -> None:
         """Send these callbacks not again after their delivery."""

@@ -20,7 +20,17 @@ from flows.analytics.watch_table import Watch
 from flows.analytics.window_lines import window_object
 from flows.analytics.windows import TEXTS, Column, Summaries
 
-__all__ = ["Alert", "Change", "LatestWindows", "incident_id", "incident_id_of", "make_alert", "uuid5", "uuid_text"]
+__all__ = [
+    "Alert",
+    "Change",
+    "LatestWindows",
+    "alert_id_of",
+    "incident_id",
+    "incident_id_of",
+    "make_alert",
+    "uuid5",
+    "uuid_text",
+]
 
 _NAMESPACE: Final = bytes.fromhex("7d4e1c52 93c1 5a3e 8b1f 0f6f2d9c4a77")
 
@@ -101,6 +111,11 @@ def uuid_text(octets: bytes) -> str:
     """Return a UUID as text."""
     digits = octets.hex()
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def alert_id_of(incident: str, state: str) -> str:
+    """Return the id of the alert of an incident, by its id as text, in a state."""
+    return uuid_text(uuid5(bytes.fromhex(incident.replace("-", "")), state.encode()))
 
 
 def make_alert(place: int, change: Change, window: list[float] | None, labels: LabelTexts) -> Alert:

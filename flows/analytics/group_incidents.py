@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from flows.analytics.alerts import Alert, incident_id_of, uuid5, uuid_text
+from flows.analytics.alerts import Alert, alert_id_of, incident_id_of, uuid_text
 from flows.analytics.group_parts import GroupPart
 from flows.analytics.group_progress import progress_lines
 from flows.analytics.group_windows import GroupWindow, group_windows
@@ -253,7 +253,7 @@ def _alert(
     window: dict[str, Any] | None,
     more: dict[str, Any],
 ) -> Alert:
-    alert_id = uuid_text(uuid5(bytes.fromhex(incident.replace("-", "")), state[0].encode()))
+    alert_id = alert_id_of(incident, state[0])
     body = {
         "conversationId": None,
         "alertType": rule,

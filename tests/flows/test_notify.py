@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from flows.analytics.alerts import Alert
+from connectors.callbacks.outbox import Outbox
+from flows.analytics.alerts import Alert, alert_id_of
 from flows.notify import Notifier
 from flows.settings.loading import parse_settings
 from tests.support import vendors
@@ -70,6 +71,37 @@ def test_alertmanager_gets_again_what_will_be_resolved(
     config = parse_settings({"notify": [table], "alerts": {"policy": policy}}, "test")
     [callback] = Notifier(config, {"AM_URL": "http://127.0.0.1:9093"}).callbacks(given)
     assert (callback.refresh_s > 0) == is_repeated
+
+
+@pytest.mark.parametrize("kind", ["slack", "alertmanager"])
+def test_a_resolve_follows_its_raised_alert_when_labels_change(tmp_path: Path, kind: str) -> None:
+    """A call is transferred to another queue: the target of the first queue gets both alerts, an unrelated one none."""
+    incident = "7a1e3d52-2c0a-5b6f-8d1e-9e0c4b7f3a10"
+    tables = [
+        {"name": queue, "kind": kind, "url_env": "CHAT_URL", "match": {"queue": queue}} for queue in ("first", "third")
+    ]
+    notifier = Notifier(parse_settings({"notify": tables}, "test"), {"CHAT_URL": "https://hooks.slack.com"})
+    outbox = Outbox(tmp_path / "outbox.sqlite3")
+    for state, queue in (("raised", "first"), ("resolved", "second")):
+        given = alert("LATENCY_THRESHOLD_EXCEEDED", state, {"queue": queue})
+        id_ = alert_id_of(incident, state)
+        body = json.dumps(json.loads(given.body) | {"alertId": id_, "incidentId": incident}).encode()
+        outbox.insert(notifier.callbacks(given._replace(alert_id=id_, body=body)), now=1.0)
+    waiting = outbox.entries()
+    assert [(one.url, one.id.partition("/")[0]) for one in waiting] == [
+        ("notify:first", alert_id_of(incident, "raised")),
+        ("notify:first", alert_id_of(incident, "resolved")),
+    ]
+    outbox.close()
+
+
+def test_alertmanager_gets_once_what_it_gets_no_resolve_of() -> None:
+    """With `states = ["raised"]`, nothing would end the repetition; `is_lasting` says the same of an older outbox."""
+    table = {"name": "am", "kind": "alertmanager", "url_env": "AM_URL", "states": ["raised"]}
+    notifier = Notifier(parse_settings({"notify": [table]}, "test"), {"AM_URL": "http://127.0.0.1:9093"})
+    [callback] = notifier.callbacks(alert("LATENCY_THRESHOLD_EXCEEDED"))
+    assert callback.refresh_s == 0
+    assert not notifier.is_lasting({"alertType": "LATENCY_THRESHOLD_EXCEEDED"}, "am")
 
 
 def test_messages_link_to_the_live_page_when_its_address_is_known() -> None:

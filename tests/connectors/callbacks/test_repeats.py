@@ -20,7 +20,8 @@ MUCH_LATER = 1e12
 DAY_S = 86_400.0
 
 
-def lasts(alert: Any) -> bool:
+def lasts(alert: Any, target: str) -> bool:
+    assert target == "am"
     return is_lasting(alert["alertType"], alert.get("evidence"))
 
 
@@ -66,11 +67,23 @@ def test_one_that_waits_for_its_first_delivery_is_sent_once(old: Path) -> None:
     outbox = Outbox(old / "outbox.sqlite3")
     alerts = old / "alerts.jsonl"
     callback = Callback(add_lasting(outbox, alerts, delivered=False), "c9", "notify:am", b"[]", refresh_s=60.0)
-    assert end_repeats(outbox, alerts, lambda _: False, now=3.0) == 5
+    assert end_repeats(outbox, alerts, lambda *_: False, now=3.0) == 5
     (due,) = outbox.due(MUCH_LATER).waiting
     assert (due.callback.id, due.callback.refresh_s) == (callback.id, 0.0)
     outbox.record_results([AttemptResult(due.callback, "delivered", 4.0, 1)])
     assert repeated(outbox) == []
+    outbox.close()
+
+
+def test_one_whose_resolve_went_nowhere_ends(old: Path) -> None:
+    """An older version did not send a resolve whose labels matched no more, and repeated the raised alert."""
+    outbox = Outbox(old / "outbox.sqlite3")
+    alerts = old / "alerts.jsonl"
+    add_lasting(outbox, alerts, delivered=True)
+    line = {"alertType": "PACKET_LOSS_DETECTED", "alertId": "a-2", "incidentId": "i-9", "state": "resolved"}
+    alerts.write_bytes(alerts.read_bytes() + json.dumps(line, separators=(",", ":")).encode() + b"\n")
+    assert end_repeats(outbox, alerts, lambda *_: True, now=3.0) == 1
+    assert len(repeated(outbox)) == 4
     outbox.close()
 
 
@@ -81,7 +94,7 @@ def test_alerts_are_found_in_past_days(old: Path) -> None:
     (old / "alerts.jsonl").unlink()
     (old / "alerts-2026-05-05.jsonl.gz").write_bytes(gzip.compress(b"".join(lines[:3])))
     (old / "alerts-2026-07-10.jsonl.gz").write_bytes(gzip.compress(b"".join(lines[3:]))[:-9])
-    created = min(outbox.repeated().values())
+    created = min(at for _, at, _ in outbox.repeated())
     assert end_repeats(outbox, old / "alerts.jsonl", lasts, now=created) in (3, 4)
     outbox.close()
 
@@ -89,7 +102,7 @@ def test_alerts_are_found_in_past_days(old: Path) -> None:
 def test_one_whose_alert_is_gone_ends_after_a_week(old: Path) -> None:
     """Results may have been removed or moved meanwhile."""
     outbox = Outbox(old / "outbox.sqlite3")
-    created = max(outbox.repeated().values())
+    created = max(at for _, at, _ in outbox.repeated())
     (old / "alerts.jsonl").unlink()
     assert end_repeats(outbox, old / "alerts.jsonl", lasts, now=created + 6 * DAY_S) == 0
     assert end_repeats(outbox, old / "alerts.jsonl", lasts, now=created + 8 * DAY_S) == 4

@@ -214,7 +214,7 @@ def test_a_message_is_within_the_limits_of_its_service(kind: Any, judge: Judge, 
 )
 def test_a_message_says_what_happened(alert: dict[str, Any], summary: str, facts: dict[str, str]) -> None:
     """An alert of a single event has no value: its message names the event, the code, the entity."""
-    plain = {"metricValue": None, "threshold": None, "labels": {}}
+    plain: dict[str, Any] = {"metricValue": None, "threshold": None, "labels": {}}
     message = message_of(RAISED | plain | alert)
     assert message.summary == summary
     assert dict(message.facts).items() >= facts.items()
