@@ -18,6 +18,7 @@ from typing import TypeVar
 import httpx
 
 from connectors.callbacks.addresses import Resolve, resolve
+from connectors.callbacks.metrics import DeliveryMetrics
 from connectors.callbacks.model import DueBatch, DueCallback
 from connectors.callbacks.outbox import Outbox
 from connectors.callbacks.policy import Dead, Delivered, DeliveryPolicy, Outcome, Retry, Verdict, classify, excerpt
@@ -31,27 +32,15 @@ from connectors.runtime.timeline import Timeline
 from connectors.runtime.tracing import span
 from connectors.state.audit import AuditLog
 
-__all__ = ["Delivery", "DeliveryMetrics"]
+__all__ = ["Delivery"]
 
 _T = TypeVar("_T")
 
 _POLL_S = 1.0
+_ROUND_S = 0.01
 _PRUNE_EVERY_S = 3600.0
 _IDS_KEPT_S = 7 * 86400.0
 _NO_SUCH_TARGET = "target: no [[notify]] table has this name any more"
-
-
-class DeliveryMetrics:
-    """Take what a delivery reports while it works. This one ignores it; a subclass counts."""
-
-    def attempted(self, state: str) -> None:
-        """Note that an attempt has ended, and the state of the callback."""
-
-    def attempt_took(self, seconds: float) -> None:
-        """Note how long an attempt took."""
-
-    def receivers(self, states: Mapping[str, int]) -> None:
-        """Note how many receivers are in each state."""
 
 
 class Delivery:
@@ -111,6 +100,7 @@ class Delivery:
         self._made_room: set[asyncio.Task[None]] = set()
         self._results = Results(self._policy, audit, outbox, self._timeline, u)
         self._recovered: set[str] = set()  # receivers that are back after a failure
+        self._again: asyncio.TimerHandle | None = None  # while receivers wait for a connection
         self._pruned_at = float("-inf")
 
     def start(self) -> None:
@@ -208,14 +198,14 @@ class Delivery:
         await self._record()
         if self._clock() >= self._pruned_at + _PRUNE_EVERY_S:
             self._pruned_at = self._clock()
-            await self._on_disk(self._outbox.prune, self._now() - _IDS_KEPT_S)
+            await self._on_disk(self._outbox.prune, self._timeline() - _IDS_KEPT_S)
         now, busy = self._clock(), frozenset(self._busy)
         limits = {key: receiver.wanted(now) for key, receiver in self._receivers.items()}
         read = functools.partial(self._outbox.due, per_url=2, busy=busy, limits=limits)
         due = await self._on_disk(read, self._timeline())
         await self._enqueue(due)
         moments = [] if due.next_at is None else [due.next_at - self._timeline()]
-        moments += [wait_s for wait_s in (self._begin_all(),) if wait_s is not None]
+        self._begin_all()
         now = self._clock()
         for receiver in list(self._receivers.values()):
             until = receiver.blocked_until(now)
@@ -245,7 +235,9 @@ class Delivery:
     async def _expired(self, waiting: DueCallback, after_s: float) -> bool:
         """Settle a raised callback that is too old to be of use if its resolve waits too; return whether it was so."""
         callback = waiting.callback
-        if waiting.refresh or callback.closes or self._now() - waiting.created_at <= after_s:
+        # By the clock that says less, if the wall clock was set since.
+        age_s = min(self._now(), self._timeline()) - waiting.created_at
+        if waiting.refresh or callback.closes or age_s <= after_s:
             return False
         later = await self._on_disk(self._outbox.resolve_of, callback)
         if later is None:
@@ -264,14 +256,20 @@ class Delivery:
         receiver = self._receivers[key] = Receiver(key, route, self._policy, self._verify, self._resolver)
         return receiver
 
-    def _begin_all(self) -> float | None:
-        """Begin the attempts that may begin; return the seconds until some may have to make room for others."""
+    def _begin_all(self) -> None:
+        """Begin the attempts that may begin, again and again while receivers wait for those of others to make room.
+
+        The turns of the disk do not bound it: with many hanging receivers it takes many rounds to come to a good one.
+        """
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         receivers = self._receivers.values()
         self._shares.count(receivers)
         for receiver in receivers:
             self._give_up(receiver)
         if self._cut:
-            return None
+            return
         now = self._clock()
         for receiver in self._shares.in_turn(receivers, now):
             self._begin(receiver)
@@ -279,7 +277,15 @@ class Delivery:
         for task in cut:
             self._made_room.add(task)
             task.cancel()
-        return None if again_at is None else again_at - now
+        if again_at is not None:
+            self._begin_again(_ROUND_S if cut else max(again_at - now, _ROUND_S))
+
+    def _begin_again(self, after_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._again is None or self._again.when() > loop.time() + after_s:
+            if self._again is not None:
+                self._again.cancel()
+            self._again = loop.call_later(after_s, self._begin_all)
 
     def _give_up(self, receiver: Receiver) -> None:
         """Let the callbacks for a receiver that has answered 410 die, unless an operator asked for them again."""
@@ -324,6 +330,8 @@ class Delivery:
         if not waiting.refresh:
             self._metrics.attempted(state)
         self._news.set()
+        if self._again is not None:
+            self._begin_again(_ROUND_S)
         if not self._cut and len(self._attempts) * 2 <= self._shares.total:
             self._give_up(receiver)
             if receiver.ready(receiver.used_at):  # immediately: no attempt waits for the connection
@@ -370,6 +378,7 @@ class Delivery:
             self._recovered.discard(key)
 
     async def _end(self) -> None:
+        self._cut = True
         for task in list(self._attempts):
             self._made_room.discard(task)
             task.cancel()

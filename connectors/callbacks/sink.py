@@ -14,7 +14,8 @@ from types import MappingProxyType
 
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
-from connectors.callbacks.delivery import Delivery, DeliveryMetrics
+from connectors.callbacks.delivery import Delivery
+from connectors.callbacks.metrics import DeliveryMetrics
 from connectors.callbacks.outbox import Callback, Outbox
 from connectors.callbacks.policy import DeliveryPolicy
 from connectors.callbacks.repeats import IsLasting, end_repeats

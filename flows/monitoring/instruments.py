@@ -17,7 +17,7 @@ from flows.analytics.shard import Shard
 from flows.analytics.shards import ShardBlock
 
 if TYPE_CHECKING:
-    from connectors.callbacks.delivery import DeliveryMetrics
+    from connectors.callbacks.metrics import DeliveryMetrics
     from connectors.journal.progress import SourceProgress
 
 __all__ = ["Instruments", "Tokens"]

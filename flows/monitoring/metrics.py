@@ -30,7 +30,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from connectors.callbacks.delivery import DeliveryMetrics
+from connectors.callbacks.metrics import DeliveryMetrics
 from connectors.callbacks.outbox import outbox_state
 from connectors.journal.progress import SourceProgress
 from connectors.kafka.spool import spool_state

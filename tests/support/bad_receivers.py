@@ -28,6 +28,7 @@ class BadReceivers:
         self.at: dict[str, list[float]] = {}  # when requests came, by path, on the monotonic clock
         self.connections: Counter[str] = Counter()
         self.bodies: list[bytes] = []
+        self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._started = threading.Event()
@@ -35,7 +36,8 @@ class BadReceivers:
 
     def count(self, prefix: str) -> int:
         """The number of requests to paths that begin with `prefix`."""
-        return sum(len(times) for path, times in list(self.at.items()) if path.startswith(prefix))
+        with self._lock:
+            return sum(len(times) for path, times in self.at.items() if path.startswith(prefix))
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -56,7 +58,8 @@ class BadReceivers:
                 path = head.split(" ", 2)[1]
                 length = int(head.lower().partition("content-length:")[2].split("\r\n")[0])
                 body = await reader.readexactly(length)
-                self.at.setdefault(path, []).append(time.monotonic())
+                with self._lock:
+                    self.at.setdefault(path, []).append(time.monotonic())
                 self.bodies.append(body)
                 self.connections[path] += first
                 first = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 
-from connectors.callbacks.model import AttemptResult
+from connectors.callbacks.model import AttemptResult, Callback
 from connectors.callbacks.outbox import Outbox
 from connectors.callbacks.policy import DeliveryPolicy
 from connectors.runtime.timeline import Timeline
@@ -86,3 +86,16 @@ def test_delivery_goes_on_after_a_restart_with_the_clock_set_back(tmp_path, rece
         delivery.stop(0.05 if not done else 1.0)
         outbox.close()
     assert [r.status for r in receiver.received] == [503, 200]
+
+
+def test_a_clock_that_is_set_forward_expires_no_young_callback(outbox, deliver, receiver):
+    """A raised callback of a second ago is sent before its resolve, even if the clock says it is an hour old."""
+    clock = SteppingClock()
+    receiver.script("/a", [Reply(503)])
+    outbox.insert([Callback("a-1", "c", receiver.url + "/a", b"{}", incident="i-1")], clock())
+    deliver(POLICY, now=clock, expire_after_s=300.0)
+    receiver.wait_until(lambda got: len(got) >= 1, DEADLINE_S)
+    clock.offset_s = 3600.0
+    outbox.insert([Callback("a-2", "c", receiver.url + "/a", b"{}", incident="i-1", closes=True)], clock())
+    receiver.wait_for(2, DEADLINE_S)
+    assert [request.id for request in receiver.received] == ["a-1", "a-1", "a-2"]

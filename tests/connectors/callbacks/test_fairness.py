@@ -6,6 +6,8 @@ import time
 
 import pytest
 
+from connectors.callbacks.delivery import Delivery
+from connectors.callbacks.outbox import Outbox
 from connectors.callbacks.policy import DeliveryPolicy
 from tests.support.bad_receivers import bad_receivers
 from tests.support.callbacks import DEADLINE_S, FAST, callback, eventually, insert
@@ -42,6 +44,34 @@ def test_good_receivers_find_a_connection_when_all_are_taken(outbox, deliver):
         assert time.monotonic() - began < 10.0  # half of the connections are kept for those known to answer
         cut = [e.last_error or "" for e in outbox.entries(["pending"])]
     assert any("others needed the connection" in error for error in cut)
+
+
+class SlowOutbox(Outbox):
+    """An outbox on a disk that is busy."""
+
+    def due(self, *arguments, **options):
+        time.sleep(0.5)
+        return super().due(*arguments, **options)
+
+    def record_results(self, results):
+        time.sleep(0.5)
+        super().record_results(results)
+
+
+def test_a_slow_disk_does_not_slow_the_search_for_a_connection(tmp_path):
+    """Hanging receivers make room for good ones after `patience_s`, whatever time the outbox takes for its turns."""
+    outbox = SlowOutbox(tmp_path / "outbox.sqlite3")
+    delivery = Delivery(outbox, audit=None, policy=policy(total=16, timeout_s=60.0, patience_s=0.2))
+    delivery.start()
+    try:
+        with bad_receivers() as there:
+            insert(outbox, *(callback(n, f"{there.url}/hang{n}", f"h{n}") for n in range(60)))
+            eventually(lambda: there.count("/hang") >= 8)
+            insert(outbox, *(callback(1000 + n, f"{there.url}/good{n}", f"g{n}") for n in range(60)))
+            eventually(lambda: there.count("/good") == 60, 10.0)  # 18 turns of the disk would take longer
+    finally:
+        delivery.stop(0.0)
+        outbox.close()
 
 
 @pytest.mark.parametrize("path", ["/flood100", "/flood103", "/chunks"])
