@@ -24,6 +24,7 @@ from connectors.callbacks.outbox import Outbox
 from connectors.callbacks.policy import Dead, Delivered, DeliveryPolicy, Outcome, Retry, Verdict, classify, excerpt
 from connectors.callbacks.receivers import Receiver, Shares
 from connectors.callbacks.results import Results
+from connectors.callbacks.rounds import Rounds
 from connectors.callbacks.routes import Route, connections_allowed
 from connectors.callbacks.signing import sign
 from connectors.errors import StateError
@@ -37,7 +38,6 @@ __all__ = ["Delivery"]
 _T = TypeVar("_T")
 
 _POLL_S = 1.0
-_ROUND_S = 0.01
 _PRUNE_EVERY_S = 3600.0
 _IDS_KEPT_S = 7 * 86400.0
 _NO_SUCH_TARGET = "target: no [[notify]] table has this name any more"
@@ -100,7 +100,7 @@ class Delivery:
         self._made_room: set[asyncio.Task[None]] = set()
         self._results = Results(self._policy, audit, outbox, self._timeline, u)
         self._recovered: set[str] = set()  # receivers that are back after a failure
-        self._again: asyncio.TimerHandle | None = None  # while receivers wait for a connection
+        self._rounds = Rounds(self._begin_all)  # while receivers wait for a connection
         self._pruned_at = float("-inf")
 
     def start(self) -> None:
@@ -261,9 +261,7 @@ class Delivery:
 
         The turns of the disk do not bound it: with many hanging receivers it takes many rounds to come to a good one.
         """
-        if self._again is not None:
-            self._again.cancel()
-            self._again = None
+        late = self._rounds.begin()
         receivers = self._receivers.values()
         self._shares.count(receivers)
         for receiver in receivers:
@@ -274,18 +272,13 @@ class Delivery:
         for receiver in self._shares.in_turn(receivers, now):
             self._begin(receiver)
         cut, again_at = self._shares.to_cut(receivers, now)
-        for task in cut:
+        if late or cut:
+            self._rounds.again()
+        elif again_at is not None:
+            self._rounds.again(again_at - now)
+        for task in () if late else cut:
             self._made_room.add(task)
             task.cancel()
-        if again_at is not None:
-            self._begin_again(_ROUND_S if cut else max(again_at - now, _ROUND_S))
-
-    def _begin_again(self, after_s: float) -> None:
-        loop = asyncio.get_running_loop()
-        if self._again is None or self._again.when() > loop.time() + after_s:
-            if self._again is not None:
-                self._again.cancel()
-            self._again = loop.call_later(after_s, self._begin_all)
 
     def _give_up(self, receiver: Receiver) -> None:
         """Let the callbacks for a receiver that has answered 410 die, unless an operator asked for them again."""
@@ -312,7 +305,7 @@ class Delivery:
             if task not in self._made_room:
                 raise
             detail = f"no answer within {self._clock() - began:.1f} s, and others needed the connection"
-            outcome = Outcome(failure="timeout", detail=detail)
+            outcome = Outcome(failure="timeout", detail=detail, cut=True)
         except Exception as error:
             # One callback that cannot even be sent must not stop the others; it dies of too many attempts.
             self._log.exception("callback_attempt_broke", id=waiting.callback.id, endpoint=receiver.shown)
@@ -330,8 +323,8 @@ class Delivery:
         if not waiting.refresh:
             self._metrics.attempted(state)
         self._news.set()
-        if self._again is not None:
-            self._begin_again(_ROUND_S)
+        if self._rounds.wanted:
+            self._rounds.again()
         if not self._cut and len(self._attempts) * 2 <= self._shares.total:
             self._give_up(receiver)
             if receiver.ready(receiver.used_at):  # immediately: no attempt waits for the connection
@@ -355,6 +348,7 @@ class Delivery:
         alive = not isinstance(verdict, Retry)
         receiver.breaker = receiver.breaker.after(alive=alive, now=self._clock(), u=self._u())
         receiver.standing = "proven" if alive else "failing"
+        receiver.cuts = receiver.cuts + 1 if outcome.cut else 0
         if alive and was_failing:
             self._recovered.add(receiver.key)
         if receiver.breaker.tripped != was_tripped:

@@ -73,7 +73,7 @@ class Outcome:
     """Hold how one attempt ended: with an HTTP `status`, or with a `failure` before there was a usable answer.
 
     `retry_after_s` is what the receiver asked for, already capped; `detail` is a few words for people; `body` is the
-    start of the answer's body.
+    start of the answer's body. With `cut` the attempt was ended because others needed its connection.
     """
 
     status: int | None = None
@@ -81,6 +81,7 @@ class Outcome:
     retry_after_s: float | None = None
     detail: str = ""
     body: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +93,11 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Ask for another attempt, not before `after_s` seconds if the receiver has asked for that."""
+    """Ask for another attempt, not before `after_s` seconds if the receiver has asked for that, or `soon`."""
 
     reason: str
     after_s: float | None = None
+    soon: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ def classify(outcome: Outcome, rules: BodyRules | None = None) -> Verdict:
     """
     if outcome.failure is not None:
         reason = f"{outcome.failure}: {outcome.detail}" if outcome.detail else outcome.failure
-        return Dead(reason) if outcome.failure in _HOPELESS else Retry(reason)
+        return Dead(reason) if outcome.failure in _HOPELESS else Retry(reason, soon=outcome.cut)
     status = outcome.status or 0
     reason = f"{status} {outcome.detail}".strip()
     if 200 <= status < 300:

@@ -21,6 +21,7 @@ _RANK: dict[Standing, int] = {"proven": 0, "new": 1, "failing": 2}
 _AHEAD_PROVEN = 64  # callbacks read ahead, so that a receiver is kept busy
 _AHEAD_PROBE = 2
 _KEPT_S = 60.0
+_MOST_DOUBLINGS = 10
 
 
 class Receiver:
@@ -38,6 +39,7 @@ class Receiver:
         self.breaker = Breaker(base_s=policy.breaker_base_s)
         self.standing: Standing = "new"
         self.gone = False  # answered 410
+        self.cuts = 0  # attempts in a row that had to make room for others
         self.used_at = 0.0
         self._concurrency = policy.concurrency
 
@@ -83,6 +85,7 @@ class Shares:
 
     Receivers that are new or failing may hold half of them, so that those that answer always find some. When a
     receiver finds none, attempts that have had no answer for `patience_s` make room: those at failing receivers first.
+    Among failing receivers the time doubles with each attempt that made room, so that a slow one can answer.
     """
 
     total: int
@@ -110,11 +113,13 @@ class Shares:
         self.unproven += receiver.standing != "proven"
 
     def in_turn(self, receivers: Iterable[Receiver], now: float) -> Iterator[Receiver]:
-        """Give the receivers whose attempt may begin: proven ones first, each once a round, least recently used first.
+        """Give the receivers whose attempt may begin: proven ones first, each once a round.
+
+        Of the others those that had to make room least often come first, then those least recently used.
 
         The caller begins an attempt, and calls `take`, before it asks for the next one.
         """
-        ranked = sorted((r for r in receivers if r.ready(now)), key=lambda r: (_RANK[r.standing], r.used_at))
+        ranked = sorted((r for r in receivers if r.ready(now)), key=lambda r: (_RANK[r.standing], r.cuts, r.used_at))
         line = deque(ranked)
         while line:
             receiver = line.popleft()
@@ -130,13 +135,18 @@ class Shares:
         waiting = [r for r in everyone if r.ready(now) and not self.free(r)]
         if not waiting:
             return [], None
-        only_unproven = all(r.standing != "proven" for r in waiting) and self.used < self.total
+        best = min(_RANK[r.standing] for r in waiting)
+        full = self.used >= self.total  # otherwise those that are new or failing hold all that they may
         running = sorted(
-            (-_RANK[r.standing], began, id(task), task)
+            (-_RANK[r.standing], began, id(task), task, began + self._patience_s(r, best))
             for r in everyone
-            if not (only_unproven and r.standing == "proven")
+            if full or r.standing != "proven"
             for task, began in r.attempts.items()
         )
-        old = [task for _, began, _, task in running if now - began >= self.patience_s]
-        young = [began for _, began, _, _ in running if now - began < self.patience_s]
-        return old[: len(waiting)], min(young, default=now) + self.patience_s
+        old = [task for *_, task, until in running if until <= now]
+        later = [until for *_, until in running if until > now]
+        return old[: len(waiting)], min(later, default=now + self.patience_s)
+
+    def _patience_s(self, receiver: Receiver, best: int) -> float:
+        """Return how long an attempt may take while receivers wait, the best of them of the rank `best`."""
+        return self.patience_s * (2 ** min(receiver.cuts, _MOST_DOUBLINGS) if best == _RANK["failing"] else 1)

@@ -81,7 +81,8 @@ class Results:
                         reason=verdict.reason,
                     )
             case Retry():
-                wait_s = retry_delay_s(attempts, self._u(), verdict.after_s, waits_s=self._policy.retry_waits_s)
+                failures = 1 if verdict.soon else attempts
+                wait_s = retry_delay_s(failures, self._u(), verdict.after_s, waits_s=self._policy.retry_waits_s)
                 result = AttemptResult(
                     callback, "pending", now + wait_s, attempts, verdict.reason, answer, wait_s=wait_s
                 )

@@ -18,9 +18,10 @@ FLOODS = {
 
 
 class BadReceivers:
-    """Answers 200 to any path but these: /hang… never, /flood100, /flood103 and /chunks without end, /twice two times.
+    """Answers 200 to any path but these: /hang… never, /awhile after half a second, /flood100, /flood103 and /chunks
+    without end, /twice two times.
 
-    `late` answers 200 again, half a second after each answer.
+    /late answers 200 again, half a second after each answer.
     """
 
     def __init__(self) -> None:
@@ -29,6 +30,7 @@ class BadReceivers:
         self.connections: Counter[str] = Counter()
         self.bodies: list[bytes] = []
         self._lock = threading.Lock()
+        self._serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stop = asyncio.Event()
         self._started = threading.Event()
@@ -41,14 +43,22 @@ class BadReceivers:
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=4096)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, backlog=4096)
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         self._started.set()
         await self._stop.wait()
+        # A connection whose acceptance has begun is lost, and stays open, if the server is closed before it ends.
+        self._loop.remove_reader(server.sockets[0].fileno())
+        await _rounds()
         server.close()
-        for task in asyncio.all_tasks():
-            if task is not asyncio.current_task():
-                task.cancel()
+        for task, writer in self._serving.items():
+            task.cancel()
+            writer.transport.abort()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+        await _rounds()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._serving[asyncio.create_task(self._serve(reader, writer))] = writer
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first = True
@@ -69,6 +79,8 @@ class BadReceivers:
     async def _answer(self, path: str, writer: asyncio.StreamWriter) -> None:
         if path.startswith("/hang"):
             await asyncio.sleep(3600.0)
+        if path == "/awhile":
+            await asyncio.sleep(0.5)
         if path in FLOODS:
             start, again = FLOODS[path]
             writer.write(start)
@@ -79,6 +91,12 @@ class BadReceivers:
         if path == "/late":
             await asyncio.sleep(0.5)
             writer.write(OK)
+
+
+async def _rounds() -> None:
+    """Let the loop do what it has already begun."""
+    for _ in range(5):
+        await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

@@ -74,6 +74,16 @@ def test_a_slow_disk_does_not_slow_the_search_for_a_connection(tmp_path):
         outbox.close()
 
 
+def test_a_slow_receiver_has_more_time_after_each_attempt_that_made_room(outbox, deliver):
+    """Where hanging receivers have 0.1 s each, one that answers after 0.5 s has its callback within a few attempts."""
+    with bad_receivers() as there:
+        deliver(policy(total=8, timeout_s=30.0, patience_s=0.1))
+        hanging = (callback(n, f"{there.url}/hang{n}", f"h{n}") for n in range(12))
+        insert(outbox, callback(1000, f"{there.url}/awhile", "s"), *hanging)
+        eventually(lambda: outbox.counts()["delivered"] == 1, 25.0)
+        assert there.count("/awhile") > 1
+
+
 @pytest.mark.parametrize("path", ["/flood100", "/flood103", "/chunks"])
 def test_an_endless_answer_is_cut_and_delays_no_other(outbox, deliver, path):
     """A flood of interim answers or of tiny chunks is a failure, and good receivers do not notice."""
