@@ -35,7 +35,7 @@ from flows.settings.secrets import secrets_of
 from flows.state import StateLayout
 
 if TYPE_CHECKING:
-    from connectors.callbacks.delivery import DeliveryMetrics
+    from connectors.callbacks.metrics import DeliveryMetrics
     from connectors.kafka.sink import KafkaLinesSink
 
 __all__ = [

@@ -185,6 +185,8 @@ _PRIVATE_MARKS: Final = re.compile(
     re.IGNORECASE,
 )
 
+_ESCAPED_ASCII: Final = re.compile(rb"\\u00([2-7][0-9a-fA-F])")
+
 
 def can_be_private(line: bytes) -> bool:
     """Tell whether a line may come from a feed whose messages carry personal data, by the keys that they use.
@@ -192,6 +194,8 @@ def can_be_private(line: bytes) -> bool:
     >>> can_be_private(b'{"Body": "+49 30 123"}'), can_be_private(b'{"event": 1}')
     (True, False)
     """
+    if rb"\u" in line:  # JSON may write any letter of a key so
+        line = _ESCAPED_ASCII.sub(lambda found: bytes([int(found[1], 16)]), line)
     return _PRIVATE_MARKS.search(line) is not None
 
 

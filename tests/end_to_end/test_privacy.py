@@ -21,6 +21,7 @@ from connectors.genesys.simulator.notifications import NotificationsSimulator
 from connectors.genesys.simulator.server import running
 from tests.support.cli import DEADLINE_S, configuration, voicewatch
 from tests.support.cli import running as running_command
+from tests.support.kafka import mock_kafka
 from tests.support.sqs import AWS, sqs_server
 from tests.support.tape import until
 
@@ -97,15 +98,23 @@ def test_no_text_of_a_notification_reaches_the_disk_or_a_log(tmp_path: Path) -> 
     assert b'"sha256":' in records
 
 
+def strays(id_: str) -> list[str]:
+    """Notifications where none belongs: as Genesys writes them, and with keys whose letters are escaped."""
+    text = messages(id_)[1]
+    return [text, text.replace('"topicName"', '"\\u0074opicName"').replace('"eventBody"', '"\\u0065ventBody"')]
+
+
 def voice_events(connection: ServerConnection) -> None:
     """Send a client of the event feed messages that are not frames, with the mark, until it closes."""
     connection.recv()
     participant = {"participants": [{"name": MARK, "ani": MARK}]}
-    for message in (
+    found: list[str | bytes] = [
         json.dumps({"event": "conversation.updated", **participant}),
         f'{{"conversationId":"c-2","transcript":"{MARK}',
         f'{{"eventBody":{{"x":"{MARK}"}}}}'.encode(),
-    ):
+        *strays("c-2"),
+    ]
+    for message in found:
         connection.send(message)
     with suppress(ConnectionClosed):
         connection.recv()
@@ -177,14 +186,16 @@ def post_all(url: str, texts: list[str]) -> str:
 
 
 def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
-    """Voice events, notifications, AudioHook, and EventBridge by HTTP and by a queue at once: every field for texts."""
+    """Voice events, notifications, AudioHook, EventBridge by HTTP and by a queue, and Kafka: every field for texts."""
     hook, bus = free_address(), free_address()
     with (
         running(NotificationsSimulator(calls=False)) as simulator,
         serve(voice_events, "127.0.0.1", 0) as events,
         sqs_server() as sqs,
+        mock_kafka() as kafka,
     ):
         queue = sqs.queue("private")
+        kafka.create("mixed")
         path = tmp_path / "voicewatch.toml"
         path.write_text(
             f"[genesys]\nbase_url = '{simulator.base_url}'\nevents_url = 'ws://127.0.0.1:{events.socket.getsockname()[1]}'\n"
@@ -194,13 +205,15 @@ def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
             f"[[feed]]\nkind = 'audiohook'\nlabels_from = {{queue = 'queue'}}\n"
             f"[[feed]]\nname = 'bus'\nkind = 'eventbridge'\nlisten = '{bus}'\nkey_env = 'BUS_KEY'\n"
             f"[[feed]]\nname = 'queue'\nkind = 'eventbridge'\nqueue_url = '{queue}'\n"
+            f"[[feed]]\nname = 'topic'\nkind = 'kafka'\ntopic = 'mixed'\nstart = 'earliest'\n"
+            f"[kafka]\nbrokers = ['{kafka.brokers}']\n"
             f"[audiohook]\nlisten = '{hook}'\npath = '/hook'\napi_keys = ['key']\n"
         )
         answering = threading.Thread(target=events.serve_forever)
         answering.start()
         secrets = {"VOICEWATCH_AUDIOHOOK_SECRETS": "key=", "BUS_KEY": BUS_KEY, **AWS}
         with running_command(tmp_path, "--log-json", "run", path, **secrets) as process:
-            until(lambda: simulator.connected and process.log.count('"up"') >= 4)  # the queue's first poll is long
+            until(lambda: simulator.connected and process.log.count('"up"') >= 5)  # the queue's first poll is long
             simulator.send_to_all(*messages("c-1"), MARK.encode())
             url = f"ws://{hook}/hook"
             call_audiohook(url, 1, f"{MARK} is not JSON")
@@ -209,7 +222,11 @@ def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
             call_audiohook(url, 4, said_by_client("SESSION", 2, "update", {"language": MARK}), f'"{MARK}"')
             assert MARK not in post_all(f"http://{bus}/events", bus_messages("c-3"))
             sqs.send(queue, *bus_messages("c-4"))
+            # A frame is recorded as received, with keys of its own.
+            texts = [text for text in [*bus_messages("c-5"), *strays("c-5")] if not text.startswith('{"event": ')]
+            kafka.send("mixed", *map(str.encode, texts), f"{MARK} said".encode("utf-16"))
             until(lambda: sqs.count(queue) == 0)
+            until(lambda: kafka.committed("voicewatch", "mixed", 0) == len(texts) + 1)
             journal = tmp_path / "state" / "journal"
             until(lambda: sum(file.read_bytes().count(b'"invalid":') for file in journal.glob("*.jsonl")) >= 9)
             assert process.stop() == 0, process.log
@@ -221,8 +238,8 @@ def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
     assert {segment.suffix for segment in segments} == {".jsonl"}
     records = [json.loads(line) for segment in segments for line in segment.read_bytes().splitlines()]
     watched = {record["watch"]["conversation_id"] for record in records if "watch" in record}
-    assert {plan_call(7, 4).conversation_id, "c-3", "c-4"} <= watched
-    for feed in ("bus", "queue"):
+    assert {plan_call(7, 4).conversation_id, "c-3", "c-4", "c-5"} <= watched
+    for feed in ("bus", "queue", "topic"):
         kept = [record for record in records if record.get("via") == feed]
         assert {"frame", "invalid"} <= {kind for record in kept for kind in record}
 

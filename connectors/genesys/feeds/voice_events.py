@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.client import ClientProtocol
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
@@ -310,6 +311,11 @@ class _Connection(ClientConnection):
             self._record(self._record_frames, messages)
 
     def _record_frames(self, messages: Sequence[bytes]) -> None:
+        others = [message for message in messages if _is_of_another_feed(message)]
+        for message in others:
+            self._recorder.invalid(message, "not a voice event: it has no event", private=True)
+        if others:
+            messages = [message for message in messages if message not in others]
         received = self._recorder.frames(messages)
         if self._discovery is not None:
             self._discovery.observe(received.frames)
@@ -323,6 +329,17 @@ class _Connection(ClientConnection):
             except Exception as error:
                 self.failure = error
                 self.transport.abort()
+
+
+def _is_of_another_feed(message: bytes) -> bool:
+    """Report whether a message has the keys of a notification: such a message may hold personal data."""
+    if message.startswith(b'{"event"') or not can_be_private(message):
+        return False
+    try:
+        content = orjson.loads(message)
+    except orjson.JSONDecodeError:
+        return False  # which the journal finds, too
+    return isinstance(content, dict) and "event" not in content
 
 
 def _refusal(response: Response) -> str:
