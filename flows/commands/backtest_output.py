@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import html
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
+from connectors.format.rule_names import TITLES
 from connectors.state.files import state_errors
-from flows.analytics.rule_sets import Change, Incident
+from flows.analytics.rule_sets import FLAP_S, Change, Incident
 from flows.analytics.spread import Spread
 from flows.commands.backtest import Backtest
 
@@ -24,7 +27,8 @@ _STYLE: Final = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: var(--text);
   background: light-dark(#fff, #14171c); }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
-.scroll { overflow-x: auto }
+.scroll { overflow-x: auto } .scroll:focus-visible { outline: 3px solid #1d4ed8 }
+.note { color: light-dark(#55616e, #a3b1bd) }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap }
 td.number, th.number { text-align: right }
@@ -64,12 +68,16 @@ def print_backtest_json(compared: Backtest) -> None:
 
 def write_backtest_page(compared: Backtest, path: Path) -> None:
     """Write the comparison as one HTML file that needs nothing else. Raises StateError."""
+    digest = b64encode(sha256(_STYLE.encode()).digest()).decode()
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>Backtest</title><style>{_STYLE}</style><h1>What other limits would have raised</h1>",
+        f"<meta http-equiv=Content-Security-Policy content=\"default-src 'none'; style-src 'sha256-{digest}'\">",
+        f"<title>Backtest</title><style>{_STYLE}</style><main><h1>What other limits would have raised</h1>",
         f"<p>{compared.frames:,} frames until {_time(compared.end)}.",
         "" if compared.is_whole else " <strong>Interrupted: the figures are of a part of the recording.</strong>",
-        _table(COLUMNS, _rows(compared)),
+        _table(COLUMNS, _rows(compared), "Figures of each rule set"),
+        f"<p class=note>A flap is an incident that is resolved within {FLAP_S:g} s.",
+        f" <em>New</em> and <em>gone</em>: those that appear and vanish against {html.escape(compared.names[0])}.</p>",
     ]
     for index, name in enumerate(compared.names[1:], 1):
         differences = compared.changes(index)
@@ -78,11 +86,11 @@ def write_backtest_page(compared: Backtest, path: Path) -> None:
             parts.append("<p>The same incidents.</p>")
             continue
         left_out = len(differences) - SHOWN
-        parts.append(_changes_table(differences[:SHOWN]))
+        parts.append(_changes_table(differences[:SHOWN], f"Differences of {name}"))
         if left_out > 0:
             parts.append(f"<p>{left_out:,} more differences; <code>--json</code> lists all.</p>")
     with state_errors(f"writing {path}"):
-        path.write_text("".join(parts))
+        path.write_text("".join([*parts, "</main>"]))
 
 
 def _rows(compared: Backtest) -> list[tuple[str, ...]]:
@@ -95,25 +103,26 @@ def _rows(compared: Backtest) -> list[tuple[str, ...]]:
     return rows
 
 
-def _changes_table(differences: Sequence[Change]) -> str:
+def _changes_table(differences: Sequence[Change], name: str) -> str:
     head = ("difference", "since (UTC)", "rule", "conversation or group", "before s", "after s")
     rows = [
         (
             change.kind,
             _time(change.incident.began_at),
-            change.incident.rule,
+            TITLES.get(change.incident.rule, change.incident.rule),
             change.incident.conversation_id or ", ".join(map(" ".join, change.incident.group)) or "-",
             _seconds(change.before_s),
             _seconds(change.after_s),
         )
         for change in differences
     ]
-    return _table(head, rows, kinds=True)
+    return _table(head, rows, name, kinds=True)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kinds: bool = False) -> str:
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]], name: str, *, kinds: bool = False) -> str:
     def cell(tag: str, text: str, at: int, numeric: bool) -> str:  # noqa: FBT001 - two callers, below
         style = " class=number" if numeric else ""
+        style += " scope=col" if tag == "th" else ""
         if kinds and at == 0 and tag == "td":
             style = f' class="kind {text}"'
         return f"<{tag}{style}>{html.escape(text)}</{tag}>"
@@ -122,7 +131,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]], *, kinds: bool = 
     numeric = [all(_is_number(row[at]) for row in rows) for at in range(len(head))]
     lines = ["".join(cell("th", text, at, numeric[at]) for at, text in enumerate(head))]
     lines += ["".join(cell("td", text, at, numeric[at]) for at, text in enumerate(row)) for row in rows]
-    return "<div class=scroll><table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
+    table = "".join(f"<tr>{line}</tr>" for line in lines)
+    label = html.escape(name, quote=True)
+    return f'<div class=scroll tabindex=0 role=region aria-label="{label}"><table>{table}</table></div>'
 
 
 def _is_number(text: str) -> bool:

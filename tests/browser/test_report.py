@@ -98,3 +98,19 @@ def test_a_report_without_scripts_has_every_figure(replayed: tuple[Path, Path], 
     assert page.locator("table").count() >= 6
     assert page.locator(".figure").count() == 6
     context.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1440, "light"), (390, "dark")])
+def test_the_page_of_a_backtest_is_accessible(tmp_path: Path, chromium: Any, width: int, scheme: str) -> None:
+    """Its tables have names and can be scrolled by the keyboard; its own style is all that its policy allows."""
+    page = tmp_path / "backtest.html"
+    done = voicewatch("backtest", RECORDING, "--sweep", "alerts.max_latency_ms=100:300:100", "--page", page)
+    assert done.returncode == 0, done
+    visit = Visit(chromium, f"file://{tmp_path}", width=width, scheme=scheme)
+    visit.page.goto(f"file://{page}")
+    assert visit.page.locator("table").count() >= 2
+    assert visit.page.locator("h2").count() == 3
+    assert visit.page.evaluate("getComputedStyle(document.querySelector('table')).borderCollapse") == "collapse"
+    assert visit.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert visit.violations() == []
+    visit.close()
