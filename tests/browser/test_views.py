@@ -211,6 +211,14 @@ def test_failed_calls_are_a_heat_map_of_codes_by_agent(tmp_path: Path, chromium:
         page.locator("thead a").click()
         page.wait_for_selector("#list tbody tr")
         assert page.locator("#list tbody tr").count() == 7
+        assert page.locator("#list .code").all_inner_texts().count("error.iceIdleDetection") == 5
+        assert page.locator("img[src='x']").count() == 0
+    with served(state.dir) as base, visiting(chromium, base, width=390) as visit:
+        page = visit.go(f"/failures?{RANGE}")
+        tab = page.locator("nav [aria-current=page]").bounding_box()
+        assert 0 <= tab["x"] < tab["x"] + tab["width"] <= 390
+        count = page.locator("tbody td").first.bounding_box()
+        assert count["x"] + count["width"] <= 390
 
 
 def test_a_gap_is_hatched_and_named(tmp_path: Path, chromium: Any) -> None:

@@ -139,6 +139,10 @@ document.addEventListener("click", async (event) => {
   await navigator.clipboard.writeText(button.dataset.copy);
   button.textContent = "Copied";
 });
+// In a narrow window the views scroll sideways: the current one is brought into sight.
+const views = document.querySelector(".top nav ul");
+const current = views?.querySelector("[aria-current]");
+if (current) views.scrollLeft = current.offsetLeft - views.offsetLeft - (views.clientWidth - current.offsetWidth) / 2;
 showZone();
 prepare(document);
 if (document.getElementById("live")) follow();
