@@ -19,7 +19,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +28,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from connectors.errors import StateError
 from connectors.runtime.logs import get_logger
+from connectors.state.ages import FileAges
 from connectors.state.files import (
     last_line,
     logged_failures,
@@ -44,19 +45,27 @@ __all__ = ["DailyLinesSink"]
 DailyState = int | tuple[str, int, bool]
 """The length of the file; with renamed files also the day of the newest, and whether nothing was written yet."""
 
-SETTLED_S: Final = 3600.0
-"""A file is removed this long after its last line at the earliest: no snapshot of that age is resumed from."""
+_DAY_S: Final = 86_400.0
+_TIDY_EVERY_S: Final = 600.0
 
 
 class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
     def __init__(
-        self, path: Path, field: str, keep_days: int | None, now: Callable[[], float], state: DailyState | None
+        self,
+        path: Path,
+        field: str,
+        keep_days: int | None,
+        now: Callable[[], float],
+        monotonic: Callable[[], float],
+        state: DailyState | None,
     ) -> None:
         self._path = path
         self._field = field
         self._keep_days = keep_days
         self._now = now
-        self._tidied = ""
+        self._monotonic = monotonic
+        self._ages = FileAges(path.with_name(f"{path.stem}-ages.json"))
+        self._tidy_at = float("-inf")
         make_private_dir(path.parent)
         newest, size, is_fresh = state if isinstance(state, tuple) else ("", state or 0, not state)
         with state_errors(f"restoring {path}"):
@@ -121,7 +130,7 @@ class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
         self._is_fresh = False
 
     def _turn_to(self, day: str) -> None:
-        """Begin a new file if the lines of a later day come; the day never goes back."""
+        """Begin a new file if the lines of a later day come. The day goes back only with a clock that was set."""
         if self._keep_days is not None and day > self._day > self._newest and self._size:
             self._file.snapshot()
             self._file.close()
@@ -130,25 +139,22 @@ class _DailyPartition(StatefulSinkPartition[bytes, DailyState]):
                 self._file = JsonLinesPartition(self._path, 0)
                 sync_directory(self._path.parent)
             self._newest, self._size = self._day, 0
-        self._day = max(self._day, day)
+        if day > self._day or _days_between(day, self._day) > 1:
+            self._day = day
 
     def _tidy(self) -> None:
-        """Remove the files of days that are over for longer than they are kept."""
-        now = self._now()
-        oldest = (datetime.fromtimestamp(now, UTC) - timedelta(days=self._keep_days or 0)).strftime("%Y-%m-%d")
-        if self._keep_days is None or self._tidied == oldest:
+        """Remove the files of days whose last line is older than they are kept, in time that has passed."""
+        at = self._monotonic()
+        if self._keep_days is None or at < self._tidy_at:
             return
-        left = False
+        self._tidy_at = at + _TIDY_EVERY_S
         with state_errors(f"removing old files of {self._path}"):
-            for day, file in daily_files(self._path).items():
-                if day >= oldest:
-                    break
-                if file.stat().st_mtime > now - SETTLED_S:
-                    left = True
-                    continue
-                file.unlink()
-                get_logger(__name__).info("results_removed", path=str(file))
-        self._tidied = "" if left else oldest
+            files = daily_files(self._path)
+            ages = self._ages.update(files, self._now(), at)
+            for day, file in files.items():
+                if ages[day] > self._keep_days * _DAY_S:
+                    file.unlink()
+                    get_logger(__name__).info("results_removed", path=str(file))
 
 
 class DailyLinesSink(FixedPartitionedSink[bytes, DailyState]):
@@ -163,8 +169,16 @@ class DailyLinesSink(FixedPartitionedSink[bytes, DailyState]):
     Delivery guarantee: exactly once, with recovery on, whenever it is killed.
     """
 
-    def __init__(self, path: Path, field: str, *, keep_days: int | None, now: Callable[[], float] = time.time) -> None:
-        self._arguments = (path, field, keep_days, now)
+    def __init__(
+        self,
+        path: Path,
+        field: str,
+        *,
+        keep_days: int | None,
+        now: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._arguments = (path, field, keep_days, now, monotonic)
 
     def list_parts(self) -> list[str]:
         """Return the name of the one partition, whatever the number of workers."""
@@ -221,6 +235,13 @@ def _length_before(path: Path, field: str, first: bytes) -> int:
         while end and orjson.loads(data[(begin := data.rfind(b"\n", 0, end - 1) + 1) : end])[field] >= at:
             end = begin
     return end
+
+
+def _days_between(first: str, second: str) -> int:
+    """Return the days from one day to another one; 0 if one of them is empty."""
+    if not (first and second):
+        return 0
+    return (date.fromisoformat(second) - date.fromisoformat(first)).days
 
 
 def _day(lines: bytes, field: str) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from connectors.journal.retention import PLAUSIBLE_GAP_S, Retention, SegmentAges
+from connectors.journal.retention import Retention
 from connectors.journal.segments import SNAPSHOTS_BACK, RetentionWatermark, segments
+from connectors.state.ages import PLAUSIBLE_GAP_S, FileAges
 from tests.support.clocks import FakeClocks
 
 HOUR_S = 3600.0
@@ -92,7 +93,8 @@ def test_ages_that_cannot_be_read_are_counted_anew(tmp_path: Path) -> None:
     for damage in (b"", b"[]", b'{"ages":{"x":1},"wall":1}', b"\xff"):
         ages.write_bytes(damage)
         clocks.advance(10)
-        found = SegmentAges(ages).update(segments(tmp_path / "journal"), clocks())
-        assert found == {1: clocks.wall - START, 2: clocks.wall - START, 3: 0.0}
+        files = {path.stem[-1]: path for path in segments(tmp_path / "journal")}
+        found = FileAges(ages).update(files, clocks.wall, clocks.monotonic, current="3")
+        assert found == {"1": clocks.wall - START, "2": clocks.wall - START, "3": 0.0}
     tidying.tidy()
     assert left(tmp_path) == ["1", "2", "3"]

@@ -188,22 +188,74 @@ def test_a_day_that_was_packed_is_put_back_as_lines(tmp_path: Path) -> None:
     assert numbers(path) == [0, 1]
 
 
+class Days:
+    """A wall clock and a monotonic one, in days; the wall clock can be set."""
+
+    def __init__(self, wall: float) -> None:
+        self.wall, self.passed = wall, 0.0
+
+    def open(self, path: Path, state: Any = None) -> Any:
+        clocks = {"now": lambda: self.wall * DAY_S, "monotonic": lambda: self.passed * DAY_S}
+        return DailyLinesSink(path, "end", keep_days=2, **clocks).build_part("step", "file", state)
+
+    def write(self, part: Any, first: int, last: int) -> None:
+        """Write a line a day, as the days pass."""
+        for day in range(first, last + 1):
+            part.write_batch([line(day, day)])
+            for file in daily_files(Path(part._path)).values():
+                if file.stat().st_mtime > (self.wall + 1) * DAY_S:  # as if the clock of the disk were this one
+                    os.utime(file, (self.wall * DAY_S,) * 2)
+            part.snapshot()
+            self.wall += 1
+            self.passed += 1
+
+
 def test_old_days_are_removed(tmp_path: Path) -> None:
-    """Files of days that ended longer ago are removed, packed or not, but none that was written to just now."""
+    """A file is removed when two days have passed since its last line, packed or not, also those of earlier runs."""
+    path, days = tmp_path / "windows.jsonl", Days(6)
+    part = days.open(path)
+    days.write(part, 6, 8)
+    packed = daily_files(path)["1970-01-07"]
+    packed.with_name(packed.name + ".gz").write_bytes(gzip.compress(packed.read_bytes()))
+    packed.unlink()
+    days.write(part, 9, 11)
+    assert list(daily_files(path)) == ["1970-01-09", "1970-01-10", "1970-01-11"]
+    state = part.snapshot()
+    part.close()
+    days.wall += 1.5  # nothing ran
+    part = days.open(path, state)
+    days.write(part, 14, 14)
+    assert list(daily_files(path)) == ["1970-01-12"]
+    assert numbers(path) == [11, 14]
+
+
+@pytest.mark.parametrize("by_days", [47_000, -5000])
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_clock_that_is_set_removes_no_file(tmp_path: Path, by_days: int, *, restart: bool) -> None:
+    """In the year 2100, or in the past, in a run or at its start, the files stay until their time has passed."""
+    path, days = tmp_path / "windows.jsonl", Days(20_000)
+    part = days.open(path)
+    days.write(part, 20_000, 20_002)
+    state = part.snapshot()
+    days.wall += by_days
+    if restart:
+        part.close()
+        part = days.open(path, state)
+    part.snapshot()
+    assert len(daily_files(path)) == 2
+    days.passed += 3
+    part.snapshot()
+    assert daily_files(path) == {}
+
+
+def test_days_begin_again_after_a_clock_was_set_forward(tmp_path: Path) -> None:
+    """Lines of a far day, and then the right day again: the next days have files of their own."""
     path = tmp_path / "windows.jsonl"
-    part = opened(path, keep_days=2, today=10.5)
-    part.write_batch([line(number, number) for number in range(6, 11)])
-    part.snapshot()
-    assert len(daily_files(path)) == 4  # just written
-    for day, file in daily_files(path).items():
-        os.utime(file, (0, 0))
-        if day == "1970-01-07":
-            file.with_name(file.name + ".gz").write_bytes(gzip.compress(file.read_bytes()))
-            os.utime(file.with_name(file.name + ".gz"), (0, 0))
-            file.unlink()
-    part.snapshot()
-    assert list(daily_files(path)) == ["1970-01-09", "1970-01-10"]
-    assert numbers(path) == [8, 9, 10]
+    part = opened(path)
+    part.write_batch([line(0, 100), line(1, 47_000), line(2, 100), line(3, 101), line(4, 102), line(5, 103)])
+    part.close()
+    assert list(daily_files(path)) == ["1970-04-11", "1970-04-12", "1970-04-13"]
+    assert numbers(path) == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_file_that_was_cut_is_refused(tmp_path: Path) -> None:

@@ -332,7 +332,8 @@ class NotificationsFeed(FeedBase):
                 channel = await self.rest(lambda: self._rest.open_channel(topics, may_be_empty=may_be_empty))
                 self._finder.refused(channel.refused)
                 share = self._timing.renew_ratio - 0.05 * self._clock.u()  # so that not all are replaced at once
-                slot.renew_at = asyncio.get_running_loop().time() + channel.life_s * share
+                lasts_s = max(channel.life_s * share, self._timing.renew_after_s)
+                slot.renew_at = asyncio.get_running_loop().time() + lasts_s
                 slot.channel = channel
             return await ChannelSocket.connect(channel, self._timing, slot.renew_at)
         except GenesysError as error:

@@ -34,7 +34,8 @@ class NotificationTiming:
 
     Genesys sends a heartbeat every 30 s. After `quiet_s` without a message the feed asks for a pong; after `silent_s`
     without one the connection is dead. A channel is replaced when `renew_ratio` of its life is over, a bit earlier by
-    chance; the old one is read for `overlap_s` more. What was heard in the last `duplicate_s` is not recorded again.
+    chance, but not sooner than `renew_after_s`, for its end is a time of Genesys' clock, and ours may be a day ahead.
+    The old one is read for `overlap_s` more. What was heard in the last `duplicate_s` is not recorded again.
     A connection that lasted `healthy_s` resets the backoff (from `base_s` to `cap_s`). `flush_s` is how long a
     message may stay in the recorder's buffer.
     """
@@ -42,6 +43,7 @@ class NotificationTiming:
     quiet_s: float = 35.0
     silent_s: float = 45.0
     renew_ratio: float = 0.95
+    renew_after_s: float = 60.0
     overlap_s: float = 5.0
     duplicate_s: float = 300.0
     healthy_s: float = 30.0

@@ -25,6 +25,7 @@ from connectors.genesys.feeds.notifications.workers import Worker
 from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
+from connectors.runtime.timeline import Timeline
 from connectors.state.stores import Store
 
 __all__ = ["SweepStore", "SweepTiming", "Sweeper", "labels_of_details"]
@@ -32,6 +33,7 @@ __all__ = ["SweepStore", "SweepTiming", "Sweeper", "labels_of_details"]
 ENRICHED: Final = "*"
 """The mark of a conversation all of whose media has been recorded otherwise."""
 _AGENTS: Final = frozenset({"agent", "user"})
+_KEPT_MARKS: Final = 100_000
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS recorded (
   conversation TEXT NOT NULL,
@@ -87,10 +89,17 @@ class SweepStore:
             db.executemany("INSERT OR REPLACE INTO recorded VALUES (?, ?, ?)", rows)
 
     def finish(self, until: float, forget_before: float) -> None:
-        """Note that a sweep is complete, and forget what was recorded before a time; epoch seconds."""
+        """Note that a sweep is complete, and forget what was recorded before a time; epoch seconds.
+
+        The last 100,000 are kept: a clock that is wrong must not have calls recorded again.
+        """
         with self._store.use() as db:
             db.execute("INSERT OR REPLACE INTO swept VALUES (0, ?)", (until,))
-            db.execute("DELETE FROM recorded WHERE at < ?", (forget_before,))
+            db.execute(
+                "DELETE FROM recorded WHERE at < MIN(?, COALESCE("
+                "(SELECT at FROM recorded ORDER BY at DESC LIMIT 1 OFFSET ?), -1))",
+                (forget_before, _KEPT_MARKS),
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -130,10 +139,11 @@ class Sweeper(Worker):
         self._names = names
         self._timing = timing
         self._now = clock.now
+        self._timeline = Timeline(clock.now, clock.monotonic)
 
     def enriched(self, conversation_id: str) -> None:
         """Take that all media of a conversation has been recorded otherwise. Raises StateError."""
-        self._store.add(conversation_id, [ENRICHED], self._now())
+        self._store.add(conversation_id, [ENRICHED], self._timeline())
 
     def _close(self) -> None:
         self._store.close()
@@ -143,8 +153,10 @@ class Sweeper(Worker):
         """Ask for all pages of the time since the last sweep."""
         timing, now = self._timing, self._now()
         last = self._store.until()
-        since = (now - timing.interval_s if last is None else min(last, now)) - timing.overlap_s
-        since = max(since, now - timing.longest_s)
+        since = (now - timing.interval_s if last is None else last) - timing.overlap_s
+        longest_ago = now - timing.longest_s
+        # If the last sweep was later than now, the clock was set back, and what it asked for is not known.
+        since = longest_ago if last is not None and last > now else max(since, longest_ago)
         number = 0
         while self._may_ask():
             number += 1
@@ -163,7 +175,7 @@ class Sweeper(Worker):
                     return 0.0
                 self._take(details)
             if not found:
-                self._store.finish(now, now - 2 * timing.overlap_s - timing.longest_s)
+                self._store.finish(now, self._timeline() - 2 * timing.overlap_s - timing.longest_s)
                 return timing.interval_s
         return 0.0
 
@@ -207,7 +219,7 @@ class Sweeper(Worker):
             self._recorder.frame(orjson.dumps(record))
         self._recorder.frame(orjson.dumps({"conversationId": id_, "mediaEndpointStats": None, "ended": True}))
         self._recorder.flush()
-        self._store.add(id_, fresh, self._now())
+        self._store.add(id_, fresh, self._timeline())
 
     def _named(self, labels: Mapping[str, str]) -> dict[str, str]:
         return {name: self._names.name_of(name, value) for name, value in labels.items()}

@@ -265,10 +265,20 @@ class TestListening:
 
 
 class TestRollover:
+    def test_a_channel_whose_life_seems_short_is_kept(self) -> None:
+        """A wall clock that is a day ahead does not make the feed replace its channels all the time."""
+        tape = Tape()
+        with simulated(channel_life_s=1.5) as simulator, feeding(simulator, tape, renew_ratio=0.1) as feed:
+            tape.wait_for(lambda t: t.states() == ["up"])
+            assert feed.failure is None
+            time.sleep(0.6)
+            assert simulator.connections == 1
+
     def test_before_the_channel_expires(self) -> None:
         """A channel is replaced before its life is over, without a gap, a loss or a duplicate, again and again."""
         tape = Tape()
-        with simulated(channel_life_s=0.8) as simulator, feeding(simulator, tape, renew_ratio=0.5) as feed:
+        often: dict[str, Any] = {"renew_ratio": 0.5, "renew_after_s": 0}
+        with simulated(channel_life_s=0.8) as simulator, feeding(simulator, tape, **often) as feed:
             tape.wait_for(lambda t: t.states() == ["up"])
             sent = 0
             while simulator.connections < 4:
@@ -527,10 +537,10 @@ class TestLosses:
         caplog.set_level("DEBUG")
         tape = Tape()
         with simulated() as simulator, structlog.testing.capture_logs() as logs, feeding(simulator, tape):
-            tape.wait_for(lambda t: t.states() == ["up"])
+            tape.wait_for(lambda t: "up" in t.states())
             (channel,) = simulator.connected
             simulator.expire_channels(announced=False)
-            tape.wait_for(lambda t: len(t.states()) == 3)
+            tape.wait_for(lambda t: len(t.states()) >= 3)  # more, if the machine is too busy for the feed's patience
         ours = [record.getMessage() for record in caplog.records if record.name != "websockets.server"]
         said = f"{logs} {ours} {tape.records}"
         assert "client-secret" not in said

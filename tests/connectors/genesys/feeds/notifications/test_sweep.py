@@ -159,11 +159,22 @@ def test_a_restart_asks_from_the_last_sweep_on(tmp_path: Path) -> None:
     once(NOW)
     once(NOW + 600)
     once(NOW + 10 * 86_400)
+    once(NOW + 86_400)  # the clock was a wrong one before, and what it asked for is not known
     assert asked == [
         "2025-12-31T23:25:00.000Z/2026-01-01T00:00:00.000Z",
         "2025-12-31T23:30:00.000Z/2026-01-01T00:10:00.000Z",
         "2026-01-10T00:00:00.000Z/2026-01-11T00:00:00.000Z",
+        "2026-01-01T00:00:00.000Z/2026-01-02T00:00:00.000Z",
     ]
+
+
+def test_a_clock_that_is_wrong_forgets_no_recorded_call(tmp_path: Path) -> None:
+    """The last marks stay whatever the time, so that a sweep after it records no call again."""
+    store = SweepStore(tmp_path / "sweep.sqlite3")
+    store.add("a", ["mark"], NOW)
+    store.finish(4_102_444_800.0, 4_102_000_000.0)
+    assert store.known("a") == {"mark"}
+    store.close()
 
 
 def test_watched_calls_are_left_to_the_enricher(tmp_path: Path) -> None:
