@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -121,14 +121,15 @@ def read_state_dir(path: Path) -> Path:
     return state_dir(path, os.environ) or read_settings(path).state.dir
 
 
-def read_for(path: Path, command: str, read: Collection[str]) -> Settings:
+def read_for(path: Path, command: str, read: Collection[str], environ: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings of a file for a command; name on standard error the keys that are not in `read`.
 
     Raises ConfigurationError.
     """
     from flows.settings.effects import unread_keys
+    from flows.settings.loading import load_settings
 
-    settings = read_settings(path)
+    settings = load_settings(path, environ)
     if unread := unread_keys(settings, read):
         print(f"note: {path}: without effect on {command}: {', '.join(unread)}", file=sys.stderr)
     return settings

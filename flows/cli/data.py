@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from connectors.errors import UsageError
 from flows.cli.common import AsJson, Command, read_for, stop_on_signals
 from flows.cli.progress import progress_bar
+
+if TYPE_CHECKING:
+    from flows.settings.models import Settings
 
 __all__ = ["app"]
 
@@ -74,7 +78,7 @@ def merge(
     from flows.commands.output import print_json
     from flows.settings.effects import MERGE
 
-    merged = merge_results(list(map(Path, sources)), out, None if config is None else read_for(config, "merge", MERGE))
+    merged = merge_results(list(map(Path, sources)), out, None if config is None else _read(config, "merge", MERGE))
     if as_json:
         print_json(merged)
         return
@@ -91,13 +95,18 @@ def _follow(sources: list[str], out: Path, config: Path | None, leave_out_after_
     from flows.commands.output import print_json
     from flows.settings.effects import FOLLOW
 
-    settings = read_for(config, "merge --follow", FOLLOW)
+    settings = _read(config, "merge --follow", FOLLOW)
     print(f"Following {len(sources)} instances until a signal ...", file=sys.stderr)
     counts = follow(sources, out, settings, os.environ, shutdown, leave_out_after_s=leave_out_after_s)
     if as_json:
         print_json(counts)
     else:
         print(f"{counts.windows} windows of groups, {counts.raised} incidents raised, {counts.resolved} resolved")
+
+
+def _read(config: Path, command: str, read: Collection[str]) -> Settings:
+    """Return the settings that all instances share, also if they say of none which instance it is."""
+    return read_for(config, command, read, {"VOICEWATCH_SHARD_INDEX": "0", **os.environ})
 
 
 @app.command(cls=Command)

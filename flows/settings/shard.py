@@ -23,7 +23,7 @@ class ShardSettings(Table):
         default=1, description="instances that divide the conversations; the same in all of them"
     )
     index: Annotated[int, AfterValidator(Between(0, MAX_COUNT - 1))] | None = Field(
-        default=None, description="the number of this instance, from 0 to `count` - 1"
+        default=None, description="the number of this instance, from 0 to `count` - 1; overrides `index_from`"
     )
     index_from: Literal["hostname"] | None = Field(
         default=None,
@@ -33,8 +33,6 @@ class ShardSettings(Table):
 
     @model_validator(mode="after")
     def _has_an_index(self) -> ShardSettings:
-        if self.index is not None and self.index_from is not None:
-            raise ValueError("index and index_from are both set; leave one out")
         if self.index is not None and self.index >= self.count:
             raise ValueError(f"index {self.index} is not below count, which is {self.count}")
         if self.count > 1 and self.index is None and self.index_from is None:

@@ -18,7 +18,7 @@ from flows.commands.replay_team import divide
 from flows.settings.loading import parse_settings
 from tests.flows.analytics.test_groups import group_lines
 from tests.flows.data.test_schemas import validator
-from tests.support.cli import voicewatch
+from tests.support.cli import configuration, voicewatch
 
 GROUPS = {"by": ["queue", "edge"], "min_conversations": 2, "raise_ratio": 0.4, "clear_ratio": 0.2, "clear_after_s": 5}
 TABLES: dict[str, Any] = {"windows": {"length_s": 10, "slide_s": 5}, "groups": GROUPS}
@@ -84,6 +84,15 @@ def test_the_parts_of_groups_make_the_whole(seed: int, tmp_path: Path) -> None:
     of_parts = b"".join((part / "alerts.jsonl").read_bytes() for part in parts)
     assert b"GROUP_DEGRADED" not in of_parts
     assert seed != 1 or any(alert["alertType"] == "GROUP_DEGRADED" for alert in alerts)
+
+
+def test_the_configuration_of_all_instances_is_taken(tmp_path: Path) -> None:
+    """It need not say which instance it is of: each has its number in the environment."""
+    parts = [results(tmp_path / f"{index}", recorded(1), Share(index, 2)) for index in range(2)]
+    config = configuration(tmp_path / "instance.toml", {**TABLES, "shard": {"count": 2}})
+    done = voicewatch("merge", *parts, "--out", tmp_path / "out", "--config", config)
+    assert done.returncode == 0, done.stderr
+    assert b"GROUP_DEGRADED" in (tmp_path / "out/alerts.jsonl").read_bytes()
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
