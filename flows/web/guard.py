@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
@@ -10,7 +11,7 @@ from typing import Final
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,6 +21,9 @@ COOKIE: Final = "voicewatch"
 # Asked by machines that hold no cookie; they tell no more than that a run is well or not, and why.
 OPEN_PATHS: Final = ("/livez", "/readyz", "/login")
 MAX_BODY_BYTES: Final = 16 * 1024
+# Of headers and query string; a long id takes less.
+MAX_BYTES: Final = 16 * 1024
+BODY_S: Final = 5.0
 HEADERS: Final = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
@@ -74,7 +78,20 @@ class Guard:
         """Answer, or refuse."""
         if scope["type"] != "http":
             return
-        answer = await self._refusal(Request(scope, receive))
+        request = Request(scope, receive)
+        answer = self._refusal(request)
+        if answer is None and request.method == "POST":
+            try:
+                body = await asyncio.wait_for(request.body(), BODY_S)
+            except ClientDisconnect:  # an answer would reach no one
+                return
+            except TimeoutError:
+                answer = _plain(408, "the body did not come in time")
+                answer.headers["Connection"] = "close"
+            else:
+                receive = _received(body, receive)
+                if request.url.path == "/login" and self._token is not None:
+                    answer = self._log_in(request, body)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -86,8 +103,10 @@ class Guard:
 
         await (answer or self._app)(scope, receive, send_with_headers)
 
-    async def _refusal(self, request: Request) -> Response | None:
+    def _refusal(self, request: Request) -> Response | None:
         headers = request.headers
+        if sum(len(name) + len(value) for name, value in headers.raw) + len(request.scope["query_string"]) > MAX_BYTES:
+            return _plain(431, "the request is too large")
         # A page of another site cannot make a browser send the token, so who sends it may use any name.
         if not is_allowed_host(headers.get("host", ""), self._hosts) and not self._has_token(request):
             return _plain(421, "this host name is not served; name it in [web] hosts")
@@ -104,8 +123,6 @@ class Guard:
             return _plain(400, "a request without a body is expected")
         if self._token is None:
             return None
-        if request.url.path == "/login" and request.method == "POST":
-            return await self._log_in(request)
         if request.url.path in OPEN_PATHS or request.url.path.startswith("/static/") or self._is_known(request):
             return None
         if "text/html" in headers.get("accept", ""):
@@ -123,9 +140,9 @@ class Guard:
         scheme, _, told = request.headers.get("authorization", "").partition(" ")
         return self._token is not None and scheme.lower() == "bearer" and _equal(told.strip(), self._token)
 
-    async def _log_in(self, request: Request) -> Response:
+    def _log_in(self, request: Request, body: bytes) -> Response:
         assert self._token is not None
-        told = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
+        told = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
         if not _equal(told, self._token):
             return RedirectResponse("/login?wrong=1", 303)
         response = RedirectResponse("/", 303)
@@ -134,6 +151,16 @@ class Guard:
             COOKIE, session_of(self._token), max_age=12 * 3600, httponly=True, samesite="strict", secure=secure
         )
         return response
+
+
+def _received(body: bytes, receive: Receive) -> Receive:
+    """Return what gives a body that was received already, then what follows it."""
+    parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return parts.pop() if parts else await receive()
+
+    return again
 
 
 def _equal(told: str, secret: str) -> bool:

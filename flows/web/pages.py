@@ -49,6 +49,7 @@ EVERY_S: Final = 1.0
 HEARTBEAT_S: Final = 10.0
 DAY_S: Final = 86_400.0
 SHOWN_GROUPS: Final = 12
+MAX_FILTERS: Final = 16
 # What stays in the address when a view links to another one.
 SHARED: Final = ("range", "from", "to")
 View = Callable[[dict[str, str], Span], dict[str, Any]]
@@ -286,8 +287,10 @@ class _Pages:
         shared: dict[str, str] = {key: form[key] for key in SHARED if key in form}
         return RedirectResponse(link("/what-if", shared, job=job.id), 303)
 
-    async def events(self, _request: Request) -> Response:
+    async def events(self, request: Request) -> Response:
         """Answer with server-sent events: a line whenever the files have something new."""
+        if request.method == "HEAD":  # there would be no end of the nothing that is sent
+            return Response(media_type="text/event-stream")
         return StreamingResponse(self._changes(), media_type="text/event-stream")
 
     def login(self, request: Request) -> Response:
@@ -330,6 +333,8 @@ class _Pages:
 
     def _top(self, name: str, query: dict[str, str]) -> tuple[Span, dict[str, Any]]:
         """Return the range of a view, and the figures above it."""
+        if len(queries.filters_of(query)) > MAX_FILTERS:  # SQLite's expressions are only so deep
+            raise HTTPException(400, f"at most {MAX_FILTERS} labels can be asked for")
         with self._reading() as model:
             # An incident is shown for a day after its end, and so are gaps and answers.
             usual = "24h" if name in ("incidents", "feeds") else "1h"

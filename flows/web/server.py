@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 from typing import Any, Final
@@ -56,6 +57,8 @@ class WebServer:
             timeout_graceful_shutdown=1,
             h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         )
+        # Its warnings are of single requests that are malformed: anyone who reaches the port could fill the log.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._server = _Server(config)
         self._thread = threading.Thread(target=self._serve, name="voicewatch-web", daemon=True)
 
