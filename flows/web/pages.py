@@ -39,6 +39,7 @@ from flows.web.queries import LONG_SPANS, PAGE, Span
 from flows.web.ranking import ranking
 from flows.web.reader import StateReader
 from flows.web.story import lines_of, story_of
+from flows.web.week_ago import WeekAgo
 from flows.web.what_if import RULES, Job, WhatIf, rules_of
 from flows.web.words import FILTERS, link, replay_command, rule_name, said_of
 
@@ -120,6 +121,7 @@ class _Pages:
         self._reader = reader
         self._state = StateLayout(directory)
         self._what_if = what_if
+        self._week_ago = WeekAgo(self._state)
         self._parts = ServedParts(directory)
         self._now = now
         self._templates = environment()
@@ -161,7 +163,7 @@ class _Pages:
             by = query.get("by", names[0])
             map_ = heat_map(model, span, by, metric, _page(query))
             groups = queries.groups(model)
-            ranked = None if by in ("conversation", EVERYTHING) else ranking(model, by)
+            ranked = None if by in ("conversation", EVERYTHING) else ranking(model, by, self._week_ago.shares(model))
         bad = [group for group in groups if group["breaching"] or group["incident"]]
         return {
             "by": by,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from flows.web.model import Model
@@ -43,12 +44,16 @@ class Ranking(NamedTuple):
     rows: list[Ranked]
 
 
-def ranking(model: Model, name: str) -> Ranking:
-    """Return the worst values of a label or of the feeds in the newest hour."""
+def ranking(model: Model, name: str, shares: Mapping[tuple[str, str], tuple[int, float]] | None = None) -> Ranking:
+    """Return the worst values of a label or of the feeds in the newest hour.
+
+    `shares` has those of a week ago that the model no longer holds, with the number of windows.
+    """
     hour = int(now_of(model) // HOUR_S) * HOUR_S
     found = model.db.execute(_THIS_HOUR, (name, hour, hour + HOUR_S, SHOWN)).fetchall()
     rows = []
     for value, windows, breaching in found:
         before, bad = model.db.execute(_WEEK_AGO, (name, value, hour - WEEK_S)).fetchone()
-        rows.append(Ranked(value, windows, breaching / windows, before or 0, bad / before if before else None))
+        then = (before, bad / before) if before else (shares or {}).get((name, value), (0, None))
+        rows.append(Ranked(value, windows, breaching / windows, *then))
     return Ranking(hour, rows)
