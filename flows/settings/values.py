@@ -260,7 +260,11 @@ def is_loopback(url: str) -> bool:
 def is_private(url: str) -> bool:
     """Return whether a URL's host is this machine or an address that is not public, as far as its text shows."""
     address = _address(urlsplit(url).hostname or "")
-    return is_loopback(url) or (address is not None and not address.is_global)
+    if is_loopback(url) or address is None:
+        return is_loopback(url)
+    from connectors.callbacks.addresses import is_public  # asyncio, which checking a file does without
+
+    return not is_public(str(address))
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

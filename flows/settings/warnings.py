@@ -46,6 +46,12 @@ def _general_warnings(settings: Settings) -> Iterator[str]:
     if host.startswith("apps."):
         api = settings.genesys.base_url.replace("apps.", "api.", 1)
         yield f"genesys.base_url: {host} serves the web application, not the API, which is probably {api}"
+    urls = {
+        "groups.qa_callback_url": settings.groups.qa_callback_url,
+        "alerts.platform_callback_url": settings.alerts.platform_callback_url,
+    }
+    for key, url in urls.items():
+        yield from (f"{key}: {doubt}" for doubt in _url_doubts(settings, url))
     if settings.genesys.base_url.startswith("http://") and not is_loopback(settings.genesys.base_url):
         yield "genesys.base_url: http:// sends the client's credentials in clear text"
 
@@ -136,13 +142,17 @@ def _doubts(settings: Settings, table: InterceptorDefaults) -> Iterator[tuple[st
 
 
 def _limit_doubts(settings: Settings, table: InterceptorDefaults | FeedDefaults) -> Iterator[tuple[str, str]]:
-    url = table.qa_callback_url
     if table.packet_loss_threshold == 0:
         yield "packet_loss_threshold", "0 raises an alert for every lost packet"
+    yield from (("qa_callback_url", doubt) for doubt in _url_doubts(settings, table.qa_callback_url))
+
+
+def _url_doubts(settings: Settings, url: str | None) -> Iterator[str]:
+    """Yield what is doubtful about the URL of a callback."""
     if url is None:
         return
     host = urlsplit(url).hostname
     if is_private(url) and not settings.delivery.allow_private_addresses:
-        yield "qa_callback_url", f"{host} is a private address: set delivery.allow_private_addresses"
+        yield f"{host} is a private address: set delivery.allow_private_addresses"
     elif url.startswith("http://") and not is_private(url):
-        yield "qa_callback_url", f"http:// sends callbacks to {host} in clear text"
+        yield f"http:// sends callbacks to {host} in clear text"

@@ -561,6 +561,22 @@ def test_a_missing_file_and_a_directory(tmp_path: Path) -> None:
             "defaults.qa_callback_url: 127.0.0.1 is a private address: set delivery.allow_private_addresses",
         ),
         (
+            "[defaults]\nqa_callback_url = 'https://192.0.0.8/x'",
+            "defaults.qa_callback_url: 192.0.0.8 is a private address: set delivery.allow_private_addresses",
+        ),
+        (
+            "[defaults]\nqa_callback_url = 'https://[3fff::1]/x'",
+            "defaults.qa_callback_url: 3fff::1 is a private address: set delivery.allow_private_addresses",
+        ),
+        (
+            "[defaults]\nqa_callback_url = 'https://a.example.com'\n[alerts]\nplatform_callback_url = 'http://10.1.1.1/'",
+            "alerts.platform_callback_url: 10.1.1.1 is a private address: set delivery.allow_private_addresses",
+        ),
+        (
+            "[defaults]\nqa_callback_url='https://a.b'\n[groups]\nby=['queue']\nqa_callback_url='http://qa.example.com/'",
+            "groups.qa_callback_url: http:// sends callbacks to qa.example.com in clear text",
+        ),
+        (
             "[defaults]\npacket_loss_threshold = 0",
             "defaults.packet_loss_threshold: 0 raises an alert for every lost packet",
         ),
