@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
-import numpy as np
 import orjson
 
 from connectors.format.rule_names import is_lasting
@@ -152,6 +151,8 @@ def decode_lines(decoder: msgspec.json.Decoder[T], data: bytes) -> tuple[list[T]
 
 def placed_lines(decoder: msgspec.json.Decoder[T], data: bytes) -> tuple[list[T], list[int], int]:
     """Return the records of some whole lines, the offset of each, and the number of lines that are not records."""
+    import numpy as np  # which `status` does without
+
     ends = np.flatnonzero(np.frombuffer(data, np.uint8) == NEWLINE) + 1
     places = [0, *ends[:-1].tolist()]
     records, bad = decode_lines(decoder, data)
