@@ -19,6 +19,7 @@ import orjson
 from connectors.errors import GenesysError
 from connectors.format.captures import media_records
 from connectors.genesys.client import Clock, RequestBudget
+from connectors.genesys.feeds.notifications.workers import RECORDING_S
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s, retry_after_s
 from connectors.runtime.logs import get_logger
@@ -237,12 +238,12 @@ class Enricher:
             self._changed.notify()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread, and wait so long for a request that is under way; what is left stays in the queue."""
+        """End the thread as `Worker.stop` does; what is left stays in the queue."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(min(timeout_s, RECORDING_S))
         if not self._thread.is_alive():
             self._queue.close()
 

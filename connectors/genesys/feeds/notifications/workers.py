@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from typing import Final
 
 from connectors.errors import AccessDeniedError
 from connectors.genesys.client import RequestBudget
 from connectors.runtime.logs import get_logger
 
-__all__ = ["Worker"]
+__all__ = ["RECORDING_S", "Worker"]
+
+RECORDING_S: Final = 0.5
+"""How long a stop waits for a thread that is recording an answer, which takes milliseconds."""
 
 
 class Worker(ABC):
@@ -32,10 +36,13 @@ class Worker(ABC):
         self._thread.start()
 
     def stop(self, timeout_s: float) -> None:
-        """End the thread, and wait up to `timeout_s` for a request that is under way."""
+        """End the thread, and wait for what it is recording, at most for `timeout_s`.
+
+        A request is not waited for: its answer would not be recorded.
+        """
         self._stopped.set()
         if self._thread.ident is not None:
-            self._thread.join(timeout_s)
+            self._thread.join(min(timeout_s, RECORDING_S))
         if not self._thread.is_alive():
             self._close()
 
