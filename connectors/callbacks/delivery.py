@@ -291,6 +291,7 @@ class Delivery:
     def _begin(self, receiver: Receiver) -> None:
         task = asyncio.create_task(self._attempt(receiver, receiver.queue.popleft()))
         receiver.attempts[task] = receiver.used_at = self._clock()
+        receiver.pace = receiver.pace.begun(receiver.used_at)
         self._shares.take(receiver)
         self._attempts.add(task)
         task.add_done_callback(self._attempts.discard)
@@ -317,6 +318,7 @@ class Delivery:
         took_s = receiver.used_at - began
         self._metrics.attempt_took(took_s)
         verdict = classify(outcome, receiver.route.rules)
+        receiver.pace = receiver.pace.after(outcome, began=began, now=receiver.used_at)
         self._judge(receiver, outcome, verdict)
         answer = excerpt(outcome.body, receiver.route.url, receiver.route.secrets) or None
         state = self._results.add(waiting, verdict, 1, endpoint=receiver.shown, answer=answer, took_s=took_s)
@@ -385,7 +387,7 @@ class Delivery:
     def _quiet(self) -> bool:
         """Report whether nothing is under way and nothing that is due may begin."""
         now = self._clock()
-        held_back = all(not r.queue or r.blocked_until(now) is not None for r in self._receivers.values())
+        held_back = all(not r.queue or r.is_given_time(now) for r in self._receivers.values())
         return not self._attempts and self._results.empty and held_back
 
     async def _on_disk(self, work: Callable[..., _T], *arguments: object) -> _T:

@@ -11,6 +11,7 @@ from typing import Literal
 
 from connectors.callbacks.addresses import Resolve
 from connectors.callbacks.model import DueCallback
+from connectors.callbacks.pace import Pace
 from connectors.callbacks.policy import Breaker, DeliveryPolicy
 from connectors.callbacks.routes import Route
 
@@ -37,6 +38,7 @@ class Receiver:
         self.queue: deque[DueCallback] = deque()
         self.attempts: dict[asyncio.Task[None], float] = {}
         self.breaker = Breaker(base_s=policy.breaker_base_s)
+        self.pace = Pace()
         self.standing: Standing = "new"
         self.gone = False  # answered 410
         self.cuts = 0  # attempts in a row that had to make room for others
@@ -51,7 +53,8 @@ class Receiver:
     def ready(self, now: float) -> bool:
         """Report whether an attempt may begin as far as this receiver is concerned."""
         under_way = len(self.attempts)
-        return bool(self.queue) and under_way < self.share and self.breaker.admits(now, under_way)
+        admitted = self.breaker.admits(now, under_way) and self.pace.admits(now, under_way)
+        return bool(self.queue) and under_way < self.share and admitted
 
     def wanted(self, now: float) -> int:
         """Return how many callbacks to read from the outbox, 0 while there is no use for more."""
@@ -64,13 +67,17 @@ class Receiver:
         return 0 if full else _AHEAD_PROVEN
 
     def blocked_until(self, now: float) -> float | None:
-        """Return the time until which its breaker stays open; None if it is not open."""
-        until = self.breaker.open_until
-        return until if self.breaker.tripped and now < until else None
+        """Return the time until which its breaker stays open, or its pace admits nothing; None without such a time."""
+        until = max(self.breaker.open_until if self.breaker.tripped else now, self.pace.next_at)
+        return until if now < until else None
+
+    def is_given_time(self, now: float) -> bool:
+        """Report whether its breaker is open: a stop does not wait for that."""
+        return self.breaker.tripped and now < self.breaker.open_until
 
     def forgettable(self, now: float) -> bool:
         """Report whether nothing would be lost with it."""
-        busy = self.queue or self.attempts or self.gone or self.breaker.tripped
+        busy = self.queue or self.attempts or self.gone or self.breaker.tripped or now < self.pace.next_at
         return not busy and now > self.used_at + _KEPT_S
 
     @property

@@ -1,8 +1,8 @@
 """Send QA callbacks from a Bytewax flow: into a durable outbox first, then to their receivers, at least once.
 
 The parts, beside this module: `outbox` stores callbacks, `delivery` schedules attempts, `receivers` shares the
-connections out, `http` sends, `policy` decides what an answer means, `signing` signs, `addresses` rejects private
-destinations, `salvage` saves what can be read of a damaged outbox.
+connections out, `http` sends, `policy` decides what an answer means, `pace` how fast to send, `signing` signs,
+`addresses` rejects private destinations, `salvage` saves what can be read of a damaged outbox.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def test_what_needs_attention_is_named(tmp_path: Path) -> None:
 
 
 def test_a_label_may_look_like_a_resolve(tmp_path: Path) -> None:
-    """Also where a label looks like a resolve; under the policy `frame`, no alert has an incident that is open."""
+    """Also where a label looks like a resolve; under the policy `frame`, most alerts open nothing."""
     state = StateDir(tmp_path / "state")
     state.feed(1, "up", "connected")
     lines = [
