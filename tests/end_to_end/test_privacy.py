@@ -28,6 +28,10 @@ from tests.support.tape import until
 MARK = "MARKED-PERSONAL-TEXT"
 BUS_KEY = "key-of-the-connection"
 QUEUE = "5a1b7c3e-0000-4000-8000-00000000000a"
+PAGES = (
+    *("/fleet", "/conversations", "/conversation?id=c-5", "/incidents", "/failures", "/feeds", "/what-if", "/metrics"),
+    "/journal?id=c-5&from=0&to=9e9",
+)
 CALLS = f"v2.routing.queues.{QUEUE}.conversations.calls"
 WHO = {"ani": f"tel:{MARK}", "dnis": MARK, "name": MARK, "address": MARK, "attributes": {"account": MARK}}
 
@@ -187,7 +191,7 @@ def post_all(url: str, texts: list[str]) -> str:
 
 def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
     """Voice events, notifications, AudioHook, EventBridge by HTTP and by a queue, and Kafka: every field for texts."""
-    hook, bus = free_address(), free_address()
+    hook, bus, page = free_address(), free_address(), free_address()
     with (
         running(NotificationsSimulator(calls=False)) as simulator,
         serve(voice_events, "127.0.0.1", 0) as events,
@@ -207,7 +211,7 @@ def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
             f"[[feed]]\nname = 'queue'\nkind = 'eventbridge'\nqueue_url = '{queue}'\n"
             f"[[feed]]\nname = 'topic'\nkind = 'kafka'\ntopic = 'mixed'\nstart = 'earliest'\n"
             f"[kafka]\nbrokers = ['{kafka.brokers}']\n"
-            f"[audiohook]\nlisten = '{hook}'\npath = '/hook'\napi_keys = ['key']\n"
+            f"[audiohook]\nlisten = '{hook}'\npath = '/hook'\napi_keys = ['key']\n[web]\nlisten = '{page}'\n"
         )
         answering = threading.Thread(target=events.serve_forever)
         answering.start()
@@ -229,10 +233,25 @@ def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
             until(lambda: kafka.committed("voicewatch", "mixed", 0) == len(texts) + 1)
             journal = tmp_path / "state" / "journal"
             until(lambda: sum(file.read_bytes().count(b'"invalid":') for file in journal.glob("*.jsonl")) >= 9)
+            with httpx.Client(
+                base_url=f"http://{page}", headers={"accept": "text/html"}, timeout=DEADLINE_S
+            ) as browser:
+                until(lambda: "c-5" in browser.get("/api/conversations").text)
+                for view in PAGES:
+                    shown = browser.get(view)
+                    assert (shown.status_code, MARK in shown.text) == (200, False), view
             assert process.stop() == 0, process.log
         events.shutdown()
         answering.join()
     assert MARK not in process.output + process.log
+    told = [
+        voicewatch("report", tmp_path / "state", "--out", tmp_path / "report.html"),
+        voicewatch("audit", "show", tmp_path / "state" / "audit.jsonl"),
+        voicewatch("outbox", "list", path),
+        voicewatch("status", tmp_path / "state"),
+    ]
+    assert [each.returncode for each in told] == [0] * 4, told
+    assert not [each for each in told if MARK in each.stdout + each.stderr]
     assert holding_the_mark(tmp_path) == []
     segments = list((tmp_path / "state" / "journal").iterdir())
     assert {segment.suffix for segment in segments} == {".jsonl"}
