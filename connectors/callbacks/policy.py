@@ -128,7 +128,7 @@ def classify(outcome: Outcome, rules: BodyRules | None = None) -> Verdict:
     ======================================  =========================================================
 
     >>> classify(Outcome(status=204)), classify(Outcome(status=503, retry_after_s=7.0))
-    (Delivered(reason='204'), Retry(reason='503', after_s=7.0))
+    (Delivered(reason='204'), Retry(reason='503', after_s=7.0, soon=False))
     """
     if outcome.failure is not None:
         reason = f"{outcome.failure}: {outcome.detail}" if outcome.detail else outcome.failure

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-__all__ = ["can_be_private", "fingerprint", "redacted"]
+__all__ = ["can_be_private", "fingerprint", "redacted", "redacted_frame"]
 
 _MISSING: Final = object()
 _MAX_ID: Final = 256
@@ -158,6 +158,12 @@ _BODY: Final[dict[str, Any]] = {
     "qos": {"mismatchCount": _number},
 }
 _NOTIFICATION: Final[dict[str, Any]] = {"topicName": _topic, "timestamp": _time, "eventBody": _BODY}
+_FRAME: Final[Shape] = {
+    "event": _state,
+    "entity": {"id": _id},
+    "timestamp": _number,
+    "metrics": {"packetLoss": _number, "jitter": _number},
+}
 _RECORD: Final[Shape] = {"id": _word, **_NOTIFICATION, "detail-type": _topic, "time": _time, "detail": _NOTIFICATION}
 
 
@@ -172,6 +178,15 @@ def redacted(record: Mapping[str, Any]) -> dict[str, Any]:
     if "topicName" in record:
         kept.setdefault("topicName", "")  # so that it stays a notification
     return dict(kept)
+
+
+def redacted_frame(frame: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a voice event with what is read of it only.
+
+    >>> redacted_frame({"event": "conversation.updated", "entity": {"id": "c", "name": "A. Person"}, "timestamp": 1.5})
+    {'event': 'conversation.updated', 'entity': {'id': 'c'}, 'timestamp': 1.5}
+    """
+    return dict(_kept(frame, _FRAME))
 
 
 def fingerprint(data: bytes) -> tuple[int, str]:

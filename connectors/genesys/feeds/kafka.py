@@ -25,7 +25,7 @@ from connectors.format.notifications import is_notification
 from connectors.format.owners import ALL, Share
 from connectors.format.ownership import OwnMessages
 from connectors.format.positions import Position, placed
-from connectors.format.privacy import can_be_private
+from connectors.format.privacy import can_be_private, redacted_frame
 from connectors.genesys.client import Clock
 from connectors.genesys.feeds.base import (
     FeedBase,
@@ -309,11 +309,18 @@ class _Messages:
             self._over.add(ids[0])
         elif ids[0] not in self._over and not self._recorder.is_watching(ids[0]):
             self._watch(ids[0])
-        self._recorder.frame(placed(message, position), at=at)
+        kept = message if self._keep_raw else _frame_in(message)
+        self._recorder.frame(placed(kept, position), at=at)
 
     def _watch(self, conversation_id: str) -> None:
         if self._selection.takes(conversation_id, self._limits.labels):
             self._recorder.watch(self._limits.watch(conversation_id, None))
+
+
+def _frame_in(message: bytes) -> bytes:
+    """Return a frame without what a producer has added to it; other records as they are."""
+    content = orjson.loads(message)
+    return orjson.dumps(redacted_frame(content)) if "event" in content else message
 
 
 def _event_in(message: bytes) -> dict[str, Any] | None:
