@@ -32,6 +32,7 @@ class Spread:
 
     def add(self, values: NDArray[np.float64]) -> None:
         """Count values; NaN is left out, and a negative value is in the first bin."""
-        known = values[~np.isnan(values)]
-        places = np.clip(known / self.width, 0, BINS - 1).astype(np.int64)
-        self._counts += np.bincount(places, minlength=BINS)
+        places = values / self.width
+        np.fmin(np.fmax(places, 0.0, out=places), BINS - 1.0, out=places)  # NaN counts in the first bin until below
+        self._counts += np.bincount(places.astype(np.intp), minlength=BINS)
+        self._counts[0] -= np.count_nonzero(np.isnan(values))

@@ -138,7 +138,7 @@ def backtest(
         read_for(path, "backtest", REPLAY)
     sets = rule_sets(config or [], sweep or [], os.environ)
     with progress_bar(f"Applying {len(sets)} rule sets") as progress:
-        compared = run_backtest(files, sets, shutdown.requested, progress)
+        compared = run_backtest(files, sets, shutdown.requested, progress, counts_values=as_json)
     if page is not None:
         write_backtest_page(compared, page)
     if as_json:

@@ -46,7 +46,7 @@ class RuleSet:
 class Backtest:
     """Hold the incidents of each rule set; `end` is the time of the last record, in epoch seconds.
 
-    `latency` (milliseconds) and `packet_loss` (ratios) count the values of all frames.
+    `latency` (milliseconds) and `packet_loss` (ratios) count the values of all frames, if that was asked for.
     `is_whole` is False if a signal stopped the backtest before the end of the recordings.
     """
 
@@ -129,9 +129,14 @@ def _put(tables: dict[str, Any], key: str, value: float, sweep: str) -> None:
 
 
 def backtest(
-    paths: Sequence[Path], sets: Sequence[RuleSet], stop: threading.Event, progress: Progress = no_progress
+    paths: Sequence[Path],
+    sets: Sequence[RuleSet],
+    stop: threading.Event,
+    progress: Progress = no_progress,
+    *,
+    counts_values: bool = False,
 ) -> Backtest:
-    """Decode the recordings once, and apply every rule set to them.
+    """Decode the recordings once, and apply every rule set to them; `counts_values` also counts the values of frames.
 
     Each rule set gives, alert for alert, what a replay with its configuration gives. Raises RecordingError.
     """
@@ -144,8 +149,9 @@ def backtest(
             running.apply(block.number, pieces, last=block.last)
             for decoded in pieces:
                 frames += len(decoded.arrival)
-                latency.add(decoded.latency_us / 1000.0)
-                loss.add(decoded.packet_loss)
+                if counts_values:
+                    latency.add(decoded.latency_us / 1000.0)
+                    loss.add(decoded.packet_loss)
     incidents = [incidents_of(alerts) for alerts in running.alerts]
     return Backtest([one.name for one in sets], incidents, running.end, frames, not stop.is_set(), latency, loss)
 

@@ -13,7 +13,10 @@ from typing import Any
 
 import orjson
 
+from connectors.callbacks.model import AttemptResult, Callback
+from connectors.callbacks.outbox import Outbox
 from connectors.runtime.shutdown import Shutdown
+from connectors.state.audit import AuditLog
 from flows.commands.replay import replay
 from flows.commands.report import report
 from flows.settings.web import WebSettings
@@ -89,8 +92,29 @@ def make_state(directory: Path) -> str:
         (out / name).rename(directory / name)
     shutil.rmtree(out)
     alerts = [orjson.loads(line) for line in (directory / "alerts.jsonl").read_bytes().splitlines()]
+    deliver(directory, alerts)
     ids: list[str] = [alert["conversationId"] for alert in alerts if alert["conversationId"] is not None]
     return max(sorted(set(ids)), key=ids.count)
+
+
+def deliver(directory: Path, alerts: list[dict[str, Any]]) -> None:
+    """Write what a receiver answered that was down for a while: the audit log and the outbox."""
+    receiver, at = "https://qa.example.com", BEGAN
+    audit = AuditLog(directory / "audit.jsonl", now=lambda: at)
+    outbox = Outbox(directory / "outbox" / "outbox.sqlite3")
+    sent = [alert for alert in alerts if not alert.get("inhibitedBy")]
+    callbacks = [Callback(one["alertId"], str(one["conversationId"]), f"{receiver}/alerts", b"{}") for one in sent]
+    outbox.insert(callbacks, BEGAN)
+    for number, (alert, callback) in enumerate(zip(sent, callbacks, strict=True)):
+        known = {"conversation": alert["conversationId"], "id": alert["alertId"], "endpoint": receiver}
+        failures = ("503 Service Unavailable", "timeout: no answer within 10 s") if number % 5 == 1 else ()
+        for attempt, outcome in enumerate(failures, 1):
+            at = alert["timestamp"] + 2.0 * attempt
+            audit.append("CALLBACK_FAILED", outcome=outcome, attempt=attempt, took_s=0.5, **known)
+        at = alert["timestamp"] + (9.0 if failures else 0.02)
+        audit.append("CALLBACK_DELIVERED", outcome="200 OK", attempt=len(failures) + 1, took_s=0.012, **known)
+        outbox.record_results([AttemptResult(callback, "delivered", at, len(failures) + 1, None)])
+    outbox.close()
 
 
 def main() -> None:

@@ -41,7 +41,8 @@ def test_the_figures_are_those_of_a_backtest(journal: Path, tmp_path: Path) -> N
     assert job.result is not None
     config = tmp_path / "proposed.toml"
     config.write_text(job.toml)
-    expected = backtest([RECORDING], rule_sets([config], [], {}), Shutdown().requested)
+    sets = rule_sets([config], [], {})
+    expected = backtest([RECORDING], sets, Shutdown().requested, counts_values=True)
     now, proposed = (figures._asdict() for figures in expected.figures())
     assert job.result["now"] == now
     assert job.result["proposed"] == proposed
