@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ IMAGES = Path(__file__).parents[2] / "docs" / "images"
 QUEUES = ("Support", "Sales", "Billing", "Claims", "Onboarding", "Retention")
 EDGES = ("edge-fra-1", "edge-fra-2", "edge-dub-1", "edge-lon-3")
 HOUR_S = 3600.0
+WEEK_S = 7 * 86_400.0
 GAP_S = (1750.0, 1890.0)
 Record = tuple[float, dict[str, Any]]
 
@@ -93,8 +95,21 @@ def make_state(directory: Path) -> str:
     shutil.rmtree(out)
     alerts = [orjson.loads(line) for line in (directory / "alerts.jsonl").read_bytes().splitlines()]
     deliver(directory, alerts)
+    remember(directory)
     ids: list[str] = [alert["conversationId"] for alert in alerts if alert["conversationId"] is not None]
     return max(sorted(set(ids)), key=ids.count)
+
+
+def remember(directory: Path) -> None:
+    """Write the same hour of a week ago, in which the edges had changed places."""
+    begin = datetime.fromtimestamp(BEGAN - WEEK_S, UTC)
+    others = dict(zip(EDGES, EDGES[2:] + EDGES[:2], strict=True))
+    with (directory / f"windows-{begin:%Y-%m-%d}.jsonl").open("wb") as file:
+        for line in (directory / "windows.jsonl").read_bytes().splitlines():
+            window = orjson.loads(line)
+            window |= {key: window[key] - WEEK_S for key in ("start", "end")}
+            window["labels"]["edge"] = others[window["labels"]["edge"]]
+            file.write(orjson.dumps(window) + b"\n")
 
 
 def deliver(directory: Path, alerts: list[dict[str, Any]]) -> None:
@@ -130,28 +145,31 @@ def main() -> None:
         served = LivePage(WebSettings(listen="127.0.0.1:0"), Path(name), os.environ, {})
         served.start()
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_context(viewport={"width": 1280, "height": 760}, timezone_id="UTC").new_page()
+        page = browser.new_context(viewport={"width": 1440, "height": 760}, timezone_id="UTC").new_page()
         page.goto(served.url)
         page.wait_for_selector(".heat")
         page.wait_for_selector("#loading", state="hidden")
         views = ("fleet?by=edge", "conversations", f"conversation?id={id_}", "incidents", "feeds", "what-if")
         for view in views:
-            page.set_viewport_size({"width": 1280, "height": 760})
+            page.set_viewport_size({"width": 1440, "height": 760})
             page.goto(served.url + view)
             page.wait_for_selector('#live[data-state="live"]')
+            if view.startswith("fleet"):  # the week ago is read when it is asked for
+                page.reload()
+                page.wait_for_selector("#ranking >> text=worse")
             if view.startswith("conversation?"):
                 page.wait_for_selector("[data-chart=lanes] canvas")
-                page.set_viewport_size({"width": 1280, "height": 1500})
+                page.set_viewport_size({"width": 1440, "height": 1500})
             if view == "what-if":
-                page.set_viewport_size({"width": 1280, "height": 900})
-                page.get_by_label("Latency limit").fill("200")
+                page.set_viewport_size({"width": 1440, "height": 900})
+                page.get_by_label("Latency limit").fill("120")
                 page.get_by_role("button", name="Try it out").click()
                 page.wait_for_selector("text=Now against proposed", timeout=120_000)
             page.screenshot(path=IMAGES / f"{view.partition('?')[0]}.png")
         file = Path(name) / "report.html"
         begin, end = BEGAN + HOUR_S / 2, BEGAN + HOUR_S
         report(Path(name), file, journal=[], begin=begin, end=end, names_agents=False, now=end)
-        page.set_viewport_size({"width": 1280, "height": 1500})
+        page.set_viewport_size({"width": 1440, "height": 1500})
         page.goto(f"file://{file}")
         page.screenshot(path=IMAGES / "report.png")
         browser.close()

@@ -331,7 +331,7 @@ def test_a_chart_without_values_says_why(tmp_path: Path, chromium: Any) -> None:
         assert visit.violations() == []
 
 
-@pytest.mark.parametrize("width", [1440, 1024, 390])
+@pytest.mark.parametrize("width", [1440, 1390, 1280, 1024, 390])
 def test_no_field_of_a_row_is_cut_off(tmp_path: Path, chromium: Any, width: int) -> None:
     """Incidents and conversations with many labels need no sideways scrolling."""
     state = StateDir(tmp_path / "state")
@@ -345,7 +345,10 @@ def test_no_field_of_a_row_is_cut_off(tmp_path: Path, chromium: Any, width: int)
     }
     id_ = "44854dc9-1097-41c1-bc82-b5879e59aaa2"
     state.window(0, id_, p95=300.0, **labels)
-    state.alert(5, id_, "raised", 1, labels=labels)
+    state.window(10, id_, p95=300.0, **labels)
+    alert = state.alert(5, id_, "raised", 1, labels=labels)
+    state.attempt(6, alert, "CALLBACK_FAILED", "503 Service Unavailable")
+    state.attempt(9, alert, "CALLBACK_FAILED", "timeout: no answer within 10 s")
     with served(state.dir) as base, visiting(chromium, base, width=width) as visit:
         for view in ("incidents", "conversations"):
             page = visit.go(f"/{view}?{RANGE}")

@@ -17,7 +17,7 @@ function draw(element) {
   const last = hours[hours.length - 1];
   const lines = axis(12);
   const x = [...hours.map((one) => one.start), last.start + 3600];
-  const columns = ["now", "proposed"].map((name) => [...hours, last].map((one) => one[name]));
+  const columns = ["proposed", "now"].map((name) => [...hours, last].map((one) => one[name]));
   const stepped = { width: 2, paths: uPlot.paths.stepped({ align: 1 }), points: { show: false } };
   const isLong = x[x.length - 1] - x[0] > 86400;
   drawn.set(element, new uPlot({
@@ -28,7 +28,8 @@ function draw(element) {
       { ...lines, space: isLong ? 110 : 60, values: (_, at) => at.map((t) => (isLong ? moment(t, "full").slice(5, 16) : moment(t, "minute"))) },
       { ...lines, size: 44, space: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000] },
     ],
-    series: [{}, { ...stepped, stroke: color("--meanc"), dash: [6, 4] }, { ...stepped, stroke: color("--accent") }],
+    // The dashed line comes last: where both are the same, both are seen.
+    series: [{}, { ...stepped, stroke: color("--accent"), width: 3 }, { ...stepped, stroke: color("--meanc"), dash: [6, 4] }],
   }, [x, ...columns], element));
 }
 
