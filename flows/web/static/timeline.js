@@ -59,8 +59,8 @@ function lanes(chart) {
   context.textAlign = "left";
   for (const incident of data.conversation.incidents) {
     const y = top + rules.indexOf(incident.rule) * lane;
-    const end = incident.lasting ? incident.resolved ?? Math.max(data.conversation.last, data.figures.now) : incident.raised + 0.5;
-    const place = clipped(chart, incident.raised, end);
+    const end = incident.lasting ? incident.resolved ?? Math.max(data.conversation.last, data.figures.now) : incident.raised;
+    const place = clipped(chart, incident.raised, Math.max(end, incident.raised + 0.5));
     if (!place) continue;
     context.fillStyle = color("--span");
     context.strokeStyle = color("--limit");
