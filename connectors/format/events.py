@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import orjson
 
-from connectors.format.lines import head_pattern
+from connectors.format.lines import lines_via
 
 __all__ = ["event_id", "event_ids_in", "identified"]
 
 _ID: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,127}")
+_ID_OF_FRAME: Final = re.compile(rb'"frame":\{"id":"([^"\\]+)"')
 
 
 def event_id(event: Mapping[str, Any]) -> str:
@@ -47,5 +48,4 @@ def event_ids_in(lines: bytes, feed: str) -> list[str]:
     >>> event_ids_in(b'{"received_at":1.5,"via":"bus","frame":{"id":"e1","detail-type":"t","detail":{}}}\n', "bus")
     ['e1']
     """
-    pattern = head_pattern(feed) + rb'"frame":\{"id":"([^"\\]+)"'
-    return [found.decode() for found in re.findall(pattern, lines, re.MULTILINE)]
+    return [match[1].decode() for line in lines_via(lines, feed) if (match := _ID_OF_FRAME.match(line))]

@@ -16,7 +16,7 @@ import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -40,17 +40,21 @@ from connectors.format.records import (
 __all__ = [
     "beginning_of",
     "frame_lines",
-    "head_pattern",
     "invalid_line",
     "line_time",
+    "lines_via",
     "message_head",
     "message_lines",
+    "names_feed",
     "private_invalid_line",
     "read_line",
     "record_line",
     "split_at_clocks",
     "time_of",
 ]
+
+# What `message_head` writes before `via`.
+_TIMES: Final = re.compile(rb'\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?')
 
 
 def record_line(received_at: float, record: Mapping[str, Any]) -> bytes:
@@ -70,9 +74,24 @@ def message_head(received_at: float, via: str | None, arrived_at: float | None =
     return head if via is None else b'%b"via":%b,' % (head, orjson.dumps(via))
 
 
-def head_pattern(via: str) -> bytes:
-    """Return a regular expression for what `message_head` returns with this `via`, at the beginning of a line."""
-    return rb'^\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?"via":%b,' % re.escape(orjson.dumps(via))
+def lines_via(lines: bytes, via: str) -> Iterator[bytes]:
+    r"""Yield what follows `message_head` in the lines that begin with it for this `via`; skip other lines unread.
+
+    >>> list(lines_via(b'{"received_at":1.5,"frame":{}}\n{"received_at":2.5,"via":"bus","frame":{}}\n', "bus"))
+    [b'"frame":{}}\n']
+    """
+    mark = b'"via":%b,' % orjson.dumps(via)
+    at = lines.find(mark)
+    while at >= 0:
+        end = lines.find(b"\n", at) + 1 or len(lines)
+        if _TIMES.fullmatch(lines, lines.rfind(b"\n", 0, at) + 1, at):
+            yield lines[at + len(mark) : end]
+        at = lines.find(mark, end)
+
+
+def names_feed(lines: bytes, feed: str) -> bool:
+    """Return whether a line is a record of the state of this feed. It may be wrong only by being true."""
+    return b'"feed":{"name":%b,' % orjson.dumps(feed) in lines
 
 
 def frame_lines(head: bytes, messages: Sequence[bytes]) -> bytes:

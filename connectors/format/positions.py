@@ -11,11 +11,15 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from connectors.format.lines import head_pattern
+from connectors.format.lines import lines_via
 
 __all__ = ["Position", "placed", "positions_in"]
 
-_POSITION: Final = rb"kafka:([A-Za-z0-9._-]{1,249}):(\d{1,10}):(\d{1,19})"
+# No text of a message can look like these keys: inside of a JSON string each quote is escaped.
+_POSITION: Final = re.compile(
+    rb'(?:"frame":\{"id":"|"invalid":.*,"reason":"message )'
+    rb'kafka:([A-Za-z0-9._-]{1,249}):(\d{1,10}):(\d{1,19})(?:"|: )'
+)
 
 
 class Position(NamedTuple):
@@ -50,8 +54,5 @@ def positions_in(lines: bytes, feed: str) -> list[Position]:
     >>> positions_in(b'{"received_at":1.5,"via":"bus","frame":{"id":"kafka:t:0:7","event":"x"}}\n', "bus")
     [Position(topic='t', partition=0, offset=7)]
     """
-    # No text of a message can look like these keys: inside of a JSON string each quote is escaped.
-    kinds = rb'(?:"frame":\{"id":"|"invalid":.*,"reason":"message )'
-    pattern = head_pattern(feed) + kinds + _POSITION + rb'(?:"|: )'
-    found = re.findall(pattern, lines, re.MULTILINE)
+    found = [match.groups() for line in lines_via(lines, feed) if (match := _POSITION.match(line))]
     return [Position(topic.decode(), int(partition), int(offset)) for topic, partition, offset in found]

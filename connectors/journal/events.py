@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from connectors.format.events import event_ids_in
+from connectors.format.lines import names_feed
 from connectors.format.positions import positions_in
 from connectors.journal.recording import Recording
 from connectors.journal.segments import segments
@@ -36,13 +37,22 @@ def recorded_offsets(directory: Path, feed: str, topic: str, limit: int) -> dict
 
 
 def _last(directory: Path, feed: str, limit: int, find: Callable[[bytes, str], list[T]]) -> list[T]:
+    """Return the last items of a feed, oldest first: at least `limit`, or all of them.
+
+    A segment begins with the states of all feeds that there were before, so one that does not name the feed ends the
+    search: a feed that is new reads one segment.
+    """
     newest_first: list[list[T]] = []
     found = 0
     for segment in reversed(segments(directory)):
-        items = [item for chunk in _chunks(segment) for item in find(chunk, feed)]
+        items: list[T] = []
+        is_named = False
+        for chunk in _chunks(segment):
+            items += find(chunk, feed)
+            is_named = is_named or names_feed(chunk, feed)
         newest_first.append(items)
         found += len(items)
-        if found >= limit:
+        if found >= limit or not is_named:
             break
     return [item for items in reversed(newest_first) for item in items]
 
