@@ -20,10 +20,10 @@ from connectors.runtime.logs import get_logger
 from connectors.runtime.shutdown import Shutdown
 from connectors.state.actions import Action
 from connectors.state.audit import AuditLog
+from connectors.state.audit_sink import AuditSink
 from connectors.state.daily import DailyLinesSink
 from connectors.state.files import StateLock
 from connectors.state.recovery import check_recovery_store, latest_states, make_recovery_store, unusable
-from connectors.state.sinks import AuditSink
 from flows.analytics.shard import Shard
 from flows.dataflow import SHARDS, SHARDS_STEP, CountsSink, Outputs, build
 from flows.feeds import feeds_of

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
 from bytewax.inputs import AbortExecution, FixedPartitionedSource
@@ -17,16 +17,18 @@ from connectors.errors import RecordingError, StateError
 from connectors.format.lines import line_time, read_line, time_of
 from connectors.format.records import CLOCK, Control, InvalidFrameError
 from connectors.journal.blocks import Block
-from connectors.journal.progress import SourceProgress
 from connectors.journal.recording import UTF8_MARK, Progress, Recording, no_progress
 from connectors.journal.retention import Retention
 from connectors.journal.segments import JournalTail, Position, RetentionWatermark
-from connectors.journal.writer import Journal
 from connectors.runtime.logs import get_logger
 from connectors.runtime.polling import PolledPartition
-from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.threads import Periodic
 from connectors.state.files import StateLock, logged_failures
+
+if TYPE_CHECKING:
+    from connectors.journal.progress import SourceProgress
+    from connectors.journal.writer import Journal
+    from connectors.runtime.shutdown import Shutdown
 
 __all__ = ["Feed", "JournalSource", "LiveState", "RecordingSource", "StoppedAt"]
 

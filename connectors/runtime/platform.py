@@ -16,7 +16,6 @@ import contextlib
 import fcntl
 import os
 import socket
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +40,8 @@ def memory_file(name: str) -> int:
     create = getattr(os, "memfd_create", None)
     if create is not None:
         return int(create(name))
+    import tempfile
+
     fd, path = tempfile.mkstemp(prefix=f"{name}-")
     os.unlink(path)  # noqa: PTH108 - a text, not a Path
     return fd

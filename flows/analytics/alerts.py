@@ -187,7 +187,9 @@ class LatestWindows:
         if not changes:
             return []
         ending_of: dict[int, list[list[float]]] = {}
-        concerned = np.isin(ending.slot, [change.transition.slot for change in changes])
+        changed = np.zeros(len(self._latest.values), np.bool_)  # np.isin imports numpy.ma, which takes 10 ms
+        changed[[change.transition.slot for change in changes]] = True
+        concerned = changed.take(ending.slot)
         for slot, values in zip(ending.slot[concerned].tolist(), ending.values[concerned].tolist(), strict=True):
             ending_of.setdefault(slot, []).append(values)
         return sorted(

@@ -34,6 +34,8 @@ class LateEvents:
 
         `slot` int32 and `watched` bool have the shape of the frames' columns. Frames without a latency are not late.
         """
+        if not len(frames.events.row):
+            return frames
         begin, end = np.searchsorted(frames.events.row, [frames.row[0], frames.row[-1] + 1]).tolist()
         if begin == end:
             return frames

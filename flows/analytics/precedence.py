@@ -164,10 +164,12 @@ def _set_limits(
     settings: WatchSettings, own: tuple[float | None, float | None], default: tuple[float, float]
 ) -> tuple[tuple[float | None, float | None], tuple[float, float]]:
     """Return the conversation's own limits and its defaults, of which a record sets some."""
-    by_default = settings.default_limits
-    latency = _set_limit(settings.max_latency_ms, own[0], default[0], is_default=LIMITS[0] in by_default)
-    loss = _set_limit(settings.packet_loss_threshold, own[1], default[1], is_default=LIMITS[1] in by_default)
-    return (latency[0], loss[0]), (latency[1], loss[1])
+    latency, loss, by_default = settings.max_latency_ms, settings.packet_loss_threshold, settings.default_limits
+    if not (by_default or isinstance(latency, msgspec.UnsetType) or isinstance(loss, msgspec.UnsetType)):
+        return (latency, loss), default  # as in most records, and in a third of the time
+    own_latency, default_latency = _set_limit(latency, own[0], default[0], is_default=LIMITS[0] in by_default)
+    own_loss, default_loss = _set_limit(loss, own[1], default[1], is_default=LIMITS[1] in by_default)
+    return (own_latency, own_loss), (default_latency, default_loss)
 
 
 def _set_limit(
@@ -179,10 +181,8 @@ def _set_limit(
 
 
 def _recorded_limits(own: tuple[float | None, float | None], default: tuple[float, float]) -> tuple[float, float]:
-    return (
-        float(default[0] if own[0] is None else own[0]),
-        float(default[1] if own[1] is None else own[1]),
-    )
+    latency, loss = own
+    return default[0] if latency is None else latency, default[1] if loss is None else loss
 
 
 def _of_labels(tables: Iterable[LabelLimits], labels: Mapping[str, str], name: str) -> float | None:

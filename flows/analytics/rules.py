@@ -132,11 +132,12 @@ class Rule:
         mask = np.zeros(len(self.is_open.values), np.bool_)
         mask[values.slot[(values.value > values.limit) & ~is_open]] = True
         mask[list(self._history)] = True
-        below = is_open & (values.value <= level)
-        quiet = elapsed_s(self._above_at.values.take(values.slot), values.arrival) >= settings.clear_after_s
+        below = np.flatnonzero(is_open & (values.value <= level))
+        slot = values.slot.take(below)
+        quiet = elapsed_s(self._above_at.values.take(slot), values.arrival.take(below)) >= settings.clear_after_s
         if frozen is not None:
-            quiet &= ~frozen.take(values.slot)
-        mask[values.slot[below & quiet]] = True
+            quiet &= ~frozen.take(slot)
+        mask[slot[quiet]] = True
         return mask
 
     def _stay_above(self, values: Values, above: Mask) -> None:

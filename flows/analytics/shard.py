@@ -203,16 +203,17 @@ class Shard:
             has_other_traits = earlier.labels != watch.labels
         if has_other_traits:
             self._pass_time(now, done)  # with the codec and the labels until now
-        self._watch(watch, now, settings.last_frame_at)
+        if earlier is None:
+            self._begin_watch(watch, now, settings.last_frame_at)
+        else:
+            self._watch_table.watch(watch, now)
 
-    def _watch(self, watch: Watch, now: float, last_frame_at: float | None = None) -> int:
-        watching = self._watch_table.watching
+    def _begin_watch(self, watch: Watch, now: float, last_frame_at: float | None = None) -> int:
         slot = self._watch_table.watch(watch, now)
-        if self._watch_table.watching > watching:
-            self._first_frames.begin(slot)
-            self._frozen.values[slot] = watch.is_affected_by(self._feeds_down)
-            self._stalls.watch(slot, limit_of(self._settings, watch))
-            self._silence.begin(slot, now, last_frame_at)
+        self._first_frames.begin(slot)
+        self._frozen.values[slot] = watch.is_affected_by(self._feeds_down)
+        self._stalls.watch(slot, limit_of(self._settings, watch))
+        self._silence.begin(slot, now, last_frame_at)
         return slot
 
     def _feed(self, name: str, state: str, now: float) -> None:
@@ -257,7 +258,7 @@ class Shard:
         at: int | None = 0
         while at is not None:
             slot = self._sharing.slots(self._watch_table, frames.ids)
-            at = self._silence.first_return(slot, slot != NO_SLOT, frames.arrival)
+            at = self._silence.first_return(slot, frames.arrival)
             if at != 0:
                 yield rows_of(frames, 0, len(slot) if at is None else at), slot[:at]
             if at is not None:
@@ -303,7 +304,7 @@ class Shard:
                 heard = rows[frames.arrival[rows] >= self._watch_table.over_until(conversation_id)]
                 if len(heard):
                     watch = self._precedence.watch_by_default(conversation_id, self._settings.defaults)
-                    slot[rows] = self._watch(watch, float(frames.arrival[heard[0]]))
+                    slot[rows] = self._begin_watch(watch, float(frames.arrival[heard[0]]))
                     watched[heard] = True
         return watched
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from connectors.format.tables import silent_at
 from flows.analytics.slot_columns import SlotColumns
+from flows.analytics.slots import NO_SLOT
 
 __all__ = ["FirstFrames", "Silence"]
 
@@ -69,13 +70,14 @@ class Silence:
         moment = self._moments(slice(None))
         return [(slot, float(moment[slot])) for slot in np.flatnonzero(moment <= now).tolist()]
 
-    def first_return(self, slot: NDArray[np.int32], watched: NDArray[np.bool_], arrival: Floats) -> int | None:
+    def first_return(self, slot: NDArray[np.int32], arrival: Floats) -> int | None:
         """Return the first of some frames that comes when its watch has been silent for too long, None without one.
 
         The frames span less than the limit, so that only the first one of a slot can.
         """
         if not len(arrival) or not self._may_be_due(float(arrival[-1])):
             return None
+        watched = slot != NO_SLOT
         late = np.flatnonzero(watched & (self._moments(slot) <= arrival))
         _, first = np.unique(slot[watched], return_index=True)
         returns = np.intersect1d(late, np.flatnonzero(watched)[first])

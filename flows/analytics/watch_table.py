@@ -212,8 +212,8 @@ class WatchTable:
 
     def _put(self, slot: int, watch: Watch) -> None:
         self.watches[slot] = watch
-        for column, limit in zip(self.limits, watch.limits, strict=True):
-            column.values[slot] = limit
+        latency, loss = self.limits
+        latency.values[slot], loss.values[slot] = watch.limits
 
     def _indexed(self) -> SlotIndex:
         """Return the index of all watched conversations, with the new ones added in one go."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,10 +28,12 @@ _MAX_FIELD: Final = (1 << 31) - 1
 
 def input_map_of(text: str | None) -> InputMap | None:
     """Return the mapping of `--input`, None without one. Raise UsageError."""
+    if text is None:
+        return None
     from connectors.format.mapping import parse_input
 
     try:
-        return None if text is None else parse_input(text)
+        return parse_input(text)
     except ValueError as error:
         raise UsageError(f"--input {text}: {error}") from None
 
@@ -127,6 +128,8 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
         yield _object(first)
         yield from map(_object, lines)
         return
+    import csv
+
     header = first.decode("utf-8", "replace")
     delimiter = max(",;\t|", key=header.count)
     csv.field_size_limit(_MAX_FIELD)  # by default 131,072 characters

@@ -21,9 +21,9 @@ from connectors.runtime.polling import PolledPartition
 from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.tracing import configure_tracing
 from connectors.state.audit import AuditLog
+from connectors.state.audit_sink import AuditSink
 from connectors.state.daily import DailyLinesSink
 from connectors.state.files import StateLock, check_writable, logged_failures
-from connectors.state.sinks import AuditSink
 from flows.analytics.group_incidents import GroupIncidents
 from flows.analytics.groups import Span
 from flows.analytics.merge import BlockResult, Counts

@@ -21,8 +21,9 @@ from bytewax.run import cli_main
 from connectors.errors import StateError, UsageError
 from connectors.journal.recording import Progress, Recording, no_progress
 from connectors.journal.source import RecordingSource, StoppedAt
+from connectors.runtime.memory import collecting_rarely
 from connectors.state.files import LOCK_NAME, make_private_dir, open_private, state_errors
-from connectors.state.sinks import AuditSink, JsonLinesSink
+from connectors.state.sinks import JsonLinesSink
 from flows.analytics.merge import Counts
 from flows.analytics.precedence import Overrides
 from flows.commands.export import KINDS, Format, import_parquet, result_lines
@@ -123,6 +124,7 @@ def _replay(
     keep_freed_memory()
     started = time.monotonic()
     with (
+        collecting_rarely(),
         _reading(recording, settings, speed, processes, stop, progress) as source,
         _delivering(out, settings, environ) if deliver else nullcontext() as delivery,
     ):
@@ -269,6 +271,8 @@ def _delivering(
 
 
 def _audit_sink(out: Path) -> Any:
+    from connectors.state.audit_sink import AuditSink
+
     return AuditSink(out / "audit.jsonl")
 
 

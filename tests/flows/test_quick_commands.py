@@ -49,8 +49,7 @@ try:
     main()
 except SystemExit as exit:
     code = exit.code or 0
-names = {name.partition(".")[0] for name in sys.modules}
-print(json.dumps([code, sorted(names)]), file=sys.stderr)
+print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
 
 
@@ -71,6 +70,11 @@ def config(tmp_path: Path, state: StateDir) -> Path:
 
 def loaded(*arguments: object) -> set[str]:
     """The top-level modules that a command has loaded when it ends."""
+    return {name.partition(".")[0] for name in loaded_modules(*arguments)}
+
+
+def loaded_modules(*arguments: object) -> set[str]:
+    """All modules that a command has loaded when it ends."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, json.dumps([str(argument) for argument in arguments])],
         env=environ({}),
@@ -111,6 +115,14 @@ def test_status_needs_no_settings(state: StateDir) -> None:
     """The status of a directory is plain text from plain files: no configuration is read and no table is drawn."""
     for options in ([], ["--json"]):
         assert loaded("status", state.dir, *options) & (HEAVY | TABLES_AND_SETTINGS) == set()
+
+
+def test_a_replay_loads_neither_what_delivers_nor_what_runs_live(tmp_path: Path) -> None:
+    """A replay with alerts loads no audit log, no writer of a journal, and not NumPy's masked arrays."""
+    modules = loaded_modules("replay", ROOT / "tests/data/three-minutes.jsonl", "--out", tmp_path / "out")
+    assert (tmp_path / "out/alerts.jsonl").stat().st_size > 0
+    unneeded = {"connectors.state.audit", "connectors.callbacks", "connectors.journal.writer", "csv", "numpy.ma"}
+    assert modules & {*unneeded, "tempfile", "pydantic"} == set()
 
 
 def test_only_the_command_that_is_called_is_inspected() -> None:

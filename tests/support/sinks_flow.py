@@ -17,7 +17,8 @@ from connectors.callbacks.outbox import Callback
 from connectors.callbacks.policy import DeliveryPolicy
 from connectors.callbacks.sink import CallbackSink
 from connectors.state.audit import AuditEntry, AuditLog
-from connectors.state.sinks import AuditSink, JsonLinesSink
+from connectors.state.audit_sink import AuditSink
+from connectors.state.sinks import JsonLinesSink
 
 
 def main(recovery: Path, state: Path, url: str, total: int) -> None:

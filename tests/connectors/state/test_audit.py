@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from connectors.errors import StateError
 from connectors.state.audit import AuditEntry, AuditLog, read, verify, verify_lines
-from connectors.state.sinks import AuditSink
+from connectors.state.audit_sink import AuditSink
 
 
 @pytest.fixture
