@@ -1,13 +1,17 @@
-"""Rank whole numbers: the distinct ones in order, and the place of each number among them."""
+"""Rank whole numbers, and order slots."""
 
 from __future__ import annotations
+
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ranks"]
+__all__ = ["ranks", "stable_order"]
 
 Ints = NDArray[np.int64]
+
+_FEW_SLOTS: Final = 1 << 16
 
 
 def ranks(key: Ints) -> tuple[Ints, Ints]:
@@ -25,3 +29,14 @@ def ranks(key: Ints) -> tuple[Ints, Ints]:
     distinct = np.flatnonzero(present)
     place = np.cumsum(present) - 1
     return distinct, place[key]
+
+
+def stable_order(slot: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Return the order of rows by their slots, (n,); rows of one slot stay in the order that they have.
+
+    >>> stable_order(np.array([5, 2, 5, 2], np.int32)).tolist()
+    [1, 3, 0, 2]
+    """
+    # Two bytes are sorted by their digits, which takes a third of the time.
+    key = slot.astype(np.uint16) if slot.max(initial=0) < _FEW_SLOTS else slot
+    return np.argsort(key, kind="stable")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from connectors.format.records import WindowSettings
 from flows.analytics.histograms import Histogram
-from flows.analytics.ranks import ranks
+from flows.analytics.ranks import ranks, stable_order
 from flows.analytics.voice_quality import CODECS, codecs, mos_from_r, r_factor
 
 __all__ = ["TEXTS", "Column", "OpenWindows", "Summaries", "Traits", "by_end", "open_windows", "pane_of", "summarise"]
@@ -55,6 +55,7 @@ TEXTS: Final = [Column.LABELS, Column.LEGS, Column.EVENT_LAG]
 # Latencies within 2^39 µs (six days) of zero fit beside a group number in one integer, which sorts ten times faster.
 _LATENCY_BITS: Final = 40
 _LATENCY_BIAS: Final = 1 << (_LATENCY_BITS - 1)
+_NO_LATENCY: Final = (1 << _LATENCY_BITS) - 1
 _MAX_GROUPS: Final = 1 << (62 - _LATENCY_BITS)
 
 
@@ -93,6 +94,7 @@ class _Pane:
         self.pane = pane
         self.count = len(frames.slot)
         self._columns: list[NDArray[Any]] = [column.copy() for column in frames]
+        self._is_sorted = False
 
     @property
     def frames(self) -> Frames:
@@ -108,6 +110,25 @@ class _Pane:
         for column, more in zip(self._columns, frames, strict=True):
             column[self.count : count] = more
         self.count = count
+        self._is_sorted = False
+
+    def sort(self) -> None:
+        """Order the frames by slot, and latencies within a slot, once; each window that holds them then sorts quickly.
+
+        A latency may come to stand beside the loss of another frame of its slot, for windows show no single frames.
+        Where one is out of bounds, the order stays as it is.
+        """
+        slot, latency_us, packet_loss = self.frames
+        known = ~np.isnan(latency_us)
+        if self._is_sorted or np.abs(latency_us[known]).max(initial=0.0) >= _LATENCY_BIAS - 1:
+            return
+        latency = np.where(known, latency_us + _LATENCY_BIAS, _NO_LATENCY).astype(np.int64)
+        ordered = np.sort((slot.astype(np.int64) << _LATENCY_BITS) + latency)
+        latency = ordered & _NO_LATENCY
+        in_order_us = np.where(latency == _NO_LATENCY, np.nan, latency - float(_LATENCY_BIAS))
+        slots = (ordered >> _LATENCY_BITS).astype(np.int32)
+        self._columns = [slots, in_order_us, packet_loss.take(stable_order(slot))]
+        self._is_sorted = True
 
 
 _NONE: Final = Summaries(np.empty(0, np.int32), np.empty((0, len(Column))))
@@ -205,6 +226,8 @@ class OpenWindows:
         """Close all windows up to number `last`, one at least."""
         first = self._first()
         ending = [pane for pane in self._pending if pane.pane < last + self.panes]
+        for pane in ending:
+            pane.sort()
         number = np.repeat([pane.pane for pane in ending], [pane.count for pane in ending])
         frames = Frames(*map(np.concatenate, zip(*(pane.frames for pane in ending), strict=True)))
         closed, latencies = summarise(number, frames, first, last, self.panes, self.slide_ms)
@@ -300,7 +323,7 @@ def _latencies(values: Floats, group: Ints, latency_us: Floats) -> None:
     if not len(group):
         return
     if np.abs(latency).max() < _LATENCY_BIAS and len(values) < _MAX_GROUPS:
-        ordered = np.sort((group << _LATENCY_BITS) + (latency + _LATENCY_BIAS))
+        ordered = np.sort((group << _LATENCY_BITS) + (latency + _LATENCY_BIAS), kind="stable")  # merges panes
         ordered = (ordered & ((1 << _LATENCY_BITS) - 1)) - _LATENCY_BIAS
     else:
         ordered = latency[np.lexsort((latency, group))]
@@ -324,9 +347,13 @@ def _losses(values: Floats, group: Ints, packet_loss: Floats) -> None:
     group, loss = group[known], packet_loss[known]
     count = np.bincount(group, minlength=len(values))
     values[:, Column.LOSS_COUNT] = count
-    billionths = np.bincount(group, weights=np.rint(loss * 1e9), minlength=len(values))
+    if not len(group):
+        return
+    begin = np.flatnonzero(np.append(True, group[1:] != group[:-1]))  # of frames of a group that stand together
+    group = group[begin]
+    billionths = np.bincount(group, weights=np.add.reduceat(np.rint(loss * 1e9), begin), minlength=len(values))
     worst = np.zeros(len(values))
-    np.maximum.at(worst, group, loss)
+    np.maximum.at(worst, group, np.maximum.reduceat(loss, begin))
     some = count > 0
     values[some, Column.LOSS_MEAN] = np.round(billionths[some] / count[some] / 1e9, 9)
     values[some, Column.LOSS_MAX] = worst[some]
