@@ -7,11 +7,11 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from connectors.format.notifications import UPDATED
 from connectors.format.values import epoch_seconds
 
 __all__ = ["FIELDS", "InputMap", "guessed_input", "parse_input"]
 
-UPDATED: Final = "conversation.updated"
 _SCALES: Final = {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 _TIME_UNITS: Final = ("auto", "iso", *_SCALES)
 FIELDS: Final[dict[str, tuple[str, ...]]] = {

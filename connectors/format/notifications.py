@@ -26,7 +26,10 @@ from connectors.format.labels import is_label_value
 from connectors.format.values import epoch_seconds, number_or_nan
 
 __all__ = [
+    "AGENTS",
     "ENDED",
+    "OVER",
+    "UPDATED",
     "Heard",
     "Leg",
     "body_of",
@@ -47,9 +50,11 @@ ENDED: Final = "conversation.ended"
 _DETAIL = re.compile(r"v2\.detail\.events\.conversation\.[^.]+\.(.+)")
 _TRANSCRIPTION = re.compile(r"v2\.conversations\.[^.]+\.transcription")
 _CALLS = re.compile(r"v2\.(routing\.queues|users)\.[^.]+\.conversations(\.calls)?")
-_OVER = frozenset({"disconnected", "terminated"})
-_AGENTS = frozenset({"agent", "user"})
-_INSIDE = _AGENTS | {"acd", "ivr", "workflow", "voicemail", "campaign"}
+OVER: Final = frozenset({"disconnected", "terminated"})
+"""The states of a leg that has ended."""
+AGENTS: Final = frozenset({"agent", "user"})
+"""The purposes of participants who are agents."""
+_INSIDE = AGENTS | {"acd", "ivr", "workflow", "voicemail", "campaign"}
 _CUSTOMERS = frozenset({"customer", "external"})
 _OBSERVERS = ("monitoredParticipantId", "coachedParticipantId")
 _AFTERWARDS = frozenset({"acw", "wrapup"})
@@ -274,13 +279,13 @@ def _snapshot(body: Mapping[str, Any]) -> Heard | None:
     if not isinstance(conversation_id, str) or not legs:
         return None
     alive = [leg for leg in legs if not _is_over(leg)]
-    answered = sum(leg["purpose"] in _AGENTS and leg["connectedTime"] is not None for leg in legs)
+    answered = sum(leg["purpose"] in AGENTS and leg["connectedTime"] is not None for leg in legs)
     if not alive and answered < 2 and all(leg["purpose"] in _INSIDE for leg in legs):
         return Heard(UPDATED, conversation_id, leg_id=_leg_id(legs[-1]), begins=False)
     if not alive:
         return Heard(ENDED, conversation_id, leg_id=_leg_id(legs[-1]), begins=False)
-    reached = any(leg["purpose"] in _AGENTS and (leg["state"] == "connected" or leg["connectedTime"]) for leg in legs)
-    alive.sort(key=lambda leg: (leg["purpose"] not in _AGENTS, leg["state"] != "connected"))
+    reached = any(leg["purpose"] in AGENTS and (leg["state"] == "connected" or leg["connectedTime"]) for leg in legs)
+    alive.sort(key=lambda leg: (leg["purpose"] not in AGENTS, leg["state"] != "connected"))
     return Heard(UPDATED if reached else STARTED, conversation_id, leg_id=_leg_id(alive[0]))
 
 
@@ -323,9 +328,9 @@ def _leg_of_snapshot(leg: Mapping[str, Any]) -> Leg:
 def _labels_of_snapshot(body: Mapping[str, Any]) -> dict[str, Any]:
     legs = sorted(call_legs(body), key=lambda leg: (_is_over(leg), leg["state"] != "connected"))
     agent: Mapping[str, Any] = next(
-        (leg["participant"] for leg in legs if leg["purpose"] in _AGENTS and not _is_over(leg)), {}
+        (leg["participant"] for leg in legs if leg["purpose"] in AGENTS and not _is_over(leg)), {}
     )
-    party = next((leg["call"] for leg in legs if leg["purpose"] not in _AGENTS), agent)
+    party = next((leg["call"] for leg in legs if leg["purpose"] not in AGENTS), agent)
     places = [agent, *(leg["participant"] for leg in legs)]
     return {
         "queue": next((id_ for place in places if (id_ := _reference(place, "queue")) is not None), None),
@@ -345,7 +350,7 @@ def _reference(participant: Mapping[str, Any], name: str) -> str | None:
 
 
 def _is_over(leg: Mapping[str, Any]) -> bool:
-    return leg["state"] in _OVER or leg["endTime"] is not None or leg["disconnectedTime"] is not None
+    return leg["state"] in OVER or leg["endTime"] is not None or leg["disconnectedTime"] is not None
 
 
 def _leg_id(leg: Mapping[str, Any]) -> str | None:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from connectors.format.labels import is_label_value
+from connectors.format.notifications import OVER
 
 __all__ = ["ActiveConversation", "read_entity"]
-
-_OVER = frozenset({"disconnected", "terminated"})
 
 
 class ActiveConversation(NamedTuple):
@@ -36,7 +35,7 @@ def read_entity(entity: Any) -> ActiveConversation:
         calls = list(_objects(participant, "calls"))
         if queue := participant.get("queueName") or participant.get("queueId"):
             found["queue"] = queue
-        if participant.get("userId") and any(call.get("state") not in _OVER for call in calls):
+        if participant.get("userId") and any(call.get("state") not in OVER for call in calls):
             found["agent"] = participant["userId"]
         for call in calls:
             found["direction"] = call.get("direction") or found.get("direction")

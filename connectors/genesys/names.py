@@ -23,7 +23,7 @@ from connectors.genesys.endpoints import DIVISIONS_PATH, EDGES_PATH, QUEUES_PATH
 from connectors.runtime.logs import get_logger
 from connectors.state.files import make_private_dir, replace_durably, state_errors, write_all
 
-__all__ = ["PERMISSIONS", "NameBook", "NameTiming", "Names", "look_up_names"]
+__all__ = ["PERMISSIONS", "UUID", "NameBook", "NameTiming", "Names", "look_up_names"]
 
 PATHS: Final = {"queue": QUEUES_PATH, "agent": USERS_PATH, "division": DIVISIONS_PATH, "edge": EDGES_PATH}
 """The labels that hold ids, and where their names are."""
@@ -38,7 +38,7 @@ PERMISSIONS: Final = {
 
 IDS_PER_REQUEST: Final = 50
 MAX_NAMES: Final = 100_000
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class Names:
@@ -159,7 +159,7 @@ class NameBook(Names):
             and key not in self._nameless
             and len(self._known) + len(self._wanted) < MAX_NAMES
             and self._monotonic() >= self._held_until
-            and _UUID.fullmatch(value) is not None
+            and UUID.fullmatch(value) is not None
         )
 
     def _run(self) -> None:

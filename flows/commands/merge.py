@@ -28,14 +28,13 @@ from flows.analytics.group_parts import GroupPart
 from flows.analytics.group_windows import part_of_line
 from flows.analytics.groups import Span
 from flows.analytics.precedence import flow_settings
-from flows.commands.export import result_lines
+from flows.commands.export import KINDS, result_lines
 from flows.data.results import result_files
 from flows.settings.models import Settings
 from flows.state import StateLayout
 
 __all__ = ["Merged", "merge", "span_of_groups"]
 
-KINDS: Final = ("windows", "groups", "alerts")
 TAIL_BYTES: Final = 1 << 16
 
 

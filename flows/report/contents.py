@@ -13,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 
 from connectors.state.files import state_errors
+from flows.analytics.rule_sets import FLAP_S
 from flows.report.coverage import Coverage, coverage_of, gaps_of_feeds
 from flows.report.days import days_of
 from flows.report.failures import failures_of
@@ -26,7 +27,6 @@ from flows.web.what_if import digest_of
 
 __all__ = ["contents"]
 
-FLAP_S: Final = 10.0
 WORST: Final = 8
 SHOWN_VALUES: Final = 10
 SHOWN_GAPS: Final = 40

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from flows.report.incidents import Incident
+from flows.web.failures import LABELS
 
 __all__ = ["FailureRow", "failures_of"]
 
 _FAILED: Final = "CALL_FAILED"
 _SHOWN: Final = 3
-_LABELS: Final = ("agent", "queue", "edge", "provider", "region")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def failures_of(
     rows = []
     for code, own in by_code.items():
         labels = [shown(one.labels) for one in own]
-        counts = [(name, Counter(one[name] for one in labels if name in one)) for name in _LABELS]
+        counts = [(name, Counter(one[name] for one in labels if name in one)) for name in LABELS]
         most = [(name, sorted(of.items(), key=lambda item: (-item[1], item[0]))[:_SHOWN]) for name, of in counts if of]
         rows.append(FailureRow(code, len(own), len({one.conversation for one in own}), most))
     return sorted(rows, key=lambda row: (-row.count, row.code))

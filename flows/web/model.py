@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 
+from connectors.format.limits import DEFAULT_MAX_LATENCY_MS, DEFAULT_PACKET_LOSS_THRESHOLD
 from flows.web.chain import AuditChain
 from flows.web.counting import Count
 from flows.web.lines import Alert, Audit, Group, Window
@@ -56,8 +57,8 @@ class Limits:
 
     def __init__(self, n: int) -> None:
         self.n = n
-        self.max_latency_ms = 150.0
-        self.packet_loss_threshold = 0.02
+        self.max_latency_ms = DEFAULT_MAX_LATENCY_MS
+        self.packet_loss_threshold = DEFAULT_PACKET_LOSS_THRESHOLD
         self.feed = ""
         self.labels: dict[str, str] = {}
         self.recent: deque[Shape] = deque(maxlen=RECENT_WINDOWS)
@@ -120,8 +121,8 @@ class Model:
             ).fetchone()
             known = self._known[conversation_id] = Limits(n)
             defaults = self.settings.get("defaults", {})
-            known.max_latency_ms = float(defaults.get("max_latency_ms", 150.0))
-            known.packet_loss_threshold = float(defaults.get("packet_loss_threshold", 0.02))
+            known.max_latency_ms = float(defaults.get("max_latency_ms", DEFAULT_MAX_LATENCY_MS))
+            known.packet_loss_threshold = float(defaults.get("packet_loss_threshold", DEFAULT_PACKET_LOSS_THRESHOLD))
         return known
 
     def take_records(self, records: Iterable[dict[str, Any]]) -> None:

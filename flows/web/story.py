@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 
 import orjson
 
-from connectors.format.notifications import body_of, call_legs, is_calls_topic, topic_of
+from connectors.format.notifications import OVER, body_of, call_legs, is_calls_topic, topic_of
 from connectors.format.signals import signals_of
 from connectors.journal.segments import COMPRESSED, segments
 from flows.web.lines import record_time
@@ -23,7 +23,6 @@ MAX_READ_BYTES: Final = 256 * 1024 * 1024
 MAX_LINES: Final = 500
 # Genesys' statistics of a call are requested after its end.
 AFTERWARDS_S: Final = 900.0
-_OVER: Final = frozenset({"disconnected", "terminated"})
 _DETAIL: Final = "v2.detail.events.conversation."
 _PARTY_LABELS: Final = ("queue", "agent")
 
@@ -148,7 +147,7 @@ def _take_message(message: dict[str, Any], at: float, conversation_id: str, foun
     if is_calls_topic(topic) and body.get("id") == conversation_id:
         for leg in call_legs(body):
             key = str(leg["id"])
-            if leg["state"] in _OVER:
+            if leg["state"] in OVER:
                 found.leave(key, at)
             else:
                 found.enter(key, leg["purpose"] or "party", at, "hold" if leg["call"].get("held") else leg["state"])
@@ -167,7 +166,7 @@ def _take_ends(message: dict[str, Any], at: float, conversation_id: str, ends: d
         return
     for leg in call_legs(body):
         key = str(leg["id"])
-        if leg["state"] not in _OVER or key in ends:
+        if leg["state"] not in OVER or key in ends:
             continue
         places = (leg["call"], leg["participant"])
         errors = [one.get("errorInfo") for one in places]

@@ -26,7 +26,6 @@ from connectors.genesys.simulator.calls import conversation_id
 __all__ = ["FAULTS", "CallPlan", "Caller", "Fault", "plan_call"]
 
 OPEN_S: Final = 5.0
-PONG_S: Final = 5.0
 CLOSE_S: Final = 10.0
 FIRST_PING_S: Final = 1.0
 PING_S: Final = 5.0

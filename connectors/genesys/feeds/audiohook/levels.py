@@ -20,9 +20,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from connectors.genesys.feeds.audiohook.messages import RATE_HZ
+
 __all__ = ["FLOOR_DBFS", "MU_LAW", "AudioChange", "Levels", "Silence"]
 
-RATE_HZ: Final = 8000
 FLOOR_DBFS: Final = -99.0
 ONE_WAY: Final = "ONE_WAY_AUDIO"
 DEAD_AIR: Final = "DEAD_AIR"

@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 from typing import Final, NamedTuple
 
+from connectors.genesys.feeds.audiohook.messages import RATE_HZ
+
 __all__ = ["Sample", "StreamMetrics"]
 
-RATE_HZ: Final = 8000
 BEST_OF_S: Final = 300.0
 
 

@@ -16,14 +16,13 @@ from connectors.genesys.feeds.notifications.edges import EdgeFinder
 from connectors.genesys.feeds.notifications.messages import MessageRecorder
 from connectors.genesys.feeds.notifications.slots import Slot, Slots
 from connectors.genesys.feeds.notifications.topics import topics_of
-from connectors.genesys.names import PERMISSIONS
+from connectors.genesys.names import PERMISSIONS, UUID
 from connectors.runtime.logs import get_logger
 
 __all__ = ["CallFinder", "Directory", "FinderTiming", "Sources"]
 
 MAX_PAGES: Final = 40
 PAGE: Final = 500
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _TOPIC_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _LABELS: Final = {"queue": "queueId", "team": "teamId", "direction": "direction", "agent": "userId"}
 
@@ -81,7 +80,7 @@ class Directory:
     def knows(self, kind: str, entry: str) -> bool:
         """Tell whether there is a queue or user with this id or name. Raises GenesysError."""
         look_up = self.queue_id if kind == "queue" else self.user_id
-        if not _UUID.fullmatch(entry) and look_up(entry) is not None:
+        if not UUID.fullmatch(entry) and look_up(entry) is not None:
             return True
         return _TOPIC_ID.fullmatch(entry) is not None and self.exists(kind, entry)
 
@@ -187,7 +186,7 @@ class CallFinder:
 
     async def _resolved(self, kind: str, entry: str) -> tuple[str | None, str]:
         """Return the id of a queue or user; None and the reason without one. Raises GenesysError, but for a 403."""
-        if _UUID.fullmatch(entry):
+        if UUID.fullmatch(entry):
             return entry, ""
         look_up = self._directory.queue_id if kind == "queue" else self._directory.user_id
         try:

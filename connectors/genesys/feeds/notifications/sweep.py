@@ -16,6 +16,7 @@ import orjson
 
 from connectors.errors import AccessDeniedError, GenesysError
 from connectors.format.labels import is_label_value, joined_labels
+from connectors.format.notifications import AGENTS
 from connectors.format.owners import ALL, Share
 from connectors.genesys.client import Clock, GenesysClient, RequestBudget
 from connectors.genesys.endpoints import DETAILS_QUERY_PATH
@@ -32,7 +33,6 @@ __all__ = ["SweepStore", "SweepTiming", "Sweeper", "labels_of_details"]
 
 ENRICHED: Final = "*"
 """The mark of a conversation all of whose media has been recorded otherwise."""
-_AGENTS: Final = frozenset({"agent", "user"})
 _KEPT_MARKS: Final = 100_000
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS recorded (
@@ -238,7 +238,7 @@ def labels_of_details(details: Mapping[str, Any]) -> dict[str, str]:
     if isinstance(divisions, list) and len(divisions) == 1:
         found["division"] = divisions[0]
     for participant in _objects(details, "participants"):
-        if participant.get("purpose") in _AGENTS:
+        if participant.get("purpose") in AGENTS:
             found["agent"] = participant.get("userId") or found["agent"]
         for session in _objects(participant, "sessions"):
             for label, key in (("edge", "edgeId"), ("provider", "provider"), ("direction", "direction")):
