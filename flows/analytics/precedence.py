@@ -85,7 +85,9 @@ class Precedence:
             own, default = _set_limits(settings, (None, None), DEFAULTS)
             labels = joined_labels({}, settings.labels) if settings.labels else UNLABELLED
             conversation_id, feed = settings.conversation_id, settings.feed
-            url = self._url(conversation_id, feed) or settings.qa_callback_url
+            url = settings.qa_callback_url
+            if self._is_overridden:
+                url = self._url(conversation_id, feed) or url
             limits = _recorded_limits(own, default)
             watch = Watch(conversation_id, settings.leg_id, limits, url, feed, settings.codec, labels, own, default)
         else:
@@ -140,8 +142,6 @@ class Precedence:
         return watch._replace(labels=labels)
 
     def _url(self, conversation_id: str, feed: str | None) -> str | None:
-        if not self._is_overridden:
-            return None
         tables = self._tables(conversation_id, feed)
         return next((table["qa_callback_url"] for table in tables if table.get("qa_callback_url")), None)
 

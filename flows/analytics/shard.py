@@ -29,7 +29,7 @@ from flows.analytics.silence import FirstFrames, Silence
 from flows.analytics.slot_columns import SlotColumns
 from flows.analytics.slots import NO_SLOT
 from flows.analytics.snapshots import VERSION, check_shard, converted
-from flows.analytics.stalls import Arrivals, Stalls, limit_of, limits_of, waited
+from flows.analytics.stalls import Arrivals, Stalls, limits_of, waited
 from flows.analytics.watch_table import REMEMBER_S, Watch, WatchTable
 from flows.analytics.window_lines import closed_lines
 from flows.analytics.window_records import WindowRecords
@@ -212,7 +212,7 @@ class Shard:
         slot = self._watch_table.watch(watch, now)
         self._first_frames.begin(slot)
         self._frozen.values[slot] = watch.is_affected_by(self._feeds_down)
-        self._stalls.watch(slot, limit_of(self._settings, watch))
+        self._stalls.watch(slot, self._settings.stalled_after_s(watch.feed))
         self._silence.begin(slot, now, last_frame_at)
         return slot
 

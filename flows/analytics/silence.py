@@ -65,7 +65,7 @@ class Silence:
 
     def due(self, now: float) -> list[tuple[int, float]]:
         """Return the slots that have been silent for too long at `now`, each with the moment, in order of the slots."""
-        if not self._may_be_due(now):
+        if now < self._earliest or not self._may_be_due(now):
             return []
         moment = self._moments(slice(None))
         return [(slot, float(moment[slot])) for slot in np.flatnonzero(moment <= now).tolist()]

@@ -18,7 +18,7 @@ from flows.analytics.rules import NO_FRAME, Transition
 from flows.analytics.slot_columns import SlotColumns
 from flows.analytics.watch_table import Watch, WatchTable
 
-__all__ = ["Arrivals", "Stalls", "limit_of", "limits_of", "waited"]
+__all__ = ["Arrivals", "Stalls", "limits_of", "waited"]
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -68,10 +68,10 @@ class Stalls:
         """Return whether frames change nothing."""
         return not self._open and not self._is_on
 
-    def watch(self, slot: int, after_s: float) -> None:
-        """Take the limit of a watch that begins in a slot, in seconds."""
-        self._after.values[slot] = after_s
-        self._is_on |= after_s < np.inf
+    def watch(self, slot: int, after_s: float | None) -> None:
+        """Take the limit of a watch that begins in a slot, in seconds; None if the rule is off for it."""
+        self._after.values[slot] = np.inf if after_s is None else after_s
+        self._is_on |= after_s is not None
 
     def limit(self, after_s: Floats, heard: Mask, now: float) -> None:
         """Apply other limits, in seconds, shape (slots,); where they differ, the wait restarts.
@@ -183,17 +183,12 @@ class Stalls:
         self._open = {slot: _Stall(*stall) for slot, stall in stalls.items()}
 
 
-def limit_of(settings: FlowSettings, watch: Watch) -> float:
-    """Return the limit of a conversation in seconds, infinite if the rule is off for its feed."""
-    after_s = settings.stalled_after_s(watch.feed)
-    return np.inf if after_s is None else after_s
-
-
 def limits_of(settings: FlowSettings, watches: Sequence[Watch | None], slots: int) -> Floats:
     """Return the limit of each slot in seconds, shape (slots,), infinite where the rule is off or the slot is free."""
     limits = np.full(slots, np.inf)
     if settings.feeds or settings.alerts.stalled_after_s is not None:
-        limits[: len(watches)] = [np.inf if watch is None else limit_of(settings, watch) for watch in watches]
+        found = [None if watch is None else settings.stalled_after_s(watch.feed) for watch in watches]
+        limits[: len(watches)] = [np.inf if after_s is None else after_s for after_s in found]
     return limits
 
 

@@ -223,7 +223,7 @@ class WatchTable:
         return self._index
 
     def _returning(self, conversation_id: str, now: float) -> int:
-        if not self.is_returning(conversation_id, now):
+        if not (self._ended and self.is_returning(conversation_id, now)):
             return self._new_slot()
         slot = self._ended.pop(conversation_id)
         del self._retired[slot]
