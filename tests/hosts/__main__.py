@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from connectors.format.owners import Share
-from tests.hosts.deployment import Member, check_outputs, python_on
+from tests.hosts.deployment import Member, check_followed, check_outputs, python_on
 from tests.hosts.network import Network, network
 
 HOSTS = ("vw0", "vw1", "vw2")
 GENESYS = "vwgenesys"
+GROUPS = "vwgroups"
+TOKEN = "a-long-secret-of-the-test"
+NO_RESULTS = shutil.ignore_patterns("recovery", "outbox", "journal")
 PARTITION_S = 20.0
 BAD_S = 20.0
 CONVERSATIONS = 12
@@ -48,10 +51,18 @@ def tables(hosts: Network, directory: Path) -> dict[str, Any]:
         "state": {"dir": str(directory / "state")},
         "defaults": {
             "qa_callback_url": f"http://{genesys}:9090/alerts",
+            "labels": {"queue": "support"},
             "max_latency_ms": 60,
             "packet_loss_threshold": 0.004,
         },
     }
+
+
+def with_groups(hosts: Network, directory: Path) -> dict[str, Any]:
+    """Return the same configuration with groups by queue, whose incidents come and go."""
+    url = f"http://{hosts.addresses[GENESYS]}:9090/groups"
+    rules = {"min_conversations": 2, "raise_ratio": 0.5, "clear_ratio": 0.4, "clear_after_s": 2}
+    return {**tables(hosts, directory), "groups": {"by": ["queue"], **rules, "qa_callback_url": url}}
 
 
 @contextmanager
@@ -73,14 +84,16 @@ def genesys(directory: Path) -> Iterator[Path]:
 class Trouble:
     """Does to hosts what happens to hosts, and keeps how long each deployment needed.
 
-    `outputs` are the members that record and write; the others of a Bytewax cluster only calculate.
+    `outputs` are the members that record and write; the others of a Bytewax cluster only calculate. `copies` is where
+    the results of the outputs are copied before one of them loses its disk.
     """
 
-    def __init__(self, hosts: Network, members: list[Member], outputs: list[Member]) -> None:
+    def __init__(self, hosts: Network, members: list[Member], outputs: list[Member], copies: Path) -> None:
         self.rows: list[tuple[str, str]] = []
         self._hosts = hosts
         self._members = members
         self._outputs = outputs
+        self._copies = copies
 
     def all(self) -> None:
         """Do everything, one after the other."""
@@ -89,6 +102,12 @@ class Trouble:
         self._recovered("SIGTERM to vw0, which is started again", self._members[0].restart())
         self._partition(self._members[1].host)
         self._bad_network()
+        for member in self._outputs:
+            shutil.copytree(
+                member.state.dir,
+                self._copies / member.host,
+                ignore=shutil.ignore_patterns("recovery", "outbox", "journal"),
+            )
         self._recovered(f"{self._members[2].host} back with an empty disk", self._members[2].wipe())
 
     def _recovered(self, what: str, since: float) -> None:
@@ -120,16 +139,22 @@ class Trouble:
 
 
 def partitioned(hosts: Network, directory: Path) -> list[tuple[str, str]]:
-    """Three instances divide the conversations."""
+    """Three instances divide the conversations; a process on another host adds up their groups."""
     print("partitioned deployment, three hosts", flush=True)
     members = []
     for index, host in enumerate(HOSTS):
         own = directory / host
         shard = {"VOICEWATCH_SHARD_INDEX": str(index), "VOICEWATCH_SHARD_COUNT": str(len(HOSTS))}
+        page = {"VOICEWATCH_WEB__LISTEN": "0.0.0.0:8081", "VOICEWATCH_WEB_TOKEN": TOKEN}
         arguments = ["-m", "flows", "--log-json", "run", "CONFIG", "--no-bootstrap"]
-        members.append(Member(host, own, tables(hosts, own), arguments, shard))
+        members.append(Member(host, own, with_groups(hosts, own), arguments, {**shard, **page}))
+    own = directory / GROUPS
+    pages = [f"http://{hosts.addresses[host]}:8081" for host in HOSTS]
+    arguments = ["-m", "flows", "--log-json", "merge", *pages, "--out", str(own / "state"), "--config", "CONFIG"]
+    more = {"VOICEWATCH_WEB_TOKEN": TOKEN}
+    members.append(Member(GROUPS, own, with_groups(hosts, own), [*arguments, "--follow"], more, "groups"))
     rows = run(hosts, directory, members, members)
-    for index, member in enumerate(members):
+    for index, member in enumerate(members[: len(HOSTS)]):
         lines = member.state.windows.read_bytes().splitlines()
         watched = {json.loads(line)["conversation_id"] for line in lines}
         assert watched, f"{member.host} has no window"
@@ -155,7 +180,8 @@ def cluster(hosts: Network, directory: Path) -> list[tuple[str, str]]:
 
 def run(hosts: Network, directory: Path, members: list[Member], outputs: list[Member]) -> list[tuple[str, str]]:
     """Run a deployment through all trouble, stop it, and compare what it wrote with replays by one process."""
-    trouble = Trouble(hosts, members, outputs)
+    copies = directory / "copies"
+    trouble = Trouble(hosts, members, outputs, copies)
     with genesys(directory) as received:
         try:
             for member in members:
@@ -170,7 +196,11 @@ def run(hosts: Network, directory: Path, members: list[Member], outputs: list[Me
                 member.end()
         for member in outputs:
             ids = set(received.read_text().split())
-            print(f"  {check_outputs(member, member.directory / 'replayed', ids)}", flush=True)
+            if member.results == "windows":
+                checked = check_outputs(member, member.directory / "replayed", ids)
+            else:
+                checked = check_followed(member, [copies / host for host in HOSTS], member.directory / "merged", ids)
+            print(f"  {checked}", flush=True)
     return trouble.rows
 
 
@@ -178,8 +208,8 @@ def print_table(results: dict[str, list[tuple[str, str]]]) -> None:
     """Print how long each deployment needed, as Markdown."""
     names = list(results)
     print(f"\n| what happens | {' | '.join(names)} |\n|---|{'---|' * len(names)}")
-    for rows in zip(*results.values(), strict=True):
-        print(f"| {rows[0][0]} | {' | '.join(result for _, result in rows)} |")
+    for what in dict.fromkeys(what for rows in results.values() for what, _ in rows):
+        print(f"| {what} | {' | '.join(dict(rows).get(what, '') for rows in results.values())} |")
 
 
 def main() -> None:
@@ -191,7 +221,7 @@ def main() -> None:
         sys.exit("needs root, and the commands ip and tc")
     results: dict[str, list[tuple[str, str]]] = {}
     for name in names:
-        with network([*HOSTS, GENESYS]) as hosts, tempfile.TemporaryDirectory() as directory:
+        with network([*HOSTS, GENESYS, GROUPS]) as hosts, tempfile.TemporaryDirectory() as directory:
             results[name] = {"partitioned": partitioned, "cluster": cluster}[name](hosts, Path(directory))
     print_table(results)
     print("\nnothing was lost: every output is that of one process, and every alert was delivered or waits")

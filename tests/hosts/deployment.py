@@ -11,17 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from connectors.callbacks.outbox import Outbox
 from connectors.journal.segments import segments
+from flows.commands.merge import merge
 from flows.commands.replay import replay
+from flows.settings.loading import load_settings
 from flows.state import StateLayout
 from tests.support.cli import configuration, environ
 
-__all__ = ["Member", "check_outputs", "eventually", "python_on"]
+__all__ = ["Member", "check_followed", "check_outputs", "eventually", "python_on"]
 
 RESTART_S = 0.5
+COPY_S = 5.0
 DEADLINE_S = 180.0
 
 
@@ -59,16 +62,29 @@ def last_start(windows: Path) -> float:
     return float(json.loads(whole[-1])["start"]) if whole else 0.0
 
 
+def whole_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file that is being written, but for one that is not whole."""
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
 class Member:
-    """A process of a deployment on its host, with its own state directory."""
+    """A process of a deployment on its host, with its own state directory; `results` are the windows that it writes."""
 
     def __init__(
-        self, host: str, directory: Path, tables: dict[str, Any], arguments: Sequence[str], more: Mapping[str, str]
+        self,
+        host: str,
+        directory: Path,
+        tables: dict[str, Any],
+        arguments: Sequence[str],
+        more: Mapping[str, str],
+        results: Literal["windows", "groups"] = "windows",
     ) -> None:
         directory.mkdir()
         self.host = host
         self.directory = directory
         self.state = StateLayout(directory / "state")
+        self.results = results
+        self._written = self.state.windows if results == "windows" else self.state.groups
         self.config = configuration(directory / "voicewatch.toml", tables)
         self.log = directory / "log"
         self.starts = 0
@@ -125,7 +141,7 @@ class Member:
     def until_window(self, since: float) -> None:
         """Wait for a window of frames that arrived after `since`, epoch seconds. Raises TimeoutError."""
         eventually(
-            lambda: last_start(self.state.windows) >= since, f"a window on {self.host}: {self.log.read_text()[-3000:]}"
+            lambda: last_start(self._written) >= since, f"a window on {self.host}: {self.log.read_text()[-3000:]}"
         )
 
     def _supervise(self) -> None:
@@ -148,7 +164,30 @@ def check_outputs(member: Member, out: Path, received: set[str]) -> str:
     windows = member.state.windows.read_bytes().splitlines()
     replayed = (out / "windows.jsonl").read_bytes().splitlines()
     assert windows == replayed[: len(windows)], f"{member.host}: windows are not those of a replay"
-    ids = [json.loads(line)["alertId"] for line in alerts.splitlines()]
+    alerts_found = check_alerts(member, received)
+    return f"{member.host}: {len(windows)} windows and {alerts_found}, as one process has them"
+
+
+def check_followed(member: Member, instances: Sequence[Path], out: Path, received: set[str]) -> str:
+    """Compare groups that were followed with those of copies of the instances' results. Raises AssertionError."""
+    merge(instances, out, load_settings(member.config, {}))
+    expected = (out / "groups.jsonl").read_bytes().splitlines()
+    # The copies were made one after the other, while the instances went on.
+    ends = [json.loads(line)["until"] for one in instances for line in whole_lines(one / "parts.jsonl")[-1:]]
+    upto = min(ends) - COPY_S
+    expected = [line for line in expected if json.loads(line)["end"] <= upto]
+    lines = member.state.groups.read_bytes().splitlines()
+    assert lines[: len(expected)] == expected, f"{member.host}: groups are not those of all instances"
+    ends = [json.loads(line)["end"] for line in lines]
+    assert ends == sorted(ends)
+    assert len(expected) > 20
+    alerts_found = check_alerts(member, received)
+    return f"{member.host}: {len(lines)} windows of groups and {alerts_found}; {len(expected)} windows compared"
+
+
+def check_alerts(member: Member, received: set[str]) -> str:
+    """Look that no alert is doubled, and each has reached the receiver or waits. Raises AssertionError."""
+    ids = [json.loads(line)["alertId"] for line in member.state.alerts.read_bytes().splitlines()]
     assert len(set(ids)) == len(ids), f"{member.host}: an alert is doubled"
     outbox = Outbox(member.state.outbox)
     counts = outbox.counts()
@@ -156,5 +195,4 @@ def check_outputs(member: Member, out: Path, received: set[str]) -> str:
     assert counts["dead"] == 0
     missing = set(ids) - received
     assert len(missing) <= counts["pending"], f"{member.host}: {len(missing)} alerts were lost"
-    pending = counts["pending"]
-    return f"{member.host}: {len(windows)} windows and {len(ids)} alerts, as one process has them; {pending} pending"
+    return f"{len(ids)} alerts ({counts['pending']} pending)"
