@@ -80,7 +80,7 @@ def test_a_slow_receiver_has_more_time_after_each_attempt_that_made_room(outbox,
         deliver(policy(total=8, timeout_s=30.0, patience_s=0.1))
         hanging = (callback(n, f"{there.url}/hang{n}", f"h{n}") for n in range(12))
         insert(outbox, callback(1000, f"{there.url}/awhile", "s"), *hanging)
-        eventually(lambda: outbox.counts()["delivered"] == 1, 25.0)
+        eventually(lambda: outbox.counts()["delivered"] == 1, 14.0)  # the wait after a second failure is 15 s
         assert there.count("/awhile") > 1
 
 
