@@ -6,6 +6,8 @@ import bisect
 import threading
 from typing import Final
 
+from connectors.journal.segments import number_of
+
 __all__ = ["MARKS", "JournalMarks"]
 
 # What is in the lines that a story is made of: parties, media, details, watches.
@@ -44,6 +46,14 @@ class JournalMarks:
                 parts[-1] = parts[-1][0], end
             else:
                 parts.append((begin, end))
+
+    def is_unread(self, segment: str, offset: int) -> bool:
+        """Return whether an offset is behind all that was read: the windows there are not known either."""
+        with self._lock:
+            newest = next(reversed(self._read), None)
+            if newest is None or number_of(segment) < number_of(newest):
+                return False
+            return segment != newest or offset >= self._read[newest][1]
 
     def next(self, segment: str, offset: int) -> int:
         """Return the first offset from this one on that may be marked; it is `offset`, or a line begins there."""

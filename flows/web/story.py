@@ -78,7 +78,7 @@ def story_of(
 ) -> Story:
     """Return the story of a conversation that was received from `first` to `last`, epoch seconds. Raises OSError.
 
-    What `marks` know to be frames is not read.
+    What `marks` know to be frames is not read, nor what they do not know yet.
     """
     found = _Lanes()
     details, labels = _Lanes(), _Lanes()
@@ -239,6 +239,8 @@ class _Pieces:
             file.seek(offset_at(path, "received_at", self._since))
             while True:
                 at = file.tell() - len(rest)
+                if self._marks is not None and self._marks.is_unread(path.name, at):
+                    return
                 if self._marks is not None and (after := self._marks.next(path.name, at)) > at:
                     file.seek(after)
                     rest = b""

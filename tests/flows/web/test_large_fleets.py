@@ -105,7 +105,11 @@ def test_a_story_is_found_without_reading_frames(tmp_path: Path) -> None:
     size = segment.stat().st_size
     assert marks.next(segment.name, 2 << 20) > 5 << 20
     assert marks.next(segment.name, size - 10) == size
-    state.watch(70, "a", labels={"queue": "late"})  # after what was read
+    for number in range(1500):
+        state.record(64 + number / 1000, frame={"event": "e", "entity": {"id": "b"}, "pad": pad})
+    state.watch(70, "a", labels={"queue": "late"})
+    assert story_of(journal, "a", BEGAN, BEGAN + 100, marks) == found  # about as far as the page has read
+    reader.read_once()
     assert len(story_of(journal, "a", BEGAN, BEGAN + 100, marks).lanes[0].parts) == 3
     reader.stop()
 
@@ -114,6 +118,9 @@ def test_marks_forget_the_oldest_segments(monkeypatch: pytest.MonkeyPatch) -> No
     """What they do not know is read."""
     monkeypatch.setattr("flows.web.marks.MAX_SEGMENTS", 2)
     marks = JournalMarks()
-    for name in ("1", "2", "3"):
+    names = [f"0000000{number}.jsonl" for number in (1, 2, 3, 4)]
+    assert not marks.is_unread(names[0], 0)
+    for name in names[:3]:
         marks.take(name, 0, orjson.dumps({"frame": {}}) + b"\n")
-    assert [marks.next(name, 1) for name in ("1", "2", "3")] == [1, 13, 13]
+    assert [marks.next(name, 1) for name in names] == [1, 13, 13, 1]
+    assert [marks.is_unread(name, 13) for name in names] == [False, False, True, True]
