@@ -15,6 +15,7 @@ _FIRST_GAP_S: Final = 1.0
 _LONGEST_GAP_S: Final = 60.0
 _SHORTEST_GAP_S: Final = 0.05
 _SHORTENED: Final = 0.9
+_LONGEST_AFTER_SUCCESS_S: Final = 10.0
 
 
 def is_throttled(outcome: Outcome) -> bool:
@@ -23,7 +24,8 @@ def is_throttled(outcome: Outcome) -> bool:
     >>> is_throttled(Outcome(status=429)), is_throttled(Outcome(status=503))
     (True, False)
     """
-    return outcome.status == 429 or (outcome.status is not None and _PASSED_ON.search(outcome.body) is not None)
+    passed_on = outcome.status is not None and _PASSED_ON.search(outcome.body) is not None
+    return outcome.throttled or outcome.status == 429 or passed_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class Pace:
 
     Attempts begin at once until the receiver asks for fewer. Then they begin one at a time, `gap_s` apart, and none
     before the time that `Retry-After` names. A second, and twice the gap each time that it asks again, up to a minute;
-    each answer that does not ask shortens the gap by a tenth. So a service that takes a message a second gets one a
-    second, and hardly any message uses up its attempts.
+    each answer that does not ask shortens the gap by a tenth, or to ten seconds. So a service that takes a message a
+    second gets one a second, and hardly any message uses up its attempts.
     """
 
     gap_s: float = 0.0
@@ -56,7 +58,7 @@ class Pace:
         (1.0, 3.5, 0.9)
         """
         if not is_throttled(outcome):
-            gap_s = self.gap_s * _SHORTENED
+            gap_s = min(self.gap_s * _SHORTENED, _LONGEST_AFTER_SUCCESS_S)
             return Pace(gap_s if gap_s >= _SHORTEST_GAP_S else 0.0, self.next_at, self.asked_at)
         was_under_way = began < self.asked_at  # with the one that was answered first
         gap_s = self.gap_s if was_under_way else min(2 * self.gap_s, _LONGEST_GAP_S) or _FIRST_GAP_S

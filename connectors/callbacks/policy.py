@@ -73,7 +73,8 @@ class Outcome:
     """Hold how one attempt ended: with an HTTP `status`, or with a `failure` before there was a usable answer.
 
     `retry_after_s` is what the receiver asked for, already capped; `detail` is a few words for people; `body` is the
-    start of the answer's body. With `cut` the attempt was ended because others needed its connection.
+    start of the answer's body. With `cut` the attempt was ended because others needed its connection. `throttled` says
+    that the failure may be a 429, where the sender cannot tell.
     """
 
     status: int | None = None
@@ -82,6 +83,7 @@ class Outcome:
     detail: str = ""
     body: str = ""
     cut: bool = False
+    throttled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,8 @@ class AppriseSender:
         if isinstance(result, Exception):
             return Outcome(failure="protocol", detail=type(result).__name__)
         if not result:
-            return Outcome(failure="protocol", detail="Apprise reports that the service did not accept the message")
+            detail = "Apprise reports that the service did not accept the message"
+            return Outcome(failure="protocol", detail=detail, throttled=True)
         return Outcome(status=200, detail="accepted, as Apprise reports")
 
     def close(self) -> None:

@@ -45,6 +45,7 @@ def test_a_gap_grows_with_each_question_and_shrinks_with_each_success() -> None:
     for at in range(20):
         pace = pace.after(ASKED, began=10.0 * at, now=10.0 * at)
     assert pace.gap_s == 60.0
+    assert pace.after(WELL, began=300.0, now=300.0).gap_s == 10.0
 
 
 def test_retry_after_is_a_pause_and_not_the_pace() -> None:
@@ -73,3 +74,23 @@ def test_a_burst_reaches_a_service_that_takes_two_a_second(outbox: Outbox, deliv
         deliver(policy, routes={target.key: route_of(target)})
         eventually(lambda: outbox.counts() == {"pending": 0, "delivered": 10, "dead": 0}, DEADLINE_S)
     assert len(vendor.refused) < 30
+
+
+def test_a_burst_reaches_a_service_through_apprise(outbox: Outbox, deliver: Any) -> None:
+    """The library does not say why a service refused, so that each refusal counts as a request for fewer."""
+    pytest.importorskip("apprise", reason="the extra `notify` is not installed")
+    taken: list[float] = []
+
+    def judge(path: str, headers: dict[str, str], body: bytes) -> Answer:
+        if taken and time.monotonic() < taken[-1] + 0.5:
+            return Answer(429)
+        taken.append(time.monotonic())
+        return Answer(200)
+
+    with serving(judge) as service:
+        target = Target("t", "apprise", service.url.replace("http://", "json://"))
+        alerts = [{**RAISED, "alertId": f"a{n}", "conversationId": f"c{n}"} for n in range(10)]
+        insert(outbox, *(callback_of(target, alert, b"{}", "warning") for alert in alerts))
+        policy = DeliveryPolicy(timeout_s=30.0, max_attempts=3, retry_waits_s=(0.1,))
+        deliver(policy, routes={target.key: route_of(target)})
+        eventually(lambda: outbox.counts() == {"pending": 0, "delivered": 10, "dead": 0}, DEADLINE_S)
