@@ -93,8 +93,8 @@ def window_lines(ids: Ids, values: Floats, labels: LabelTexts) -> WindowLines:
 
     Ids stand in them by their keys, so that no id, however long, makes all rows as wide as it is.
     """
-    has_metrics = (values[:, [Column.LATENCY_COUNT, Column.LOSS_COUNT]] > 0).all(axis=1)
-    has_more = (values[:, [Column.LEGS, Column.EVENT_LAG]] != NO_LABELS).any(axis=1)
+    has_metrics = (values[:, Column.LATENCY_COUNT] > 0) & (values[:, Column.LOSS_COUNT] > 0)
+    has_more = (values[:, Column.LEGS] != NO_LABELS) | (values[:, Column.EVENT_LAG] != NO_LABELS)
     whole = has_metrics & ~np.isnan(values[:, Column.MOS]) & ~has_more
     together, others = np.flatnonzero(whole), np.flatnonzero(~whole)
     if len(together) < FEW_WINDOWS:
@@ -123,14 +123,13 @@ def _whole_lines(ids: Ids, values: Floats, labels: LabelTexts) -> tuple[Words, d
 
     Latencies are whole microseconds, and means are rounded to six and to nine decimals.
     """
-    start, end = _repeated(values[:, Column.START]), _repeated(values[:, Column.END])
     frames, latencies, losses = _texts(values[:, [Column.FRAMES, Column.LATENCY_COUNT, Column.LOSS_COUNT]], 0)
     least, most, p50, p95, p99, mos = _texts(values[:, _THREE_DECIMALS], 3)
     mean, mean_loss = _texts(values[:, [Column.LATENCY_MEAN, Column.LOSS_MEAN]], 9)
     (most_loss,) = _texts(values[:, [Column.LOSS_MAX]], 9)  # alone, for it has as many decimals as it came with
     model_and_labels, long = _model_and_labels(values, labels)
     parts: list[bytes | Words] = [
-        *(_BEGIN, ids.key, b'","start":', start, b',"end":', end, b',"frames":', frames),
+        *(_BEGIN, ids.key, _times(values[:, Column.START], values[:, Column.END]), frames),
         *(b',"latency_ms":{"count":', latencies, b',"min":', least, b',"mean":', mean, b',"max":', most),
         *(b',"p50":', p50, b',"p95":', p95, b',"p99":', p99),
         *(b'},"packet_loss":{"count":', losses, b',"mean":', mean_loss, b',"max":', most_loss),
@@ -155,7 +154,9 @@ def _texts(columns: Floats, decimals: int) -> list[Words]:
     return [words[:, column] for column in range(count)]
 
 
-def _repeated(column: Floats) -> Words:
-    """Return the texts of a column, one row at least, in which equal rows stand together."""
-    begin = np.flatnonzero(np.append(True, column[1:] != column[:-1]))
-    return words_of(list(map(orjson.dumps, column[begin].tolist()))).repeat(np.diff(begin, append=len(column)), 0)
+def _times(start: Floats, end: Floats) -> Words:
+    """Return the text between the id and the number of frames; rows with the same times stand together."""
+    begin = np.flatnonzero(np.append(True, (start[1:] != start[:-1]) | (end[1:] != end[:-1])))
+    spans = zip(map(orjson.dumps, start[begin].tolist()), map(orjson.dumps, end[begin].tolist()), strict=True)
+    texts = words_of([b'","start":%b,"end":%b,"frames":' % span for span in spans])
+    return texts.repeat(np.diff(begin, append=len(start)), 0)
