@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from connectors.errors import RecordingError
 from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
 from connectors.genesys.client import GenesysClient, budget_of
 from connectors.genesys.endpoints import Endpoints
@@ -17,8 +18,11 @@ from connectors.genesys.feeds.notifications.topics import topics_of
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.genesys.names import NameBook, Names
+from connectors.journal.events import recorded_event_ids, recorded_offsets
+from connectors.journal.recall import recorded_frames
 from connectors.journal.source import Feed
 from connectors.journal.writer import Journal, Recorder
+from connectors.runtime.logs import get_logger
 from connectors.state.actions import Action
 from connectors.state.audit import AuditLog
 from connectors.state.interceptors import InterceptorRegistry
@@ -34,7 +38,7 @@ from flows.state import StateLayout
 if TYPE_CHECKING:
     from connectors.kafka.connection import KafkaConnection
 
-__all__ = ["endpoints_of", "feeds_of"]
+__all__ = ["endpoints_of", "feeds_of", "uses_client"]
 
 
 def endpoints_of(settings: Settings) -> Endpoints:
@@ -47,6 +51,13 @@ def endpoints_of(settings: Settings) -> Endpoints:
         load_path=genesys.load_path,
         interceptor_path=genesys.interceptor_path,
     )
+
+
+def uses_client(settings: Settings) -> bool:
+    """Return whether a run makes requests to Genesys, which needs the credentials of a client."""
+    kinds = {feed.kind for feed in settings.feeds}
+    resolves = settings.genesys.resolve_names and not kinds.isdisjoint({"eventbridge", "kafka"})
+    return not kinds or resolves or not kinds <= WITHOUT_CLIENT
 
 
 def feeds_of(
@@ -70,7 +81,7 @@ def feeds_of(
     factory = _FeedFactory(
         settings=settings,
         endpoints=endpoints_of(settings),
-        credentials=credentials_from_environment(environ) if kinds - WITHOUT_CLIENT else None,
+        credentials=credentials_from_environment(environ) if uses_client(settings) else None,
         keys=audiohook_keys(settings.audiohook, environ) if "audiohook" in kinds else {},
         tls=tls_of(settings) if "audiohook" in kinds else None,
         event_keys={row.name: event_keys(row, environ) for row in settings.feeds if row.kind == "eventbridge"},
@@ -128,12 +139,12 @@ class _FeedFactory:
         if row.kind == "audiohook":
             return self._audiohook(row, recorder, events)
         if row.kind == "eventbridge":
-            return self._eventbridge(row, recorder, journal.directory, events)
+            return self._eventbridge(row, recorder, journal.directory, events, names)
         if row.kind == "kafka":
-            return self._kafka(row, recorder, journal.directory, events)
+            return self._kafka(row, recorder, journal.directory, events, names)
         assert tokens is not None
         if row.kind == "notifications":
-            return self._notifications(row, tokens, recorder, events, names)
+            return self._notifications(row, tokens, recorder, journal.directory, events, names)
         return VoiceEventsFeed(
             url=self.endpoints.events_url,
             tokens=tokens,
@@ -175,6 +186,7 @@ class _FeedFactory:
             share=self.settings.shard.share,
             refused=refused,
             labels=self.settings.defaults.labels,
+            recorded=_recorded(journal.directory, feed),
         )
 
     def _audiohook(self, row: FeedSettings, recorder: Journal | Recorder, events: _FeedEvents) -> FeedBase:
@@ -197,17 +209,20 @@ class _FeedFactory:
             on_event=events.happened,
         )
 
-    def _eventbridge(self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents) -> FeedBase:
+    def _eventbridge(
+        self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents, names: Names
+    ) -> FeedBase:
         from connectors.genesys.feeds.eventbridge.feed import EventBridgeFeed
         from connectors.genesys.feeds.eventbridge.queue import QueueFeed
         from connectors.genesys.feeds.eventbridge.recorder import REMEMBERED_EVENTS
-        from connectors.journal.events import recorded_event_ids
 
         shared: dict[str, Any] = {
             "name": row.name,
             "recorder": recorder,
             "limits": self._limits(row),
             "known": recorded_event_ids(journal, row.name, REMEMBERED_EVENTS),
+            "recorded": _recorded(journal, row.name),
+            "names": names,
             "rules": self._rules,
             "keep_raw": self.settings.privacy.keep_raw,
             "on_state": events.changed,
@@ -225,9 +240,10 @@ class _FeedFactory:
             **shared,
         )
 
-    def _kafka(self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents) -> FeedBase:
+    def _kafka(
+        self, row: FeedSettings, recorder: Recorder, journal: Path, events: _FeedEvents, names: Names
+    ) -> FeedBase:
         from connectors.genesys.feeds.kafka import REMEMBERED_MESSAGES, KafkaFeed
-        from connectors.journal.events import recorded_offsets
 
         assert self.kafka is not None
         assert row.topic is not None
@@ -241,6 +257,8 @@ class _FeedFactory:
             recorder=recorder,
             limits=self._limits(row),
             recorded=recorded_offsets(journal, row.name, row.topic, REMEMBERED_MESSAGES),
+            remembered=_recorded(journal, row.name),
+            names=names,
             rules=self._rules,
             share=shard.share,
             keep_raw=self.settings.privacy.keep_raw,
@@ -253,6 +271,7 @@ class _FeedFactory:
         row: FeedSettings,
         tokens: TokenProvider,
         recorder: Journal | Recorder,
+        journal: Path,
         events: _FeedEvents,
         names: Names,
     ) -> FeedBase:
@@ -272,6 +291,7 @@ class _FeedFactory:
             share=self.settings.shard.share,
             keep_raw=self.settings.privacy.keep_raw,
             names=names,
+            recorded=_recorded(journal, row.name),
             on_state=events.changed,
             on_event=events.happened,
             enrich_queue=self.enrichment(row.name) if row.enrich else None,
@@ -283,6 +303,15 @@ class _FeedFactory:
 
     def _limits(self, row: FeedSettings) -> FeedLimits:
         return FeedLimits(name=row.name, **self.settings.limits_of(row))
+
+
+def _recorded(journal: Path, feed: str | None) -> list[bytes]:
+    """Return the last messages of a feed in the journal, none where it cannot be read: then their order is unknown."""
+    try:
+        return recorded_frames(journal, feed)
+    except RecordingError as error:
+        get_logger(__name__).warning("messages_not_recalled", feed=feed, reason=str(error))
+        return []
 
 
 class _FeedEvents:

@@ -10,8 +10,7 @@ from connectors.genesys.auth import TokenProvider, credentials_from_environment
 from connectors.genesys.client import GenesysClient
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.genesys.names import PERMISSIONS, look_up_names
-from flows.feeds import endpoints_of
-from flows.settings.feeds import WITHOUT_CLIENT
+from flows.feeds import endpoints_of, uses_client
 from flows.settings.kafka import kafka_connection
 from flows.settings.models import Settings
 
@@ -30,9 +29,8 @@ class Online(NamedTuple):
 
 def check_online(settings: Settings, environ: Mapping[str, str]) -> Online:
     """Try the token, the load check if interceptors are used, and look up what the feeds name. Raises GenesysError."""
-    kinds = {feed.kind for feed in settings.feeds}
     kafka = _look_up_topics(settings, environ)
-    if kinds and kinds <= WITHOUT_CLIENT:
+    if not uses_client(settings):
         said = "online: nothing to try, Genesys connects to the feeds" if kafka is None else f"online: {kafka.said}"
         return Online(said, [] if kafka is None else kafka.problems)
     endpoints = endpoints_of(settings)

@@ -124,7 +124,7 @@ class GenesysSettings(Table):
     resolve_names: bool = Field(
         default=False,
         description="look up the names of queues, users, divisions and edges once, and keep them in `names.json`: "
-        "labels hold names instead of ids",
+        "labels hold names instead of ids. Feeds of kinds `eventbridge` and `kafka` need a client's credentials for it",
     )
     interceptor: InterceptorTexts = Field(default=InterceptorTexts(), description="fixed texts of the create request")
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan
 from types import MappingProxyType
 from typing import Final, Protocol
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError
+from connectors.format.decode import parse_messages
 from connectors.format.notifications import ENDED
 from connectors.format.owners import ALL, Share
 from connectors.format.records import Frame
@@ -75,7 +76,8 @@ class CallDiscovery:
     reason `max_concurrent`, or `failed`, and the id, once for each. Calls that could not be served are tried again
     after the next load check, and so is, once, a call that lacks a label which `selection` decides by. Of the calls
     that it lists, those of `share` are served; `observe` must be given frames of these only. `labels` are those of all
-    calls. An exception that is not Genesys' (a full disk) ends the thread: see `failure`.
+    calls, `recorded` the last frames that the runs before have recorded. An exception that is not Genesys' (a full
+    disk) ends the thread: see `failure`.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class CallDiscovery:
         share: Share = ALL,
         refused: Callable[[str, str], None],
         labels: Mapping[str, str] = MappingProxyType({}),
+        recorded: Sequence[bytes] = (),
         timing: DiscoveryTiming = DiscoveryTiming(),
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -106,6 +109,7 @@ class CallDiscovery:
         self._labels: dict[str, dict[str, str]] = {}
         self._waiting: deque[str] = deque(maxlen=MAX_WAITING)
         self._lives = Lives(100_000)
+        self._lives.recall(parse_messages(recorded).frames)
         self._put_off: list[str] = []
         self._were_put_off = {is_listed: RecentIds(100_000) for is_listed in (False, True)}
         self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}

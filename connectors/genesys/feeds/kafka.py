@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -21,7 +22,7 @@ import orjson
 
 from connectors.format.captures import unwrapped
 from connectors.format.decode import parse_messages
-from connectors.format.notifications import is_notification
+from connectors.format.notifications import ENDED, is_notification
 from connectors.format.owners import ALL, Share
 from connectors.format.ownership import OwnMessages
 from connectors.format.positions import Position, placed
@@ -32,12 +33,13 @@ from connectors.genesys.feeds.base import (
     FeedLimits,
     OnEvent,
     OnState,
-    RecentIds,
     Selection,
     WatchRules,
     ignore_event,
 )
+from connectors.genesys.feeds.lives import Lives
 from connectors.genesys.feeds.notifications.messages import OURS, MessageRecorder
+from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
 from connectors.kafka.connection import KafkaConnection, describe
 from connectors.retry import backoff_s
@@ -74,7 +76,8 @@ class KafkaFeed(FeedBase):
 
     `recorded` are the offsets of the last messages in the journal, by partition. Where neither they nor the group know
     a partition, the feed begins at its end (`latest`) or its beginning (`earliest`). Conversations are watched from
-    their first message on, if `rules` choose them.
+    their first message on, if `rules` choose them, and again when a frame newer than their end shows them going on.
+    `remembered` are the last messages that the runs before have recorded.
     """
 
     def __init__(
@@ -91,6 +94,8 @@ class KafkaFeed(FeedBase):
         rules: WatchRules = WatchRules(),  # noqa: B008 - frozen
         share: Share = ALL,
         keep_raw: bool = False,
+        names: Names = Names(),  # noqa: B008 - without state
+        remembered: Sequence[bytes] = (),
         on_state: OnState | None = None,
         on_event: OnEvent = ignore_event,
         timing: KafkaTiming = KafkaTiming(),
@@ -101,7 +106,11 @@ class KafkaFeed(FeedBase):
         self._topic = topic
         self._group = group
         self._start = start
-        self._messages = _Messages(name, recorder, limits, rules, share, keep_raw=keep_raw, on_event=on_event)
+        selection = Selection.of_feed(name, recorder, rules, on_event)
+        self._messages = _Messages(name, recorder, limits, selection, share, keep_raw=keep_raw, names=names)
+        self._messages.recall(remembered)
+        self._names_found = threading.Event()
+        names.subscribe(self._names_found.set)
         self._next = {partition: offset + 1 for partition, offset in recorded.items()}
         self._committed: dict[int, int] = {}
         self._has_begun = False
@@ -159,6 +168,9 @@ class KafkaFeed(FeedBase):
                 self._confirm(consumer)
             if first is not None:
                 self._take([first, *consumer.consume(BATCH - 1, timeout=0)])
+            if self._names_found.is_set():
+                self._names_found.clear()
+                self._messages.names_known()
             if monotonic() - committed >= self._timing.commit_s:
                 self._commit(consumer)
                 committed = monotonic()
@@ -277,19 +289,31 @@ class _Messages:
         name: str,
         recorder: Recorder,
         limits: FeedLimits,
-        rules: WatchRules,
+        selection: Selection,
         share: Share,
         *,
         keep_raw: bool,
-        on_event: OnEvent,
+        names: Names,
     ) -> None:
         self._recorder = recorder
         self._limits = limits
-        self._selection = selection = Selection.of_feed(name, recorder, rules, on_event)
+        self._selection = selection
         self._own = OwnMessages(share)
-        self._over = RecentIds(100_000)
+        self._lives = Lives(100_000)
         self._keep_raw = keep_raw
-        self._events = MessageRecorder(name, recorder, limits, selection=selection, share=share, keep_raw=keep_raw)
+        self._events = MessageRecorder(
+            name, recorder, limits, selection=selection, share=share, keep_raw=keep_raw, names=names
+        )
+
+    def recall(self, messages: Sequence[bytes]) -> None:
+        """Learn what recorded messages say of their conversations."""
+        self._events.recall(messages)
+        self._lives.recall(parse_messages(messages).frames)
+
+    def names_known(self) -> None:
+        """Take that names of labels were found. Raise what the recorder raises."""
+        self._events.names_known()
+        self._recorder.flush()
 
     def take(self, message: bytes, position: Position, at: float | None) -> None:
         """Record a message that arrived `at` epoch seconds, None for now. Raise what the recorder raises."""
@@ -299,20 +323,25 @@ class _Messages:
         if not self._own.of([message]):
             return
         received = parse_messages([message])
-        ids = received.conversation_ids
-        if received.invalid or not ids:
+        if received.invalid or not received.frames:
             reason = f"message {position.id}: {received.invalid.get(0, 'not a frame')}"
             # A topic may hold anything, in any encoding: no look at the text shows that it is harmless.
             self._recorder.invalid(message, reason, private=not self._keep_raw)
             return
-        if received.ended:
-            self._over.add(ids[0])
-        elif ids[0] not in self._over and not self._recorder.is_watching(ids[0]):
-            self._watch(ids[0])
+        frame = received.frames[0]
+        id_, is_end = frame.entity.id, frame.event == ENDED
+        self._lives.learn(id_, frame.timestamp, ended=is_end)
+        goes_on = not self._lives.is_over(id_)
+        if goes_on and not is_end:
+            self._watch(id_)
         kept = message if self._keep_raw else _frame_in(message)
         self._recorder.frame(placed(kept, position), at=at)
+        if goes_on and is_end:  # newer frames have overtaken it, but for the dataflow it ends the watch
+            self._watch(id_)
 
     def _watch(self, conversation_id: str) -> None:
+        if self._recorder.is_watching(conversation_id):
+            return
         if self._selection.takes(conversation_id, self._limits.labels):
             self._recorder.watch(self._limits.watch(conversation_id, None))
 

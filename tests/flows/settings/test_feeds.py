@@ -17,6 +17,7 @@ from connectors.genesys.client import RequestBudget, budget_of
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.notifications.feed import NotificationsFeed
 from connectors.genesys.feeds.voice_events import VoiceEventsFeed
+from connectors.genesys.simulator.connection import Answer
 from connectors.genesys.simulator.faults import parse_faults
 from connectors.genesys.simulator.notifications import NotificationsSimulator
 from connectors.genesys.simulator.server import running
@@ -343,6 +344,22 @@ class TestMaking:
         with pytest.raises(ConfigurationError, match=r"tls_cert: .*none: No such file"):
             self.made(f"{HOOK}tls_cert = '{tmp_path}/none'\ntls_key = '{tmp_path}/none'", tmp_path, variables)
         assert "nothing to try" in check_online(parsed(HOOK), {}).said
+
+    def test_names_of_events_need_credentials(self, tmp_path: Path) -> None:
+        """With `resolve_names`, a feed that makes no requests itself needs a client, and `check` tries it."""
+        feed = "[[feed]]\nkind = 'eventbridge'\nlisten = '127.0.0.1:0'\n"
+        assert "nothing to try" in check_online(parsed(feed), {}).said
+        with running(NotificationsSimulator(conversations=1)) as simulator:
+            named = f"{feed}[genesys]\nbase_url = '{simulator.base_url}'\nresolve_names = true\n"
+            with pytest.raises(CredentialsError):
+                self.made(named, tmp_path, {})
+            with pytest.raises(CredentialsError):
+                check_online(parsed(named), {})
+            simulator.script("users", Answer(403, {"message": "no", "code": "missing.permissions", "status": 403}))
+            found = check_online(parsed(named), {"GENESYS_CLIENT_ID": "id", "GENESYS_CLIENT_SECRET": "secret"})
+        assert found.said == "online: token received"
+        [problem] = found.problems
+        assert "names of agents cannot be looked up (403)" in problem
 
 
 class TestEventBridge:

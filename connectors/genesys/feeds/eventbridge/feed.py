@@ -28,6 +28,7 @@ from connectors.genesys.feeds.base import (
 from connectors.genesys.feeds.eventbridge.http import Answer, Head, HttpLimits, HttpServer
 from connectors.genesys.feeds.eventbridge.recorder import DiskBarrier, event_recorder
 from connectors.genesys.feeds.listener import FrugalLoop, Listener, allow_connections, listen
+from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
 
@@ -41,8 +42,8 @@ class EventBridgeFeed(FeedBase):
     """Take events by POST at `path` of `listen` (host, port).
 
     `keys` are the accepted values of the header `header`; without any, every request is accepted. `known` are the ids
-    of the events in the journal, oldest first. Without `tls` the connections are plain, as behind a proxy that ends
-    TLS. An address that is taken ends the feed.
+    of the events in the journal, and `recorded` the last of these events, oldest first. Without `tls` the connections
+    are plain, as behind a proxy that ends TLS. An address that is taken ends the feed.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class EventBridgeFeed(FeedBase):
         tls: ssl.SSLContext | None = None,
         rules: WatchRules = WatchRules(),  # noqa: B008 - frozen
         keep_raw: bool = False,
+        names: Names = Names(),  # noqa: B008 - without state
+        recorded: Iterable[bytes] = (),
         on_state: OnState | None = None,
         on_event: OnEvent = ignore_event,
         http: HttpLimits = HttpLimits(MAX_MESSAGE_BYTES),  # noqa: B008 - frozen
@@ -70,7 +73,15 @@ class EventBridgeFeed(FeedBase):
         self._header = header.lower()
         self._keys = [_digest(key) for key in keys]
         self._events = event_recorder(
-            name, recorder, limits, rules=rules, known=known, keep_raw=keep_raw, on_event=on_event
+            name,
+            recorder,
+            limits,
+            rules=rules,
+            known=known,
+            keep_raw=keep_raw,
+            on_event=on_event,
+            names=names,
+            recorded=recorded,
         )
         self._barrier = DiskBarrier(recorder.sync)
         self._server = HttpServer(refuse=self._refuse, answer=self._take, failed=self._fail, limits=http, tls=tls)
@@ -112,16 +123,24 @@ class EventBridgeFeed(FeedBase):
             self._woken.set()
         assert self._listener is not None
         await self._server.start(self._listener)
+        following = asyncio.create_task(self._follow_names())
         try:
             host, port = self.address
             self._change("up", f"listening on {host}:{port}{self._path}")
             await self._woken.wait()
         finally:
+            following.cancel()
             await self._server.stop()
         if self._broken is not None:
             raise self._broken
         self._recorder.flush()
         self._change("down", self._thread.reason)
+
+    async def _follow_names(self) -> None:
+        try:
+            await self._events.follow_names()
+        except Exception as error:
+            self._fail(error)
 
     def _refuse(self, head: Head) -> Answer | None:
         """Refuse a request by its head; the key is compared in constant time."""

@@ -22,6 +22,7 @@ from connectors.errors import UsageError
 from connectors.genesys.client import Clock
 from connectors.genesys.feeds.base import FeedBase, FeedLimits, OnEvent, OnState, RecentIds, WatchRules, ignore_event
 from connectors.genesys.feeds.eventbridge.recorder import DiskBarrier, event_recorder
+from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
 from connectors.retry import backoff_s
 from connectors.runtime.logs import get_logger
@@ -52,7 +53,7 @@ def check_boto3() -> None:
 class QueueFeed(FeedBase):
     """Take events from the SQS queue at `url`. Credentials are found as AWS' own tools find them.
 
-    `known` are the ids of the events in the journal, oldest first.
+    `known` are the ids of the events in the journal, and `recorded` the last of these events, oldest first.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class QueueFeed(FeedBase):
         known: Iterable[str] = (),
         rules: WatchRules = WatchRules(),  # noqa: B008 - frozen
         keep_raw: bool = False,
+        names: Names = Names(),  # noqa: B008 - without state
+        recorded: Iterable[bytes] = (),
         on_state: OnState | None = None,
         on_event: OnEvent = ignore_event,
         timing: QueueTiming = QueueTiming(),
@@ -73,7 +76,15 @@ class QueueFeed(FeedBase):
         super().__init__(name, recorder, on_state)
         self._url = url
         self._events = event_recorder(
-            name, recorder, limits, rules=rules, known=known, keep_raw=keep_raw, on_event=on_event
+            name,
+            recorder,
+            limits,
+            rules=rules,
+            known=known,
+            keep_raw=keep_raw,
+            on_event=on_event,
+            names=names,
+            recorded=recorded,
         )
         self._barrier = DiskBarrier(recorder.sync)
         self._timing = timing
@@ -103,6 +114,7 @@ class QueueFeed(FeedBase):
             if not self._thread.stopping.is_set():
                 queue = await in_daemon_thread(lambda: _Queue(self._url), name="sqs")
                 async with asyncio.TaskGroup() as polling:
+                    polling.create_task(self._events.follow_names())
                     for _ in range(self._timing.pollers):
                         polling.create_task(self._poll(queue))
         except asyncio.CancelledError:

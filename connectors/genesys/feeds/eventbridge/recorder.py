@@ -13,6 +13,7 @@ from connectors.format.events import identified
 from connectors.format.notifications import is_notification
 from connectors.genesys.feeds.base import FeedLimits, OnEvent, RecentIds, Selection, WatchRules
 from connectors.genesys.feeds.notifications.messages import OURS, MessageRecorder
+from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
 from connectors.runtime.threads import in_daemon_thread
 
@@ -42,6 +43,10 @@ class EventRecorder:
         for id_ in known:
             self._known.add(id_)
         self.duplicates = 0
+
+    async def follow_names(self) -> None:
+        """Give conversations the names of their labels as these are found, until cancelled."""
+        await self._messages.follow_names()
 
     def take(self, message: bytes) -> Taken:
         """Record the event in a message, or the events in a JSON array; what is not an event is recorded as invalid.
@@ -94,10 +99,14 @@ def event_recorder(
     known: Iterable[str],
     keep_raw: bool,
     on_event: OnEvent,
+    names: Names,
+    recorded: Iterable[bytes],
 ) -> EventRecorder:
     """Return what records the events of a feed, and watches their conversations."""
     selection = Selection.of_feed(name, recorder, rules, on_event)
-    return EventRecorder(MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw), known)
+    messages = MessageRecorder(name, recorder, limits, selection=selection, keep_raw=keep_raw, names=names)
+    messages.recall(recorded)
+    return EventRecorder(messages, known)
 
 
 def _event_in(item: Mapping[str, Any]) -> dict[str, Any]:

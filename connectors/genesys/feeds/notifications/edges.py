@@ -95,7 +95,7 @@ class EdgeFinder:
                 return
             found = labels_of_details(details) if isinstance(details, dict) else {}
             if "edge" in found:
-                self._messages.found(due, {name: found[name] for name in ("edge", "provider") if name in found})
+                self._messages.label(due, {name: found[name] for name in ("edge", "provider") if name in found})
             elif attempts + 1 < self._timing.attempts:
                 self._due[due] = (loop.time() + self._timing.every_s, attempts + 1)
 

@@ -8,7 +8,7 @@ the new one is connected before the old one is dropped, and a message of both is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ from connectors.genesys.feeds.notifications.workers import Worker
 from connectors.genesys.names import Names
 from connectors.journal.writer import Recorder
 from connectors.runtime.logs import get_logger
-from connectors.runtime.threads import in_daemon_thread, relayed
+from connectors.runtime.threads import in_daemon_thread
 from connectors.runtime.timeline import Timeline
 
 __all__ = ["NotificationTiming", "NotificationsFeed"]
@@ -68,7 +68,7 @@ class NotificationsFeed(FeedBase):
     """Keep as many channels connected as `topics` and those of `sources` need, and record their messages.
 
     A conversation is watched from its first message on, under `limits`, if `rules` take it; see `MessageRecorder`.
-    Messages about conversations outside of `share` are dropped.
+    Messages about conversations outside of `share` are dropped. `recorded` are the last messages of the runs before.
     Heartbeats and pongs are not recorded; messages that are not JSON, or cannot be handled, become `invalid` records
     with the reason. The feed is up while every channel is connected. A failed connection is logged and tried again, for
     as long as the feed runs. A topic that Genesys refuses goes to `on_event`, and the others are subscribed.
@@ -92,6 +92,7 @@ class NotificationsFeed(FeedBase):
         share: Share = ALL,
         keep_raw: bool = False,
         names: Names = Names(),  # noqa: B008 - without state
+        recorded: Iterable[bytes] = (),
         on_state: OnState | None = None,
         on_event: OnEvent = ignore_event,
         enrich_queue: Path | None = None,
@@ -103,8 +104,7 @@ class NotificationsFeed(FeedBase):
     ) -> None:
         super().__init__(name, recorder, on_state)
         self._on_event, self._clock = on_event, clock
-        self._timing, self._enrich_timing = timing, enrich_timing
-        self._waits = Waits(timing, clock)
+        self._timing, self._enrich_timing, self._waits = timing, enrich_timing, Waits(timing, clock)
         self._timeline = Timeline(clock.now, clock.monotonic)
         self._topics, self._sources, self._names = topics, sources, names
         self._enrich_queue, self._extras, self._limits = enrich_queue, extras, limits
@@ -114,14 +114,14 @@ class NotificationsFeed(FeedBase):
             GenesysClient, endpoints, tokens, policy=policy, clock=replace(clock, sleep=self._sleep)
         )
         self._rest = NotificationsRest(client := self._new_client())
-        watching = self._recorder.is_watching
         selection = Selection.of_feed(name, recorder, rules, on_event)
         self._messages = MessageRecorder(
             name, recorder, limits, selection=selection, share=share, keep_raw=keep_raw, names=names
         )
-        found = CallFinder(name, self, Directory(client), self._rest, self._messages, watching, sources, self._budget)
+        self._messages.recall(recorded)
+        surroundings = (self._rest, self._messages, recorder.is_watching, sources, self._budget)
+        self._finder = found = CallFinder(name, self, Directory(client), *surroundings)
         self._messages.hooks = WatchHooks(found.started, found.ended)
-        self._finder = found
         self._enricher: Enricher | None = None
         self._recent, self._refused = RecentlyHeard(timing.duplicate_s), set[str]()
         self._flush = DelayedFlush(recorder, timing.flush_s, self._fail)
@@ -193,7 +193,7 @@ class NotificationsFeed(FeedBase):
         self._main = asyncio.current_task()
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._rest_is_free = asyncio.Lock()
-        self._names.subscribe(relayed(asyncio.get_running_loop(), self._names_known))
+        self._begin(self._messages.follow_names())
         self._begin(self._open_slots())
         try:
             if not self._thread.stopping.is_set():
@@ -215,13 +215,6 @@ class NotificationsFeed(FeedBase):
             self._failed.result()
         self._flush.now()
         self._change("down", self._thread.reason)
-
-    def _names_known(self) -> None:
-        try:
-            self._messages.names_known()
-            self._recorder.flush()
-        except Exception as error:
-            self._fail(error)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         """Do some of the feed's work beside the rest, until it ends or the feed is stopped."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from math import isnan, nan
+from math import inf, isnan, nan
 from typing import Final
 
 from connectors.format.notifications import Leg
@@ -26,6 +26,8 @@ class KnownLegs:
     def __init__(self) -> None:
         self.labels: dict[str, str] = {}
         self._legs: dict[str, Leg] = {}
+        self.over_at = -inf
+        """When the feed last received an end of the conversation, on its monotonic clock."""
         self._end_seen = False
         self._customer_ended_at = nan
 
@@ -47,6 +49,11 @@ class KnownLegs:
             )
             if customer_left:
                 self._customer_ended_at = _newer(self._customer_ended_at, leg.ended_at)
+
+    def go_on(self) -> None:
+        """Take that the conversation is in progress, whatever its legs are said to be: an end has been wrong."""
+        self._end_seen = False
+        self._customer_ended_at = nan
 
     @property
     def is_over(self) -> bool:

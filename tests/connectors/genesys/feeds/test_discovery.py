@@ -67,6 +67,27 @@ def test_a_call_that_has_ended_is_not_watched_because_a_list_still_has_it() -> N
     assert calls.asked == ["on"]
 
 
+def test_a_call_that_ended_before_a_restart_is_not_watched_because_a_list_still_has_it() -> None:
+    """Its end is among the frames that were recorded; if it was wrong, a newer frame has the call watched."""
+    for newer in (False, True):
+        calls = Calls()
+        discovery = CallDiscovery(
+            "events",
+            calls,
+            Selection(),
+            RequestBudget(),
+            max_concurrent=50,
+            refused=lambda _, __: None,
+            recorded=[event("started", 1.0, "over"), event("ended", 2.0, "over"), event("started", 1.0)],
+        )
+        if newer:
+            discovery.observe(parse_messages([event("updated", 3.0, "over")]).frames)
+        discovery.start()
+        assert calls.last_asked.wait(DEADLINE_S)
+        discovery.stop(DEADLINE_S)
+        assert set(calls.asked) == ({"on", "over"} if newer else {"on"})
+
+
 INBOUND = WatchRules(match={"direction": ("inbound",)})
 SOON = DiscoveryTiming(every_s=3600, labels_s=0.01)
 

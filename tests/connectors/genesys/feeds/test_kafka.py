@@ -20,6 +20,7 @@ from connectors.journal.writer import Journal
 from connectors.kafka.connection import KafkaConnection
 from tests.support.events import PRIVATE, detail_event
 from tests.support.kafka import TOPIC_AUTHORIZATION_FAILED, MockKafka, mock_kafka
+from tests.support.names import KnownNames
 from tests.support.tape import DEADLINE_S, Tape, until
 
 QUICK = KafkaTiming(answer_s=5.0, confirm_s=0.2, poll_s=0.05, commit_s=0.05, look_s=0.2, base_s=0.05, cap_s=0.1)
@@ -114,6 +115,18 @@ def test_the_text_of_what_is_not_a_frame(kafka: MockKafka) -> None:
             until(lambda: len(tape.of("invalid")) == 2)  # noqa: B023
         texts = [text for text, _ in tape.of("invalid")]
         assert all(kept in text for text in texts) if keep_raw else texts == kept
+
+
+def test_labels_have_the_names_that_are_looked_up(kafka: MockKafka) -> None:
+    """The ids of the labels of a first event are replaced as soon as their names are found, without another event."""
+    names = KnownNames({("queue", "q1"): "Support"})
+    kafka.create("named")
+    kafka.send("named", json.dumps(detail_event("c1", "acd.start", queueId="q1")).encode())
+    tape = Tape()
+    with feeding(kafka, "named", tape, names=names, group="named"):
+        until(lambda: tape.watched_by("bus") == ["c1"])
+        names.find()
+        until(lambda: tape.watch_settings("c1")["labels"] == {"queue": "Support"})  # type: ignore[index]
 
 
 def test_events_of_genesys(kafka: MockKafka) -> None:

@@ -14,13 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
-from connectors.genesys.feeds.base import FeedLimits
+from connectors.genesys.feeds.base import FeedLimits, WatchRules
 from connectors.genesys.feeds.eventbridge.feed import EventBridgeFeed
 from connectors.genesys.feeds.eventbridge.http import HttpLimits
 from connectors.genesys.feeds.eventbridge.recorder import REMEMBERED_EVENTS
 from connectors.journal.events import recorded_event_ids
 from connectors.journal.writer import Journal, Recorder
 from tests.support.events import PRIVATE, detail_event, journaled_ids
+from tests.support.names import KnownNames
 from tests.support.tape import DEADLINE_S, Tape, until
 
 KEY = "key-of-the-connection"
@@ -77,6 +78,19 @@ def test_events_are_recorded_and_watched() -> None:
     assert last["detail"]["topicName"].endswith(".customer.end")
     assert PRIVATE not in json.dumps(tape.of("frame"))
     assert tape.states() == ["up", "down"]
+
+
+def test_labels_have_the_names_that_are_looked_up() -> None:
+    """The ids of the labels of a first event are replaced as soon as their names are found, without another event."""
+    names = KnownNames({("queue", "q1"): "Support", ("agent", "u1"): "Ada Abel"})
+    tape = Tape()
+    rules = WatchRules(match={"queue": ("Support",)})
+    with feeding(tape, names=names, rules=rules) as feed:
+        assert post(feed, detail_event("c1", "user.start", queueId="q1", userId="u1")).status_code == 200
+        assert not tape.watched_by("bus")  # until the name tells whether it is to be watched
+        names.find()
+        until(lambda: tape.watched_by("bus") == ["c1"])
+    assert tape.of("watch")[0]["labels"] == {"queue": "Support", "agent": "Ada Abel"}
 
 
 def test_keep_raw_keeps_everything() -> None:

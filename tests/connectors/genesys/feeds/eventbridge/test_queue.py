@@ -19,6 +19,7 @@ from connectors.journal.writer import Journal
 from tests.support.callbacks import eventually
 from tests.support.cli import configuration, running
 from tests.support.events import PRIVATE, detail_event, journaled_ids
+from tests.support.names import KnownNames
 from tests.support.sqs import AWS, SqsServer, sqs_server
 from tests.support.tape import DEADLINE_S, Tape, until
 
@@ -42,9 +43,10 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def feeding(recorder: Any, url: str, known: list[str] | None = None) -> Iterator[QueueFeed]:
+def feeding(recorder: Any, url: str, known: list[str] | None = None, **more: Any) -> Iterator[QueueFeed]:
     """A feed that runs."""
-    feed = QueueFeed(name="bus", url=url, recorder=recorder, limits=FeedLimits("bus"), known=known or (), timing=QUICK)
+    settings = {"limits": FeedLimits("bus"), "known": known or (), "timing": QUICK, **more}
+    feed = QueueFeed(name="bus", url=url, recorder=recorder, **settings)
     feed.start()
     try:
         yield feed
@@ -66,6 +68,17 @@ def test_events_are_recorded_and_deleted(server: SqsServer) -> None:
     assert sorted(frame["id"] for frame in tape.of("frame")) == sorted(event["id"] for event in events)
     assert PRIVATE not in json.dumps(tape.of("frame"))
     assert tape.states() == ["up", "down"]
+
+
+def test_labels_have_the_names_that_are_looked_up(server: SqsServer) -> None:
+    """The ids of the labels of a first event are replaced as soon as their names are found, without another event."""
+    names = KnownNames({("queue", "q1"): "Support"})
+    url, tape = server.queue("named"), Tape()
+    server.send(url, json.dumps(detail_event("c1", "acd.start", queueId="q1")))
+    with feeding(tape, url, names=names):
+        until(lambda: tape.watched_by("bus") == ["c1"])
+        names.find()
+        until(lambda: tape.watch_settings("c1")["labels"] == {"queue": "Support"})  # type: ignore[index]
 
 
 def test_duplicates(server: SqsServer, tmp_path: Path) -> None:

@@ -102,6 +102,52 @@ def test_a_call_is_over_in_any_order_of_its_messages(messages: list[dict[str, An
         assert not watched_after(order), [message["topicName"] for message in order]
 
 
+@pytest.mark.parametrize(("messages", "goes_on"), [*((one, True) for one in GOES_ON), *((one, False) for one in OVER)])
+def test_a_restart_changes_nothing(messages: list[dict[str, Any]], goes_on: bool) -> None:
+    """Killed between any two messages in any order, a feed that recalls what was recorded decides as one that was not.
+
+    Its records are the same, too, so that the watch ends and begins where it did.
+    """
+    chance = random.Random(5)
+    for _ in range(100):
+        order, cut = chance.sample(messages, len(messages)), chance.randrange(len(messages) + 1)
+        tapes = Tape(), Tape()
+        for tape, cuts in zip(tapes, ((), (cut,)), strict=True):
+            recorder = MessageRecorder("n", tape, FeedLimits("n"), selection=Selection())
+            for number, message in enumerate(order):
+                if number in cuts:
+                    recorder = MessageRecorder("n", tape, FeedLimits("n"), selection=Selection())
+                    recorder.recall(json.dumps(frame).encode() for frame in tape.of("frame"))
+                recorder.record(json.dumps(message), message)
+        whole, restarted = tapes
+        assert restarted.is_watching(CALL) == goes_on
+        assert restarted.records == whole.records
+
+
+def test_what_is_recalled_begins_no_watch() -> None:
+    """A call that was not chosen, or has ended, is not watched because it is remembered."""
+    tape = Tape()
+    recorder = MessageRecorder("n", tape, FeedLimits("n"), selection=Selection())
+    recorder.recall(json.dumps(message).encode() for message in REQUEUED)
+    assert tape.records == []
+
+
+def test_a_call_that_is_listed_long_after_its_end_goes_on() -> None:
+    """A list may be some seconds old; half a minute later it is right, and the end was wrong."""
+    now = 100.0
+    tape = Tape()
+    recorder = MessageRecorder("n", tape, FeedLimits("n"), selection=Selection(), now=lambda: now)
+    for message in OVER[3]:
+        recorder.record(json.dumps(message), message)
+    for later, watched in ((5.0, False), (60.0, True)):
+        now = 100.0 + later
+        recorder.found(CALL, {"queue": "q"})
+        assert tape.is_watching(CALL) == watched
+    end = snapshot(leg("c", "customer", START, START + 90), leg("a1", "agent", START + 1, START + 90))
+    recorder.record(json.dumps(end), end)
+    assert not tape.is_watching(CALL)
+
+
 def test_the_order_of_merging_is_of_no_account() -> None:
     """What is known of legs is the same in whatever order random facts about them are learnt."""
     chance = random.Random(7)
