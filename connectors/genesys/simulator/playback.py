@@ -20,7 +20,7 @@ from connectors.genesys.simulator.traffic import Traffic
 from connectors.journal.recording import Recording
 from connectors.runtime.logs import get_logger
 
-__all__ = ["Calls", "Playback", "Source", "Step"]
+__all__ = ["Calls", "Playback", "Source", "Step", "moved"]
 
 
 class Step(NamedTuple):
@@ -33,6 +33,18 @@ class Step(NamedTuple):
     due_s: float
     message: str | bytes | None
     is_frame: bool
+
+
+def moved(frame: str | bytes, late_s: float) -> str | bytes:
+    """Return a frame with a later time; as it is if it is not late.
+
+    >>> moved('{"timestamp":1.5}', 0.25)
+    '{"timestamp":1.75}'
+    """
+    if late_s <= 0:
+        return frame
+    content = orjson.loads(frame)
+    return orjson.dumps({**content, "timestamp": round(content["timestamp"] + late_s, 6)}).decode()
 
 
 class Source(Protocol):

@@ -39,7 +39,7 @@ from connectors.genesys.simulator.faults import (
 )
 from connectors.genesys.simulator.interceptors import CreatedInterceptor, Interceptors, is_subscription
 from connectors.genesys.simulator.platform import PlatformOptions, begin_calls, rest_api
-from connectors.genesys.simulator.playback import Calls, Playback, Source
+from connectors.genesys.simulator.playback import Calls, Playback, Source, moved
 from connectors.genesys.simulator.rest import error_answer
 from connectors.genesys.simulator.server import SimulatorServer, announce, running, serve
 from connectors.genesys.simulator.telephony import Telephony
@@ -66,7 +66,8 @@ class SimulatorOptions(PlatformOptions):
 
     With a `recording`, that is played instead of generated calls, at `speed` times its own pace. Either begins with the
     first subscriber unless `wait_for_subscriber` is false. The load check shows `active_conversations`, if given,
-    instead of the calls in progress.
+    instead of the calls in progress. A frame that is sent late, because the machine is busy, keeps its time, as a delay
+    at Genesys would; with `stamps_when_sent` its time is moved with it.
 
     `VoiceEventsSimulator` raises ValueError for what cannot be simulated, such as no conversations or a speed of zero.
     """
@@ -74,6 +75,7 @@ class SimulatorOptions(PlatformOptions):
     recording: Path | None = None
     speed: float = 1.0
     wait_for_subscriber: bool = True
+    stamps_when_sent: bool = False
     active_conversations: int | None = None
 
 
@@ -239,7 +241,8 @@ class VoiceEventsSimulator:
                 if early_s > 0:
                     await asyncio.sleep(max(early_s, _PAUSE_S))
             if step.is_frame and step.message is not None:
-                batch.append(encode_message(step.message))
+                late_s = loop.time() - began - step.due_s if self.options.stamps_when_sent else 0.0
+                batch.append(encode_message(moved(step.message, late_s)))
                 continue
             await self._send(batch)
             if step.message is None:

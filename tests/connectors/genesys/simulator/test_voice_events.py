@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -426,6 +427,18 @@ class TestStreamFaults:
             assert time.time() - late["timestamp"] > 0.3
             assert pong.wait(DEADLINE_S)
             receive(websocket, 100)
+
+    @pytest.mark.parametrize("stamps_when_sent", [False, True])
+    def test_frames_of_a_simulator_that_is_late_itself(self, stamps_when_sent: bool) -> None:
+        """They keep their times, which shows as latency; or their times move with them, and the calls are as before."""
+        options = {"conversations": 2, "rate": 20, "stamps_when_sent": stamps_when_sent}
+        with running_simulator(**options) as simulator, subscribed(simulator) as websocket:
+            frames = receive(websocket, 20)
+            simulator.server.in_loop(lambda: time.sleep(0.8))
+            frames += receive(websocket, 40)
+        times = [frame["timestamp"] for frame in frames]
+        steps = [after - before for before, after in itertools.pairwise(times)]
+        assert (max(steps) > 0.5) == stamps_when_sent
 
     def test_garbage_is_sent_between_frames(self) -> None:
         """Every kind of bad message is sent as it stands, or the one text given, and is not counted as a frame."""
