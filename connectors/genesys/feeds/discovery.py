@@ -72,12 +72,12 @@ class DiscoveryTiming:
 class CallDiscovery:
     """A thread that has interceptors created for the calls that `selection` takes.
 
-    While `max_concurrent` calls or more are in progress, none is created, as at the bootstrap: `refused` gets the
-    reason `max_concurrent`, or `failed`, and the id, once for each. Calls that could not be served are tried again
-    after the next load check, and so is, once, a call that lacks a label which `selection` decides by. Of the calls
-    that it lists, those of `share` are served; `observe` must be given frames of these only. `labels` are those of all
-    calls, `recorded` the last frames that the runs before have recorded. An exception that is not Genesys' (a full
-    disk) ends the thread: see `failure`.
+    While `max_concurrent` calls or more are in progress, or no load check has been answered, none is created, as at the
+    bootstrap: `refused` gets the reason `max_concurrent`, or `failed`, and the id, once for each. Calls that could not
+    be served are tried again after the next load check, and so is, once, a call that lacks a label which `selection`
+    decides by. Of the calls that it lists, those of `share` are served; `observe` must be given frames of these only.
+    `labels` are those of all calls, `recorded` the last frames that the runs before have recorded. An exception that is
+    not Genesys' (a full disk) ends the thread: see `failure`.
     """
 
     def __init__(
@@ -111,6 +111,7 @@ class CallDiscovery:
         self._lives = Lives(100_000)
         self._lives.recall(parse_messages(recorded).frames)
         self._put_off: list[str] = []
+        self._is_load_known = False
         self._were_put_off = {is_listed: RecentIds(100_000) for is_listed in (False, True)}
         self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}
         self._changed = threading.Condition()
@@ -196,7 +197,7 @@ class CallDiscovery:
                 was_stopped = self._stopping
         if was_stopped:
             return True  # nothing more may be recorded
-        self._labels, active = listed, list(listed)
+        self._labels, active, self._is_load_known = listed, list(listed), True
         self._interceptors.forget_others(set(active))
         with self._changed:
             self._waiting.extend(self._put_off)
@@ -219,6 +220,9 @@ class CallDiscovery:
 
     def _take(self, id_: str) -> bool:
         """Have a call watched, if it is to be; False if Genesys lets no interceptor be created."""
+        if not self._is_load_known:  # there may be too many calls for another interceptor
+            self._put_off.append(id_)
+            return True
         labels = {**self._of_all, **self._labels.get(id_, {})}
         # An event of its end counts, although a list that was asked for before may have the call.
         if self._lives.is_over(id_) or id_ not in self._in_progress or self._interceptors.is_watching(id_):

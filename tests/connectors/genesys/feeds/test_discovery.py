@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import pytest
 
+from connectors.errors import GenesysError
 from connectors.format.decode import parse_messages
 from connectors.genesys.client import RequestBudget
 from connectors.genesys.entities import ActiveConversation
@@ -86,6 +87,35 @@ def test_a_call_that_ended_before_a_restart_is_not_watched_because_a_list_still_
         assert calls.last_asked.wait(DEADLINE_S)
         discovery.stop(DEADLINE_S)
         assert set(calls.asked) == ({"on", "over"} if newer else {"on"})
+
+
+class Unlisted(Calls):
+    """Refuses to list calls once."""
+
+    def active(self) -> list[ActiveConversation]:
+        if not self.checks:
+            self.checks += 1
+            raise GenesysError("load check: access denied (403)", status=403)
+        return super().active()
+
+
+def test_no_interceptor_is_created_before_the_load_is_known() -> None:
+    """A call that is found by its frames waits for the load check: there may be as many calls as allowed."""
+    calls = Unlisted({}, {"on": {}})
+    discovery = CallDiscovery(
+        "events",
+        calls,
+        Selection(),
+        RequestBudget(),
+        max_concurrent=50,
+        refused=lambda _, __: None,
+        timing=DiscoveryTiming(hold_s=0.3),
+    )
+    discovery.observe(parse_messages([event("started", 1.0)]).frames)
+    discovery.start()
+    assert calls.last_asked.wait(DEADLINE_S)
+    discovery.stop(DEADLINE_S)
+    assert (calls.asked, calls.checks) == (["on"], 2)
 
 
 INBOUND = WatchRules(match={"direction": ("inbound",)})
