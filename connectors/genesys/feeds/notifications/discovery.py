@@ -221,19 +221,23 @@ class CallFinder:
         """Bring the subscriptions of channels in line with the topics of their slots, again and again."""
         while True:
             await self._sleep(self._timing.subscribe_s)
-            for slot in self.slots.all:
-                channel = slot.channel
-                if not slot.is_changed or channel is None:
-                    continue
-                slot.is_changed = False
-                topics = list(slot.topics)
-                try:
-                    refused = await self._feed.rest(lambda c=channel, t=topics: self._rest.subscribe(c.id, t))  # type: ignore[misc]
-                    self.refused(refused)
-                except GenesysError as error:
-                    slot.is_changed = True
-                    get_logger(__name__).warning("subscription_failed", feed=self._name, reason=str(error))
+            while (slot := self.slots.next_changed()) is not None:
+                if not await self._subscribe(slot):
+                    break
                 await self._sleep(self._timing.apart_s)
+
+    async def _subscribe(self, slot: Slot) -> bool:
+        """Subscribe the channel of a slot to its topics; return whether that was done."""
+        channel, topics = slot.channel, list(slot.topics)
+        assert channel is not None
+        slot.is_changed = slot.is_awaited = False
+        try:
+            self.refused(await self._feed.rest(lambda: self._rest.subscribe(channel.id, topics)))
+        except GenesysError as error:
+            slot.is_changed = slot.is_awaited = True
+            get_logger(__name__).warning("subscription_failed", feed=self._name, reason=str(error))
+            return False
+        return True
 
     def refused(self, topics: Iterable[tuple[str, str]]) -> None:
         """Report topics that Genesys refuses, each with the reason."""

@@ -20,14 +20,15 @@ __all__ = ["Slot", "Slots"]
 class Slot:
     """Some of the topics, the channel that they are subscribed on, and the connection to it.
 
-    `is_essential` if the feed is down without it. `is_changed` if the topics are not those subscribed on the channel.
+    `is_essential` if the feed is down without it. `is_changed` if the topics are not those subscribed on the channel,
+    and `is_awaited` if some of them are new.
     """
 
     def __init__(self, number: int, topics: Sequence[str], *, is_essential: bool = True) -> None:
         self.number = number
         self.topics = list(topics)
         self.is_essential = is_essential
-        self.is_changed = False
+        self.is_changed = self.is_awaited = False
         self.channel: Channel | None = None
         self.renew_at = 0.0
         self.current: ChannelSocket | None = None
@@ -70,9 +71,14 @@ class Slots:
             slot = Slot(len(self.all) + 1, (), is_essential=False)
             self.all.append(slot)
         slot.topics += topics
-        slot.is_changed = True
+        slot.is_changed = slot.is_awaited = True
         self._of_conversation[conversation_id] = slot
         return slot
+
+    def next_changed(self) -> Slot | None:
+        """Return a slot whose channel is to be subscribed again; new topics come before those that are given up."""
+        changed = [slot for slot in self.all if slot.is_changed and slot.channel is not None]
+        return min(changed, key=lambda slot: not slot.is_awaited, default=None)
 
     def name_of(self, topic: str) -> str:
         """Return how a topic is reported: those of single conversations by their kind, unless the feed names them."""

@@ -120,7 +120,7 @@ class Counting:
     async def rest(self, work: Callable[[], T]) -> T:
         self.requests += 1
         for slot in self.slots:
-            slot.is_changed = True  # as calls begin and end all the time
+            slot.is_changed = slot.is_awaited = True  # as calls begin and end all the time
         return cast(T, [])
 
 
@@ -144,3 +144,22 @@ def test_subscriptions_leave_most_of_the_budget() -> None:
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(finder.keep_subscribed())
     assert 60 < feed.requests <= 120
+
+
+def test_new_topics_are_subscribed_before_old_ones_are_given_up() -> None:
+    """With calls on many channels, a new call waits for one request, not for a round over all channels."""
+    slots = Slots([f"v2.users.u{number}.conversations.calls" for number in range(2500)])
+    for number in range(50):
+        slots.add_conversation(f"c{number}")
+    for slot in slots.all:
+        slot.is_changed, slot.is_awaited, slot.channel = False, False, Channel(f"ch{slot.number}", "ws://", 1.0)
+    assert slots.next_changed() is None
+    slots.all[0].is_changed = slots.all[1].is_changed = True  # given up
+    for number in range(20):
+        slots.remove_conversation(f"c{number}")
+    slots.add_conversation("new")
+    found = slots.next_changed()
+    assert found is not None
+    assert "v2.detail.events.conversation.new.user.start" in found.topics
+    found.is_changed = found.is_awaited = False
+    assert slots.next_changed() is slots.all[0]
