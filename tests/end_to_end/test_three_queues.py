@@ -25,7 +25,7 @@ from tests.support.cli import Running, configuration, running, voicewatch
 pytestmark = pytest.mark.timeout(300)
 DEADLINE_S = 120.0
 CALLS = 300
-DEFAULT_MS, MAX_LATENCY_MS, MAX_LOSS = 150.0, 1000.0, 0.05
+DEFAULT_MS, MAX_LATENCY_MS, MAX_LOSS = 500.0, 1000.0, 0.05
 """The limits of a call before its direction is known, and then; high, as a busy machine delays all calls at once."""
 DIRECTIONS = ("inbound", "outbound")
 Labels = dict[str, str]
@@ -49,6 +49,7 @@ def config(directory: Path, base_url: str, by: Sequence[str], **tables: Any) -> 
             "defaults": {
                 "interceptor_address": "sip:qa@monitoring.internal",
                 "qa_callback_url": "https://qa/",
+                "max_latency_ms": DEFAULT_MS,
                 "packet_loss_threshold": MAX_LOSS,
             },
             "limits": [
@@ -110,13 +111,15 @@ def run_twice(directory: Path, path: Path, is_killed: Callable[[], bool], is_don
 
 
 def check_labels(found: Mapping[str, Labels], calls: Mapping[str, SimulatedCall], names: set[str]) -> None:
-    """Compare the labels of each conversation with what its call was."""
+    """Compare the labels of each conversation with what its call was; a name may not be known yet."""
     for id_, labels in found.items():
         story = calls[id_].story
         queues = {leg.queue for leg in story.legs if leg.queue is not None}
-        assert labels["queue"] in {queue.name for queue in queues}
-        assert labels.get("division") in {None, *(queue.division.name for queue in queues)}
-        assert labels.get("agent") in {None, *(leg.agent.name for leg in story.legs if leg.agent is not None)}
+        agents = {leg.agent for leg in story.legs if leg.agent is not None}
+        assert labels["queue"] in {name for queue in queues for name in (queue.name, queue.id)}
+        divisions = {queue.division for queue in queues}
+        assert labels.get("division") in {None, *(name for one in divisions for name in (one.name, one.id))}
+        assert labels.get("agent") in {None, *(name for agent in agents for name in (agent.name, agent.id))}
         assert labels["direction"] == story.direction
         assert labels.get("provider") in {None, story.edge.provider}
         assert labels.get("edge") in {None, story.edge.name}
@@ -126,7 +129,8 @@ def check_labels(found: Mapping[str, Labels], calls: Mapping[str, SimulatedCall]
 
 def is_labelled(found: Mapping[str, Labels]) -> bool:
     """Return whether half of the calls or more have the labels of an answered one: a kill may cost the event of it."""
-    return sum({"queue", "agent", "direction", "provider"} <= labels.keys() for labels in found.values()) > 0.5 * CALLS
+    whole = [labels for labels in found.values() if {"queue", "agent", "direction", "provider"} <= labels.keys()]
+    return sum(" " in labels["agent"] for labels in whole) > 0.5 * CALLS  # which a name has, and an id has not
 
 
 def check_groups(directory: Path) -> None:
