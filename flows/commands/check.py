@@ -49,7 +49,7 @@ def check_online(settings: Settings, environ: Mapping[str, str]) -> Online:
         said += f", {known} queue(s) and user(s) found"
     if kafka is not None:
         said, problems = f"{said}, {kafka.said}", problems + kafka.problems
-    return Online(said, problems + _look_up_kinds(settings, client))
+    return Online(said, problems + _look_up_calls(settings, client) + _look_up_kinds(settings, client))
 
 
 def _look_up_topics(settings: Settings, environ: Mapping[str, str]) -> Online | None:
@@ -85,6 +85,21 @@ def _look_up_sources(settings: Settings, client: GenesysClient) -> tuple[int, li
                     problems.append(_not_permitted(f'feed "{feed.name}": {kind}s', label))
                     break  # and neither can the others be looked up
     return known, problems
+
+
+def _look_up_calls(settings: Settings, client: GenesysClient) -> list[str]:
+    """Return a line for each query about calls that a feed needs to find them and this client must not make."""
+    from connectors.genesys.feeds.notifications.discovery import Directory
+
+    feeds = [feed for feed in settings.feeds if feed.kind == "notifications" and (feed.queues or feed.users)]
+    if settings.watch.mode != "discover" or not feeds:
+        return []
+    try:
+        Directory(client).activity([_NO_ONE], [])
+    except AccessDeniedError:
+        what = f'feed "{feeds[0].name}": calls in progress cannot be queried (403)'
+        return [f"{what}; give the OAuth client a role that may query the activity of conversations in analytics"]
+    return []
 
 
 def _look_up_kinds(settings: Settings, client: GenesysClient) -> list[str]:

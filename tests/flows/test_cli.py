@@ -321,6 +321,16 @@ def test_check_online_looks_up_queues_users_and_the_permission_for_names(tmp_pat
             f'problem: feed "desk": queues cannot be looked up {remedy}',
             f"problem: genesys.resolve_names: names of queues cannot be looked up {remedy}",
         ]
+        finding = tmp_path / "finding.toml"
+        finding.write_text(f"{good.read_text()}[watch]\nmode = 'discover'\n")
+        assert voicewatch("check", finding, "--online").returncode == 0
+        simulator.script("activity", refusal)
+        done = voicewatch("check", finding, "--online")
+        assert done.returncode == 1
+        assert done.stdout.splitlines()[-1] == (
+            'problem: feed "desk": calls in progress cannot be queried (403); give the OAuth client a role that may '
+            "query the activity of conversations in analytics"
+        )
 
 
 # Before anything is created
