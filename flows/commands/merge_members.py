@@ -108,7 +108,7 @@ class Member:
         return now - self._silent_since
 
     def heard(self) -> None:
-        """Note that no other instance is ahead of it."""
+        """Note that no other instance waits for it."""
         self._silent_since = None
 
     def is_back(self, reached: float, within_s: float) -> bool:
@@ -174,14 +174,17 @@ class Members:
         return None
 
     def _decide(self, now: float) -> None:
-        """Leave out who is silent while another has gone on, and wait again for who is back."""
+        """Leave out who is silent while another has gone on, and wait again for who is back.
+
+        Of an instance that is ahead of the time that was reached nothing more is read, which is not its silence.
+        """
         ahead = max(member.newest for member in self._members)
         for member in self._members:
             if not member.is_waited_for:
                 member.take(self.reached)
                 if member.is_back(self.reached, self._within_s):
                     self._record(Decision(self.reached, member.name, is_waited_for=True))
-            elif member.newest >= ahead:
+            elif member.newest > self.reached or member.newest >= ahead:
                 member.heard()
             elif member.silent_s(now) >= self._within_s:
                 self._record(Decision(self.reached, member.name, is_waited_for=False))

@@ -112,6 +112,23 @@ def write_parts(directory: Path, ends: Sequence[int], index: int = 0, count: int
             file.write(json.dumps({"until": end, "index": index, "count": count, "groups": []}) + "\n")
 
 
+def test_only_the_instance_that_holds_the_others_up_is_left_out(tmp_path: Path) -> None:
+    """Of three, one is silent. The two others have written at the same time, one of them more: both stay."""
+    directories = [tmp_path / str(index) for index in range(3)]
+    for index, directory in enumerate(directories):
+        write_parts(directory, [5], index=index, count=3)
+    follower = Follower(directories, tmp_path / "decisions.jsonl")
+    follower.go_on()
+    write_parts(directories[0], [10], index=0, count=3)
+    write_parts(directories[1], [10, 15], index=1, count=3)
+    follower.go_on()
+    follower.now += WITHIN_S
+    follower.go_on()
+    assert follower.members.left_out == [str(directories[2])]
+    follower.go_on()
+    assert follower.members.reached == 10
+
+
 def test_a_silent_instance_is_left_out_and_comes_back(tmp_path: Path) -> None:
     """It is waited for until it was silent for long enough, and again once it has caught up. Decisions are kept."""
     one, two = tmp_path / "1", tmp_path / "2"
