@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from bytewax.inputs import FixedPartitionedSource
+from bytewax.inputs import AbortExecution, FixedPartitionedSource
 from bytewax.run import cli_main
 
-from connectors.errors import UsageError
+from connectors.errors import StateError, UsageError
 from connectors.runtime.polling import PolledPartition
 from connectors.runtime.shutdown import Shutdown
 from connectors.runtime.tracing import configure_tracing
@@ -60,6 +60,8 @@ def follow(
     """
     if not settings.groups.by:
         raise UsageError("--follow judges the incidents of groups: name their labels in [groups] by")
+    if len(set(sources)) < len(sources):
+        raise UsageError(f"an instance is named twice: {', '.join(sources)}")
     state = StateLayout(out)
     if state.journal.exists():
         raise UsageError(f"--out {out}: is the state directory of a run; choose another")
@@ -82,6 +84,8 @@ def follow(
     source = _FollowSource(state.lock, members, partial(span_of_groups, settings), shutdown)
     flow = build_outputs(source, outputs, notify=notifier.callbacks)
     cli_main(flow, epoch_interval=SNAPSHOT_EVERY, recovery_config=recovery)  # type: ignore[no-untyped-call]
+    if source.failure is not None:
+        raise source.failure
     return totals.total
 
 
@@ -98,6 +102,7 @@ class _FollowSource(FixedPartitionedSource[tuple[str, BlockResult], FollowState]
         self._members = members
         self._span = span
         self._shutdown = shutdown
+        self.failure: StateError | None = None
 
     def list_parts(self) -> list[str]:
         """Return the name of the one partition."""
@@ -108,18 +113,20 @@ class _FollowSource(FixedPartitionedSource[tuple[str, BlockResult], FollowState]
         with logged_failures("follow_failed"):
             lock = StateLock(self._lock)
             lock.acquire()
-            return _FollowPartition(lock, self._members(), self._span, self._shutdown, resume_state)
+            return _FollowPartition(self, lock, self._members(), self._span, self._shutdown, resume_state)
 
 
 class _FollowPartition(PolledPartition[tuple[str, BlockResult], FollowState]):
     def __init__(
         self,
+        source: _FollowSource,
         lock: StateLock,
         members: Members,
         span: Callable[[float], Span],
         shutdown: Shutdown,
         resume_state: FollowState | None,
     ) -> None:
+        self._source = source
         self._lock = lock
         self._members = members
         self._span = span
@@ -137,11 +144,16 @@ class _FollowPartition(PolledPartition[tuple[str, BlockResult], FollowState]):
         if not self._has_begun:  # so that what an earlier run has not delivered is taken up
             self._has_begun = True
             return [(ALL, BlockResult(b"", b"", b"", [], Counts()))]
-        with logged_failures("follow_failed"):
+        try:
             parts = self._members.next_parts(time.monotonic())
-            if parts is None:
-                self._stop.wait(POLL_S)
-                return []
+        except StateError as error:
+            self._source.failure = error
+            # Bytewax would print the traceback of any other exception, and there is nothing to debug.
+            raise AbortExecution from error
+        if parts is None:
+            self._stop.wait(POLL_S)
+            return []
+        with logged_failures("follow_failed"):
             judged = self._incidents.apply([self._span(self._members.reached)], parts, [], last=False)
         raised = sum(alert.state == "raised" for alert in judged.alerts)
         result = BlockResult(

@@ -22,7 +22,7 @@ from flows.commands.merge_members import Decision, Decisions, Members
 from flows.settings.loading import parse_settings
 from flows.web.parts import PartsFile, ServedParts
 from tests.flows.commands.test_merge import TABLES, recorded, results
-from tests.support.cli import voicewatch
+from tests.support.cli import configuration, voicewatch
 
 SETTINGS = parse_settings(TABLES, "", {})
 WITHIN_S = 30.0
@@ -220,6 +220,14 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     (tmp_path / "run/journal").mkdir(parents=True)
     with pytest.raises(UsageError, match="state directory of a run"):
         follow([str(tmp_path / "1")], tmp_path / "run", SETTINGS, {}, Shutdown(), leave_out_after_s=WITHIN_S)
+    with pytest.raises(UsageError, match="named twice"):
+        follow(["one", "one"], tmp_path / "out", SETTINGS, {}, Shutdown(), leave_out_after_s=WITHIN_S)
+    (tmp_path / "parts.jsonl").write_text("no part\n")
+    config = configuration(tmp_path / "instance.toml", {"groups": {"by": ["queue"]}})
+    done = voicewatch("merge", tmp_path, "--out", tmp_path / "out", "--config", config, "--follow")
+    assert done.returncode == 1
+    assert "panicked" not in done.stderr
+    assert "is not a file of parts" in done.stderr.splitlines()[-1]
     done = voicewatch("merge", tmp_path, "--out", tmp_path / "out", "--follow")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--config" in done.stderr
