@@ -95,7 +95,7 @@ class Delivery:
         self._cut = False
         self._receivers: dict[str, Receiver] = {}
         self._shares = Shares(self._policy.total or 0, self._policy.patience_s)
-        self._busy: set[str] = set()  # threads read ahead, under way, or not yet recorded
+        self._busy: set[str] = set()  # order keys whose callback is read, being sent, or not yet recorded
         self._attempts: set[asyncio.Task[None]] = set()
         self._made_room: set[asyncio.Task[None]] = set()
         self._results = Results(self._policy, audit, outbox, self._timeline, u)
@@ -115,7 +115,7 @@ class Delivery:
         self._tell(lambda: None)
 
     def check(self) -> None:
-        """Raise RuntimeError if the thread has died of a mistake in it: callbacks then only pile up."""
+        """Raise RuntimeError if an unexpected error has ended the thread: no callback is sent any more."""
         if self._failure is not None:
             raise RuntimeError("the delivery thread has died") from self._failure
 
@@ -194,7 +194,7 @@ class Delivery:
                     receiver.sender.close()
 
     async def _turn(self) -> float:
-        """Record what has ended, read what is due, begin what may begin; return the seconds until there may be more."""
+        """Record what has ended, read what is due, begin what may begin; return the seconds until the next is due."""
         await self._record()
         if self._clock() >= self._pruned_at + _PRUNE_EVERY_S:
             self._pruned_at = self._clock()
@@ -221,7 +221,7 @@ class Delivery:
         for waiting in due.waiting:
             callback = waiting.callback
             if callback.order_key in self._busy:
-                continue  # its thread is open: the refresh and the next callback of it were due at once
+                continue  # a callback of this key is under way: a refresh and the next one were due together
             if self._expire_after_s is not None and await self._expired(waiting, self._expire_after_s):
                 continue
             receiver = self._receivers.get(callback.url) or self._new_receiver(callback.url)
@@ -235,7 +235,7 @@ class Delivery:
     async def _expired(self, waiting: DueCallback, after_s: float) -> bool:
         """Settle a raised callback that is too old to be of use if its resolve waits too; return whether it was so."""
         callback = waiting.callback
-        # By the clock that says less, if the wall clock was set since.
+        # If the wall clock was set since, the smaller of the two ages.
         age_s = min(self._now(), self._timeline()) - waiting.created_at
         if waiting.refresh or callback.closes or age_s <= after_s:
             return False
@@ -257,9 +257,9 @@ class Delivery:
         return receiver
 
     def _begin_all(self) -> None:
-        """Begin the attempts that may begin, again and again while receivers wait for those of others to make room.
+        """Begin every attempt that is allowed; again while receivers wait for a free connection.
 
-        The turns of the disk do not bound it: with many hanging receivers it takes many rounds to come to a good one.
+        It does not wait for the outbox: with many hanging receivers, many rounds pass before a good one has its turn.
         """
         late = self._rounds.begin()
         receivers = self._receivers.values()

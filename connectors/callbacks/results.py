@@ -94,7 +94,7 @@ class Results:
         return result.state
 
     def expired(self, waiting: DueCallback, later: str) -> None:
-        """Note that a raised callback is not sent because its resolve, which is as old, says all of it."""
+        """Note that a raised callback is not sent: its resolved callback waits, too, and is sent alone."""
         callback = waiting.callback
         result = AttemptResult(callback, "delivered", self._timeline(), waiting.attempts, f"sent as one with {later}")
         entry = AuditEntry(
@@ -104,7 +104,7 @@ class Results:
             self._unaudited.append((result, entry))
 
     def write(self) -> set[str]:
-        """Write everything down; return the threads that may go on. Raise StateError; what is left is kept."""
+        """Write everything down; return the order keys that are free again. Raise StateError; what is left is kept."""
         with self._lock:
             fresh = list(self._unaudited)
         if fresh:

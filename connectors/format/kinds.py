@@ -1,4 +1,4 @@
-"""Name what a line of a recording is. Pure."""
+"""Say what a line of a recording is, in words for `voicewatch inspect`. The kinds are those of `records.py`. Pure."""
 
 from __future__ import annotations
 

@@ -38,6 +38,9 @@ from connectors.format.records import (
 )
 
 __all__ = [
+    "LINE_BEGIN",
+    "MESSAGE_BEGIN",
+    "TICK_END",
     "beginning_of",
     "frame_lines",
     "invalid_line",
@@ -53,8 +56,12 @@ __all__ = [
     "time_of",
 ]
 
+LINE_BEGIN: Final = b'{"received_at":'
+TICK_END: Final = b'"tick":true}\n'
 # What `message_head` writes before `via`.
 _TIMES: Final = re.compile(rb'\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?')
+MESSAGE_BEGIN: Final = re.compile(rb"(?:^|\n)" + _TIMES.pattern + rb'(?:"via":("(?:[^"\\]|\\.)*"),)?"(frame|invalid)":')
+"""The beginning of a message's line, behind a line end: its feed's name in JSON, or nothing, and its kind."""
 
 
 def record_line(received_at: float, record: Mapping[str, Any]) -> bytes:

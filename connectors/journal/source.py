@@ -360,7 +360,7 @@ class _Pace:
             self._began = (at, time.monotonic())
         began, started = self._began
         if isinstance(record, Control) and record.kind == CLOCK:
-            self._began = (began + at - self._reached, started)  # what has passed, has passed
+            self._began = (began + at - self._reached, started)  # a step changes no wait before it
             self._reached = at
             return True
         self._reached = max(self._reached, at)

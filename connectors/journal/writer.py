@@ -141,7 +141,7 @@ class Journal:
             self._state.time = self._clock.time
         self._state.watches.pass_time(self._state.time)
         self._state.watches.limit(msgspec.convert(settings, FlowSettings).silent_after_s, self._state.time)
-        # The feeds have been down since the last record, not only now: what was live then has not stalled meanwhile.
+        # The feeds have been down since the last record: no conversation counts as stalled for that time.
         self._roll(dict.fromkeys(interrupted, INTERRUPTED))
         self._segment_since = self._clock.time
         if self._clock.time > reading.wall + STEP_S:

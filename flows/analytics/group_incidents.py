@@ -211,7 +211,7 @@ class GroupIncidents:
         return (VERSION, pending, opened, self._judged_at, dict(self._latest), list(self._unsent), minute)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Take a snapshot's place. Raises ValueError for one of another version."""
+        """Take over a snapshot. Raises ValueError for one of another version."""
         version, *kept = snapshot
         if version != VERSION:
             raise ValueError(f"the snapshot of groups is of version {version}, and this program reads {VERSION}")

@@ -139,5 +139,5 @@ class Breaches:
         return (self._arrival.copy(), self._slot.copy())
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Take a snapshot's place."""
+        """Take over a snapshot."""
         self._arrival, self._slot = (array.copy() for array in snapshot)

@@ -86,7 +86,7 @@ class LabelTexts:
         return (list(self._texts), list(self._free), self._sweep_at)
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Take a snapshot's place."""
+        """Take over a snapshot."""
         texts, free, self._sweep_at = snapshot
         self._texts, self._free = list(texts), list(free)
         self._numbers = {text: number for number, text in enumerate(self._texts) if text is not None}

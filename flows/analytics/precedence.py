@@ -76,7 +76,7 @@ class Precedence:
         return [msgspec.to_builtins(table) for table in self._recorded]
 
     def restore(self, snapshot: list[Any]) -> None:
-        """Take a snapshot's place."""
+        """Take over a snapshot."""
         self._recorded = msgspec.convert(snapshot, list[LabelLimits])
 
     def watch(self, settings: WatchSettings, earlier: Watch | None) -> Watch:

@@ -35,7 +35,7 @@ class RuleId(IntEnum):
 
 RULES: Final = ("LATENCY_THRESHOLD_EXCEEDED", "PACKET_LOSS_DETECTED", "LOW_MOS", "STREAM_STALLED")
 """The `alertType` of each rule, by its `RuleId`."""
-# The row of what time did, and no frame: before all frames of that time.
+# The row of a change that passing time caused, not a frame. It comes before all frames of that time.
 NO_FRAME: Final = -1
 _DECIMALS_OF_TIME: Final = 6
 
@@ -57,8 +57,8 @@ class Values(NamedTuple):
 class Transition(NamedTuple):
     """An alert raised or resolved by the frame `row`; its incident is known by its begin, and the ordinal at that time.
 
-    Of what time did, `row` is NO_FRAME. `value` is None when the frame that ended the conversation did not carry the
-    metric.
+    `row` is NO_FRAME if passing time caused it. `value` is None when the frame that ended the conversation did not
+    carry the metric.
     """
 
     row: int

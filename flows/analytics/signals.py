@@ -94,7 +94,7 @@ class Signals:
         return {slot: list(keys) for slot, keys in self._of_slot.items()}, list(self._of_platform), opened
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Take a snapshot's place."""
+        """Take over a snapshot."""
         of_slot, of_platform, opened = snapshot
         self._of_slot = {slot: list(keys) for slot, keys in of_slot.items()}
         self._of_platform = list(of_platform)

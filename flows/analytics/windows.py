@@ -213,7 +213,7 @@ class OpenWindows:
         return (self._closed, [(pane.pane, _narrowed(pane.frames)) for pane in self._pending])
 
     def restore(self, snapshot: tuple[Any, ...]) -> None:
-        """Take a snapshot's place."""
+        """Take over a snapshot."""
         self._closed = snapshot[0]
         self._pending = [_Pane(pane, _widened(*columns)) for pane, columns in snapshot[1]]
 

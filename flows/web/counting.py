@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator
 from typing import Final, NamedTuple
 
 import orjson
 
+from connectors.format.lines import LINE_BEGIN, MESSAGE_BEGIN, TICK_END
 from flows.web.lines import control_records
 
 __all__ = ["Count", "counts_of"]
 
 MINUTE_S: Final = 60
-_TICK: Final = b'"tick":true}\n'
-_HEAD: Final = b'{"received_at":'
-_MESSAGE: Final = re.compile(
-    rb'(?:^|\n)\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?(?:"via":("(?:[^"\\]|\\.)*"),)?"(frame|invalid)":'
-)
 
 
 class Count(NamedTuple):
@@ -51,7 +46,7 @@ def counts_of(data: bytes, names: Collection[str]) -> list[Count]:
 
 
 def _counted(piece: bytes, minute: int, names: Collection[str]) -> Iterator[Count]:
-    others = piece.count(_TICK) + sum(1 for _ in control_records(piece))
+    others = piece.count(TICK_END) + sum(1 for _ in control_records(piece))
     left = piece.count(b"\n") - others
     for name in names:
         own = piece.count(b',"via":%b,"frame":' % orjson.dumps(name)) if left else 0
@@ -64,7 +59,7 @@ def _counted(piece: bytes, minute: int, names: Collection[str]) -> Iterator[Coun
 
 def _read(piece: bytes, minute: int) -> Iterator[Count]:
     counts: dict[str, list[int]] = {}
-    for found in _MESSAGE.finditer(piece):
+    for found in MESSAGE_BEGIN.finditer(piece):
         via = "" if found[1] is None else orjson.loads(found[1])
         counts.setdefault(via, [0, 0])[found[2] == b"invalid"] += 1
     for via, (frames, invalid) in counts.items():
@@ -83,9 +78,9 @@ def _by_minute(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _minute(data: bytes, begin: int) -> int | None:
-    if not data.startswith(_HEAD, begin):
+    if not data.startswith(LINE_BEGIN, begin):
         return None
     try:
-        return int(float(data[begin + len(_HEAD) : data.find(b",", begin)]) // MINUTE_S) * MINUTE_S
+        return int(float(data[begin + len(LINE_BEGIN) : data.find(b",", begin)]) // MINUTE_S) * MINUTE_S
     except (ValueError, OverflowError):
         return None

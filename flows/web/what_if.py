@@ -60,16 +60,8 @@ RULES: Final = {
 
 # Which setting is a limit of a metric of frames.
 FIELDS: Final = {"latency_ms": "max_latency_ms", "packet_loss": "packet_loss_threshold"}
-# A configuration replaces the recorded tables as a whole, so what is not tried out is written down as it was recorded.
-KEPT: Final = {
-    "windows": ("length_s", "slide_s", "codec"),
-    "alerts": (
-        *("policy", "raise_n", "raise_m", "clear_ratio", "clear_after_s", "unwatched"),
-        *("mos_below", "genesys_mos_below", "stalled_after_s", "max_per_minute"),
-        "trunk_mismatch_above",
-    ),
-    "groups": ("by", "min_conversations", "raise_ratio", "clear_ratio", "clear_after_s", "inhibit"),
-}
+# With one of them, a configuration has the default of the other: what was recorded is written down beside it.
+TOGETHER: Final = ("raise_n", "raise_m")
 
 
 @dataclass
@@ -176,19 +168,17 @@ def difference(rules: Mapping[str, float], recorded: Mapping[str, Any]) -> list[
 
 
 def proposed(rules: Mapping[str, float], recorded: Mapping[str, Any]) -> str:
-    """Return the whole configuration to try out: the recorded settings, changed by some.
+    """Return the configuration to try out: what changes. All else stays as it was recorded.
 
     >>> print(proposed({"raise_n": 2}, {"alerts": {"raise_n": 3, "raise_m": 5, "policy": "incident"}}), end="")
     [alerts]
-    policy = "incident"
     raise_n = 2
     raise_m = 5
     """
-    tables = {
-        table: {name: found[name] for name in names if found.get(name) is not None}
-        for table, names in KEPT.items()
-        if isinstance(found := recorded.get(table), Mapping)
-    }
+    tables: dict[str, dict[str, Any]] = {}
+    alerts = recorded.get("alerts")
+    if isinstance(alerts, Mapping) and not rules.keys().isdisjoint(TOGETHER):
+        tables["alerts"] = {name: alerts[name] for name in TOGETHER if name in alerts}
     for name, value in rules.items():
         tables.setdefault(RULES[name].table, {})[name] = value
     return _toml(tables)
