@@ -30,8 +30,15 @@ class PartsFile:
     """
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._path = StateLayout(directory).parts
         self._read: dict[int, int] = {}
+
+    def copy(self) -> PartsFile:
+        """Return another reader, which goes on where this one is."""
+        other = PartsFile(self._directory)
+        other._read = dict(self._read)
+        return other
 
     def after(self, until: float) -> list[bytes]:
         """Return the next lines, of a time after `until`; some of them if they are many, none if there are no more.
@@ -88,7 +95,8 @@ class PartsFile:
 class ServedParts:
     """Answers who asks again and again for the lines after the last one that it got; usable from any thread.
 
-    For each of the last few who ask it remembers how far the files were read.
+    For each of the last few times that it was asked for it remembers how far the files were read: also for another who
+    asks for the same a moment later.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -99,9 +107,12 @@ class ServedParts:
     def after(self, until: float) -> bytes:
         """Return the next lines, of a time after `until`, as `PartsFile.after` does. Raises StateError."""
         with self._lock:
-            reader = self._readers.pop(until, None) or PartsFile(self._directory)
+            known = self._readers.pop(until, None) or PartsFile(self._directory)
+            reader = known.copy()
             lines = reader.after(until)
-            self._readers[time_of_part(lines[-1], self._directory) if lines else until] = reader
+            reached = time_of_part(lines[-1], self._directory) if lines else until
+            self._readers.pop(reached, None)  # so that both are the last to be forgotten
+            self._readers |= {until: known, reached: reader}
             while len(self._readers) > READERS:
                 del self._readers[next(iter(self._readers))]
         return b"".join(lines)

@@ -211,6 +211,19 @@ def test_parts_of_all_days_are_read(tmp_path: Path) -> None:
         parts.after(20)
 
 
+def test_two_who_ask_for_the_same_parts_are_both_remembered(tmp_path: Path) -> None:
+    """Each goes on where it was; the beginning, which is not read again, may be damaged meanwhile."""
+    write_parts(tmp_path, [5, 10])
+    served = ServedParts(tmp_path)
+    for _ in range(2):
+        assert ends(served.after(-math.inf).splitlines()) == [5, 10]
+    write_parts(tmp_path, [15])
+    text = (tmp_path / "parts.jsonl").read_text()
+    (tmp_path / "parts.jsonl").write_text(text.replace('"until": 5', '"ended": 5'))
+    for _ in range(2):
+        assert ends(served.after(10).splitlines()) == [15]
+
+
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     """A configuration without groups, the directory of a run, and a call without a configuration."""
     with pytest.raises(UsageError, match=r"\[groups\] by"):
