@@ -8,6 +8,7 @@ from typing import Final, Protocol
 
 import httpx
 
+from connectors.errors import UsageError
 from connectors.runtime.logs import get_logger
 from flows.web.parts import PartsFile
 
@@ -26,11 +27,17 @@ class Parts(Protocol):
 class RemoteParts:
     """The parts that the live page of an instance gives.
 
-    They are asked for in a thread, so that a dead host delays no other.
+    They are asked for in a thread, so that a dead host delays no other. Raises UsageError for an address that is wrong.
     """
 
     def __init__(self, address: str, token: str | None) -> None:
         self._url = f"{address.rstrip('/')}/api/parts"
+        try:
+            has_host = bool(httpx.URL(self._url).host)
+        except httpx.InvalidURL:
+            has_host = False
+        if not has_host:
+            raise UsageError(f"{address}: is not an address of a live page")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.Client(headers=headers, timeout=TIMEOUT_S)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parts")
@@ -73,5 +80,5 @@ def is_address(source: str) -> bool:
 
 
 def parts_of(source: str, token: str | None) -> Parts:
-    """Return the parts of an instance by its state directory or the address of its live page."""
+    """Return the parts of an instance by its state directory or the address of its live page. Raises UsageError."""
     return RemoteParts(source, token) if is_address(source) else PartsFile(Path(source))

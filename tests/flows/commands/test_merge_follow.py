@@ -225,7 +225,7 @@ def test_two_who_ask_for_the_same_parts_are_both_remembered(tmp_path: Path) -> N
 
 
 def test_what_is_wrong_is_said(tmp_path: Path) -> None:
-    """A configuration without groups, the directory of a run, and a call without a configuration."""
+    """A configuration without groups, the directory of a run, a wrong address, and no configuration."""
     with pytest.raises(UsageError, match=r"\[groups\] by"):
         follow(
             [str(tmp_path)], tmp_path / "out", parse_settings({}, "", {}), {}, Shutdown(), leave_out_after_s=WITHIN_S
@@ -241,6 +241,8 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "panicked" not in done.stderr
     assert "is not a file of parts" in done.stderr.splitlines()[-1]
+    with pytest.raises(UsageError, match="http://host:port: is not an address"):
+        follow(["http://host:port"], tmp_path / "out", SETTINGS, {}, Shutdown(), leave_out_after_s=WITHIN_S)
     done = voicewatch("merge", tmp_path, "--out", tmp_path / "out", "--follow")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "--config" in done.stderr
