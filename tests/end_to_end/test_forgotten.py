@@ -16,6 +16,7 @@ from flows.settings.loading import load_settings
 from tests.support.callbacks import eventually
 from tests.support.cli import DEADLINE_S
 from tests.support.live import Live
+from tests.support.simulators import duplicate_creates
 
 FORGET_AFTER_S = 3
 MANY = 20_000
@@ -52,7 +53,7 @@ def test_a_silent_watch_ends_once_and_a_bootstrap_begins_it_again(tmp_path: Path
         with live.running("run", VOICEWATCH_DEFAULTS__MAX_LATENCY_MS="61", **limit) as process:
             eventually(lambda: len(ended(live, silent)) == 2, DEADLINE_S)
             assert process.stop() == 0, process.log
-        assert simulator.duplicate_creates == 0
+        assert duplicate_creates(simulator) == 0
     assert [entry["outcome"] for entry in ended(live, silent)] == ["silent", "silent"]
     watched = [record["watch"] for record in live.records() if record.get("watch", {}).get("conversation_id") == silent]
     began = [watch for watch in watched if "last_frame_at" not in watch]

@@ -19,6 +19,7 @@ from flows.settings.loading import load_settings
 from tests.support.callbacks import eventually
 from tests.support.cli import environ, voicewatch
 from tests.support.live import Live
+from tests.support.simulators import duplicate_creates
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -74,7 +75,7 @@ def test_instances_divide_the_conversations(
     for each in (zero, one):
         assert set(each.bootstrap(2).created) == each.own(2)
     assert zero.own(2) | one.own(2) == set(IDS)
-    assert simulator.duplicate_creates == 0
+    assert duplicate_creates(simulator) == 0
     with ExitStack() as stack:
         stack.enter_context(zero.running(2))
         with one.running(2):

@@ -22,6 +22,7 @@ from connectors.genesys.simulator.server import running
 from tests.support.cli import DEADLINE_S, configuration, voicewatch
 from tests.support.cli import running as running_command
 from tests.support.kafka import mock_kafka
+from tests.support.simulators import send_to_all
 from tests.support.sqs import AWS, sqs_server
 from tests.support.tape import until
 
@@ -85,7 +86,7 @@ def run(directory: Path, **privacy: Any) -> str:
         path.write_text(path.read_text().replace("enrich = true", f'enrich = true\nqueues = ["{QUEUE}"]'))
         with running_command(directory, "--log-json", "run", path) as process:
             until(lambda: simulator.connected)
-            simulator.send_to_all(*messages("c-1"), MARK.encode())
+            send_to_all(simulator, *messages("c-1"), MARK.encode())
             journal = directory / "state" / "journal"
             until(lambda: sum(file.read_bytes().count(b'"invalid":') for file in journal.glob("*.jsonl")) >= 6)
             assert process.stop() == 0
@@ -218,7 +219,7 @@ def test_no_text_of_any_feed_reaches_the_disk_or_a_log(tmp_path: Path) -> None:
         secrets = {"VOICEWATCH_AUDIOHOOK_SECRETS": "key=", "BUS_KEY": BUS_KEY, **AWS}
         with running_command(tmp_path, "--log-json", "run", path, **secrets) as process:
             until(lambda: simulator.connected and process.log.count('"up"') >= 5)  # the queue's first poll is long
-            simulator.send_to_all(*messages("c-1"), MARK.encode())
+            send_to_all(simulator, *messages("c-1"), MARK.encode())
             url = f"ws://{hook}/hook"
             call_audiohook(url, 1, f"{MARK} is not JSON")
             call_audiohook(url, 2, said_by_client("SESSION", 2, MARK, {"text": MARK}), f'{{"{MARK}": 1}}')

@@ -21,6 +21,7 @@ from connectors.genesys.simulator.voice_events import SimulatorOptions, VoiceEve
 from connectors.journal.recording import Recording
 from connectors.journal.segments import segments
 from tests.support.cli import Running, configuration, running, voicewatch
+from tests.support.simulators import duplicate_creates
 
 pytestmark = pytest.mark.timeout(300)
 DEADLINE_S = 120.0
@@ -205,7 +206,7 @@ def test_voice_events(tmp_path: Path) -> None:
             lambda: len(simulator.created) >= 100,
             lambda: len(simulator.created) >= 290 and edge in raised(tmp_path) and is_labelled(watched(tmp_path)),
         )
-        assert simulator.duplicate_creates == 0
+        assert duplicate_creates(simulator) == 0
         assert time.monotonic() - started > 60 or len(simulator.created) <= 2 * REQUESTS_PER_MINUTE
         calls = {call.id: call for call in simulator.traffic.book.calls}
     found = watched(tmp_path)

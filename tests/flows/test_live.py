@@ -16,6 +16,7 @@ from connectors.genesys.simulator.voice_events import running_simulator
 from tests.support.callbacks import eventually
 from tests.support.cli import several
 from tests.support.live import Live, feed_is_up
+from tests.support.simulators import duplicate_creates
 
 # Processes that start while others do everything at once take their time.
 pytestmark = pytest.mark.timeout(300)
@@ -40,7 +41,7 @@ def test_a_signal_stops_a_run_cleanly(tmp_path: Path, number: signal.Signals) ->
                 assert "Traceback" not in second.stderr
             assert process.stop(number) == 0, process.log
         assert len(simulator.created) == 5
-        assert simulator.duplicate_creates == 0
+        assert duplicate_creates(simulator) == 0
         assert live.frames() == simulator.frames_sent
         received = {one.id for one in receiver.received}
     *_, total, summary = process.output.splitlines()
@@ -71,7 +72,7 @@ def test_kill_9_loses_nothing(tmp_path: Path) -> None:
             feed_is_up(simulator)
             live.wait_for_frames(50)
             assert process.stop() == 0, process.log
-        assert simulator.duplicate_creates == 0
+        assert duplicate_creates(simulator) == 0
         received = [one.id for one in receiver.received]
     live.assert_equals_its_replay()
     live.assert_audit_is_intact()

@@ -18,6 +18,7 @@ from connectors.journal.segments import segments
 from connectors.state.audit import verify
 from tests.soak.job import Job
 from tests.soak.receivers import Receivers
+from tests.support.simulators import duplicate_creates
 
 __all__ = ["Memory", "Verdict", "judge"]
 
@@ -161,8 +162,8 @@ def _interceptors(verdict: Verdict, state: Path, simulator: VoiceEventsSimulator
     outbox.close()
     verdict.row("callbacks pending / dead at the end", f"{counts['pending']} / {counts['dead']}")
     verdict.must(counts["dead"] == 0, f"{counts['dead']} callbacks were given up")
-    verdict.row("interceptors created / created twice", f"{len(simulator.created)} / {simulator.duplicate_creates}")
-    verdict.must(simulator.duplicate_creates == 0, f"{simulator.duplicate_creates} interceptors were created twice")
+    verdict.row("interceptors created / created twice", f"{len(simulator.created)} / {duplicate_creates(simulator)}")
+    verdict.must(duplicate_creates(simulator) == 0, f"{duplicate_creates(simulator)} interceptors were created twice")
 
 
 def _connections(verdict: Verdict, job: Job, simulator: VoiceEventsSimulator) -> None:

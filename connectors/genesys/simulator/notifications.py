@@ -21,7 +21,6 @@ from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import orjson
-from websockets.frames import CloseCode
 
 from connectors.genesys.simulator.analytics import Analytics
 from connectors.genesys.simulator.channels import Channels, SimulatedChannel
@@ -163,35 +162,6 @@ class NotificationsSimulator:
 
         return self.server.in_loop(send)
 
-    def send_to_all(self, *messages: str | bytes) -> int:
-        """Send messages as they are to every connected channel; returns how many received them."""
-        encoded = b"".join(map(encode_message, messages))
-        return self.server.in_loop(lambda: sum(channel.send(encoded) for channel in self.connected))
-
-    def announce_closing(self) -> None:
-        """Announce to every connected channel that its socket will be closed, and close it `closing_s` later."""
-
-        def announce() -> None:
-            body = {"systemTopicType": "socket_closing", "message": "the socket is about to be closed"}
-            message = {"topicName": "v2.system.socket_closing", "eventBody": body}
-            for channel in self.connected:
-                channel.send(encode_message(orjson.dumps(message).decode()))
-                if channel.connection is not None:
-                    close = channel.connection.close
-                    loop = asyncio.get_running_loop()
-                    loop.call_later(self.options.closing_s, close, CloseCode.GOING_AWAY, "closing")
-
-        self.server.in_loop(announce)
-
-    def fall_silent(self) -> None:
-        """Send nothing more on the sockets that are connected now, not even heartbeats, and leave them open."""
-
-        def silence() -> None:
-            for channel in self.connected:
-                channel.deaf = True
-
-        self.server.in_loop(silence)
-
     def expire_channels(self, *, announced: bool = True) -> None:
         """End every channel; `announced` is whether its socket receives a message about it."""
 
@@ -205,18 +175,6 @@ class NotificationsSimulator:
     def revoke_tokens(self) -> None:
         """Refuse every token issued so far; sockets stay open."""
         self.server.in_loop(self._rest.revoke_tokens)
-
-    def drop_connections(self, code: int | None = None) -> None:
-        """Close every socket with this close code, or end its connection without a close frame."""
-
-        def drop() -> None:
-            for connection in [channel.connection for channel in self.connected]:
-                if connection is not None and code is None:
-                    connection.drop()
-                elif connection is not None:
-                    connection.close(code or CloseCode.GOING_AWAY)
-
-        self.server.in_loop(drop)
 
     # For the server
 

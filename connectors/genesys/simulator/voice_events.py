@@ -147,11 +147,6 @@ class VoiceEventsSimulator:
         return list(self._interceptors.created)
 
     @property
-    def duplicate_creates(self) -> int:
-        """Return how many interceptors were created for conversations that already had one."""
-        return len(self.created) - len({interceptor.conversation_id for interceptor in self.created})
-
-    @property
     def upgrade_attempts(self) -> list[UpgradeAttempt]:
         """Return every request for the event WebSocket, in order."""
         return list(self._upgrade_attempts)

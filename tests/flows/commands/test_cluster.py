@@ -21,6 +21,7 @@ from tests.support.callbacks import eventually
 from tests.support.cli import ROOT, started, voicewatch
 from tests.support.live import Live, feed_is_up
 from tests.support.replay_flow import flow as replay_flow
+from tests.support.simulators import duplicate_creates
 
 # Processes that start while others do everything at once take their time.
 pytestmark = pytest.mark.timeout(300)
@@ -117,7 +118,7 @@ def test_a_cluster_outlives_the_death_of_a_process(tmp_path: Path) -> None:
             assert process.wait() == 0, process.log
             took_s = time.monotonic() - began
         received = {one.id for one in receiver.received}
-        assert simulator.duplicate_creates == 0
+        assert duplicate_creates(simulator) == 0
     assert all(map(has_ended, after))
     assert took_s < 10
     live.assert_equals_its_replay()

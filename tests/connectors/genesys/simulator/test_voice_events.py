@@ -33,6 +33,7 @@ from connectors.genesys.simulator.calls import conversation_ids
 from connectors.genesys.simulator.faults import GARBAGE, Faults, load_faults, parse_faults
 from connectors.genesys.simulator.playback import Playback
 from connectors.genesys.simulator.voice_events import SimulatorOptions, VoiceEventsSimulator, running_simulator
+from tests.support.simulators import duplicate_creates
 
 REPOSITORY = Path(__file__).parents[4]
 EVENTS = "/api/v2/events/conversations/voice"
@@ -189,9 +190,9 @@ class TestRest:
             assert client.post(path.format("c"), content=b"null").status_code == 201
             assert client.post(path.format("d"), content=b"{").status_code == 400
             assert client.post(path.format("d"), content=b"[]").status_code == 400
-            assert simulator.duplicate_creates == 0
+            assert duplicate_creates(simulator) == 0
             client.post(path.format("c"), json={})
-            assert simulator.duplicate_creates == 1
+            assert duplicate_creates(simulator) == 1
             assert [c.conversation_id for c in simulator.created] == ["a/b", "c", "c"]
             assert simulator.created[0].body == {"interceptorType": "SIP"}
             assert simulator.created[0].id == first.json()["id"]
@@ -521,7 +522,7 @@ class TestRequestFaults:
                 client.post(path, json={}, timeout=0.3 if do == "hang" else DEADLINE_S)
             assert [c.conversation_id for c in simulator.created] == ["c-1"]
             assert client.post(path, json={}).status_code == 201
-            assert simulator.duplicate_creates == 1
+            assert duplicate_creates(simulator) == 1
 
     def test_tokens_and_upgrades_can_be_left_unanswered_or_reset(self) -> None:
         """The next attempt succeeds."""

@@ -23,6 +23,7 @@ from connectors.genesys.simulator.connection import Answer
 from connectors.genesys.simulator.notifications import NotificationsSimulator
 from connectors.genesys.simulator.organisation import FIRST_QUEUE_ID
 from connectors.genesys.simulator.server import running
+from tests.support.simulators import close_channels
 from tests.support.tape import DEADLINE_S, Tape, until
 
 T = TypeVar("T")
@@ -104,7 +105,7 @@ def test_an_activity_query_that_fails_again_and_again_is_logged_once() -> None:
         simulator.script("activity", *[FORBIDDEN] * 50)
         with capture_logs() as logs, finding(simulator, Refusals(), queues=("Support",)) as tape:
             until(lambda: tape.watched_by("desk"))
-            simulator.drop_connections()  # each gap is followed by another query
+            close_channels(simulator)  # each gap is followed by another query
             until(lambda: tape.states() == ["up", "down", "up"])
             until(lambda: simulator.requests["activity"] >= 3)
     assert sum(line["event"] == "activity_query_failed" for line in logs) == 1

@@ -29,6 +29,7 @@ from connectors.genesys.feeds.notifications.topics import in_channels, topics_of
 from connectors.genesys.simulator.connection import Answer, Silence
 from connectors.genesys.simulator.notifications import NotificationsSimulator
 from connectors.genesys.simulator.server import running
+from tests.support.simulators import announce_closing, close_channels, fall_silent, send_to_all
 from tests.support.tape import DEADLINE_S, Tape, until
 
 TLS = Path(__file__).parents[4] / "data" / "tls"
@@ -166,8 +167,14 @@ class TestListening:
         unknown = {"topicName": "v2.users.u.presence", "eventBody": {"id": "x"}}
         with simulated() as simulator, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
-            simulator.send_to_all(
-                json.dumps(unknown), "not json", "[1]", b"\x00\xff", '{"result":"200","status":"subscribed"}', '{"a":1}'
+            send_to_all(
+                simulator,
+                json.dumps(unknown),
+                "not json",
+                "[1]",
+                b"\x00\xff",
+                '{"result":"200","status":"subscribed"}',
+                '{"a":1}',
             )
             tape.wait_for(lambda t: len(t.of("invalid")) == 4)
         assert tape.of("frame") == [unknown]
@@ -188,8 +195,8 @@ class TestListening:
         nested = json.dumps({"topicName": topic, "eventBody": {**body, "x": 0}})
         with simulated() as simulator, feeding(simulator, tape) as feed:
             tape.wait_for(lambda t: t.states() == ["up"])
-            simulator.send_to_all(*(nested.replace('"x": 0', f'"x": {x}') for x in (deep, deeper)))
-            simulator.send_to_all(*(f'{{"result":{x}}}' for x in (deep, deeper, "null")))
+            send_to_all(simulator, *(nested.replace('"x": 0', f'"x": {x}') for x in (deep, deeper)))
+            send_to_all(simulator, *(f'{{"result":{x}}}' for x in (deep, deeper, "null")))
             simulator.publish(topic, body)
             tape.wait_for(lambda t: len(t.of("frame")) == 1)
             assert tape.is_watching("c1")
@@ -207,7 +214,7 @@ class TestListening:
         with simulated() as simulator, feeding(simulator, tape) as feed:
             tape.wait_for(lambda t: t.states() == ["up"])
             simulator.publish(*detail("c1", "customer.start"))
-            simulator.send_to_all(claiming(claim, first))
+            send_to_all(simulator, claiming(claim, first))
             tape.wait_for(lambda t: len(t.of("frame")) == 2)
             assert not tape.is_watching("c1")
         assert "enrich" not in tape.of("frame")[1]
@@ -236,7 +243,7 @@ class TestListening:
             simulator.publish(topics[0], call("a", "connected"))
             simulator.publish(topics[-1], call("b", "connected"))
             tape.wait_for(lambda t: len(t.of("frame")) == 2)
-            simulator.drop_connections()
+            close_channels(simulator)
             tape.wait_for(lambda t: t.states()[-2:] == ["down", "up"])
         assert tape.of("feed")[0][2] == "connected: 1500 topic(s) on 2 channel(s)"
         assert " of 2: " in tape.of("feed")[1][2]
@@ -295,7 +302,7 @@ class TestRollover:
         tape = Tape()
         with simulated(closing_s=0.5) as simulator, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
-            simulator.announce_closing()
+            announce_closing(simulator)
             simulator.wait_for(lambda s: len(s.connected) == 2)
             simulator.publish(*detail("c1", "user.start", 1))
             simulator.wait_for(lambda s: len(s.connected) == 1)
@@ -310,7 +317,7 @@ class TestRollover:
         with simulated(closing_s=0.2) as simulator, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
             simulator.script("channel", *[Answer(503, {})] * 1000)
-            simulator.announce_closing()
+            announce_closing(simulator)
             simulator.publish(*detail("c1", "user.start", 1))
             tape.wait_for(lambda t: t.states() == ["up", "down"])
             simulator.clear_scripts()
@@ -351,7 +358,7 @@ class TestLosses:
         tape = Tape()
         with simulated() as simulator, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
-            simulator.drop_connections(code)
+            close_channels(simulator, code)
             tape.wait_for(lambda t: t.states() == ["up", "down", "up"])
             simulator.publish(*detail("c1", "user.start", 7))
             tape.wait_for(lambda t: sessions(t) == ["s7"])
@@ -362,7 +369,7 @@ class TestLosses:
         tape = Tape()
         with simulated() as simulator, feeding(simulator, tape, quiet_s=0.2, silent_s=0.4):
             tape.wait_for(lambda t: t.states() == ["up"])
-            simulator.fall_silent()
+            fall_silent(simulator)
             tape.wait_for(lambda t: t.states() == ["up", "down", "up"])
             assert simulator.pings >= 1
         assert tape.of("feed")[1][2] == "silent for 0.4 s"
@@ -405,7 +412,7 @@ class TestLosses:
         with simulated() as simulator, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
             simulator.revoke_tokens()
-            simulator.send_to_all(json.dumps(system))
+            send_to_all(simulator, json.dumps(system))
             tape.wait_for(lambda t: t.states() == ["up", "down", "up"])
             assert simulator.tokens_issued == 2
 
@@ -416,7 +423,7 @@ class TestLosses:
             tape.wait_for(lambda t: t.states() == ["up"])
             issued = simulator.tokens_issued
             threading.Event().wait(0.25)
-            simulator.announce_closing()
+            announce_closing(simulator)
             simulator.wait_for(lambda s: s.connections == 2)
             assert simulator.tokens_issued > issued
             assert tape.states() == ["up"]
@@ -427,9 +434,9 @@ class TestLosses:
         system = {"topicName": "v2.system." + "x" * 5000, "eventBody": {"systemTopicType": "token_revoked"}}
         with simulated() as simulator, structlog.testing.capture_logs() as logs, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
-            simulator.send_to_all(json.dumps({"result": "4" * 5000}))
+            send_to_all(simulator, json.dumps({"result": "4" * 5000}))
             tape.wait_for(lambda t: t.states() == ["up", "down", "up"])
-            simulator.send_to_all(json.dumps(system))
+            send_to_all(simulator, json.dumps(system))
             tape.wait_for(lambda t: t.states() == ["up", "down", "up", "down", "up"])
         assert max(len(str(line.get("reason", ""))) for line in logs) <= 256
 
@@ -484,7 +491,7 @@ class TestLosses:
             tape.wait_for(lambda t: t.states() == ["up"])
             simulator.publish(CALLS, call("c1", "connected"))
             tape.wait_for(lambda t: len(t.of("frame")) == 1)
-            simulator.drop_connections()
+            close_channels(simulator)
             tape.wait_for(lambda t: t.states() == ["up", "down", "up"])
         assert events == [("notifications", "topic_refused", {"topic": gone, "reason": "not permitted"})]
 
@@ -511,7 +518,7 @@ class TestLosses:
         expiring = {"topicName": "v2.system.streaming-subscriptions-expiring", "eventBody": {"expiring": 60}}
         with simulated() as simulator, feeding(simulator, tape):
             tape.wait_for(lambda t: t.states() == ["up"])
-            simulator.send_to_all(json.dumps(expiring))
+            send_to_all(simulator, json.dumps(expiring))
             simulator.wait_for(lambda s: s.requests["channel"] == 2)
             assert tape.states() == ["up"]
 
@@ -591,7 +598,7 @@ class TestEnriching:
         with simulated() as simulator, feeding(simulator, tape, queue=tmp_path / "queue.sqlite3"):
             tape.wait_for(lambda t: t.states() == ["up"])
             simulator.publish(*detail("c1", "customer.start"))
-            simulator.send_to_all(claiming("false", first))
+            send_to_all(simulator, claiming("false", first))
             tape.wait_for(lambda t: len(t.of("frame")) == 2)
             assert tape.of("frame")[1]["enrich"] is True
             assert tape.is_watching("c1")
@@ -689,7 +696,7 @@ class TestEnriching:
                 simulator.details["c1"] = MEDIA
                 simulator.details["c2"] = {**MEDIA, "conversationEnd": None, "participants": []}
                 if not restart:
-                    simulator.drop_connections()
+                    close_channels(simulator)
                     tape.wait_for(is_over)
             if restart:
                 assert tape.is_watching("c1")
