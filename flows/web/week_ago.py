@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import threading
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -74,7 +74,7 @@ class WeekAgo:
     def _read(self, hour: int, usual: Limits, mos_below: float | None) -> None:
         try:
             shares = shares_between(self._state, hour - WEEK_S, hour - WEEK_S + HOUR_S, usual, mos_below)
-        except (OSError, EOFError, gzip.BadGzipFile) as error:
+        except (OSError, EOFError, zlib.error) as error:
             get_logger(__name__).warning("week_ago_unreadable", error=str(error))
             shares = {}
         with self._lock:

@@ -94,7 +94,9 @@ def test_without_results_of_then_there_is_no_comparison(tmp_path: Path, state: S
     fresh = StateDir(tmp_path / "fresh")
     fresh.window(0, "a", p95=300.0, queue="Sales")
     assert ranked(fresh) == [("Sales", 1.0, 0, None)]
-    for path in state.dir.glob("windows-20*.jsonl"):
-        path.with_name(path.name + ".gz").write_bytes(b"no gzip")
-        path.unlink()
-    assert [row[3] for row in ranked(state)] == [None, None, None]
+    (windows,) = state.dir.glob("windows-20*.jsonl")
+    packed = gzip.compress(windows.read_bytes())
+    windows.unlink()
+    for damaged in (b"no gzip", packed[:-20], packed[:10] + b"\xff" + packed[11:]):
+        windows.with_name(windows.name + ".gz").write_bytes(damaged)
+        assert [row[3] for row in ranked(state)] == [None, None, None]
