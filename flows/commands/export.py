@@ -11,7 +11,7 @@ import orjson
 
 from connectors.errors import UsageError
 from connectors.state.files import LOCK_NAME, make_private_dir, state_errors
-from connectors.state.results import open_results
+from connectors.state.results import reading_results
 from flows.data.results import result_files
 
 __all__ = ["KINDS", "Format", "export", "import_parquet", "parse_time", "raw_lines", "result_lines"]
@@ -62,7 +62,7 @@ def raw_lines(source: Path, kind: str) -> Iterator[bytes]:
     A torn last line, which a run is about to complete, is left out. Raises StateError.
     """
     for path in result_files(source, kind):
-        with state_errors(f"reading {path}"), open_results(path) as file:
+        with reading_results(path) as file:
             yield from (line for line in file if line.endswith(b"\n"))
 
 

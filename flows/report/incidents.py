@@ -11,8 +11,7 @@ from typing import Final
 
 import msgspec
 
-from connectors.state.files import state_errors
-from connectors.state.results import open_results
+from connectors.state.results import reading_results
 from flows.report.journal import Watched
 from flows.report.windows import PIECE_BYTES
 from flows.web.lines import Alert, decode_lines
@@ -80,7 +79,7 @@ class RuleRow:
 def read_alerts(path: Path, take: Callable[[Sequence[Alert]], None]) -> Iterator[int]:
     """Read a file of alerts, plain or gzip; yield the bytes of each piece. Raises StateError."""
     decoder = msgspec.json.Decoder(Alert)
-    with state_errors(f"reading {path}"), open_results(path) as file:
+    with reading_results(path) as file:
         while data := file.read(PIECE_BYTES):
             data += file.readline()
             take(decode_lines(decoder, data[: data.rfind(b"\n") + 1])[0])

@@ -10,8 +10,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from connectors.state.files import state_errors
-from connectors.state.results import open_results
+from connectors.state.results import reading_results
 from flows.report.journal import Watched
 from flows.web.lines import Lag, Loss, Mos, decode_lines
 from flows.web.reader import offset_at
@@ -108,7 +107,7 @@ class WindowsReader:
         decoder = msgspec.json.Decoder(_Window)
         is_packed = path.suffix == ".gz"
         begin = 0 if is_packed else offset_at(path, "end", self.since)
-        with state_errors(f"reading {path}"), open_results(path) as file:
+        with reading_results(path) as file:
             file.seek(begin)
             while data := file.read(PIECE_BYTES):
                 data += file.readline()
