@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
-from connectors.errors import UsageError
+from connectors.errors import StateError, UsageError
 from connectors.state.files import LOCK_NAME, make_private_dir, state_errors
 from connectors.state.results import reading_results
 from flows.data.results import result_files
@@ -69,7 +69,11 @@ def raw_lines(source: Path, kind: str) -> Iterator[bytes]:
 def result_lines(source: Path, kind: str) -> Iterator[tuple[bytes, float]]:
     """Yield what `raw_lines` yields, with its times in epoch seconds. Raises StateError."""
     for line in raw_lines(source, kind):
-        yield line, float(orjson.loads(line)[_TIMES[kind]])
+        try:
+            at = float(orjson.loads(line)[_TIMES[kind]])
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateError(f"a line of the {kind} in {source} is damaged: {error}") from error
+        yield line, at
 
 
 def parse_time(text: str, option: str) -> float:

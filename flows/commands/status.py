@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -179,11 +179,18 @@ def _time_at(segment: Path, offset: int) -> float | None:
 
 
 def _open_incidents(directory: Path, newest: bytes) -> list[Alert]:
+    try:
+        return _open_among(raw_lines(directory, "alerts"), newest)
+    except ValueError as error:  # of msgspec, too
+        raise StateError(f"a line of the alerts in {directory} is damaged: {error}") from error
+
+
+def _open_among(lines: Iterable[bytes], newest: bytes) -> list[Alert]:
     settings = [record["settings"] for record in control_records(newest, ("settings",))]
     framewise = bool(settings) and settings[-1].get("alerts", {}).get("policy") == "frame"
     decoder = msgspec.json.Decoder(Alert)
     raised: dict[str, bytes] = {}
-    for line in raw_lines(directory, "alerts"):
+    for line in lines:
         # Most are not decoded, which takes a second for 200,000. A label may be named `state`.
         if framewise or b'"state":"resolved"' in line:
             alert = decoder.decode(line)

@@ -40,3 +40,16 @@ def test_a_damaged_day_is_named(damage: Callable[[bytes], bytes], tmp_path: Path
         done = voicewatch(*command)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
         assert "-2026-11-20.jsonl.gz" in done.stderr
+
+
+@pytest.mark.parametrize("line", [b"no JSON", b"[]", b'{"alertId":"\xff"}'])
+def test_a_damaged_line_is_reported(line: bytes, tmp_path: Path) -> None:
+    """The disk has damaged it: commands that read all lines say so in one line."""
+    state = StateDir(tmp_path / "state")
+    state.alert(1, "c", "raised", 1)
+    with (state.dir / "alerts.jsonl").open("ab") as file:
+        file.write(line + b"\n")
+    for command in (["status", state.dir], ["merge", state.dir, "--out", tmp_path / "out"]):
+        done = voicewatch(*command)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "a line of the alerts" in done.stderr
