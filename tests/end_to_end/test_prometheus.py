@@ -106,8 +106,12 @@ def scraping(directory: Path, target: str) -> Iterator[Prometheus]:
 
 
 def test_every_panel_of_the_dashboard_has_data(tmp_path: Path) -> None:
-    """Each query of each panel gives a series for a demo, scraped at its live page, and no rule is broken."""
+    """Each query of each panel gives a series for a demo, scraped at its live page, and no rule is broken.
+
+    Only the queries about topics of Kafka have none there.
+    """
     expressions = [target["expr"].replace("$instance", ".+") for panel in PANELS for target in panel.get("targets", ())]
+    expressions = [one for one in expressions if "voicewatch_kafka" not in one]  # a demo writes no topics
     with running_demo(tmp_path, WAIT_S) as page, scraping(tmp_path / "prometheus", urlsplit(page).netloc) as prometheus:
         missing = set(expressions)
 
