@@ -1,5 +1,5 @@
 // The answers of a receiver in the last 24 hours: a stacked bar for each hour, with a pattern for each class.
-import { moment, zoneName } from "./app.js";
+import { keepDrawn, moment, zoneName } from "./app.js";
 
 const { axis, color } = drawing;
 const drawn = new Map();
@@ -45,14 +45,4 @@ function draw(element) {
   }, [x, ...sums.reverse()], element));
 }
 
-function drawAll() {
-  for (const [element, chart] of drawn) if (!element.isConnected) { chart.destroy(); drawn.delete(element); }
-  for (const element of document.querySelectorAll(".stacked")) draw(element);
-}
-
-drawAll();
-document.addEventListener("refreshed", drawAll);
-document.addEventListener("zone", drawAll);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-let wide = 0;
-new ResizeObserver(() => { if (Math.abs(document.body.clientWidth - wide) > 2) { wide = document.body.clientWidth; drawAll(); } }).observe(document.body);
+keepDrawn(".stacked", drawn, draw);

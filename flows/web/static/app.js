@@ -22,6 +22,20 @@ export function zoneName() {
   return zones[zone()];
 }
 
+// Draws the charts of a kind, and draws them again when the data, the zone, the colours or the width change.
+export function keepDrawn(selector, drawn, draw) {
+  function drawAll() {
+    for (const [element, chart] of drawn) if (!element.isConnected) { chart.destroy(); drawn.delete(element); }
+    for (const element of document.querySelectorAll(selector)) draw(element);
+  }
+  drawAll();
+  document.addEventListener("refreshed", drawAll);
+  document.addEventListener("zone", drawAll);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  let wide = 0;
+  new ResizeObserver(() => { if (Math.abs(document.body.clientWidth - wide) > 2) { wide = document.body.clientWidth; drawAll(); } }).observe(document.body);
+}
+
 function showTimes(root) {
   for (const element of root.querySelectorAll("time[data-t]")) {
     element.textContent = moment(Number(element.dataset.t), element.dataset.f);

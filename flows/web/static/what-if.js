@@ -1,5 +1,5 @@
 // The what-if view: sliders beside the fields, and the incidents of each hour as two step lines.
-import { moment, zoneName } from "./app.js";
+import { keepDrawn, moment, zoneName } from "./app.js";
 
 const { axis, color, upTo } = drawing;
 const drawn = new Map();
@@ -33,14 +33,4 @@ function draw(element) {
   }, [x, ...columns], element));
 }
 
-function drawAll() {
-  for (const [element, chart] of drawn) if (!element.isConnected) { chart.destroy(); drawn.delete(element); }
-  for (const element of document.querySelectorAll(".steps")) draw(element);
-}
-
-drawAll();
-document.addEventListener("refreshed", drawAll);
-document.addEventListener("zone", drawAll);
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
-let wide = 0;
-new ResizeObserver(() => { if (Math.abs(document.body.clientWidth - wide) > 2) { wide = document.body.clientWidth; drawAll(); } }).observe(document.body);
+keepDrawn(".steps", drawn, draw);
