@@ -41,6 +41,7 @@ __all__ = [
     "LINE_BEGIN",
     "MESSAGE_BEGIN",
     "TICK_END",
+    "TIMES",
     "beginning_of",
     "frame_lines",
     "invalid_line",
@@ -59,8 +60,8 @@ __all__ = [
 LINE_BEGIN: Final = b'{"received_at":'
 TICK_END: Final = b'"tick":true}\n'
 # What `message_head` writes before `via`.
-_TIMES: Final = re.compile(rb'\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?')
-MESSAGE_BEGIN: Final = re.compile(rb"(?:^|\n)" + _TIMES.pattern + rb'(?:"via":("(?:[^"\\]|\\.)*"),)?"(frame|invalid)":')
+TIMES: Final = re.compile(rb'\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?')
+MESSAGE_BEGIN: Final = re.compile(rb"(?:^|\n)" + TIMES.pattern + rb'(?:"via":("(?:[^"\\]|\\.)*"),)?"(frame|invalid)":')
 """The beginning of a message's line, behind a line end: its feed's name in JSON, or nothing, and its kind."""
 
 
@@ -91,7 +92,7 @@ def lines_via(lines: bytes, via: str) -> Iterator[bytes]:
     at = lines.find(mark)
     while at >= 0:
         end = lines.find(b"\n", at) + 1 or len(lines)
-        if _TIMES.fullmatch(lines, lines.rfind(b"\n", 0, at) + 1, at):
+        if TIMES.fullmatch(lines, lines.rfind(b"\n", 0, at) + 1, at):
             yield lines[at + len(mark) : end]
         at = lines.find(mark, end)
 

@@ -7,9 +7,11 @@ from typing import Final
 
 import orjson
 
+from connectors.format.lines import TIMES
+
 __all__ = ["frames_in"]
 
-_HEAD: Final = rb'^\{"received_at":[0-9.e+-]+,(?:"arrived_at":[0-9.e+-]+,)?'
+_HEAD: Final = b"^" + TIMES.pattern
 
 
 def frames_in(lines: bytes, via: str | None) -> list[bytes]:
