@@ -26,7 +26,10 @@ FLAP_S: Final = 10.0
 
 
 class Incident(NamedTuple):
-    """One incident; `ended_at` is None while it is open. Times in epoch seconds. `group`: that of a group incident."""
+    """One incident; `ended_at` is None while it is open. Times in epoch seconds. `group`: that of a group incident.
+
+    `is_sent` is false if its alert has no callback URL, or is held back by a group's incident or the cap of a minute.
+    """
 
     incident_id: str
     conversation_id: str | None
@@ -111,7 +114,7 @@ def incidents_of(alerts: Iterable[Alert]) -> list[Incident]:
                 alert.time,
                 None,
                 body["metricValue"],
-                alert.url is not None,
+                alert.url is not None and alert.is_sent,
                 tuple((body.get("group") or {}).items()),
             )
         elif incident_id in found:

@@ -77,6 +77,7 @@ def write_backtest_page(compared: Backtest, path: Path) -> None:
         "" if compared.is_whole else " <strong>Interrupted: the figures are of a part of the recording.</strong>",
         _table(COLUMNS, _rows(compared), "Figures of each rule set"),
         f"<p class=note>A flap is an incident that is resolved within {FLAP_S:g} s.",
+        " <em>Sent</em>: those whose alert has a callback URL and is held back neither by its group nor by the cap.",
         f" <em>New</em> and <em>gone</em>: those that appear and vanish against {html.escape(compared.names[0])}.</p>",
     ]
     for index, name in enumerate(compared.names[1:], 1):

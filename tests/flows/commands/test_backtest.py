@@ -148,6 +148,42 @@ def test_an_open_incident_lasts_until_the_end() -> None:
 
 
 @pytest.mark.parametrize(
+    ("alerts", "groups", "sent"),
+    [
+        ({}, {"by": []}, {"c1", "c2"}),
+        ({}, {"by": ["edge"], "inhibit": False}, {"c1", "c2", None}),
+        ({}, {"by": ["edge"]}, {"c1", None}),
+        ({}, {"by": ["edge"], "qa_callback_url": None}, {"c1"}),
+        ({"max_per_minute": 1}, {"by": []}, {"c1"}),
+    ],
+)
+def test_an_alert_that_is_held_back_is_not_sent(
+    alerts: dict[str, Any], groups: dict[str, Any], sent: set[str | None]
+) -> None:
+    """An incident counts as sent if its alert has a URL and neither a group's incident nor the cap holds it back."""
+    labels = {"edge": "e1"}
+    settings = {
+        "windows": {"length_s": 5, "slide_s": 5},
+        "alerts": alerts,
+        "groups": {"min_conversations": 1, "qa_callback_url": "http://g/", **groups},
+    }
+    records: list[dict[str, Any]] = [{"received_at": 1200.0, "settings": settings}]
+    for name in ("c1", "c2"):
+        watch = {"conversation_id": name, "leg_id": None, "qa_callback_url": "http://a/", "labels": labels}
+        records.append({"received_at": 1200.0, "watch": watch})
+    for at, name in ((1202.0, "c1"), (1207.0, "c2")):
+        frame = {"event": "e", "entity": {"id": name}, "timestamp": at - 1}
+        records.append({"received_at": at, "frame": frame})
+    records.append({"received_at": 1209.0, "tick": True})
+    running = RuleSets([Overrides()], 1)
+    running.apply(0, [decode_block(b"".join(json.dumps(one).encode() + b"\n" for one in records))], last=True)
+    incidents = [one for one in incidents_of(running.alerts[0]) if one.rule != "ALERT_STORM"]
+    assert {"c1", "c2"} <= {one.conversation_id for one in incidents}
+    assert {one.conversation_id for one in incidents if one.is_sent} == sent
+    assert figures(incidents, running.end).sent == len(sent)
+
+
+@pytest.mark.parametrize(
     "sweep",
     [
         "alerts.raise_n",
