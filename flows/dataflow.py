@@ -39,6 +39,7 @@ from flows.state import FLOW_ID
 
 if TYPE_CHECKING:
     from connectors.callbacks.outbox import Callback
+    from connectors.journal.progress import SourceProgress
     from connectors.state.audit import AuditEntry
     from flows.analytics.alerts import Alert
 
@@ -273,12 +274,13 @@ class CountsSink(FixedPartitionedSink[Counts, tuple[int, ...]]):
     """Add up counts; `total` is readable from any thread of the process that holds the one partition.
 
     Exactly once: the total is part of the snapshot. `calls_not_watched` counts by reason the conversations that the
-    feeds of this run have found and not watched.
+    feeds of this run have found and not watched; `progress` is where the source of a live run is in its journal.
     """
 
     def __init__(self) -> None:
         self.total = Counts()
         self.calls_not_watched: Mapping[str, int] = {}
+        self.progress: SourceProgress | None = None
         self._lock = threading.Lock()
 
     def list_parts(self) -> list[str]:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
@@ -17,9 +17,11 @@ from connectors.callbacks.outbox import outbox_state
 from connectors.runtime.threads import Periodic
 from flows.dataflow import CountsSink
 
-__all__ = ["StatusLine", "status_line"]
+__all__ = ["Backlog", "StatusLine", "status_line"]
 
 EVERY_S: Final = 1.0
+# A run that keeps up has less than this of its journal to read, in bytes.
+BACKLOG: Final = 4 << 20
 CLEAR: Final = "\r\x1b[K"
 
 
@@ -66,8 +68,8 @@ def status_line(outbox: Path, now: Callable[[], float] = time.monotonic) -> Iter
         yield totals
         return
     line = StatusLine(stream)
-    began = now()
-    ticker = Periodic("voicewatch-line", EVERY_S, lambda: line.show(_text(totals, outbox, now() - began)))
+    began, backlog = now(), Backlog(now)
+    ticker = Periodic("voicewatch-line", EVERY_S, lambda: line.show(_text(totals, outbox, now() - began, backlog)))
     sys.stderr = cast("TextIO", line)
     ticker.start()
     try:
@@ -78,11 +80,39 @@ def status_line(outbox: Path, now: Callable[[], float] = time.monotonic) -> Iter
         sys.stderr = stream
 
 
-def _text(totals: CountsSink, outbox: Path, up_s: float) -> str:
-    """Return the line: the time since the start, counts, and callbacks."""
+class Backlog:
+    """Say how much of the journal is still to be read, as after a long stop: at which rate, and for how long."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._began: tuple[float, int] | None = None
+
+    def text(self, left: int) -> str:
+        """Return the text for `left` bytes; "" if the run keeps up."""
+        if left < BACKLOG:
+            self._began = None
+            return ""
+        now = self._now()
+        if self._began is None or left > self._began[1]:
+            self._began = now, left
+        began, first = self._began
+        text = f"reading the journal: {left / 1e6:,.0f} MB left"
+        if first == left:
+            return text
+        rate = (first - left) / max(now - began, 1e-3)
+        return f"{text}, {rate / 1e6:,.1f} MB/s, {left / rate:,.0f} s"
+
+
+def _text(totals: CountsSink, outbox: Path, up_s: float, backlog: Backlog) -> str:
+    """Return the line: the time since the start, what is still to be read, counts, and callbacks."""
     counts = totals.total
     minutes, seconds = divmod(int(up_s), 60)
     up = f"up {minutes // 60}:{minutes % 60:02}:{seconds:02}"
+    progress = totals.progress
+    if progress is not None and progress.began.is_set():
+        with suppress(OSError):  # a segment is being compressed or removed; the next second tells
+            if reading := backlog.text(progress.lag().bytes):
+                up = f"{up} | {reading}"
     if not any(counts):
         return f"{up} | starting: nothing was received yet"
     try:

@@ -49,7 +49,7 @@ def run_live(
     """
     flow_totals = CountsSink() if totals is None else totals
     instruments = instruments_of(settings, environ, shutdown)
-    flow_totals.calls_not_watched = instruments.calls_not_watched
+    flow_totals.calls_not_watched, flow_totals.progress = instruments.calls_not_watched, instruments.progress
     recovery = preflight(settings, environ)
     if warns:
         print_warnings(settings, environ)

@@ -51,28 +51,28 @@ class Monitor(RunLog):
         now: Callable[[], float] = time.time,
     ) -> None:
         state = StateLayout(settings.state.dir)
-        super().__init__(state.outbox, now=now)
         names = tuple(feed.name for feed in settings.feeds)
+        progress = SourceProgress(state.journal, default_feed=DEFAULT_FEED, feeds=names, now=now)
+        super().__init__(state.outbox, progress, now=now)
         self._directory = settings.state.dir
         self._address = settings.metrics.address(port_offset)
         self.metrics = Metrics(_version(), process, now=now)
-        self._progress = SourceProgress(state.journal, default_feed=DEFAULT_FEED, feeds=names, now=now)
         self._health = Health(
             _limits(settings.metrics),
-            self._progress,
+            progress,
             directory=self._directory,
             outbox=state.outbox,
             has_source=process == 0,
             now=now,
         )
-        self.metrics.watch_state(state, self._progress)
+        self.metrics.watch_state(state, progress)
         self.metrics.expect_alerts((*RULES, *SIGNAL_RULES))
         if process == 0:
             for name in names or (DEFAULT_FEED,):
                 self.metrics.feed_expected(name)
         self._notifier = Notifier(
             environ,
-            ready=self._progress.began,
+            ready=progress.began,
             stopping=shutdown.requested,
             is_live=lambda: self._health.live().ok,
         )
@@ -112,11 +112,6 @@ class Monitor(RunLog):
     def _is_on_the_page(self) -> bool:
         """Return whether `[metrics]` and `[web]` name the same address, which is bound once."""
         return self._web is not None and self._web.address == self._address
-
-    @property
-    def progress(self) -> SourceProgress:
-        """Return where the source notes how far it has read."""
-        return self._progress
 
     @property
     def delivery(self) -> Metrics:
@@ -188,7 +183,8 @@ def instruments_of(
 ) -> Instruments:
     """Return a monitor if something is served or systemd is notified, otherwise only the log of the run."""
     if settings.metrics.listen is None and settings.web.listen is None and "NOTIFY_SOCKET" not in environ:
-        return RunLog(StateLayout(settings.state.dir).outbox)
+        state = StateLayout(settings.state.dir)
+        return RunLog(state.outbox, SourceProgress(state.journal, default_feed=DEFAULT_FEED))
     return Monitor(settings, environ, shutdown, process=process, port_offset=port_offset)
 
 

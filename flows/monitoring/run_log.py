@@ -13,6 +13,7 @@ from typing import Final
 import orjson
 
 from connectors.callbacks.outbox import outbox_state
+from connectors.journal.progress import SourceProgress
 from connectors.runtime.logs import get_logger
 from connectors.runtime.threads import Periodic
 from flows.analytics.alerts import Alert
@@ -35,14 +36,27 @@ class RunLog(Instruments):
     the results, frames, windows and alerts.
     """
 
-    def __init__(self, outbox: Path, *, every_s: float = EVERY_S, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        outbox: Path,
+        progress: SourceProgress | None = None,
+        *,
+        every_s: float = EVERY_S,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._outbox = outbox
+        self._progress = progress
         self._now = now
         self._lock = threading.Lock()
         self._watching: dict[int, int] = {}
         self._frames = self._windows = self._raised = self._resolved = self._alert_lines = 0
         self._not_watched: Counter[str] = Counter()
         self._status = Periodic("voicewatch-status", every_s, self._log_status)
+
+    @property
+    def progress(self) -> SourceProgress | None:
+        """Return where the source notes how far it has read."""
+        return self._progress
 
     def start(self) -> None:
         """Start to log the status."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from connectors.journal.recording import Recording
+from flows.cli.status_line import Backlog
 from tests.support.cli import ROOT, voicewatch
 from tests.support.terminal import on_terminal
 
@@ -84,3 +85,15 @@ def test_bytes_on_the_disk_are_counted(tmp_path: Path) -> None:
         seen = [recording.progress[0] for _ in recording.chunks(0, 0, 1 << 16)]
         assert seen == sorted(seen)
         assert recording.progress == (len(content), (tmp_path / name).stat().st_size)
+
+
+def test_a_long_start_shows_what_is_left_of_the_journal() -> None:
+    """With the rate since it began and the seconds left, and nothing once the run keeps up."""
+    times = iter([10.0, 12.0, 14.0, 20.0])
+    backlog = Backlog(lambda: next(times))
+    assert backlog.text(1000) == ""
+    assert backlog.text(900_000_000) == "reading the journal: 900 MB left"
+    assert backlog.text(700_000_000) == "reading the journal: 700 MB left, 100.0 MB/s, 7 s"
+    assert backlog.text(500_000_000) == "reading the journal: 500 MB left, 100.0 MB/s, 5 s"
+    assert backlog.text(1000) == ""
+    assert backlog.text(600_000_000) == "reading the journal: 600 MB left"
