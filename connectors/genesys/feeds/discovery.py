@@ -58,8 +58,8 @@ class Interceptors(Protocol):
 class DiscoveryTiming:
     """The load check is repeated every `every_s`; after a failure nothing is asked for `hold_s`.
 
-    For a call that it has not listed, or has listed without a label that decides, it is repeated sooner, but not within
-    `labels_s`.
+    For a call that it has not listed, or has listed without a label that decides or without any label, it is repeated
+    sooner, but not within `labels_s`.
     `reserve` of the requests of a minute are left to everything else.
     """
 
@@ -75,7 +75,8 @@ class CallDiscovery:
     While `max_concurrent` calls or more are in progress, or no load check has been answered, none is created, as at the
     bootstrap: `refused` gets the reason `max_concurrent`, or `failed`, and the id, once for each. Calls that could not
     be served are tried again after the next load check, and so is, once, a call that lacks a label which `selection`
-    decides by. Of the calls that it lists, those of `share` are served; `observe` must be given frames of these only.
+    decides by. A watched call that is listed without any label is looked up again, soon. Of the calls that it lists,
+    those of `share` are served; `observe` must be given frames of these only.
     `labels` are those of all calls, `recorded` the last frames that the runs before have recorded. An exception that is
     not Genesys' (a full disk) ends the thread: see `failure`.
     """
@@ -113,6 +114,7 @@ class CallDiscovery:
         self._put_off: list[str] = []
         self._is_load_known = False
         self._were_put_off = {is_listed: RecentIds(100_000) for is_listed in (False, True)}
+        self._were_bare = RecentIds(100_000)
         self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}
         self._changed = threading.Condition()
         self._stopping = False
@@ -166,11 +168,13 @@ class CallDiscovery:
                     is_listed = self._load()
                     load_due = self._now() + (self._timing.every_s if is_listed else self._timing.hold_s)
                     labels_due = self._now() + self._timing.labels_s if is_listed else load_due
+                    if [one for one in self._labels if self._is_new_without_labels(one)]:  # all are noted
+                        load_due = min(load_due, labels_due)
                 id_ = self._next(load_due - self._now())
                 if id_ is None:
                     continue
                 is_served = self._take(id_)
-                if self._put_off or id_ not in self._labels:
+                if self._put_off or id_ not in self._labels or self._is_new_without_labels(id_):
                     load_due = min(load_due, labels_due)
                 if not is_served:
                     load_due = self._now() + self._timing.hold_s
@@ -210,6 +214,13 @@ class CallDiscovery:
         for id_ in watched:
             self._interceptors.label(id_, self._labels[id_])
         self._offer(id_ for id_ in active if id_ not in waiting and id_ not in watched and self._share.owns_text(id_))
+        return True
+
+    def _is_new_without_labels(self, id_: str) -> bool:
+        """Tell of a watched call, once, that it is listed without any label: it had hardly begun."""
+        if self._labels.get(id_) != {} or id_ in self._were_bare or not self._interceptors.is_watching(id_):
+            return False
+        self._were_bare.add(id_)
         return True
 
     def _next(self, wait_s: float) -> str | None:

@@ -77,8 +77,11 @@ class SimulatedCall:
         return {"id": self.id, "participants": participants, "recordingState": "none"}
 
     def entity(self, now: float) -> dict[str, Any]:
-        """Show the call as the load check lists it: participants with their calls, and the division."""
-        at_s, edge = now - self.began_at, self.story.edge
+        """Show the call as the load check lists it: participants with their calls, and the division.
+
+        A call whose first frame is prepared, but not due yet, is shown as at its beginning.
+        """
+        at_s, edge = max(0.0, now - self.began_at), self.story.edge
         participants = []
         for leg in self.legs:
             if (state := leg.state(at_s)) is None:

@@ -176,6 +176,50 @@ def test_a_call_that_never_has_the_label_is_refused_and_not_looked_for_all_the_t
     assert refused == [("match", "out"), ("match", "on")]
 
 
+class Watched(Calls):
+    """Has the calls watched that an interceptor is asked for, and remembers the labels that they are given later."""
+
+    def __init__(self, *lists: Mapping[str, dict[str, str]], labelled_at: int = 1) -> None:
+        super().__init__(*lists)
+        self.labelled: list[dict[str, str]] = []
+        self.enough = threading.Event()
+        self._labelled_at = labelled_at
+
+    def label(self, conversation_id: str, labels: Mapping[str, str]) -> None:
+        self.labelled.append(dict(labels))
+        if len(self.labelled) == self._labelled_at:
+            self.enough.set()
+
+    def is_watching(self, conversation_id: str) -> bool:
+        return conversation_id in self.asked
+
+
+def test_a_watched_call_that_is_listed_without_labels_gets_them_soon() -> None:
+    """It is watched at once, and its labels are looked up after `labels_s`, not after `every_s`."""
+    calls = Watched({"on": {}}, {"on": {"edge": "e"}})
+    discovery = CallDiscovery(
+        "events", calls, Selection(), RequestBudget(), max_concurrent=50, refused=lambda _, __: None, timing=SOON
+    )
+    discovery.start()
+    assert calls.enough.wait(DEADLINE_S)
+    discovery.stop(DEADLINE_S)
+    assert (calls.asked, calls.labelled, calls.checks) == (["on"], [{"edge": "e"}], 2)
+
+
+def test_a_call_that_never_has_labels_is_looked_up_once_more_only() -> None:
+    """The check after that comes at its usual time; a call found by its frames has two."""
+    calls = Watched({}, {"on": {}}, labelled_at=2)
+    discovery = CallDiscovery(
+        "events", calls, Selection(), RequestBudget(), max_concurrent=50, refused=lambda _, __: None, timing=SOON
+    )
+    discovery.start()
+    discovery.observe(parse_messages([event("started", 1.0)]).frames)
+    assert calls.enough.wait(DEADLINE_S)
+    time.sleep(0.1)
+    discovery.stop(DEADLINE_S)
+    assert (calls.asked, calls.labelled, calls.checks) == (["on"], [{}, {}], 3)
+
+
 STORY = [event("started", 1.0), event("updated", 2.0), event("ended", 3.0), event("updated", 1.5)]
 
 

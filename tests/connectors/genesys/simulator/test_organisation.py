@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from connectors.errors import ConfigurationError, UsageError
+from connectors.genesys.entities import read_entity
 from connectors.genesys.simulator.calls import ENDED, call_frames
 from connectors.genesys.simulator.faults import parse_faults
 from connectors.genesys.simulator.organisation import FIRST_AGENT_ID, FIRST_QUEUE_ID, organisation
@@ -144,3 +145,15 @@ def test_only_an_edge_goes_offline() -> None:
     """The same fault of a queue is refused, with the reason."""
     with pytest.raises(ConfigurationError, match='do = "offline" needs on = "edge"'):
         parse_faults('[[fault]]\non = "queue"\nname = "Support"\ndo = "offline"')
+
+
+def test_a_call_whose_first_frame_is_not_due_yet_is_listed_with_its_labels() -> None:
+    """A frame is prepared before it is due; a load check in between must not show a call without participants."""
+    traffic = Traffic(7, 12, 10.0)
+    traffic.plan(START)
+    frames = traffic.frames(START)
+    for _ in range(12):
+        frame, call = next(frames)
+        before = START + frame.due_s - 0.005
+        labels = read_entity(call.entity(before)).labels
+        assert (labels["edge"], "queue" in labels) == (call.story.edge.name, True)
