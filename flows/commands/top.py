@@ -24,8 +24,6 @@ __all__ = ["open_reader", "read_all", "read_figures", "show_live", "show_once"]
 
 EVERY_S: Final = 1.0
 SHOWN: Final = 8
-# The first of these labels that there is; agents are named only by request.
-PREFERRED: Final = ("queue", "edge", "provider", "region", "division", "team")
 
 
 def open_reader(directory: Path) -> StateReader:
@@ -56,7 +54,7 @@ def read_figures(reader: StateReader, directory: Path, *, span: str, by: str | N
         names = queries.dimensions(model)
         if by is not None and by not in names and reader.caught_up.is_set():
             raise UsageError(f"--by {by}: no conversation has this label; there are {', '.join(names)}")
-        name = next((one for one in ((by,) if by else PREFERRED) if one in names), None)
+        name = next((one for one in ((by,) if by else queries.PREFERRED) if one in names), None)
         groups = [] if name is None else heat_map(model, period, name, "breach", 0).rows
         feeds = cards.feeds(model, period, [])["feeds"]
     return {

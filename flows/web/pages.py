@@ -160,7 +160,7 @@ class _Pages:
             raise HTTPException(400, "there is no such metric")
         with self._reading() as model:
             names = queries.dimensions(model)
-            by = query.get("by", names[0])
+            by = query.get("by") or queries.usual_dimension(model, names)
             map_ = heat_map(model, span, by, metric, _page(query))
             groups = queries.groups(model)
             ranked = None if by in ("conversation", EVERYTHING) else ranking(model, by, self._week_ago.shares(model))
@@ -337,6 +337,9 @@ class _Pages:
         """Return the range of a view, and the figures above it."""
         if len(queries.filters_of(query)) > MAX_FILTERS:  # SQLite's expressions are only so deep
             raise HTTPException(400, f"at most {MAX_FILTERS} labels can be asked for")
+        known = queries.SPANS | LONG_SPANS
+        if query.get("range") and query["range"] not in known:
+            raise HTTPException(400, f"there is no such range; there are {', '.join(known)}")
         with self._reading() as model:
             # An incident is shown for a day after its end, and so are gaps and answers.
             usual = "24h" if name in ("incidents", "feeds") else "1h"

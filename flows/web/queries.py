@@ -12,6 +12,7 @@ from flows.web.model import EVERYTHING, MINUTE_S, Model
 __all__ = [
     "LONG_SPANS",
     "PAGE",
+    "PREFERRED",
     "SPANS",
     "Gap",
     "Span",
@@ -27,11 +28,14 @@ __all__ = [
     "labels",
     "rules",
     "span_of",
+    "usual_dimension",
 ]
 
 PAGE: Final = 50
 LIVE_S: Final = 30.0
 SHOWN_CHILDREN: Final = 20
+# The labels that are shown first, where there are any of them.
+PREFERRED: Final = ("queue", "edge", "provider", "region", "division", "team")
 # Spans that a view can look at, with the length of a column of the heat map.
 SPANS: Final = {"15m": (900, 60), "1h": (3600, 60), "6h": (21_600, 300), "24h": (86_400, 900)}
 # Those that a page offers where it keeps the time, and the what-if view where the journal does.
@@ -122,6 +126,12 @@ def dimensions(model: Model) -> list[str]:
     names = [row[0] for row in model.db.execute("SELECT DISTINCT name FROM cells ORDER BY name")]
     own = [name for name in names if name not in (EVERYTHING, "feed")]
     return [*own, *(["feed"] if "feed" in names else []), "conversation", EVERYTHING]
+
+
+def usual_dimension(model: Model, names: list[str]) -> str:
+    """Return by what the fleet is shown at first: a name of `groups.by`, else a usual one; agents only by request."""
+    first = (*(model.settings.get("groups", {}).get("by") or ()), *PREFERRED)
+    return next((name for name in first if name in names), next(name for name in names if name != "agent"))
 
 
 def labels(model: Model) -> list[str]:

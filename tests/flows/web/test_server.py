@@ -107,6 +107,38 @@ def test_every_view_is_served_as_a_page_and_as_json(state: StateDir) -> None:
         assert ask(address, "/conversations?page=x&from=nan&to=inf&order=;drop")[0] == 200
 
 
+def test_the_fleet_is_shown_by_the_label_that_groups_are_of(state: StateDir) -> None:
+    """Else by queue or edge, by agent only if asked for; a label that no conversation has is named, not a blank map."""
+    state.window(30, "other", agent="a1", branch="b1", edge="e1", queue="q1")
+    with serving(state) as address:
+        assert json.loads(ask(address, "/api/fleet")[2])["by"] == "queue"
+        assert json.loads(ask(address, "/api/fleet?by=agent")[2])["by"] == "agent"
+        status, _, text = ask(address, "/fleet?by=colour")
+        assert status == 200
+        assert "No conversation has the label colour" in text
+        assert "Nothing was received" not in text
+        state.record(40, settings={"groups": {"by": ["site", "branch"]}})
+        eventually(lambda: json.loads(ask(address, "/api/fleet")[2])["by"] == "branch", 10)
+
+
+def test_agents_are_shown_by_request_only(tmp_path: Path) -> None:
+    """Where agents are the only label, the fleet is shown by conversation."""
+    state = StateDir(tmp_path / "state")
+    state.window(0, "one", agent="a1")
+    with serving(state) as address:
+        assert json.loads(ask(address, "/api/fleet")[2])["by"] == "conversation"
+
+
+def test_an_unknown_range_is_refused(state: StateDir) -> None:
+    """Every view names the ranges there are."""
+    with serving(state) as address:
+        for path in VIEWS:
+            assert ask(address, f"{path}?range=2h")[0] == 400, path
+            status, _, text = ask(address, f"/api{path}?range=2h")
+            assert (status, text) == (400, "there is no such range; there are 15m, 1h, 6h, 24h, 3d, 7d\n")
+        assert ask(address, "/fleet?range=")[0] == 200
+
+
 @pytest.mark.parametrize("query", ["from=0&to=99999999", "from=0&to=1e9", "from=0", "from=-1e20", "from=-5&to=5"])
 def test_a_very_long_range_costs_no_more_than_a_kept_one(state: StateDir, query: str) -> None:
     """The answer holds at most the columns of what is kept, and no query is an error of the server."""
