@@ -53,5 +53,6 @@ class GroupSettings(Table):
         description="while a group has an incident, do not send the alerts of its conversations",
     )
     qa_callback_url: HttpUrl | None = Field(
-        default=None, description="where the alerts of groups, and ALERT_STORM, are sent"
+        default=None,
+        description="where the alerts of groups, and ALERT_STORM, are sent; `[defaults]` is not used for them",
     )

@@ -12,6 +12,7 @@ from flows.settings.effects import void_keys
 from flows.settings.errors import did_you_mean
 from flows.settings.feeds import FeedDefaults, audiohook_keys, event_keys
 from flows.settings.models import InterceptorDefaults, Settings
+from flows.settings.notify import NotifySettings
 from flows.settings.values import is_loopback, is_private
 
 __all__ = ["CALLBACK_SECRET", "warnings_of"]
@@ -29,6 +30,7 @@ def warnings_of(settings: Settings, environ: Mapping[str, str] | None = None) ->
         *_general_warnings(settings),
         *_kafka_warnings(settings),
         *_label_warnings(settings),
+        *_group_warnings(settings),
         *(f"{key}: has no effect without {needed}" for key, needed in void_keys(settings)),
     ]
     if environ is not None:
@@ -79,6 +81,28 @@ def _label_warnings(settings: Settings) -> Iterator[str]:
             if name not in known:
                 meant = did_you_mean(name, known)
                 yield f"{key}: no conversation has the label {name}{meant}; known are {', '.join(known)}"
+
+
+def _group_warnings(settings: Settings) -> Iterator[str]:
+    """Yield a line if no receiver is set for the alerts of groups, which stand for those of their conversations."""
+    groups = settings.groups
+    if not groups.by or groups.qa_callback_url is not None or settings.kafka.alerts_topic is not None:
+        return
+    if any(_takes_groups(settings, target) for target in settings.notify_targets):
+        return
+    line = (
+        "groups.qa_callback_url: is missing and no [[notify]] table takes GROUP_DEGRADED, so it is sent to no receiver"
+    )
+    if groups.inhibit:
+        line += ", and until it is resolved the alerts of its conversations are not sent either"
+    yield line
+
+
+def _takes_groups(settings: Settings, target: NotifySettings) -> bool:
+    """Return whether a target receives the raised alerts of some group. A group has one label."""
+    is_rule_taken = not target.rules or "GROUP_DEGRADED" in target.rules
+    is_group_taken = len(target.match) < 2 and set(target.match) <= set(settings.groups.by)
+    return is_rule_taken and "raised" in target.states and is_group_taken
 
 
 def _secret_warnings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from flows.settings import warnings
 from flows.settings.loading import parse_settings
 from flows.settings.warnings import warnings_of
+from tests.support.cli import ROOT
 
 DEFAULTS = {"qa_callback_url": "https://qa.example.com/alerts"}
 KAFKA = {
@@ -30,3 +35,44 @@ def test_a_missing_package_is_a_warning(
     [line] = warnings_of(settings, secrets)
     assert f"needs {package}, which is not installed: pip install 'voicewatch[{extra}]'" in line
     assert warnings_of(settings) == []
+
+
+URL = "https://qa.example.com/alerts"
+PAGER = {"name": "pager", "kind": "pagerduty", "url_env": "KEY"}
+
+
+@pytest.mark.parametrize(
+    ("tables", "is_told"),
+    [
+        ({}, False),
+        ({"groups": {"by": ["queue", "edge"], "qa_callback_url": URL}}, True),
+        ({"kafka": {"brokers": ["127.0.0.1:9092"], "alerts_topic": "alerts"}}, True),
+        ({"notify": [PAGER]}, True),
+        ({"notify": [PAGER | {"rules": ["GROUP_DEGRADED"], "match": {"edge": "edge-1"}}]}, True),
+        ({"notify": [PAGER | {"rules": ["LOW_MOS"]}]}, False),
+        ({"notify": [PAGER | {"states": ["resolved"]}]}, False),
+        ({"notify": [PAGER | {"match": {"team": "a"}}]}, False),
+        ({"notify": [PAGER | {"match": {"queue": "a", "edge": "b"}}]}, False),
+    ],
+)
+def test_groups_whose_alerts_have_no_receiver(tables: dict[str, Any], is_told: bool) -> None:
+    """A bad group then stops the alerts of its conversations, and its own alert is not sent."""
+    defaults = DEFAULTS | {"labels": {"team": "a"}}
+    settings = parse_settings({"defaults": defaults, "groups": {"by": ["queue", "edge"]}} | tables, "a file")
+    found = [line for line in warnings_of(settings) if line.startswith("groups.qa_callback_url")]
+    assert len(found) == (0 if is_told else 1)
+    assert is_told or "sent to no receiver, and until it is resolved the alerts" in found[0]
+    uninhibited = parse_settings({"groups": {"by": ["queue"], "inhibit": False}}, "a file")
+    assert "the alerts of its conversations" not in "".join(warnings_of(uninhibited))
+
+
+@pytest.mark.parametrize(
+    "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.stem
+)
+def test_documented_groups_have_a_receiver(page: Path) -> None:
+    """Alerts of groups in a configuration that is copied from there are sent."""
+    for text in re.findall(r"```toml\n(.*?)```", page.read_text(), re.DOTALL):
+        tables = re.split(r"(?m)^ *(?=\[)", text)
+        for table in tables:
+            if table.startswith("[groups]") and re.search(r"(?m)^ *by =", table):
+                assert "qa_callback_url" in table
