@@ -33,11 +33,13 @@ class RemoteParts:
     def __init__(self, address: str, token: str | None) -> None:
         self._url = f"{address.rstrip('/')}/api/parts"
         try:
-            has_host = bool(httpx.URL(self._url).host)
+            url = httpx.URL(self._url)
         except httpx.InvalidURL:
-            has_host = False
-        if not has_host:
+            url = httpx.URL("")
+        if not url.host:
             raise UsageError(f"{address}: is not an address of a live page")
+        if url.userinfo:
+            raise UsageError(f"{url.host}: an address has no user or password; set VOICEWATCH_WEB_TOKEN instead")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._client = httpx.Client(headers=headers, timeout=TIMEOUT_S)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="parts")

@@ -241,6 +241,8 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "panicked" not in done.stderr
     assert "is not a file of parts" in done.stderr.splitlines()[-1]
+    with pytest.raises(UsageError, match=r"^host: an address has no user or password"):
+        follow(["http://u:hidden@host"], tmp_path / "out", SETTINGS, {}, Shutdown(), leave_out_after_s=WITHIN_S)
     with pytest.raises(UsageError, match="http://host:port: is not an address"):
         follow(["http://host:port"], tmp_path / "out", SETTINGS, {}, Shutdown(), leave_out_after_s=WITHIN_S)
     done = voicewatch("merge", tmp_path, "--out", tmp_path / "out", "--follow")
