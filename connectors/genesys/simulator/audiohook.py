@@ -137,7 +137,15 @@ class _Callers:
         """Make calls in every slot until stopped."""
         self._began_at = time.time()
         ready()
-        await asyncio.gather(*(self._call(slot, stop) for slot in self._slots))
+        await asyncio.gather(self._log_faults(stop), *(self._call(slot, stop) for slot in self._slots))
+
+    async def _log_faults(self, stop: asyncio.Event) -> None:
+        faults = self.traffic.impairments
+        while not stop.is_set() and (due_s := faults.next_change_s) is not None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), max(0.0, self._began_at + due_s - time.time()))
+            if not stop.is_set():
+                faults.log_changes(time.time() - self._began_at)
 
     async def _call(self, slot: int, stop: asyncio.Event) -> None:
         """Make one call after the other, until stopped; retry while the server does not answer."""

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from math import inf
+from typing import NamedTuple
 
 from connectors.errors import UsageError
 from connectors.genesys.simulator.call_book import SimulatedCall
 from connectors.genesys.simulator.calls import CallFrame
 from connectors.genesys.simulator.faults import Impairment
 from connectors.genesys.simulator.organisation import Agent, Division, Edge, Organisation, Queue
+from connectors.runtime.logs import get_logger
 
 __all__ = ["Impairments"]
+
+
+class _Change(NamedTuple):
+    """A fault begins to strike, or ends, `at_s` seconds after the run's start."""
+
+    at_s: float
+    fault: Impairment
+    begins: bool
 
 
 class Impairments:
@@ -25,6 +37,26 @@ class Impairments:
                 names = ", ".join(sorted(known[fault.on].values()))
                 raise UsageError(f'fault: there is no {fault.on} "{fault.name}"; the simulator has {names}')
         self._known = known
+        begins = [_Change(fault.after_s, fault, begins=True) for fault in faults]
+        ends = [_Change(fault.after_s + fault.for_s, fault, begins=False) for fault in faults if fault.for_s < inf]
+        self._changes = deque(sorted([*begins, *ends], key=lambda change: change.at_s))
+
+    @property
+    def next_change_s(self) -> float | None:
+        """Return when the next fault begins or ends that was not logged; None after the last one."""
+        return self._changes[0].at_s if self._changes else None
+
+    def log_changes(self, at_s: float) -> None:
+        """Log the faults that have begun or ended by a time of the run, each once."""
+        log = get_logger(__name__)
+        while self._changes and self._changes[0].at_s <= at_s:
+            change = self._changes.popleft()
+            fault = change.fault
+            said = {"do": fault.do, "on": fault.on, "name": fault.name}
+            if change.begins:
+                log.info("fault_strikes", **said, for_s=None if fault.for_s == inf else fault.for_s)
+            else:
+                log.info("fault_ends", **said)
 
     def striking(self, call: SimulatedCall, at_s: float, now: float) -> Iterator[Impairment]:
         """Yield the faults that strike a call at a time of the run, which is `now` in epoch seconds."""

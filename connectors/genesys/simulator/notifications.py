@@ -34,6 +34,7 @@ from connectors.genesys.simulator.rest import error_answer
 from connectors.genesys.simulator.server import SimulatorServer
 from connectors.genesys.simulator.stories import KINDS, Kind
 from connectors.genesys.simulator.telephony import Telephony, operational_event
+from connectors.runtime.logs import get_logger
 
 __all__ = ["QUEUE_ID", "USER_ID", "NotificationsOptions", "NotificationsSimulator", "SimulatedChannel"]
 
@@ -243,7 +244,9 @@ class NotificationsSimulator:
                 metrics_due += self.options.metrics_s
             self._publish_all(self._telephony.edge_changes(self.traffic.impairments.offline_edges(loop.time() - began)))
             while waiting and loop.time() - began >= waiting[0].after_s:
-                self._publish_all([operational_event(waiting.popleft().event, self._now())])
+                fault = waiting.popleft()
+                get_logger(__name__).info("fault_strikes", do=fault.event, on=fault.on)
+                self._publish_all([operational_event(fault.event, self._now())])
             await asyncio.sleep(min(0.1, self.options.metrics_s))
 
     def _publish_all(self, notifications: Iterable[Notification]) -> None:

@@ -24,6 +24,7 @@ import orjson
 from connectors.genesys.endpoints import TOKEN_PATH
 from connectors.genesys.simulator.connection import Answer, HttpRequest, Silence
 from connectors.genesys.simulator.faults import Refuse, RequestFault
+from connectors.runtime.logs import get_logger
 
 __all__ = ["RestApi", "Route", "error_answer", "parse_json", "route"]
 
@@ -144,6 +145,8 @@ class RestApi:
         for fault, left in self._faults:
             if fault.on == kind and left[0]:
                 left[0] -= 1
+                done = fault.status if isinstance(fault, Refuse) else fault.do
+                get_logger(__name__).info("fault_strikes", do=done, on=kind)
                 return _refusal(fault) if isinstance(fault, Refuse) else Silence(fault.do)
         return None
 

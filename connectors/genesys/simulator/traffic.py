@@ -59,3 +59,4 @@ class Traffic:
             if frame.event is ENDED:
                 self.book.end(frame.conversation_id, at, self.impairments.error_code(call, frame.due_s, at))
             yield frame, call
+            self.impairments.log_changes(frame.due_s)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from connectors.errors import ConfigurationError, UsageError
 from connectors.genesys.entities import read_entity
@@ -121,6 +123,26 @@ def test_a_fault_strikes_the_calls_of_its_edge_and_queue_only() -> None:
     assert sorted(late.values())[-6:] == [30] * 6
     assert 1 <= len(lossy) <= 5
     assert {call.id for call in traffic.book.calls if call.added_loss == 0.5} == lossy
+
+
+def test_the_begin_and_the_end_of_a_fault_are_logged_once() -> None:
+    """With the frame that it strikes first, or no longer; a fault without an end has none."""
+    traffic = Traffic(1, 18, 10, faults=parse_faults(FAULTS).of_calls())
+    logged: list[tuple[float, dict[str, Any]]] = []
+    with capture_logs() as lines:
+        due_s = 0.0
+        for frame, _ in itertools.islice(traffic.frames(START), 18 * 80):
+            logged += [(due_s, {**line}) for line in lines]
+            lines.clear()
+            due_s = frame.due_s
+    edge = {"do": "latency", "on": "edge", "name": "edge-frankfurt-2", "log_level": "info"}
+    queue = {"do": "loss", "on": "queue", "name": "5a1b7c3e-0000-4000-8000-00000000000a", "log_level": "info"}
+    assert [line for _, line in logged] == [
+        queue | {"event": "fault_strikes", "for_s": None},
+        edge | {"event": "fault_strikes", "for_s": 3.0},
+        edge | {"event": "fault_ends"},
+    ]
+    assert [at_s for at_s, _ in logged] == pytest.approx([0.0, 2.0, 5.0], abs=0.01)
 
 
 def test_a_fault_may_end_calls_by_a_failure() -> None:
