@@ -57,10 +57,14 @@ def read_figures(reader: StateReader, directory: Path, *, span: str, by: str | N
         name = next((one for one in ((by,) if by else queries.PREFERRED) if one in names), None)
         groups = [] if name is None else heat_map(model, period, name, "breach", 0).rows
         feeds = cards.feeds(model, period, [])["feeds"]
+        ended_at = queries.ended_at(model)
+        live_then = queries.live_at(model, figures["now"] if ended_at is None else ended_at)
     return {
         "span": span,
         **figures,
         "lag_s": None if figures["journal_at"] is None else max(now - figures["journal_at"], 0.0),
+        "ended_at": ended_at,
+        "live_then": live_then,
         "pending": sum(row["pending"] for row in waiting),
         "dead": sum(row["dead"] for row in waiting),
         "outbox_failure": failure,
@@ -135,14 +139,14 @@ def snapshot(figures: Mapping[str, Any], directory: Path, width: int, shown: int
         f"{at} UTC, last {figures['span']}",
         "no journal" if lag_s is None else f"last record {duration(lag_s)} ago",
     ]
-    waiting = f"{figures['pending']} callbacks waiting, {figures['dead']} dead"
+    waiting = f"{_number(figures['pending'], 'callback')} waiting, {figures['dead']} dead"
     summary = [
-        f"{figures['live']} live of {figures['conversations']} received",
+        _live(figures),
         f"{percent(figures['share'])} of windows in breach",
         f"lowest MOS {mos(figures['mos'])}",
-        f"{figures['open']} open incidents",
+        _number(figures["open"], "open incident"),
         waiting if failure is None else f"the outbox cannot be read: {failure}",
-        *(f"{printable(feed['name'])} {feed['state']} ({feed['gaps']} gaps)" for feed in figures["feeds"]),
+        *(f"{printable(feed['name'])} {feed['state']} ({_number(feed['gaps'], 'gap')})" for feed in figures["feeds"]),
     ]
     parts: list[RenderableType] = [Text(line, style="bold") for line in _filled(head, width)]
     parts += [Text(line) for line in _filled(summary, width)]
@@ -156,6 +160,27 @@ def snapshot(figures: Mapping[str, Any], directory: Path, width: int, shown: int
         title = f"By {figures['by']} ({len(figures['groups'])})"
         parts += _section(title, (figures["by"], *_WORST[1:]), rows, shown, width)
     return parts
+
+
+def _live(figures: Mapping[str, Any]) -> str:
+    """Return how many conversations are live, or were when all feeds ended or at the last record.
+
+    >>> figures = {"live": 0, "live_then": 8, "conversations": 19, "feeds": [1], "ended_at": 1.0, "lag_s": 90.0}
+    >>> _live(figures)
+    '8 when the feed ended, of 19 received'
+    >>> _live(figures | {"ended_at": None}), _live(figures | {"ended_at": None, "live": 8, "lag_s": 0.5})
+    ('8 at the last record, of 19 received', '8 live of 19 received')
+    """
+    of = f"of {figures['conversations']} received"
+    if figures["ended_at"] is not None:
+        return f"{figures['live_then']} when the feed{'s' * (len(figures['feeds']) > 1)} ended, {of}"
+    if figures["lag_s"] is None or figures["lag_s"] > queries.LIVE_S:
+        return f"{figures['live_then']} at the last record, {of}"
+    return f"{figures['live']} live {of}"
+
+
+def _number(count: int, name: str) -> str:
+    return f"{count} {name}{'s' * (count != 1)}"
 
 
 _INCIDENTS: Final = ("conversation or group", "state", "rule", "#for", "#peak?", "#limit?", "since?")

@@ -10,6 +10,7 @@ import orjson
 from flows.web.model import EVERYTHING, MINUTE_S, Model
 
 __all__ = [
+    "LIVE_S",
     "LONG_SPANS",
     "PAGE",
     "PREFERRED",
@@ -19,6 +20,7 @@ __all__ = [
     "conversation",
     "conversations",
     "dimensions",
+    "ended_at",
     "figures",
     "filters_of",
     "gaps_of",
@@ -26,6 +28,7 @@ __all__ = [
     "held_by",
     "incidents",
     "labels",
+    "live_at",
     "rules",
     "span_of",
     "usual_dimension",
@@ -92,7 +95,7 @@ def span_of(model: Model, query: dict[str, str], *, longest_s: float = 1e9, usua
 def figures(model: Model, span: Span) -> dict[str, Any]:
     """Return the figures that stand on top of every view."""
     db, now = model.db, now_of(model)
-    (live,) = db.execute("SELECT COUNT(*) FROM conversations WHERE last >= ?", (now - LIVE_S,)).fetchone()
+    live = live_at(model, now)
     (known, received) = db.execute("SELECT COUNT(*), COUNT(first) FROM conversations").fetchone()
     windows, breaching, mos = db.execute(
         "SELECT IFNULL(SUM(windows), 0), IFNULL(SUM(breaching), 0), MIN(mos) FROM cells"
@@ -119,6 +122,19 @@ def figures(model: Model, span: Span) -> dict[str, Any]:
         "now": now,
         "journal_at": model.journal_at,
     }
+
+
+def live_at(model: Model, at: float) -> int:
+    """Return how many conversations were received in the last half minute before a time, or after it."""
+    (live,) = model.db.execute("SELECT COUNT(*) FROM conversations WHERE last >= ?", (at - LIVE_S,)).fetchone()
+    return int(live)
+
+
+def ended_at(model: Model) -> float | None:
+    """Return the time at which the last feed ended, in epoch seconds; None while one is up, or none is known."""
+    (feeds,) = model.db.execute("SELECT COUNT(DISTINCT name) FROM feeds").fetchone()
+    down = [gap.start for gap in gaps_of(model) if gap.end is None]
+    return max(down) if down and len(down) == feeds else None
 
 
 def dimensions(model: Model) -> list[str]:

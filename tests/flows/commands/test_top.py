@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.cli import voicewatch
-from tests.support.state_dirs import HOSTILE, StateDir
+from tests.support.state_dirs import BEGAN, HOSTILE, StateDir
 from tests.support.terminal import on_terminal
 
 ID = "3d9c3021-28c7-4473-ae64-73c8f544aef2"
@@ -36,11 +36,26 @@ def test_outside_a_terminal_it_prints_once(state: StateDir) -> None:
     done = voicewatch("top", state.dir)
     assert (done.returncode, done.stderr) == (0, "")
     assert "\x1b" not in done.stdout
-    for text in ("2 received", "50 % of windows in breach", "1 open incidents", "2 callbacks waiting, 1 dead"):
+    for text in ("2 received", "50 % of windows in breach", "1 open incident |", "2 callbacks waiting, 1 dead"):
         assert text in done.stdout
     _, worst = done.stdout.split("Worst conversations (2)")
     assert 0 < worst.index(ID) < worst.index(OTHER)
     assert "By queue (2)" in worst
+
+
+def test_calls_are_not_live_without_a_feed(state: StateDir) -> None:
+    """It says how many there were when the feed ended, also long after, and counts one gap as one."""
+    assert "2 at the last record, of 2 received" in voicewatch("top", state.dir).stdout  # which was long ago
+    state.feed(72, "down", "stopped")
+    state.record(500, tick=True)
+    done = voicewatch("top", state.dir)
+    assert "2 when the feed ended, of 2 received" in done.stdout
+    assert "voice-events down (1 gap)" in done.stdout
+    assert "live of" not in done.stdout
+    figures = json.loads(voicewatch("top", state.dir, "--json").stdout)
+    assert (figures["live"], figures["live_then"], figures["ended_at"]) == (0, 2, BEGAN + 72)
+    state.feed(510, "up")
+    assert "0 at the last record, of 2 received" in voicewatch("top", state.dir).stdout
 
 
 def test_json_has_the_same_figures(state: StateDir) -> None:
