@@ -69,6 +69,17 @@ def test_the_command_writes_one_file_that_stands_alone(tmp_path: Path) -> None:
     assert len(page) < MAX_BYTES
 
 
+@pytest.mark.parametrize(("end", "expected"), [(300, "2026-11-29 08:47:15"), (3000, "2026-11-29 08:47")])
+def test_columns_shorter_than_a_minute_are_named_with_seconds(tmp_path: Path, end: float, expected: str) -> None:
+    """Each column of the table has a name of its own."""
+    out = tmp_path / "r.html"
+    write(made(tmp_path / "state").dir, out, begin=BEGAN, end=BEGAN + end)
+    table = out.read_text().split("<summary>As a table</summary>")[1].partition("</table>")[0]
+    names = re.findall(r'<th scope="row" class="nowrap">([^<]*)<', table)
+    assert expected in names
+    assert len(names) == len(set(names)) > 5
+
+
 def test_the_same_files_give_the_same_bytes(tmp_path: Path) -> None:
     """But for the time when it is made, a report is a function of its files."""
     made(tmp_path / "state")
