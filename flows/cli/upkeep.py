@@ -31,9 +31,7 @@ def recovery_init(
 
 @app.command(cls=Command)
 def status(
-    state_dir: Annotated[
-        Path, typer.Argument(metavar="STATE_DIR", help="The [state] dir of a run.", show_default=False)
-    ],
+    state_dir: Annotated[Path, typer.Argument(metavar="[STATE_DIR]", help="The [state] dir of a run.")] = Path("state"),
     *,
     as_json: AsJson = False,
 ) -> None:

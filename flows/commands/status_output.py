@@ -9,7 +9,9 @@ import orjson
 
 from flows.commands.output import age_text, time_text
 from flows.commands.status import Status, as_json
+from flows.commands.tables import printable
 from flows.web.lines import Alert
+from flows.web.words import duration, rule_name, rule_value
 
 __all__ = ["print_status", "print_status_json"]
 
@@ -52,7 +54,7 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         )
     yield "incidents", f"{len(status.incidents)} open"
     for alert in status.incidents[:SHOWN_INCIDENTS]:
-        yield "", _incident(alert)
+        yield "", _incident(alert, at if status.process or journal.last_record_at is None else journal.last_record_at)
     if (more := len(status.incidents) - SHOWN_INCIDENTS) > 0:
         yield "", f"and {more} more: `--json` lists all"
     parts = ", ".join(
@@ -65,13 +67,15 @@ def _lines(status: Status) -> Iterator[tuple[str, str]]:
         yield "attention", text
 
 
-def _incident(alert: Alert) -> str:
+def _incident(alert: Alert, now: float) -> str:
     subject = alert.conversation_id
     if subject is None:
         subject = ", ".join(f"{name} {value}" for name, value in (alert.group or {}).items())
-    value = "" if alert.metric_value is None else f", {alert.metric_value:g}"
-    limit = "" if alert.threshold is None else f" (limit {alert.threshold:g})"
-    return f"{alert.alert_type} {subject} since {time_text(alert.timestamp)}{value}{limit}"
+    rule = alert.alert_type
+    value = "" if alert.metric_value is None else f", {rule_value(alert.metric_value, rule)}"
+    limit = "" if alert.threshold is None else f" (limit {rule_value(alert.threshold, rule)})"
+    length = duration(max(now - alert.timestamp, 0.0))
+    return printable(f"{rule_name(rule)}: {subject} for {length} since {time_text(alert.timestamp)}{value}{limit}")
 
 
 def _ago(seconds: float) -> str:

@@ -59,7 +59,31 @@ def test_open_incidents_are_those_without_a_resolve(tmp_path: Path) -> None:
     assert incidents[1]["group"] == {"queue": "support"}
     text = voicewatch("status", state.dir).stdout
     assert "incidents  2 open" in text
-    assert "GROUP_DEGRADED queue support since" in text
+    assert "Group degraded: queue support for " in text
+
+
+def test_incidents_are_worded_as_in_top(tmp_path: Path) -> None:
+    """With the rule's name, units and how long they last, until the last record after a run; none drives a terminal."""
+    state = StateDir(tmp_path / "state")
+    state.alert(5, "c1", "raised", 1, metricValue=180.644)
+    state.alert(
+        6, None, "raised", 2, alertType="GROUP_DEGRADED", group={"queue": "a\x1b[2J"}, metricValue=0.6, threshold=0.3
+    )
+    state.record(80, tick=True)
+    text = voicewatch("status", state.dir).stdout
+    since = "2026-11-29 08:47:05.000Z"
+    assert f"           Latency above limit: c1 for 1 min 15 s since {since}, 181 ms (limit 150 ms)\n" in text
+    assert " for 1 min 14 s since 2026-11-29 08:47:06.000Z, 60 % (limit 30 %)\n" in text
+    assert "\x1b" not in text
+
+
+def test_without_a_directory_it_is_that_of_the_configurations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`voicewatch status` reads `state`, as `top` and `report` do."""
+    state = StateDir(tmp_path / "state")
+    state.feed(1, "up", "connected")
+    monkeypatch.chdir(tmp_path)
+    done = voicewatch("status")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "state      state: no run uses it")
 
 
 def test_alerts_of_single_frames_are_not_open(tmp_path: Path) -> None:
