@@ -28,17 +28,17 @@ from connectors.state.audit import AuditLog
 from connectors.state.interceptors import InterceptorRegistry
 from flows.interceptors import DiscoveredInterceptors, InterceptorCreator
 from flows.monitoring.instruments import Instruments
-from flows.settings.feeds import WITHOUT_CLIENT, event_keys
+from flows.settings.feeds import event_keys
 from flows.settings.kafka import kafka_connection
 from flows.settings.models import FeedSettings, Settings, audiohook_keys
-from flows.settings.secrets import tls_context_of, tls_of
+from flows.settings.secrets import tls_context_of, tls_of, uses_client
 from flows.settings.values import split_host
 from flows.state import StateLayout
 
 if TYPE_CHECKING:
     from connectors.kafka.connection import KafkaConnection
 
-__all__ = ["endpoints_of", "feeds_of", "uses_client"]
+__all__ = ["endpoints_of", "feeds_of"]
 
 
 def endpoints_of(settings: Settings) -> Endpoints:
@@ -51,13 +51,6 @@ def endpoints_of(settings: Settings) -> Endpoints:
         load_path=genesys.load_path,
         interceptor_path=genesys.interceptor_path,
     )
-
-
-def uses_client(settings: Settings) -> bool:
-    """Return whether a run makes requests to Genesys, which needs the credentials of a client."""
-    kinds = {feed.kind for feed in settings.feeds}
-    resolves = settings.genesys.resolve_names and not kinds.isdisjoint({"eventbridge", "kafka"})
-    return not kinds or resolves or not kinds <= WITHOUT_CLIENT
 
 
 def feeds_of(

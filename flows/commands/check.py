@@ -10,9 +10,10 @@ from connectors.genesys.auth import TokenProvider, credentials_from_environment
 from connectors.genesys.client import GenesysClient
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.genesys.names import PERMISSIONS, look_up_names
-from flows.feeds import endpoints_of, uses_client
+from flows.feeds import endpoints_of
 from flows.settings.kafka import kafka_connection
 from flows.settings.models import Settings
+from flows.settings.secrets import uses_client
 
 __all__ = ["Online", "check_online"]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from connectors.callbacks.secrets import SECRET_VARIABLE, parse_secrets
 from connectors.errors import ConfigurationError
+from flows.settings.feeds import WITHOUT_CLIENT
 from flows.settings.kafka import kafka_connection
 from flows.settings.models import Settings
 from flows.settings.notify import notify_secrets
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     import ssl
     from pathlib import Path
 
-__all__ = ["check_secrets", "secrets_of", "tls_context_of", "tls_of", "token_of"]
+__all__ = ["check_secrets", "secrets_of", "tls_context_of", "tls_of", "token_of", "uses_client"]
 
 MIN_TOKEN: Final = 16
 
@@ -30,6 +31,13 @@ def check_secrets(settings: Settings, environ: Mapping[str, str]) -> None:
     kafka_connection(settings.kafka, environ)
     for feed in settings.feeds:
         tls_context_of(f"feed {feed.name}", feed.tls_cert, feed.tls_key)
+
+
+def uses_client(settings: Settings) -> bool:
+    """Return whether a run makes requests to Genesys, which needs the credentials of a client."""
+    kinds = {feed.kind for feed in settings.feeds}
+    resolves = settings.genesys.resolve_names and not kinds.isdisjoint({"eventbridge", "kafka"})
+    return not kinds or resolves or not kinds <= WITHOUT_CLIENT
 
 
 def secrets_of(environ: Mapping[str, str]) -> tuple[str, ...]:

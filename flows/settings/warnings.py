@@ -6,13 +6,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from importlib.util import find_spec
 from urllib.parse import urlsplit
 
-from connectors.errors import ConfigurationError
+from connectors.errors import ConfigurationError, MissingCredentialsError
 from connectors.format.limits import WELL_KNOWN_LABELS
 from flows.settings.effects import void_keys
 from flows.settings.errors import did_you_mean
 from flows.settings.feeds import FeedDefaults, audiohook_keys, event_keys
 from flows.settings.models import InterceptorDefaults, Settings
 from flows.settings.notify import NotifySettings
+from flows.settings.secrets import uses_client
 from flows.settings.values import is_loopback, is_private
 
 __all__ = ["CALLBACK_SECRET", "warnings_of"]
@@ -108,6 +109,13 @@ def _takes_groups(settings: Settings, target: NotifySettings) -> bool:
 def _secret_warnings(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     if not environ.get(CALLBACK_SECRET):
         yield f"{CALLBACK_SECRET} is not set: callbacks will not be signed"
+    if uses_client(settings):
+        from connectors.genesys.auth import credentials_from_environment
+
+        try:
+            credentials_from_environment(environ)
+        except MissingCredentialsError as error:
+            yield f"run would end at once: {error}"
     if any(feed.kind == "audiohook" for feed in settings.feeds):
         try:
             audiohook_keys(settings.audiohook, environ)

@@ -601,8 +601,9 @@ def test_warnings_about_what_is_missing() -> None:
     nothing = "interceptor: there is none, so nothing is watched"
     unsigned = "VOICEWATCH_CALLBACK_SECRET is not set: callbacks will not be signed"
     assert warnings_of(parsed("")) == [nothing]
-    assert warnings_of(parsed(""), {}) == [nothing, unsigned]
-    assert warnings_of(parsed(""), {"VOICEWATCH_CALLBACK_SECRET": "whsec_x"}) == [nothing]
+    client = {"GENESYS_CLIENT_ID": "client", "GENESYS_CLIENT_SECRET": "secret"}
+    assert warnings_of(parsed(""), client) == [nothing, unsigned]
+    assert warnings_of(parsed(""), client | {"VOICEWATCH_CALLBACK_SECRET": "whsec_x"}) == [nothing]
     nowhere = "defaults.qa_callback_url: is missing, so alerts of unwatched conversations go nowhere"
     assert warnings_of(parsed("[alerts]\nunwatched = 'default'")) == [nowhere]
 

@@ -76,3 +76,29 @@ def test_documented_groups_have_a_receiver(page: Path) -> None:
         for table in tables:
             if table.startswith("[groups]") and re.search(r"(?m)^ *by =", table):
                 assert "qa_callback_url" in table
+
+
+@pytest.mark.parametrize(
+    ("tables", "environ", "missing"),
+    [
+        ({}, {}, "GENESYS_CLIENT_ID and GENESYS_CLIENT_SECRET not set"),
+        ({"watch": {"mode": "discover"}}, {"GENESYS_CLIENT_ID": "client"}, "GENESYS_CLIENT_SECRET not set"),
+        (
+            {"feed": [{"kind": "notifications", "queues": ["a"]}]},
+            {},
+            "GENESYS_CLIENT_ID and GENESYS_CLIENT_SECRET not set",
+        ),
+        (KAFKA, {}, None),
+        (KAFKA | {"genesys": {"resolve_names": True}}, {}, "GENESYS_CLIENT_ID and GENESYS_CLIENT_SECRET not set"),
+        ({}, {"GENESYS_CLIENT_ID": "client", "GENESYS_CLIENT_SECRET": "secret"}, None),
+    ],
+)
+def test_missing_credentials_are_a_warning(
+    tables: dict[str, Any], environ: dict[str, str], missing: str | None
+) -> None:
+    """Only where a feed makes requests to Genesys, and only if there is an environment to ask."""
+    settings = parse_settings({"defaults": DEFAULTS | {"interceptor_address": "sip:a@b"}} | tables, "a file")
+    found = [line for line in warnings_of(settings, environ) if "GENESYS_CLIENT" in line]
+    assert len(found) == (0 if missing is None else 1)
+    assert missing is None or found[0].startswith(f"run would end at once: {missing}; export the id and secret")
+    assert not any("GENESYS_CLIENT" in line for line in warnings_of(settings))
