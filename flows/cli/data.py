@@ -106,7 +106,8 @@ def _follow(sources: list[str], out: Path, config: Path | None, leave_out_after_
 
 def _read(config: Path, command: str, read: Collection[str]) -> Settings:
     """Return the settings that all instances share, also if they say of none which instance it is."""
-    return read_for(config, command, read, {"VOICEWATCH_SHARD_INDEX": "0", **os.environ})
+    # [shard] is in it for the instances, and a number from here is not in the file: neither is worth a note.
+    return read_for(config, command, {*read, "shard"}, {"VOICEWATCH_SHARD_INDEX": "0", **os.environ})
 
 
 @app.command(cls=Command)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
@@ -50,14 +50,15 @@ def merge(sources: Sequence[Path], out: Path, settings: Settings | None) -> Merg
     """Merge the results in state directories into files in `out`.
 
     With `settings`, whose `[groups]` counts, the incidents of groups are judged, and their alerts are written among the
-    others. Raises UsageError for a directory without results, for one with groups that are not parts, and if `out` is
-    in use; StateError for files that cannot be read or written.
+    others. Raises UsageError for a directory without results, for one with groups that are not parts, for an instance
+    that is named twice, and if `out` is in use; StateError for files that cannot be read or written.
     """
     for source in sources:
         if not any(result_files(source, kind) for kind in KINDS):
             raise UsageError(f"{source} holds no results: neither windows.jsonl nor groups.jsonl nor alerts.jsonl")
     if (out / LOCK_NAME).exists() or any(out.exists() and out.samefile(source) for source in sources):
         raise UsageError(f"--out {out}: is the state directory of a run; choose another")
+    _check_distinct(sources)
     make_private_dir(out)
     groups = _Groups(settings)
     counts = {
@@ -69,6 +70,20 @@ def merge(sources: Sequence[Path], out: Path, settings: Settings | None) -> Merg
     )
     counts["alerts"] = _write(out / "alerts.jsonl", (line for _, line in alerts))
     return Merged(counts, groups.missing())
+
+
+def _check_distinct(sources: Sequence[Path]) -> None:
+    """Raise UsageError if a directory, or the same instance in two directories, is among the sources twice."""
+    directories: dict[Path, Path] = {}
+    instances: dict[int, Path] = {}
+    for source in sources:
+        if (directory := source.resolve()) in directories:
+            raise UsageError(f"an instance is named twice: {directories[directory]}, {source}")
+        directories[directory] = source
+        for text, _ in islice(result_lines(source, "groups"), 1):
+            index = json.loads(text).get("part", {}).get("index")
+            if index is not None and (first := instances.setdefault(index, source)) is not source:
+                raise UsageError(f"instance {index} is named twice: {first} and {source} have parts of it")
 
 
 def span_of_groups(settings: Settings | None, until: float) -> Span:

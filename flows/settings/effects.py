@@ -64,7 +64,9 @@ FOLLOW: Final = MERGE | {
 
 
 def unread_keys(settings: Settings, read: Collection[str]) -> list[str]:
-    """Return the keys that are set and not in `read`, in the order of the reference; of a table without any, its name.
+    """Return the keys that are set and not in `read`, in the order of the reference.
+
+    A table of which `read` has no key is one entry, its name.
 
     >>> from flows.settings.loading import parse_settings
     >>> tables = {"genesys": {"base_url": "https://api.mypurecloud.de"}, "alerts": {"raise_m": 2, "silence_dbfs": -50}}
@@ -72,7 +74,7 @@ def unread_keys(settings: Settings, read: Collection[str]) -> list[str]:
     ['genesys', 'alerts.silence_dbfs']
     """
     keys = list(dict.fromkeys(_set_keys(settings)))
-    used = {key.partition(".")[0] for key in keys if is_read(key, read)}
+    used = {key.partition(".")[0] for key in read}
     unread = [key for key in keys if not is_read(key, read)]
     return list(dict.fromkeys(key if key.partition(".")[0] in used else key.partition(".")[0] for key in unread))
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from connectors.errors import UsageError
 from connectors.format.owners import Share
 from connectors.journal.blocks import Block
 from flows.analytics.merge import Merger
@@ -93,6 +94,7 @@ def test_the_configuration_of_all_instances_is_taken(tmp_path: Path) -> None:
     done = voicewatch("merge", *parts, "--out", tmp_path / "out", "--config", config)
     assert done.returncode == 0, done.stderr
     assert b"GROUP_DEGRADED" in (tmp_path / "out/alerts.jsonl").read_bytes()
+    assert done.stderr == f"note: {config}: without effect on merge: windows.length_s, groups.by\n"
 
 
 def test_what_is_missing_is_said(tmp_path: Path) -> None:
@@ -110,3 +112,16 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
         assert (done.returncode, done.stderr.count("\n")) == (2, 1)
         assert reason in done.stderr
     assert voicewatch("merge", whole, "--out", whole).returncode == 2
+
+
+def test_an_instance_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    """By one path, by two paths, or as a copy; nothing is written, because its results would be doubled."""
+    lines, out = recorded(1), tmp_path / "out"
+    first, other, copy = (results(tmp_path / name, lines, Share(n, 2)) for name, n in (("0", 0), ("1", 1), ("copy", 0)))
+    (tmp_path / "link").symlink_to(first)
+    for again in (first, tmp_path / "1" / ".." / "0", tmp_path / "link", copy):
+        with pytest.raises(UsageError, match="is named twice"):
+            merge([first, other, again], out, None)
+    assert not out.exists()
+    done = voicewatch("merge", first, first, "--out", out)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)

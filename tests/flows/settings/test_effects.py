@@ -94,7 +94,11 @@ def test_each_command_names_what_it_does_not_read(tmp_path: Path) -> None:
     assert [each.returncode for each in done[3:5]] == [2, 2]
     assert "delivery.timeout_s has no effect on alerts" in done[3].stderr
     assert "delivery.timeout: unknown key" in done[4].stderr
-    assert done[5].stderr.startswith(f"note: {whole}: without effect on merge: genesys, windows, alerts, delivery, ")
+    assert done[5].stderr.startswith(
+        f"note: {whole}: without effect on merge: genesys, windows.length_s, alerts, delivery, "
+    )
+    assert "groups.by" in done[5].stderr
+    assert "shard" not in done[5].stderr
 
 
 @pytest.mark.parametrize(
