@@ -274,12 +274,14 @@ class CountsSink(FixedPartitionedSink[Counts, tuple[int, ...]]):
     """Add up counts; `total` is readable from any thread of the process that holds the one partition.
 
     Exactly once: the total is part of the snapshot. `calls_not_watched` counts by reason the conversations that the
-    feeds of this run have found and not watched; `progress` is where the source of a live run is in its journal.
+    feeds of this run have found and not watched, `interceptors_created` is how many discovery has created once the run
+    is over; `progress` is where the source of a live run is in its journal.
     """
 
     def __init__(self) -> None:
         self.total = Counts()
         self.calls_not_watched: Mapping[str, int] = {}
+        self.interceptors_created = 0
         self.progress: SourceProgress | None = None
         self._lock = threading.Lock()
 

@@ -172,7 +172,7 @@ class _FeedFactory:
         creator = InterceptorCreator(self.settings, platform, registry, journal, events.audit)
         return CallDiscovery(
             name,
-            DiscoveredInterceptors(creator, platform, names),
+            DiscoveredInterceptors(creator, platform, names, self.instruments.interceptor_created),
             Selection(self._rules, watching=lambda: len(journal.watched_by(feed)), refused=refused),
             budget_of(self.endpoints.api_url),
             max_concurrent=self.settings.genesys.max_concurrent,

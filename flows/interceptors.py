@@ -5,7 +5,7 @@ The bootstrap does it for the conversations of the configuration, discovery for 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol
 
@@ -175,10 +175,12 @@ class DiscoveredInterceptors:
         creator: InterceptorCreator,
         platform: DiscoveryPlatform,
         names: Names = Names(),  # noqa: B008 - without state
+        on_created: Callable[[], None] = lambda: None,
     ) -> None:
         self._creator = creator
         self._platform = platform
         self._names = names
+        self._on_created = on_created
         self._saturated: bool | None = None
 
     def active(self) -> list[ActiveConversation]:
@@ -215,7 +217,10 @@ class DiscoveredInterceptors:
             return None
         if entry is not None and (obstacle := obstacle_of(entry)):
             return self._creator.report_failure(conversation_id, obstacle)
-        return self._creator.create(interceptor, discovered=True)
+        reason = self._creator.create(interceptor, discovered=True)
+        if reason is None:
+            self._on_created()
+        return reason
 
     def label(self, conversation_id: str, labels: Mapping[str, str]) -> None:
         """Journal the labels that a conversation has now, if discovery has found it and they have changed."""

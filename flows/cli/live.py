@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -95,10 +96,10 @@ def run(config: Config, *, no_bootstrap: NoBootstrap = False) -> None:
     from flows.state import StateLayout
 
     settings = read_instance(config)
-    on_bootstrap = None if no_bootstrap else print_bootstrap
+    on_bootstrap = None if no_bootstrap else partial(print_bootstrap, watch=settings.watch)
     with status_line(StateLayout(settings.state.dir).outbox) as totals:
         counts = run_live(settings, os.environ, shutdown, on_bootstrap=on_bootstrap, warns=True, totals=totals)
-    print_counts(counts, totals.calls_not_watched)
+    print_counts(counts, totals.calls_not_watched, totals.interceptors_created)
 
 
 @app.command(cls=Command)
@@ -114,5 +115,5 @@ def cluster(
     from flows.commands.output import print_bootstrap, print_counts
 
     settings = read_instance(config)
-    on_bootstrap = None if no_bootstrap else print_bootstrap
+    on_bootstrap = None if no_bootstrap else partial(print_bootstrap, watch=settings.watch)
     print_counts(run_cluster(config, settings, os.environ, processes, shutdown, on_bootstrap=on_bootstrap))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flows.commands.bootstrap import BootstrapReport
     from flows.commands.demo import DemoResult
     from flows.commands.replay import Replayed
+    from flows.settings.watch import WatchSettings
 
 __all__ = [
     "age_text",
@@ -36,8 +37,10 @@ __all__ = [
 MAX_TIME = 253_402_300_800.0  # the year 10000
 
 
-def print_counts(counts: Counts, calls_not_watched: Mapping[str, int] = MappingProxyType({})) -> None:
-    """Print the counts of a live run, and of the calls that were found and not watched, by reason."""
+def print_counts(
+    counts: Counts, calls_not_watched: Mapping[str, int] = MappingProxyType({}), interceptors_created: int = 0
+) -> None:
+    """Print the counts of a live run, and of the calls found: interceptors created, and those not watched by reason."""
     print(
         f"{counts.frames} frames of {counts.conversations} watched conversation(s); {counts.windows} windows; "
         f"{counts.raised} alerts raised, {counts.resolved} resolved; {counts.unwatched} frames unwatched, "
@@ -47,6 +50,8 @@ def print_counts(counts: Counts, calls_not_watched: Mapping[str, int] = MappingP
         + (f"; {_late_text(counts)}" if counts.late else "")
     )
 
+    if interceptors_created:
+        print(f"interceptors created for calls found: {interceptors_created}")
     if calls_not_watched:
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(calls_not_watched.items()))
         print(f"calls found and not watched: {reasons}")
@@ -57,15 +62,27 @@ def _late_text(counts: Counts) -> str:
     return f"{counts.late} late event(s), older than the newest of their session; their lag is {lag_ms:.3f} ms together"
 
 
-def print_bootstrap(report: BootstrapReport) -> None:
-    """Print what became of each interceptor."""
+def print_bootstrap(report: BootstrapReport, watch: WatchSettings | None = None) -> None:
+    """Print what became of each interceptor, and, in the mode `discover` of `watch`, which calls get theirs later."""
     for conversation_id in report.created:
         print(f"created   {conversation_id}")
     for conversation_id in report.existing:
         print(f"existing  {conversation_id}")
     for failure in report.failed:
         print(f"FAILED    {failure.conversation_id}: {failure.reason}")
-    print(f"{len(report.created)} created, {len(report.existing)} existing, {len(report.failed)} failed")
+    is_discovering = watch is not None and watch.mode == "discover"
+    if report.created or report.existing or report.failed or not is_discovering:
+        print(f"{len(report.created)} created, {len(report.existing)} existing, {len(report.failed)} failed")
+    if watch is not None and is_discovering:
+        print(f"discover: interceptors are created for {_calls_text(watch)}, when they are found")
+
+
+def _calls_text(watch: WatchSettings) -> str:
+    """Say which calls discovery takes."""
+    chosen = [f"{name} {' or '.join(values)}" for name, values in watch.match.items()]
+    calls = f"calls with {', '.join(chosen)}" if chosen else "all calls"
+    share = f", a share of {watch.sample:g} of them" if watch.sample < 1 else ""
+    return f"{calls}{share}, at most {watch.max} at a time"
 
 
 def print_replay(replayed: Replayed) -> None:

@@ -61,6 +61,7 @@ def run_live(
         return flow_totals.total
     with instruments.running():
         cli_main(flow, epoch_interval=SNAPSHOT_EVERY, recovery_config=recovery)  # type: ignore[no-untyped-call]
+    flow_totals.interceptors_created = instruments.interceptors_created
     return flow_totals.total
 
 

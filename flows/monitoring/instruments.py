@@ -81,6 +81,14 @@ class Instruments:
     def not_watched(self, feed: str, reason: str) -> None:
         """Take that a feed has found a conversation and does not watch it."""
 
+    @property
+    def interceptors_created(self) -> int:
+        """Return how many interceptors discovery has created."""
+        return 0
+
+    def interceptor_created(self) -> None:
+        """Take that discovery has created an interceptor."""
+
     def topic_refused(self, feed: str) -> None:
         """Take that Genesys has refused a topic of a feed."""
 

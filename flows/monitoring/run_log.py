@@ -51,6 +51,7 @@ class RunLog(Instruments):
         self._watching: dict[int, int] = {}
         self._frames = self._windows = self._raised = self._resolved = self._alert_lines = 0
         self._not_watched: Counter[str] = Counter()
+        self._created = 0
         self._status = Periodic("voicewatch-status", every_s, self._log_status)
 
     @property
@@ -75,6 +76,16 @@ class RunLog(Instruments):
         """Count a conversation that a feed has found and does not watch."""
         with self._lock:
             self._not_watched[reason] += 1
+
+    @property
+    def interceptors_created(self) -> int:
+        """Return how many interceptors discovery has created."""
+        return self._created
+
+    def interceptor_created(self) -> None:
+        """Count an interceptor that discovery has created."""
+        with self._lock:
+            self._created += 1
 
     def apply(self, shard: Shard, block: ShardBlock) -> ShardResult:
         """Call `shard.apply`, and note how many conversations it watches."""

@@ -107,6 +107,14 @@ def test_what_is_not_watched_is_counted_by_reason(tmp_path: Path) -> None:
     counts = dict(part.split() for part in summary.partition(": ")[2].split(", "))
     assert set(counts) == {"sample", "max"}
     assert sum(map(int, counts.values())) >= 10
+    output = process.output.splitlines()
+    assert (
+        "discover: interceptors are created for all calls, a share of 0.5 of them, at most 2 at a time"
+        in process.output
+    )
+    assert "interceptors created for calls found: 2" in output
+    assert not any(line.startswith("0 created") for line in output)
+    assert "calls_found" in process.log
 
 
 def test_labels_of_the_defaults_count_in_the_choice(tmp_path: Path) -> None:

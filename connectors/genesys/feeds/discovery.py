@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
+from math import inf, isnan
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -115,6 +115,7 @@ class CallDiscovery:
         self._is_load_known = False
         self._were_put_off = {is_listed: RecentIds(100_000) for is_listed in (False, True)}
         self._were_bare = RecentIds(100_000)
+        self._newly_watched, self._log_due = 0, -inf
         self._reported = {reason: RecentIds(100_000) for reason in ("max_concurrent", "failed")}
         self._changed = threading.Condition()
         self._stopping = False
@@ -170,6 +171,7 @@ class CallDiscovery:
                     labels_due = self._now() + self._timing.labels_s if is_listed else load_due
                     if [one for one in self._labels if self._is_new_without_labels(one)]:  # all are noted
                         load_due = min(load_due, labels_due)
+                self._log_found()
                 id_ = self._next(load_due - self._now())
                 if id_ is None:
                     continue
@@ -259,7 +261,19 @@ class CallDiscovery:
             return False
         if reason is not None:
             self._refuse("failed", id_)
+        else:
+            self._newly_watched += 1
         return True
+
+    def _log_found(self) -> None:
+        """Log how many calls are in progress and newly watched, once all are served: first in any case, then if any."""
+        is_first = self._log_due == -inf
+        if self._waiting or not self._is_load_known or not (is_first or self._newly_watched):
+            return
+        if self._now() >= self._log_due:
+            listed, watched = len(self._labels), self._newly_watched
+            get_logger(__name__).info("calls_found", feed=self._name, listed=listed, newly_watched=watched)
+            self._newly_watched, self._log_due = 0, self._now() + self._timing.every_s
 
     def _refuse(self, reason: str, id_: str) -> None:
         if id_ not in self._reported[reason]:

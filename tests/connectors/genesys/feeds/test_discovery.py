@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 
 import pytest
+from structlog.testing import capture_logs
 
 from connectors.errors import GenesysError
 from connectors.format.decode import parse_messages
@@ -16,6 +17,7 @@ from connectors.genesys.client import RequestBudget
 from connectors.genesys.entities import ActiveConversation
 from connectors.genesys.feeds.base import Selection, WatchRules
 from connectors.genesys.feeds.discovery import CallDiscovery, DiscoveryTiming
+from tests.support.callbacks import eventually
 from tests.support.tape import DEADLINE_S
 
 
@@ -218,6 +220,21 @@ def test_a_call_that_never_has_labels_is_looked_up_once_more_only() -> None:
     time.sleep(0.1)
     discovery.stop(DEADLINE_S)
     assert (calls.asked, calls.labelled, calls.checks) == (["on"], [{}, {}], 3)
+
+
+def test_the_calls_that_are_found_are_logged_once_they_are_served() -> None:
+    """One line for all of the first list, and none for each later call within `every_s`."""
+    calls = Watched({"a": {"edge": "e"}, "on": {"edge": "e"}, "z": {"edge": "e"}})
+    discovery = CallDiscovery(
+        "events", calls, Selection(), RequestBudget(), max_concurrent=50, refused=lambda _, __: None, timing=SOON
+    )
+    with capture_logs() as logs:
+        discovery.start()
+        eventually(lambda: bool(logs), DEADLINE_S)
+        discovery.observe(parse_messages([event("started", 1.0, "later")]).frames)
+        eventually(lambda: "later" in calls.asked, DEADLINE_S)
+        discovery.stop(DEADLINE_S)
+    assert logs == [{"event": "calls_found", "feed": "events", "listed": 3, "newly_watched": 3, "log_level": "info"}]
 
 
 STORY = [event("started", 1.0), event("updated", 2.0), event("ended", 3.0), event("updated", 1.5)]
