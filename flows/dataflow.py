@@ -126,7 +126,11 @@ def _connect(
         ("groups", outputs.groups, lambda result: [result.groups]),
         ("parts", outputs.parts, lambda result: [result.progress]),
         ("callbacks", outputs.callbacks, partial(_callbacks, notify=notify)),
-        ("audit", outputs.audit, _audit_entries),
+        (
+            "audit",
+            outputs.audit,
+            partial(_audit_entries, notify=notify, has_topic=outputs.topic_alerts is not None),
+        ),
         ("tally", outputs.counts, lambda result: [result.counts]),
         ("topic_windows", outputs.topic_windows, lambda result: [result.windows]),
         ("topic_groups", outputs.topic_groups, lambda result: [result.groups]),
@@ -245,7 +249,9 @@ def _incident_of(body: bytes) -> str:
     return body.partition(b'"incidentId":"')[2].partition(b'"')[0].decode()
 
 
-def _audit_entries(result: BlockResult) -> list[AuditEntry]:
+def _audit_entries(
+    result: BlockResult, notify: Callable[[Alert], list[Callback]] | None, *, has_topic: bool
+) -> list[AuditEntry]:
     from connectors.state.actions import Action
     from connectors.state.audit import AuditEntry
 
@@ -264,10 +270,19 @@ def _audit_entries(result: BlockResult) -> list[AuditEntry]:
             Action(f"ALERT_{alert.state.upper()}"),
             None if alert.rule == "PLATFORM_EVENT" else alert.conversation_id,
             alert.reason or alert.state,
-            {"id": alert.alert_id, "rule": alert.rule, **({} if alert.is_sent else {"sent": False})},
+            {"id": alert.alert_id, "rule": alert.rule, **_unsent(alert, notify, has_topic=has_topic)},
         )
         for alert in result.alerts
     ]
+
+
+def _unsent(alert: Alert, notify: Callable[[Alert], list[Callback]] | None, *, has_topic: bool) -> dict[str, Any]:
+    """Return what an entry says of an alert that is not sent, because it is inhibited or has no receiver."""
+    if not alert.is_sent:
+        return {"sent": False}
+    if alert.url is None and not has_topic and (notify is None or not notify(alert)):
+        return {"sent": False, "why": "no_receiver"}
+    return {}
 
 
 class CountsSink(FixedPartitionedSink[Counts, tuple[int, ...]]):

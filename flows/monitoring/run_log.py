@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
@@ -114,7 +114,7 @@ class RunLog(Instruments):
         details = {"value": body.get("metricValue"), "limit": body.get("threshold"), "reason": alert.reason}
         get_logger(__name__).info(
             "alert_raised" if alert.state == "raised" else "alert_resolved",
-            conversation=alert.conversation_id,
+            **_subject(alert, body),
             rule=alert.rule,
             **{key: value for key, value in details.items() if value is not None},
             **({"labels": alert.labels} if alert.labels else {}),
@@ -135,3 +135,11 @@ class RunLog(Instruments):
         if unlogged:
             counts["alerts_not_logged"] = unlogged
         log.info("status", watching=sum(list(self._watching.values())), **counts)
+
+
+def _subject(alert: Alert, body: Mapping[str, Any]) -> dict[str, str]:
+    """Return the conversation or the group that an alert is about; nothing for one about the whole run."""
+    if alert.conversation_id is not None:
+        return {"conversation": alert.conversation_id}
+    group: Mapping[str, str] = body.get("group") or {}
+    return {"group": ", ".join(f"{name} {value}" for name, value in group.items())} if group else {}

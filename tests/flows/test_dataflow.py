@@ -21,15 +21,18 @@ from bytewax.dataflow import Dataflow
 from bytewax.errors import BytewaxRuntimeError
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
-from bytewax.testing import cluster_main, run_main
+from bytewax.testing import TestingSink, TestingSource, cluster_main, run_main
 
+from connectors.callbacks.outbox import Callback
 from connectors.journal.blocks import Block
 from connectors.journal.recording import Recording
 from connectors.journal.source import RecordingSource
+from connectors.state.audit import AuditEntry
 from connectors.state.sinks import JsonLinesSink
-from flows.analytics.merge import Counts
+from flows.analytics.alerts import Alert
+from flows.analytics.merge import BlockResult, Counts
 from flows.analytics.precedence import Overrides
-from flows.dataflow import CountsSink, Outputs, build
+from flows.dataflow import CountsSink, Outputs, build, build_outputs
 from tests.support import reference
 
 RECORDING = Path(__file__).parents[1] / "data" / "three-minutes.jsonl"
@@ -305,3 +308,25 @@ def assert_alike(found: Any, expected: Any, tolerance: float = 1e-6) -> None:
             assert_alike(one, other, tolerance)
     else:
         assert found == expected
+
+
+@pytest.mark.parametrize("has_topic", [False, True])
+def test_the_audit_log_says_which_alerts_are_not_sent(has_topic: bool) -> None:
+    """Those that are inhibited, and those with neither a callback URL nor a target nor a topic."""
+    url = "https://qa.example.com/"
+
+    def alert(name: str, url: str | None, *, is_sent: bool = True) -> Alert:
+        return Alert(1.0, 0, 0, "c", 0, name, "LOW_MOS", "raised", None, url, b"{}", {}, is_sent=is_sent)
+
+    alerts = [alert("sent", url), alert("inhibited", url, is_sent=False), alert("target", None), alert("none", None)]
+    source = TestingSource([("all", BlockResult(b"", b"", b"", alerts, Counts()))])
+    entries: list[tuple[str, AuditEntry]] = []
+    ignored = TestingSink[Any]([])
+    topic = ignored if has_topic else None
+    outputs = Outputs(ignored, ignored, audit=TestingSink(entries), topic_alerts=topic)
+    callback = Callback("target", "c", "target:pager", b"{}")
+    run_main(build_outputs(source, outputs, notify=lambda one: [callback] if one.alert_id == "target" else []))
+    found = {entry.details.pop("id"): entry.details for _, entry in entries}
+    said: dict[str, object] = {} if has_topic else {"sent": False, "why": "no_receiver"}
+    expected: dict[str, dict[str, object]] = {"sent": {}, "inhibited": {"sent": False}, "target": {}, "none": said}
+    assert found == {name: {"rule": "LOW_MOS"} | more for name, more in expected.items()}

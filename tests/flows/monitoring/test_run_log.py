@@ -40,6 +40,19 @@ def test_alerts_are_logged_with_what_they_are_about(tmp_path: Path) -> None:
     assert (resolved["event"], resolved["reason"]) == ("alert_resolved", "recovered")
 
 
+def test_the_alert_of_a_group_is_logged_with_the_group(tmp_path: Path) -> None:
+    """It has no conversation, and neither has that of the whole run."""
+    of_group = alert(1)._replace(conversation_id=None, rule="GROUP_DEGRADED", body=b'{"group":{"queue":"Support"}}')
+    of_run = alert(2)._replace(conversation_id=None, rule="ALERT_STORM", body=b'{"group":null}')
+    with capture_logs() as logs:
+        RunLog(tmp_path / "outbox.sqlite3").reported([report(of_group, of_run)])
+    event = {"event": "alert_raised", "log_level": "info"}
+    assert logs == [
+        event | {"group": "queue Support", "rule": "GROUP_DEGRADED"},
+        event | {"rule": "ALERT_STORM"},
+    ]
+
+
 def test_a_storm_does_not_flood_the_log(tmp_path: Path) -> None:
     """Between two lines of status, 100 alerts are logged; the status says how many were not."""
     run_log = RunLog(tmp_path / "outbox.sqlite3", every_s=0.2)
