@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from connectors.errors import RecordingError
-from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
+from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.client import GenesysClient, budget_of
+from connectors.genesys.credentials import credentials_from_environment
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.feeds.base import FeedBase, FeedLimits, Selection, WatchRules
 from connectors.genesys.feeds.discovery import CallDiscovery

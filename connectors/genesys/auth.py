@@ -3,44 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import httpx
 
-from connectors.errors import CredentialsError, GenesysError, MissingCredentialsError, UnavailableError
+from connectors.errors import CredentialsError, GenesysError, UnavailableError
 from connectors.genesys.client import Clock, RetryPolicy, http_client, retrying, to_error, transient
+from connectors.genesys.credentials import Credentials
 from connectors.genesys.endpoints import Endpoints
 from connectors.runtime.logs import get_logger
 from connectors.runtime.tracing import span
 
-__all__ = ["Credentials", "TokenProvider", "credentials_from_environment"]
+__all__ = ["Credentials", "TokenProvider"]
 
 
 # The shortest life of a token that Genesys lets be configured, for an answer without one.
 DEFAULT_LIFE_S = 300.0
 MARGIN_S = 60.0
 MARGIN_RATIO = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """An OAuth client's id and secret; neither shows in its repr."""
-
-    client_id: str = field(repr=False)
-    client_secret: str = field(repr=False)
-
-
-def credentials_from_environment(environ: Mapping[str, str]) -> Credentials:
-    """Read `GENESYS_CLIENT_ID` and `GENESYS_CLIENT_SECRET`; raises `MissingCredentialsError` naming what is missing."""
-    names = ("GENESYS_CLIENT_ID", "GENESYS_CLIENT_SECRET")
-    missing = [name for name in names if not environ.get(name, "").strip()]
-    if missing:
-        raise MissingCredentialsError(
-            f"{' and '.join(missing)} not set; export the id and secret of a Genesys OAuth client with the grant "
-            "type Client Credentials (they are read from the environment only)"
-        )
-    return Credentials(*(environ[name].strip() for name in names))
 
 
 @dataclass(frozen=True, slots=True)

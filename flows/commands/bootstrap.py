@@ -11,8 +11,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 from connectors.errors import AccessDeniedError, CredentialsError, GenesysError, SaturationError
-from connectors.genesys.auth import TokenProvider, credentials_from_environment
+from connectors.genesys.auth import TokenProvider
 from connectors.genesys.client import GenesysClient
+from connectors.genesys.credentials import credentials_from_environment
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.runtime.tracing import configure_tracing
 from connectors.state.actions import Action

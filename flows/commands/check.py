@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from connectors.errors import AccessDeniedError
-from connectors.genesys.auth import TokenProvider, credentials_from_environment
+from connectors.genesys.auth import TokenProvider
 from connectors.genesys.client import GenesysClient
+from connectors.genesys.credentials import credentials_from_environment
 from connectors.genesys.interceptors import GenesysPlatform
 from connectors.genesys.names import PERMISSIONS, look_up_names
 from flows.feeds import endpoints_of

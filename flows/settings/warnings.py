@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from connectors.errors import ConfigurationError, MissingCredentialsError
 from connectors.format.limits import WELL_KNOWN_LABELS
+from connectors.genesys.credentials import credentials_from_environment
 from flows.settings.effects import void_keys
 from flows.settings.errors import did_you_mean
 from flows.settings.feeds import FeedDefaults, audiohook_keys, event_keys
@@ -110,8 +111,6 @@ def _secret_warnings(settings: Settings, environ: Mapping[str, str]) -> Iterator
     if not environ.get(CALLBACK_SECRET):
         yield f"{CALLBACK_SECRET} is not set: callbacks will not be signed"
     if uses_client(settings):
-        from connectors.genesys.auth import credentials_from_environment
-
         try:
             credentials_from_environment(environ)
         except MissingCredentialsError as error:

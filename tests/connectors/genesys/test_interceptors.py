@@ -22,8 +22,9 @@ from connectors.errors import (
     SaturationError,
     UnavailableError,
 )
-from connectors.genesys.auth import Credentials, TokenProvider, credentials_from_environment
+from connectors.genesys.auth import Credentials, TokenProvider
 from connectors.genesys.client import Clock, GenesysClient, RetryPolicy
+from connectors.genesys.credentials import credentials_from_environment
 from connectors.genesys.endpoints import Endpoints
 from connectors.genesys.interceptors import GenesysPlatform
 from tests.support.genesys_server import CREATE, DROP, HANG, LOAD, TOKEN, Answer, RestServer
