@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,15 @@ def stopped_in_s(process: Running, number: int) -> float:
     return time.monotonic() - began
 
 
+@pytest.fixture
+def hangups() -> Iterator[None]:
+    """Do not ignore SIGHUP, as `nohup` does for tests that run under it and for the processes that they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 @pytest.mark.parametrize("route", [TOKEN, LOAD])
 def test_a_signal_ends_a_request_that_is_not_answered(tmp_path: Path, number: signal.Signals, route: str) -> None:
