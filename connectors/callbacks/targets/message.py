@@ -36,8 +36,8 @@ class Message:
     """Hold an alert in words: a `summary` of one line, `facts` as pairs of a name and a text, and the `link`.
 
     Texts are short, on one line and without control characters, whatever labels and ids hold. `link` is the address of
-    the alert's view on the live page; it is the last of the facts, too. It is empty if there is none, or none that
-    services take.
+    the alert's view on the live page; it is also the last fact. It is empty if no live page is configured, or if the
+    address is longer than services accept.
     """
 
     summary: str
